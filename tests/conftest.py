@@ -1,0 +1,22 @@
+"""Shared by all tests: one thread each, because tests run side by side, and where real images may be found."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DSRG_WORKERS", "1")
+
+import cv2
+import pytest
+import torch
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
