@@ -1,0 +1,42 @@
+"""Work spread over processes, results in order, the same for any number of workers."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+
+from dsrg.errors import InputError
+
+
+def worker_count() -> int:
+    """Processes to use: the environment variable DSRG_WORKERS, else the cores this process may run on."""
+    wanted = os.environ.get("DSRG_WORKERS", "")
+    if wanted and not wanted.isdecimal():
+        raise InputError(f"DSRG_WORKERS: expected a number of processes, not {wanted!r}")
+    return int(wanted or len(os.sched_getaffinity(0)))
+
+
+@cache
+def pool() -> Executor:
+    """One pool a process, started once. Its workers are fresh interpreters: no CUDA context, no inherited threads."""
+    return ProcessPoolExecutor(worker_count(), mp_context=get_context("forkserver"))
+
+
+def ordered_map(function: Callable, items: Iterable) -> Iterator:
+    """`map` over the pool: results come in the order of items, at most a few items a worker are in flight.
+
+    `function` must be importable by name. A worker that dies raises BrokenProcessPool here. With one worker everything
+    runs in this process.
+    """
+    if worker_count() < 2:
+        yield from map(function, items)
+        return
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool().submit(function, item))
+        if len(waiting) > 3 * worker_count():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,262 @@
+"""params.yaml as typed, validated models: every number that changes a result, with its range.
+
+One class per section. Units and origins stand as comments in params.yaml itself, beside the values; this file holds
+types, ranges and the rules between keys. Unknown keys and values out of range are errors that name the key's path.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from dsrg.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _grid_size(size: int) -> int:
+    if size % 8 != 1:
+        raise ValueError(f"must be 8k+1, so that grid and image share their corners (321 -> 41), not {size}")
+    return size
+
+
+GridSize = Annotated[int, Field(ge=9), AfterValidator(_grid_size)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Shapes(Section):
+    train: Count
+    val: Count
+    size_min: Annotated[int, Field(ge=64, le=1024)]
+    size_max: Annotated[int, Field(ge=64, le=1024)]
+    objects_max: Annotated[int, Field(ge=1, le=5)]
+    clutter_max: Annotated[int, Field(ge=0)]
+    cover_min: Annotated[float, Field(gt=0, le=1)]
+    cover_max: Annotated[float, Field(gt=0, le=1)]
+    hue_spread: Annotated[float, Field(ge=0, le=180)]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Shapes":
+        if self.size_min > self.size_max:
+            raise ValueError("size_min must not be larger than size_max")
+        if self.cover_min > self.cover_max:
+            raise ValueError("cover_min must not be larger than cover_max")
+        return self
+
+
+class Data(Section):
+    source: Literal["voc"]
+    root: str
+    train: str
+    val: str
+    size: GridSize
+    pixels_max: Count
+
+
+class Network(Section):
+    backbone: Literal["vgg_mini", "vgg16", "resnet101", "mobilenet_v2"]
+    weights: str | None
+    output_stride: Literal[8, 16]
+    head: Literal["aspp", "largefov"]
+    head_channels: Count
+    head_layers: Literal[1, 2, 3]
+    rates: Annotated[list[Count], Field(min_length=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _one_branch(self) -> "Network":
+        if self.head == "largefov" and len(self.rates) != 1:
+            raise ValueError(f"head: largefov has one branch, so rates needs one value, not {self.rates}")
+        return self
+
+
+class Optimiser(Section):
+    name: Literal["sgd", "adamw"]
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    head_lr: Positive
+    bias_lr: Positive
+    schedule: Literal["step", "poly", "constant"]
+    step_every: Count
+    step_factor: Annotated[float, Field(gt=0, le=1)]
+    poly_power: Positive
+    warmup: Annotated[int, Field(ge=0)]
+
+
+class Augment(Section):
+    flip: bool
+    scale_min: Positive
+    scale_max: Positive
+    colour: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Augment":
+        if self.scale_min > self.scale_max:
+            raise ValueError("scale_min must not be larger than scale_max")
+        return self
+
+
+class Training(Section):
+    steps: Count
+    batch: Count
+    precision: Literal["fp32", "bf16"]
+    optimiser: Optimiser
+    augment: Augment
+
+
+class Cam(Training):
+    pass
+
+
+class Rbd(Section):
+    superpixels: Annotated[int, Field(ge=4, le=2000)]
+    sigma_color: Positive
+    optimize: bool
+
+
+class Mbd(Section):
+    side: Annotated[int, Field(ge=16)]
+    passes: Annotated[int, Field(ge=1, le=20)]
+    borders: Annotated[list[Literal["top", "bottom", "left", "right"]], Field(min_length=1)]
+
+
+class Saliency(Section):
+    method: Literal["rbd", "mbd", "combined", "maps", "cam"]
+    with_cam: bool
+    maps: str | None
+    rbd: Rbd
+    mbd: Mbd
+
+    @model_validator(mode="after")
+    def _maps(self) -> "Saliency":
+        if self.method == "maps" and not self.maps:
+            raise ValueError("method: maps needs maps, the folder that holds ID.png for every training image")
+        return self
+
+
+class Seeds(Section):
+    scales: Annotated[list[Positive], Field(min_length=1)]
+    flip: bool
+    fg_thresh: Fraction
+    bg_thresh: Fraction
+    conflict: Literal["smaller", "unlabelled"]
+    overlays: Annotated[int, Field(ge=0)]
+
+
+class CrfKernel(Section):
+    gaussian_weight: NonNegative
+    gaussian_xy: Positive
+    bilateral_weight: NonNegative
+    bilateral_xy: Positive
+    bilateral_rgb: Positive
+    iterations: Annotated[int, Field(ge=0, le=100)]
+    min_prob: Annotated[float, Field(gt=0, lt=0.01)]
+
+
+class TrainCrf(CrfKernel):
+    unary: Literal["logp", "prob"]
+
+
+class Crf(Section):
+    train: TrainCrf
+    test: CrfKernel
+
+
+class Grow(Section):
+    enabled: bool
+    on: Literal["crf", "softmax"]
+    fg_thresh: Fraction
+    bg_thresh: Fraction
+    start: Annotated[int, Field(ge=0)]
+
+
+class Dsrg(Training):
+    seed_loss: Literal["balanced", "plain"]
+    boundary_loss: bool
+    min_prob: Annotated[float, Field(gt=0, lt=0.01)]
+    watch_images: Annotated[int, Field(ge=0)]
+    watch_times: Annotated[int, Field(ge=1, le=20)]
+
+
+class Predict(Section):
+    scales: Annotated[list[Positive], Field(min_length=1)]
+    flip: bool
+    merge: Literal["sum", "mean"]
+
+
+class PseudoLabels(Predict):
+    crf: bool
+    tags_only: bool
+    unsure_below: Fraction
+    overlays: Annotated[int, Field(ge=0)]
+
+
+class Retrain(Training):
+    init: Literal["dsrg", "weights"]
+
+
+class Evaluate(Predict):
+    overlays: Annotated[int, Field(ge=0)]
+
+
+class Params(Section):
+    seed: Seed
+    shapes: Shapes
+    data: Data
+    network: Network
+    cam: Cam
+    saliency: Saliency
+    seeds: Seeds
+    crf: Crf
+    grow: Grow
+    dsrg: Dsrg
+    pseudo_labels: PseudoLabels
+    retrain: Retrain
+    evaluate: Evaluate
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a whole params file.
+
+    YAML 1.2 rules (ruamel), so that `1e-5`, as `dvc exp run -S lr=1e-5` writes it, is a number.
+    Raises InputError with every offending key at once.
+    """
+    path = Path(path)
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: not found; run from the project's root, or copy a file of recipes/ to params.yaml"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a YAML file") from None
+    except (YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected sections such as `seeds:` and `grow:`, found {type(raw).__name__}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise InputError([_explain(path, problem) for problem in error.errors()]) from None
+
+
+def _explain(path: Path, problem: dict) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{path}: {key}: no such parameter; a typo? Recipes in recipes/ show every key"
+        case "missing":
+            return f"{path}: {key}: missing; recipes in recipes/ show every key"
+        case "value_error":
+            return f"{path}: {key or 'top level'}: {problem['ctx']['error']}"
+    return f"{path}: {key}: {problem['msg']}, not {problem['input']!r}"

@@ -1,0 +1,52 @@
+"""Progress of long work: a bar on a terminal, a line at every tenth of the way elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Tracker:
+    """Told of finished items; `note` is shown beside the count."""
+
+    def __init__(self, name: str, total: int, start: int) -> None:
+        self.name, self.total, self.done, self.began = name, total, start, time.monotonic()
+
+    def advance(self, note: str = "") -> None:
+        self.done += 1
+        if self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
+            seconds = time.monotonic() - self.began
+            print(
+                f"{self.name}: {self.done}/{self.total}, {seconds:.0f} s {note}".rstrip(), file=sys.stderr, flush=True
+            )
+
+
+class _Bar(Tracker):
+    def __init__(self, name: str, total: int, start: int, progress: Progress) -> None:
+        super().__init__(name, total, start)
+        self.progress, self.task = progress, progress.add_task(name, total=total, completed=start, note="")
+
+    def advance(self, note: str = "") -> None:
+        self.progress.update(self.task, advance=1, **({"note": note} if note else {}))
+
+
+@contextmanager
+def track(name: str, total: int, *, start: int = 0) -> Iterator[Tracker]:
+    """Show the progress of `total` items, `start` of them done before."""
+    if not sys.stderr.isatty():
+        yield Tracker(name, total, start)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
+        yield _Bar(name, total, start, progress)
+
+
+def tracked(items: Iterable, name: str, total: int) -> Iterator:
+    """`items` one by one, with their progress shown."""
+    with track(name, total) as tracker:
+        for item in items:
+            yield item
+            tracker.advance()

@@ -1,0 +1,152 @@
+"""Nothing half-written under a final name, and what JSON and CSV look like."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsrg import files
+from dsrg.errors import InputError
+from dsrg.files import read_text, sha256, whole_file, whole_folder, write_csv, write_json, write_text
+
+
+class Stop(Exception):
+    pass
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestWholeFile:
+    def test_appears_at_the_end_and_leaves_nothing_beside_it(self, tmp_path):
+        path = tmp_path / "deep" / "a.txt"
+        with whole_file(path) as temporary:
+            temporary.write_text("new")
+            assert not path.exists() and temporary.parent == path.parent  # the same file system, so a rename
+        assert tree(tmp_path) == {"deep/a.txt": "new"}
+
+    def test_replaces_an_older_one_only_when_complete(self, tmp_path):
+        path = tmp_path / "a.txt"
+        path.write_text("old")
+        with whole_file(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert tree(tmp_path) == {"a.txt": "new"}
+
+    @pytest.mark.parametrize("older", [{}, {"a.txt": "old"}])
+    def test_an_exception_leaves_what_was_there(self, tmp_path, older):
+        write_tree(tmp_path, older)
+        with pytest.raises(Stop), whole_file(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise Stop
+        assert tree(tmp_path) == older
+
+    def test_a_failing_disk_leaves_what_was_there(self, tmp_path, monkeypatch):
+        def full(descriptor):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(files.os, "fsync", full)
+        write_tree(tmp_path, {"a.txt": "old"})
+        with pytest.raises(OSError, match="No space"):
+            write_text(tmp_path / "a.txt", "new")
+        assert tree(tmp_path) == {"a.txt": "old"}
+
+
+class TestWholeFolder:
+    def test_appears_at_the_end(self, tmp_path):
+        path = tmp_path / "deep" / "out"
+        with whole_folder(path) as temporary:
+            (temporary / "a.txt").write_text("new")
+            assert not path.exists() and temporary.parent == path.parent
+        assert tree(tmp_path) == {"deep/out/a.txt": "new"} and os.listdir(tmp_path / "deep") == ["out"]
+
+    def test_replaces_an_older_one_altogether(self, tmp_path):
+        write_tree(tmp_path, {"out/old.txt": "old"})
+        with whole_folder(tmp_path / "out") as temporary:
+            (temporary / "a.txt").write_text("new")
+            assert tree(tmp_path / "out") == {"old.txt": "old"}
+        assert tree(tmp_path) == {"out/a.txt": "new"} and os.listdir(tmp_path) == ["out"]
+
+    @pytest.mark.parametrize("older", [{}, {"out/old.txt": "old"}])
+    def test_an_exception_leaves_what_was_there(self, tmp_path, older):
+        write_tree(tmp_path, older)
+        with pytest.raises(Stop), whole_folder(tmp_path / "out") as temporary:
+            (temporary / "a.txt").write_text("half")
+            raise Stop
+        assert tree(tmp_path) == older and len(os.listdir(tmp_path)) == len(older)
+
+    def test_the_older_one_is_whole_or_gone_at_every_moment(self, tmp_path, monkeypatch):
+        """Killed at any of its steps, the final name never holds a part of a folder."""
+        seen = []
+
+        def spied(function):
+            def spy(*arguments, **options):
+                seen.append(tree(tmp_path / "out") if (tmp_path / "out").exists() else None)
+                result = function(*arguments, **options)
+                seen.append(tree(tmp_path / "out") if (tmp_path / "out").exists() else None)
+                return result
+
+            return spy
+
+        old, new = {"1": "old", "2": "old"}, {"1": "new", "2": "new"}
+        write_tree(tmp_path / "out", old)
+        monkeypatch.setattr(os, "unlink", spied(os.unlink))
+        monkeypatch.setattr(os, "replace", spied(os.replace))
+        with whole_folder(tmp_path / "out") as temporary:
+            write_tree(temporary, new)
+        assert all(state in (old, None, new) for state in seen) and old in seen and new in seen
+
+    def test_what_a_killed_run_left_is_no_hindrance(self, tmp_path):
+        with whole_folder(tmp_path / "out") as temporary:
+            name = temporary.name
+        write_tree(tmp_path / name, {"rest.txt": "of a killed run"})
+        with whole_folder(tmp_path / "out") as temporary:
+            (temporary / "a.txt").write_text("new")
+        assert tree(tmp_path) == {"out/a.txt": "new"}
+
+
+def write_tree(folder: Path, content: dict[str, str]) -> None:
+    for name, text in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_json_is_strict_and_short(tmp_path):
+    path = tmp_path / "a.json"
+    values = {"miou": 0.12345678, "none": float("nan"), "far": [float("inf"), 2.5], "names": ["a"], "n": 3}
+    write_json(path, {"deep": values | {"numpy": np.float64("nan")}})
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    read = json.loads(path.read_text(), parse_constant=refuse)
+    expected = {"miou": 0.123457, "none": None, "far": [None, 2.5], "names": ["a"], "n": 3, "numpy": None}
+    assert read == {"deep": expected} and path.read_text().endswith("}\n")
+
+
+def test_csv(tmp_path):
+    write_csv(tmp_path / "a.csv", ["class", "iou"], [["a,b", 0.5], ["c", ""]])
+    assert (tmp_path / "a.csv").read_bytes() == b'class,iou\n"a,b",0.5\nc,\n'
+
+
+def test_text_is_written_to_the_byte_and_read_leniently(tmp_path):
+    write_text(tmp_path / "a.txt", "ä\r\nb\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa4\r\nb\n"
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n")
+    assert read_text(tmp_path / "b.txt") == "a\nb\nc\n"
+
+
+def test_unreadable_text_is_an_input_error(tmp_path):
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match="latin1.txt: byte 3 is not UTF-8"):
+        read_text(tmp_path / "latin1.txt")
+    with pytest.raises(InputError, match="missing.txt: No such file"):
+        read_text(tmp_path / "missing.txt")
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,117 @@
+"""Work over processes: the order, the errors and the results are those of a plain loop."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from toy import ROOT
+
+from dsrg import parallel
+from dsrg.errors import InputError
+
+WORK = """
+    import os, sys, time
+    from dsrg.parallel import ordered_map
+
+    def work(number):
+        time.sleep(0.02 * (number % 3 == 0))  # the first of three is the last to be done
+        if number == STOP:
+            STOP_HOW
+        return number * number, os.getpid()
+
+    if __name__ == "__main__":
+        MAIN
+"""
+
+
+def script(tmp_path, *, main: str, workers: int, stop: int = -1, how: str = "pass") -> subprocess.CompletedProcess:
+    """Run WORK as a program of its own, as a stage is."""
+    lines = textwrap.dedent(WORK).replace("STOP_HOW", how).replace("STOP", str(stop))
+    path = tmp_path / "program.py"
+    path.write_text(lines.replace("MAIN", textwrap.indent(textwrap.dedent(main), "    ").strip()))
+    environment = os.environ | {"DSRG_WORKERS": str(workers), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, path], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+PRINT = """
+    results = list(ordered_map(work, range(20)))
+    print([square for square, _ in results])
+    print(len({pid for _, pid in results} - {os.getpid()}))
+"""
+
+
+def test_results_and_order_do_not_depend_on_the_number_of_workers(tmp_path):
+    expected = str([number * number for number in range(20)])
+    alone, pair = (script(tmp_path, main=PRINT, workers=workers) for workers in (1, 2))
+    assert alone.stdout.splitlines() == [expected, "0"], alone.stderr
+    assert pair.stdout.splitlines() in ([expected, "1"], [expected, "2"]), pair.stderr  # other processes did it
+
+
+LISTEN = """
+    try:
+        for square, _ in ordered_map(work, range(20)):
+            print(square)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_exception_comes_over_after_the_results_before_it(tmp_path, workers):
+    run = script(tmp_path, main=LISTEN, workers=workers, stop=3, how="raise KeyError('three')")
+    assert run.stdout.splitlines() == ["0", "1", "4", "KeyError 'three'"], run.stderr
+
+
+def test_input_errors_come_over_with_all_their_problems(tmp_path):
+    how = "from dsrg.errors import InputError; raise InputError(['a: bad', 'b: bad'])"
+    run = script(tmp_path, main=LISTEN, workers=2, stop=0, how=how)
+    assert run.stdout.splitlines() == ["InputError a: bad", "b: bad"], run.stderr
+
+
+def test_a_worker_that_dies_is_an_error_and_no_endless_wait(tmp_path):
+    before = time.monotonic()
+    run = script(tmp_path, main=LISTEN, workers=2, stop=5, how="os._exit(1)")
+    assert "BrokenProcessPool" in run.stdout.splitlines()[-1], run.stdout + run.stderr
+    assert time.monotonic() - before < 30
+
+
+def test_work_is_taken_only_as_results_are_fetched(monkeypatch):
+    monkeypatch.setenv("DSRG_WORKERS", "1")
+    taken = []
+    results = parallel.ordered_map(abs, (taken.append(number) or number for number in range(100)))
+    assert taken == [] and next(results) == 0 and taken == [0]
+
+
+def test_no_more_than_a_few_items_a_worker_are_in_flight(monkeypatch):
+    class Now:
+        """An executor that computes at once."""
+
+        def submit(self, function, item):
+            waiting.append(item)
+            return self
+
+        def result(self):
+            waiting.pop(0)
+
+    waiting, most = [], 0
+    monkeypatch.setenv("DSRG_WORKERS", "2")
+    monkeypatch.setattr(parallel, "pool", Now)
+    for _ in parallel.ordered_map(abs, range(100)):
+        most = max(most, len(waiting))
+    assert 2 <= most <= 8 and not waiting
+
+
+def test_number_of_workers(monkeypatch):
+    monkeypatch.setenv("DSRG_WORKERS", "3")
+    assert parallel.worker_count() == 3
+    monkeypatch.delenv("DSRG_WORKERS")
+    assert parallel.worker_count() == len(os.sched_getaffinity(0))
+    for wrong in ("two", "-1", "1.5"):
+        monkeypatch.setenv("DSRG_WORKERS", wrong)
+        with pytest.raises(InputError, match="DSRG_WORKERS"):
+            parallel.worker_count()

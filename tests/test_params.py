@@ -1,0 +1,157 @@
+"""params.yaml: what is accepted, and that everything wrong in it is named at once, by its dotted key."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from toy import ROOT, recipe
+
+from dsrg.errors import InputError
+from dsrg.params import load_params
+
+SHIPPED = [*sorted((ROOT / "recipes").glob("*.yaml")), ROOT / "params.yaml"]
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write params -> their path. Values may be changed by dotted key."""
+
+    def put(changes: dict | None = None, *, without: str = "") -> Path:
+        values = recipe()
+        for dotted, value in (changes or {}).items():
+            *sections, key = dotted.split(".")
+            section = values
+            for name in sections:
+                section = section[name]
+            section[key] = value
+        if without:
+            del values[without]
+        path = tmp_path / "params.yaml"
+        YAML().dump(values, path)
+        return path
+
+    return put
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(InputError) as error:
+        load_params(path)
+    assert "Traceback" not in str(error.value) and "pydantic" not in str(error.value)
+    assert error.value.__context__ is None or error.value.__suppress_context__  # the cause is not shown either
+    return error.value.problems
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_files_are_valid(path):
+    if not path.exists():
+        pytest.skip("no params.yaml here")
+    assert load_params(path).model_dump() == YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("written", ["1e-5", "1e-05", "1E-5", "0.00001", "1.0e-5"])
+def test_learning_rate_in_any_notation_is_a_number(put, written):
+    path = put({"dsrg.optimiser.lr": "LR"})
+    path.write_text(path.read_text().replace("lr: LR", f"lr: {written}"))
+    assert load_params(path).dsrg.optimiser.lr == 1e-5
+
+
+def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
+    path = put()
+    expected = load_params(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_params(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("grow.fg_tresh", 0.8, "no such parameter"),
+        ("grow.fg_thresh", 1.2, "less than or equal to 1, not 1.2"),
+        ("grow.enabled", "perhaps", "boolean"),
+        ("dsrg.steps", "many", "integer, not 'many'"),
+        ("dsrg.steps", 10.5, "integer"),
+        ("dsrg.steps", 0, "greater than or equal to 1"),
+        ("dsrg.optimiser.lr", 0, "greater than 0"),
+        ("dsrg.optimiser.lr", float("nan"), "finite number"),
+        ("dsrg.optimiser.name", "adam", "'sgd' or 'adamw', not 'adam'"),
+        ("network.rates.2", 0, "greater than or equal to 1"),
+        ("network.rates", [], "at least 1 item"),
+        ("data.size", 320, "8k+1"),
+        ("data.size", 1, "greater than or equal to 9"),
+        ("seeds.scales", [], "at least 1 item"),
+        ("crf.test.min_prob", 0, "greater than 0"),
+        ("cam", 3, "dictionary"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**64, "less than"),  # torch cannot take more
+    ],
+)
+def test_a_bad_value_is_named_by_its_dotted_key(put, key, value, said):
+    if key == "network.rates.2":
+        path = put({"network.rates": [1, 2, value]})
+    else:
+        path = put({key: value})
+    (problem,) = problems(path)
+    assert problem.startswith(f"{path}: {key}: ")
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "section", "said"),
+    [
+        ({"network.head": "largefov"}, "network", "one branch"),
+        ({"shapes.size_min": 200, "shapes.size_max": 100}, "shapes", "size_min"),
+        ({"shapes.cover_min": 0.9, "shapes.cover_max": 0.1}, "shapes", "cover_min"),
+        ({"cam.augment.scale_min": 2.0}, "cam.augment", "scale_min"),
+        ({"saliency.method": "maps"}, "saliency", "the folder"),
+    ],
+)
+def test_values_that_contradict_each_other(put, changes, section, said):
+    path = put(changes)
+    (problem,) = problems(path)
+    assert problem.startswith(f"{path}: {section}: ") and said in problem
+
+
+def test_one_branch_is_a_largefov(put):
+    assert load_params(put({"network.head": "largefov", "network.rates": [12]})).network.rates == [12]
+
+
+def test_all_problems_come_at_once(put):
+    path = put({"grow.fg_thresh": 2, "data.size": 320, "dsrg.extra": 1, "retrain.optimiser.lr": "x"}, without="seeds")
+    found = {line.split(": ")[1] for line in problems(path)}
+    assert found == {"grow.fg_thresh", "data.size", "dsrg.extra", "retrain.optimiser.lr", "seeds"}
+
+
+def test_a_missing_section_is_named(put):
+    (problem,) = problems(put(without="grow"))
+    assert ": grow: missing" in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"seed: [1, 2", "not valid YAML"),
+        (b"seed: 1\nseed: 2\n", "duplicate key"),
+        (b"seed: 1\n\tdata: 2\n", "not valid YAML"),
+        (b"seed: \xff\xfe", "not valid YAML"),
+        (b"seed: 2001-99-99\n", "not valid YAML"),
+        (b"- seed\n", "found list"),
+        (b"", "found NoneType"),
+        (b"!!python/object/apply:os.system [exit]", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_params(tmp_path, content, said):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    (problem,) = problems(path)
+    assert str(path) in problem and said in problem
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "recipes/" in problems(tmp_path / "params.yaml")[0]
+    assert "expected a YAML file" in problems(tmp_path)[0]
+
+
+def test_params_cannot_be_changed_afterwards(put):
+    params = load_params(put())
+    with pytest.raises(ValueError, match="frozen"):
+        params.grow.fg_thresh = 0.5

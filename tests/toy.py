@@ -1,0 +1,35 @@
+"""Small stand-ins that several tests share: image files with their index, and a params file to change."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from dsrg.data.index import Index
+
+torch.set_num_threads(1)  # with small tensors, threads cost more than they bring
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def picture(height: int, width: int, *, seed: int) -> np.ndarray:
+    """A smooth random picture, uint8 (height, width, 3)."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[int]]) -> Index:
+    """PNGs in `root` and the index of them; `present` without the column of background."""
+    for image_id, pixels in pictures.items():
+        Image.fromarray(pixels).save(root / f"{image_id}.png")
+    heights, widths = (np.array([pixels.shape[axis] for pixels in pictures.values()], np.int32) for axis in (0, 1))
+    count = len(pictures)
+    tags = np.concatenate([np.ones((count, 1), bool), np.array(present, bool)], axis=1)
+    paths = [f"{image_id}.png" for image_id in pictures]
+    return Index(list(pictures), ["train"] * count, paths, heights, widths, tags, [""] * count)
+
+
+def recipe() -> dict:
+    """The params of recipes/shapes.yaml as plain values, free to be changed."""
+    return YAML(typ="safe", pure=True).load((ROOT / "recipes/shapes.yaml").read_text(encoding="utf-8"))
