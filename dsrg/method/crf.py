@@ -1,0 +1,71 @@
+"""Fully connected CRF (Kraehenbuehl and Koltun 2011): probabilities that follow the image's edges."""
+
+import torch
+from torch import Tensor
+
+from dsrg import parallel
+from dsrg.method.mean_field import mean_field
+
+
+def dense_crf(
+    images: Tensor,
+    unary: Tensor,
+    *,
+    gaussian_weight: float,
+    gaussian_xy: float,
+    bilateral_weight: float,
+    bilateral_xy: float,
+    bilateral_rgb: float,
+    iterations: int,
+    engine: str = "auto",
+) -> Tensor:
+    """Mean-field marginals of a CRF that joins every pair of pixels by a Gaussian and a bilateral kernel.
+
+    Args:
+        images: uint8 (B, 3, H, W) RGB.
+        unary: energies, float32 (B, C, H, W): minus log probability, up to a constant per pixel.
+        gaussian_weight, bilateral_weight: Potts weights of the two kernels (released code: 3 and 10).
+        gaussian_xy, bilateral_xy: standard deviations in pixels of these images (3 and 80, over 12 in training).
+        bilateral_rgb: standard deviation in colour, 0..255 (13).
+        iterations: mean-field updates (10).
+        engine: "pydensecrf" (C++ on CPU, the images of a batch over processes) or "auto", which is the same today.
+
+    Returns:
+        float32 (B, C, H, W) on the device of `unary`, summing to 1 over C.
+
+    Raises:
+        ValueError: for any other `engine`, or images and energies of different sizes.
+    """
+    if engine not in ("auto", "pydensecrf"):
+        raise ValueError(f"engine: expected auto or pydensecrf, not {engine!r}")
+    kernel = {
+        "gaussian_weight": gaussian_weight,
+        "gaussian_xy": gaussian_xy,
+        "bilateral_weight": bilateral_weight,
+        "bilateral_xy": bilateral_xy,
+        "bilateral_rgb": bilateral_rgb,
+        "iterations": iterations,
+    }
+    energies = unary.detach().float().cpu().numpy()
+    jobs = [(image, energy, kernel) for image, energy in zip(images.cpu().numpy(), energies, strict=True)]
+    results = parallel.ordered_map(mean_field, jobs) if len(jobs) > 1 else map(mean_field, jobs)
+    return torch.stack([torch.from_numpy(probs) for probs in results]).to(unary.device)
+
+
+def unary_energies(probs: Tensor, *, unary: str, min_prob: float) -> Tensor:
+    """Energies from probabilities (B, C, h, w): "logp" = minus log p, "prob" = minus p (released code).
+
+    Minus p lies within 1 of itself over all classes while the pairwise weights add up to 13, so it hardly resists
+    smoothing until the network is sure: an implicit warm-up. Probabilities below `min_prob` count as `min_prob`.
+    Any other `unary` is a ValueError.
+    """
+    if unary not in ("logp", "prob"):
+        raise ValueError(f"unary: expected logp or prob, not {unary!r}")
+    probs = probs.clamp(min=min_prob)
+    return -probs.log() if unary == "logp" else -probs
+
+
+def clamped(probs: Tensor, *, min_prob: float) -> Tensor:
+    """Probabilities (B, C, h, w) at least `min_prob`, renormalised over dim 1."""
+    probs = probs.clamp(min=min_prob)
+    return probs / probs.sum(dim=1, keepdim=True)

@@ -1,0 +1,74 @@
+"""How good a label map is: intersection over union from a confusion matrix, seed precision and recall."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], *, classes: int) -> NDArray[np.int64]:
+    """Pixel counts (classes + 1, classes + 2): rows truth 0..C, columns predicted 0..C and, last, unlabelled (255).
+
+    Pixels whose truth is 255 (void) are left out. ValueError if the shapes differ or a label is neither 0..C nor 255.
+    """
+    if truth.shape != predicted.shape:
+        raise ValueError(f"shapes differ: truth {truth.shape}, predicted {predicted.shape}")
+    for name, labels in (("truth", truth), ("predicted", predicted)):
+        strange = labels[(labels > classes) & (labels != 255)]
+        if strange.size:
+            raise ValueError(f"{name}: expected labels 0 to {classes} or 255, found {np.unique(strange).tolist()}")
+    columns = classes + 2
+    known = truth != 255
+    column = np.minimum(predicted[known].astype(np.int64), classes + 1)
+    flat = truth[known].astype(np.int64) * columns + column
+    return np.bincount(flat, minlength=(classes + 1) * columns).reshape(classes + 1, columns)
+
+
+def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """TP / (truth + predicted - TP) per class, (C+1,); NaN where a class is in neither truth nor prediction.
+
+    An unlabelled prediction counts as a miss of its true class.
+    """
+    hits = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(axis=1) + confusion[:, : len(hits)].sum(axis=0) - hits
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def mean_iou(iou: NDArray[np.float64]) -> float:
+    """Mean over the classes that occur. A class without a hit stays in, with 0 (the released script drops it)."""
+    return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+
+
+def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
+    """Share of known pixels that are right; NaN without any."""
+    total = confusion.sum()
+    return float(np.trace(confusion) / total) if total else float("nan")
+
+
+def coverage(confusion: NDArray[np.int64]) -> float:
+    """Share of known pixels that carry a label at all; NaN without any."""
+    total = confusion.sum()
+    return float(1 - confusion[:, -1].sum() / total) if total else float("nan")
+
+
+def precision_recall(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Per class (C+1,): the share of what is labelled so that is right, and the share of the truth that is found."""
+    hits = np.diag(confusion).astype(np.float64)
+    return _share(hits, confusion[:, : len(hits)].sum(axis=0)), _share(hits, confusion.sum(axis=1))
+
+
+def label_quality(confusion: NDArray[np.int64]) -> dict[str, float]:
+    """Partial label maps: precision and recall of foreground (all classes together) and background, mIoU, coverage."""
+    hits = np.diag(confusion)
+    precision, recall = precision_recall(confusion)
+    return {
+        "fg_precision": float(_share(hits[1:].sum(), confusion[:, 1:-1].sum())),
+        "fg_recall": float(_share(hits[1:].sum(), confusion[1:].sum())),
+        "bg_precision": float(precision[0]),
+        "bg_recall": float(recall[0]),
+        "miou": mean_iou(iou_per_class(confusion)),
+        "coverage": coverage(confusion),
+    }
+
+
+def _share(part: NDArray, whole: NDArray) -> NDArray[np.float64]:
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

@@ -1,0 +1,53 @@
+"""Sure pixels to start from: foreground from activation maps, background from low saliency (paper section 3.1)."""
+
+import torch
+from torch import Tensor
+
+from dsrg.method.growing import UNLABELLED
+
+
+def normalise_cams(cams: Tensor) -> Tensor:
+    """Scale each map to a maximum of 1, negative evidence to 0: float (..., h, w) -> float (..., h, w) in 0..1.
+
+    A map without positive evidence becomes all zeros.
+    """
+    cams = cams.clamp(min=0)
+    highest = cams.amax(dim=(-2, -1), keepdim=True)
+    return cams / torch.where(highest > 0, highest, 1)
+
+
+def make_seeds(
+    cams: Tensor, saliency: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float, conflict: str
+) -> Tensor:
+    """Foreground where a tagged class's map is high, background where saliency is low, the rest unlabelled.
+
+    Foreground of class c: cams[c] > fg_thresh times the maximum of cams[c] (paper: 20 %). Background:
+    saliency < bg_thresh (paper: 0.06 of DRFI saliency). Where they disagree, either foreground beats background and
+    the class with the smaller area beats the larger ("smaller", as in the DSRG group's later code; between equal
+    areas the higher index), or every pixel with more than one claim stays unlabelled ("unlabelled").
+
+    Args:
+        cams: float (B, C, h, w), >= 0, class 1 first.
+        saliency: float (B, h, w), 0..1, high = object.
+        present: bool (B, C+1).
+        conflict: "smaller" or "unlabelled".
+
+    Returns:
+        uint8 (B, h, w) label map.
+
+    Raises:
+        ValueError: for any other `conflict`.
+    """
+    if conflict not in ("smaller", "unlabelled"):
+        raise ValueError(f"conflict: expected smaller or unlabelled, not {conflict!r}")
+    highest = cams.amax(dim=(2, 3), keepdim=True)
+    fires = (cams > fg_thresh * highest) & present[:, 1:, None, None]
+    area = fires.sum(dim=(2, 3), keepdim=True)
+    # rank 1 is the largest class; a stable sort keeps the lower index first among equals, so the higher one wins
+    rank = area[..., 0, 0].argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    strength, winner = (fires * rank[:, :, None, None]).max(dim=1)
+    background = saliency < bg_thresh
+    seeds = torch.where(strength > 0, winner + 1, torch.where(background, 0, UNLABELLED))
+    if conflict == "unlabelled":
+        seeds = torch.where(fires.sum(dim=1) + background > 1, UNLABELLED, seeds)
+    return seeds.to(torch.uint8)

@@ -1,0 +1,201 @@
+"""dsrg.method.losses: cases worked out by hand, literal loops, gradients."""
+
+from math import log
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from dsrg.method.growing import UNLABELLED as U
+from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
+
+both_seeding_losses = pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "plain"])
+
+
+def random_probs(seed: int, shape: tuple[int, ...] = (3, 4, 5, 6)) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).mul(2).softmax(1)
+
+
+def random_labels(seed: int, shape: tuple[int, ...] = (3, 5, 6)) -> Tensor:
+    choice = torch.randint(0, 6, shape, generator=torch.Generator().manual_seed(seed))
+    return torch.tensor([0, 1, 2, 3, U, U], dtype=torch.uint8)[choice]
+
+
+def label_map(*rows: list[int]) -> Tensor:
+    return torch.tensor([rows], dtype=torch.uint8)
+
+
+# 2 x 2 pixels, classes 0, 1, 2; the columns below sum to 1
+PROBS = torch.tensor(
+    [[[[0.5, 0.2], [0.1, 0.6]], [[0.3, 0.7], [0.8, 0.2]], [[0.2, 0.1], [0.1, 0.2]]]], dtype=torch.float64
+)
+
+
+# Smoothed softmax
+
+
+def test_smoothed_softmax_by_hand():
+    logits = torch.tensor([log(3.0), 0.0], dtype=torch.float64).view(1, 2, 1, 1)  # softmax 3/4, 1/4
+    probs = smoothed_softmax(logits, min_prob=0.25)
+    assert probs.flatten().tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("scale", [0, 1, 1e4])
+def test_smoothed_softmax_sums_to_1_between_its_bounds(scale):
+    logits = torch.randn(2, 21, 4, 4, generator=torch.Generator().manual_seed(0)) * scale
+    probs = smoothed_softmax(logits, min_prob=1e-4)
+    total = 1 + 21e-4
+    assert torch.allclose(probs.sum(1), torch.ones(2, 4, 4))
+    assert probs.min() >= 1e-4 / total * (1 - 1e-5) and probs.max() <= (1 + 1e-4) / total * (1 + 1e-5)
+    assert torch.equal(probs.argmax(1), logits.argmax(1))
+    assert probs.log().isfinite().all()
+
+
+def test_smoothed_softmax_without_smoothing_is_softmax():
+    logits = random_probs(0).log()
+    torch.testing.assert_close(smoothed_softmax(logits, min_prob=0), logits.softmax(1))
+
+
+# Seeding loss
+
+
+@pytest.mark.parametrize(
+    "labels, balanced, plain",
+    [
+        # one background pixel at .5; foreground at .7 (class 1) and .1 (class 2): pooled over classes
+        (label_map([0, 1], [2, U]), -log(0.5) - (log(0.7) + log(0.1)) / 2, -(log(0.5) + log(0.7) + log(0.1)) / 3),
+        (label_map([0, U], [U, 0]), -(log(0.5) + log(0.6)) / 2, -(log(0.5) + log(0.6)) / 2),
+        (label_map([U, U], [1, U]), -log(0.8), -log(0.8)),
+        (label_map([U, U], [U, U]), 0.0, 0.0),
+    ],
+    ids=["both", "only background", "only foreground", "no seeds"],
+)
+def test_seeding_loss_by_hand(labels, balanced, plain):
+    assert float(seeding_loss(PROBS, labels, balanced=True)) == pytest.approx(balanced)
+    assert float(seeding_loss(PROBS, labels, balanced=False)) == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 20])
+@pytest.mark.parametrize("shape", [(1, 2), (7, 9)], ids=str)
+def test_uniform_probabilities_cost_log_of_the_classes_a_term(classes, shape):
+    probs = torch.full((1, classes + 1, *shape), 1 / (classes + 1), dtype=torch.float64)
+    labels = torch.full((1, *shape), classes, dtype=torch.uint8)
+    labels[0, 0, 0] = 0
+    assert float(seeding_loss(probs, labels, balanced=True)) == pytest.approx(2 * log(classes + 1))
+    assert float(seeding_loss(probs, labels, balanced=False)) == pytest.approx(log(classes + 1))
+
+
+def test_sure_and_right_costs_nothing():
+    labels = label_map([0, 1], [2, U])
+    probs = torch.nn.functional.one_hot(torch.tensor([[[0, 1], [2, 0]]]), 3).movedim(3, 1).double()
+    probs[..., 1, 1] = 1 / 3
+    assert seeding_loss(probs, labels, balanced=True) == 0 and seeding_loss(probs, labels, balanced=False) == 0
+
+
+def literal_seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> float:
+    """Equation 1 pixel by pixel; the plain loss is its one-term form."""
+    losses = []
+    for image_probs, image_labels in zip(probs.tolist(), labels.tolist(), strict=True):
+        terms = {"background": [], "foreground": []}
+        for y, row in enumerate(image_labels):
+            for x, label in enumerate(row):
+                if label != U:
+                    terms["background" if label == 0 else "foreground"].append(-log(image_probs[label][y][x]))
+        if not balanced:
+            terms = {"all": terms["background"] + terms["foreground"]}
+        losses.append(sum(sum(term) / len(term) for term in terms.values() if term))
+    return sum(losses) / len(losses)
+
+
+@both_seeding_losses
+@pytest.mark.parametrize("seed", range(5))
+def test_seeding_loss_equals_the_literal_loops(seed, balanced):
+    probs, labels = random_probs(seed), random_labels(seed)
+    expected = literal_seeding_loss(probs, labels, balanced=balanced)
+    assert float(seeding_loss(probs, labels, balanced=balanced)) == pytest.approx(expected, rel=1e-12)
+    assert float(seeding_loss(probs.float(), labels, balanced=balanced)) == pytest.approx(expected, rel=1e-5)
+
+
+@both_seeding_losses
+def test_an_image_without_seeds_adds_nothing_but_counts(balanced):
+    probs, labels = random_probs(0), random_labels(0)
+    alone = seeding_loss(probs[:1], labels[:1], balanced=balanced)
+    labels[1:] = U
+    torch.testing.assert_close(seeding_loss(probs, labels, balanced=balanced), alone / 3)
+
+
+@both_seeding_losses
+@pytest.mark.parametrize("kept", [[], [0], [1, 2, 3]], ids=["no seeds", "only background", "only foreground"])
+def test_gradients_are_finite_and_vanish_at_unlabelled_pixels(balanced, kept):
+    logits = (torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * 1000).requires_grad_()
+    labels = random_labels(0, (2, 5, 6))
+    labels[~torch.isin(labels, torch.tensor(kept, dtype=torch.uint8))] = U
+    loss = seeding_loss(smoothed_softmax(logits, min_prob=1e-4), labels, balanced=balanced)
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all()
+    assert not logits.grad.movedim(1, 3)[labels == U].any()
+
+
+@both_seeding_losses
+def test_seeding_loss_has_the_right_gradient(balanced):
+    logits = random_probs(1, (2, 4, 2, 3)).log().requires_grad_()
+    labels = random_labels(1, (2, 2, 3))
+    assert (labels == 0).any() and (labels == U).any()
+    gradcheck(lambda z: seeding_loss(smoothed_softmax(z, min_prob=1e-4), labels, balanced=balanced), logits)
+
+
+# Boundary loss
+
+
+def test_boundary_loss_by_hand():
+    probs = torch.tensor([[0.5, 0.2], [0.5, 0.8]], dtype=torch.float64).view(1, 2, 1, 2)
+    crf_probs = torch.tensor([[0.9, 0.2], [0.1, 0.8]], dtype=torch.float64).view(1, 2, 1, 2)
+    expected = (0.9 * log(0.9 / 0.5) + 0.1 * log(0.1 / 0.5)) / 2  # over two pixels, of which the second agrees
+    assert float(boundary_loss(probs, crf_probs)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boundary_loss_equals_the_literal_loops(seed):
+    probs, crf_probs = random_probs(seed), random_probs(seed + 100)
+    batch, classes, height, width = probs.shape
+    total = 0.0
+    for n in range(batch):
+        for y in range(height):
+            for x in range(width):
+                for c in range(classes):
+                    p, q = float(probs[n, c, y, x]), float(crf_probs[n, c, y, x])
+                    total += q * log(q / p)
+    assert float(boundary_loss(probs, crf_probs)) == pytest.approx(total / (batch * height * width), rel=1e-12)
+
+
+def test_boundary_loss_and_its_gradient_vanish_only_where_both_agree():
+    logits = random_probs(0).log().requires_grad_()
+    probs = smoothed_softmax(logits, min_prob=1e-4)
+    loss = boundary_loss(probs, probs)
+    loss.backward()
+    assert abs(loss.item()) < 1e-15 and logits.grad.abs().max() < 1e-15
+    other = boundary_loss(smoothed_softmax(logits, min_prob=1e-4), random_probs(1))
+    logits.grad = None
+    other.backward()
+    assert other > 0.1 and logits.grad.abs().max() > 1e-3
+
+
+def test_no_gradient_passes_the_crf():
+    probs, crf_probs = random_probs(0).requires_grad_(), random_probs(1).requires_grad_()
+    boundary_loss(probs, crf_probs).backward()
+    assert probs.grad is not None and crf_probs.grad is None
+
+
+def test_boundary_loss_has_the_right_gradient():
+    logits, crf_probs = random_probs(2, (2, 4, 2, 3)).log().requires_grad_(), random_probs(3, (2, 4, 2, 3))
+    gradcheck(lambda z: boundary_loss(smoothed_softmax(z, min_prob=1e-4), crf_probs), logits)
+
+
+def test_a_step_along_the_gradient_brings_the_network_towards_the_crf():
+    """KL(Q || P), not KL(P || Q): by hand its gradient in the logits is (P - Q) / pixels."""
+    logits, crf_probs = random_probs(0).log().requires_grad_(), random_probs(1)
+    boundary_loss(logits.softmax(1), crf_probs).backward()
+    pixels = logits.numel() / logits.shape[1]
+    torch.testing.assert_close(logits.grad, (logits.softmax(1) - crf_probs).detach() / pixels)

@@ -1,0 +1,173 @@
+"""dsrg.method.metrics: a case worked out by hand, the corners, and literal loops."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from dsrg.method.metrics import (
+    confusion_matrix,
+    coverage,
+    iou_per_class,
+    label_quality,
+    mean_iou,
+    pixel_accuracy,
+    precision_recall,
+)
+
+NAN = float("nan")
+
+
+def labels(*rows: str) -> np.ndarray:
+    """Digits are labels, a dot is 255: void in the truth, unlabelled in a prediction."""
+    return np.array([[255 if digit == "." else int(digit) for digit in row] for row in rows], np.uint8)
+
+
+# Classes 0 to 3, of which 3 is in neither map and 2 is never found
+TRUTH = labels("00011", "00112", "0.12.")
+GUESS = labels("0.01.", "00101", "10111")
+CONFUSION = np.array(
+    [
+        [4, 1, 0, 0, 1],  # truth 0: four found, one called 1, one left unlabelled
+        [1, 3, 0, 0, 1],
+        [0, 2, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+)
+
+
+def test_confusion_by_hand():
+    confusion = confusion_matrix(TRUTH, GUESS, classes=3)
+    assert confusion.dtype == np.int64
+    assert_array_equal(confusion, CONFUSION)
+
+
+def test_iou_by_hand():
+    """4 / (6 + 5 - 4), 3 / (5 + 6 - 3); a class never hit has 0 and counts, one in neither map is left out."""
+    iou = iou_per_class(CONFUSION)
+    assert_allclose(iou, [4 / 7, 3 / 8, 0, NAN])
+    assert mean_iou(iou) == pytest.approx((4 / 7 + 3 / 8 + 0) / 3)
+
+
+def test_accuracy_coverage_precision_and_recall_by_hand():
+    assert pixel_accuracy(CONFUSION) == pytest.approx(7 / 13)
+    assert coverage(CONFUSION) == pytest.approx(11 / 13)
+    precision, recall = precision_recall(CONFUSION)
+    assert_allclose(precision, [4 / 5, 3 / 6, NAN, NAN])
+    assert_allclose(recall, [4 / 6, 3 / 5, 0, NAN])
+
+
+def test_label_quality_by_hand():
+    """Foreground precision: 3 right of the 6 labelled 1 to 3; recall: 3 right of the 7 whose truth is 1 to 3."""
+    assert label_quality(CONFUSION) == pytest.approx(
+        {
+            "fg_precision": 3 / 6,
+            "fg_recall": 3 / 7,
+            "bg_precision": 4 / 5,
+            "bg_recall": 4 / 6,
+            "miou": (4 / 7 + 3 / 8 + 0) / 3,
+            "coverage": 11 / 13,
+        }
+    )
+
+
+def test_a_foreground_pixel_of_the_wrong_class_is_wrong():
+    quality = label_quality(confusion_matrix(labels("1122"), labels("1222"), classes=2))
+    assert quality["fg_precision"] == quality["fg_recall"] == 3 / 4
+
+
+def test_void_pixels_do_not_count():
+    truth, guess = labels("01", "12"), labels("01", "22")
+    void = confusion_matrix(np.vstack([truth, labels("..", "..")]), np.vstack([guess, labels("01", "2.")]), classes=2)
+    assert_array_equal(void, confusion_matrix(truth, guess, classes=2))
+
+
+def test_an_unlabelled_prediction_is_a_miss():
+    found, missed = labels("0011"), labels("001.")
+    assert_allclose(iou_per_class(confusion_matrix(found, missed, classes=1)), [1, 0.5])
+    assert pixel_accuracy(confusion_matrix(found, missed, classes=1)) == 3 / 4
+
+
+def test_a_class_only_predicted_has_0():
+    assert_allclose(iou_per_class(confusion_matrix(labels("00"), labels("01"), classes=2)), [0.5, 0, NAN])
+
+
+def test_a_perfect_map_has_1_everywhere():
+    confusion = confusion_matrix(TRUTH, TRUTH, classes=3)
+    assert_allclose(iou_per_class(confusion), [1, 1, 1, NAN])
+    assert mean_iou(iou_per_class(confusion)) == pixel_accuracy(confusion) == coverage(confusion) == 1
+
+
+def test_without_known_pixels_everything_is_nan_and_silent():
+    confusion = confusion_matrix(labels(".."), labels("01"), classes=1)
+    assert not confusion.any()
+    with np.errstate(all="raise"):
+        values = [pixel_accuracy(confusion), coverage(confusion), *label_quality(confusion).values()]
+    assert np.isnan(values).all() and len(values) == 8
+
+
+def test_confusions_add_up_over_images():
+    left, right = np.s_[:, :2], np.s_[:, 2:]
+    parts = [confusion_matrix(TRUTH[part], GUESS[part], classes=3) for part in (left, right)]
+    assert_array_equal(sum(parts), CONFUSION)
+
+
+def test_all_254_classes_have_room():
+    every = np.arange(256, dtype=np.uint8)
+    assert_array_equal(confusion_matrix(every, every, classes=254), np.eye(255, 256))
+
+
+def test_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"truth \(1, 2\), predicted \(2, 1\)"):
+        confusion_matrix(labels("00"), labels("0", "0"), classes=1)
+
+
+def test_labels_that_are_no_class_are_refused():
+    with pytest.raises(ValueError, match=r"truth: expected labels 0 to 1 or 255, found \[2, 3\]"):
+        confusion_matrix(labels("0323."), labels("00000"), classes=1)
+    with pytest.raises(ValueError, match=r"predicted: expected labels 0 to 1 or 255, found \[7\]"):
+        confusion_matrix(labels("0000."), labels("0.007"), classes=1)
+
+
+# Literal loops
+
+
+def literal_iou(truth: np.ndarray, guess: np.ndarray, classes: int) -> list[float]:
+    iou = []
+    for c in range(classes + 1):
+        both = either = 0
+        for t, g in zip(truth.flat, guess.flat, strict=True):
+            if t != 255:
+                both += t == c and g == c
+                either += t == c or g == c
+        iou.append(both / either if either else NAN)
+    return iou
+
+
+def test_everything_equals_the_literal_loops_on_random_maps():
+    rng = np.random.default_rng(0)
+    absent = unhit = 0
+    for _ in range(100):
+        classes = int(rng.integers(1, 6))
+        choice = [*rng.choice(classes + 1, rng.integers(1, classes + 2), replace=False), 255]
+        shape = rng.integers(1, 9, 2)
+        truth, guess = rng.choice(choice, shape).astype(np.uint8), rng.choice(choice, shape).astype(np.uint8)
+        guess = np.where(rng.random(shape) < 0.4, truth, guess)
+        confusion = confusion_matrix(truth, guess, classes=classes)
+
+        expected = literal_iou(truth, guess, classes)
+        assert_allclose(iou_per_class(confusion), expected)
+        occurring = [value for value in expected if value == value]
+        mean = np.mean(occurring) if occurring else NAN
+        assert mean_iou(iou_per_class(confusion)) == pytest.approx(mean, nan_ok=True)
+
+        known = truth != 255
+        share = np.mean if known.any() else lambda _: NAN
+        assert pixel_accuracy(confusion) == pytest.approx(share((truth == guess)[known]), nan_ok=True)
+        assert coverage(confusion) == pytest.approx(share((guess != 255)[known]), nan_ok=True)
+        precision, recall = precision_recall(confusion)
+        for c in range(classes + 1):
+            right = ((truth == c) & (guess == c)).sum()
+            for value, whole in ((precision[c], (guess[known] == c).sum()), (recall[c], (truth == c).sum())):
+                assert value == pytest.approx(right / whole if whole else NAN, nan_ok=True)
+        absent, unhit = absent + np.isnan(expected).any(), unhit + (0.0 in expected)
+    assert absent > 10 and unhit > 10
