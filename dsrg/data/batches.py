@@ -1,0 +1,181 @@
+"""Training batches: which images, how they are cut and coloured, as pure functions of (seed, step, image id).
+
+Nothing here depends on how many threads load or where a run was resumed, so a resumed run sees the same pictures.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dsrg.data.images import read_image
+from dsrg.data.index import Index
+
+UNLABELLED = 255
+OUTSIDE = (124, 116, 104)  # ImageNet's mean colour: what lies beyond the image is neutral after normalising
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images uint8 (B, 3, S, S) RGB; labels uint8 (B, h, w) or None; present bool (B, C+1); ids."""
+
+    images: Tensor
+    labels: Tensor | None
+    present: Tensor
+    ids: list[str]
+
+    def to(self, device: torch.device) -> "Batch":
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return Batch(
+            self.images.to(device, non_blocking=True), labels, self.present.to(device, non_blocking=True), self.ids
+        )
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an image that becomes the network's square, in units of the image's sides; may reach outside."""
+
+    top: float
+    left: float
+    side: float
+    flip: bool
+
+
+WHOLE = Window(0.0, 0.0, 1.0, False)
+
+
+def batch_indices(step: int, *, images: int, batch: int, seed: int) -> NDArray[np.int64]:
+    """Indices (batch,) of the images of a step: epochs of seeded permutations, cut into batches without a rest.
+
+    The permutation of an epoch is the only memory it needs: 8 bytes an image.
+    """
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs = positions // images
+    orders = {epoch: np.random.default_rng([seed, int(epoch)]).permutation(images) for epoch in np.unique(epochs)}
+    return np.array([orders[epoch][position % images] for epoch, position in zip(epochs, positions, strict=True)])
+
+
+def image_rng(*, seed: int, step: int, image_id: str) -> np.random.Generator:
+    """The random numbers of one image in one step."""
+    digest = hashlib.sha256(image_id.encode()).digest()
+    return np.random.default_rng([seed, step, int.from_bytes(digest[:8], "little")])
+
+
+def draw_window(rng: np.random.Generator, *, scale_min: float, scale_max: float, flip: bool) -> Window:
+    """Enlarge by a scale in [scale_min, scale_max] and cut the square out anywhere; below 1 the image is surrounded."""
+    side = 1 / rng.uniform(scale_min, scale_max)
+    top, left = (rng.uniform(min(0, 1 - side), max(0, 1 - side)) for _ in range(2))
+    return Window(top, left, side, bool(flip and rng.random() < 0.5))
+
+
+def cut_image(image: NDArray[np.uint8], window: Window, *, size: int) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) -> uint8 (size, size, 3), bilinear with aligned corners."""
+    height, width = image.shape[:2]
+    step_x = window.side * (width - 1) / (size - 1)
+    step_y = window.side * (height - 1) / (size - 1)
+    left, top = window.left * (width - 1), window.top * (height - 1)
+    if window.flip:
+        left, step_x = left + step_x * (size - 1), -step_x
+    to_image = np.array([[step_x, 0, left], [0, step_y, top]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(
+        image, to_image, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=OUTSIDE
+    )
+
+
+def cut_labels(labels: NDArray[np.uint8], window: Window, *, size: int) -> NDArray[np.uint8]:
+    """uint8 (H, W) label map of any size -> uint8 (size, size), nearest, aligned with cut_image; outside 255."""
+    places = np.linspace(0, 1, size)
+    y = window.top + window.side * places
+    x = window.left + window.side * (places[::-1] if window.flip else places)
+    rows, columns = (np.rint(at * (n - 1)).astype(int) for at, n in zip((y, x), labels.shape, strict=True))
+    inside = ((rows >= 0) & (rows < labels.shape[0]))[:, None] & ((columns >= 0) & (columns < labels.shape[1]))
+    cut = labels[rows.clip(0, labels.shape[0] - 1)][:, columns.clip(0, labels.shape[1] - 1)]
+    return np.where(inside, cut, UNLABELLED).astype(np.uint8)
+
+
+def vary_colour(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: float) -> NDArray[np.uint8]:
+    """Brightness, contrast and saturation each times a factor in [1 - strength, 1 + strength]."""
+    if not strength:
+        return image
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    pixels = image.astype(np.float32)
+    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+    pixels = grey[..., None] + saturation * (pixels - grey[..., None])
+    pixels = brightness * (grey.mean() + contrast * (pixels - grey.mean()))
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+class Batches:
+    """An endless, seekable supply of batches; decoded images are kept in memory up to `cache_bytes`.
+
+    Threads decode and cut ahead of the training (OpenCV works outside Python's lock), so there are no worker
+    processes to die and nothing to share.
+
+    labels: uint8 label maps in the order of `index`, of any size each (seeds or pseudo labels), or None.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        root: Path,
+        labels: list[NDArray[np.uint8]] | NDArray[np.uint8] | None,
+        size: int,
+        batch: int,
+        seed: int,
+        flip: bool,
+        scale_min: float,
+        scale_max: float,
+        colour: float,
+        cache_bytes: int = 2 * 1024**3,
+    ) -> None:
+        self.index, self.root, self.labels = index, root, labels
+        self.size, self.batch, self.seed = size, batch, seed
+        self.window = {"flip": flip, "scale_min": scale_min, "scale_max": scale_max}
+        self.colour = colour
+        self._cache: dict[int, NDArray[np.uint8]] = {}
+        self._room, self._lock = cache_bytes, Lock()
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
+        rows = batch_indices(step, images=len(self.index), batch=self.batch, seed=self.seed)
+        pairs = [self._example(int(row), step) for row in rows]
+        images = torch.from_numpy(np.stack([image for image, _ in pairs]).transpose(0, 3, 1, 2).copy())
+        labels = None if self.labels is None else torch.from_numpy(np.stack([label for _, label in pairs]))
+        present = torch.from_numpy(self.index.present[rows])
+        return Batch(images, labels, present, [self.index.ids[row] for row in rows])
+
+    def ahead(self, start: int, stop: int, *, threads: int = 2) -> Iterator[Batch]:
+        """Batches of the steps start..stop-1 in order, made by threads a little ahead."""
+        with ThreadPoolExecutor(threads) as executor:
+            waiting = [executor.submit(self.__getitem__, step) for step in range(start, min(start + threads + 1, stop))]
+            for step in range(start, stop):
+                yield waiting.pop(0).result()
+                if step + threads + 1 < stop:
+                    waiting.append(executor.submit(self.__getitem__, step + threads + 1))
+
+    def _example(self, row: int, step: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        rng = image_rng(seed=self.seed, step=step, image_id=self.index.ids[row])
+        window = draw_window(rng, **self.window)
+        image = vary_colour(cut_image(self._image(row), window, size=self.size), rng, strength=self.colour)
+        grid = (self.size - 1) // 8 + 1
+        return image, None if self.labels is None else cut_labels(self.labels[row], window, size=grid)
+
+    def _image(self, row: int) -> NDArray[np.uint8]:
+        if row in self._cache:
+            return self._cache[row]
+        image = read_image(self.root / self.index.paths[row])
+        with self._lock:  # two threads may have decoded the same image
+            if row not in self._cache and image.nbytes <= self._room:
+                self._room -= image.nbytes
+                self._cache[row] = image
+        return image

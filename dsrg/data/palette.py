@@ -1,0 +1,17 @@
+"""The colours of label maps."""
+
+import numpy as np
+
+
+def voc_palette() -> np.ndarray:
+    """The PASCAL VOC colour map -> uint8 (256, 3) RGB.
+
+    The bits of an index, three at a time from the lowest, become the highest bits of R, G and B: 0 is black,
+    1 (128, 0, 0), 2 (0, 128, 0), ... and 255, unlabelled, (224, 224, 192).
+    """
+    index = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((index >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return palette

@@ -1,0 +1,122 @@
+"""Data in the layout of PASCAL VOC 2012.
+
+ROOT/JPEGImages/ID.jpg                    the images (or .jpeg, .png, .webp, .tif, .tiff)
+ROOT/Annotations/ID.xml                   the tags: the name of each <object>, <difficult> ones too
+ROOT/SegmentationClass/ID.png             masks, where there are any
+ROOT/ImageSets/Segmentation/SPLIT.txt     one id a line
+ROOT/classes.txt                          one class name a line; without this file, VOC's twenty
+"""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from dsrg.data.check import Listed, Record, Scan, id_fault, id_problems, tag_problems
+from dsrg.data.classes import VOC_CLASSES, read_classes
+from dsrg.errors import InputError
+from dsrg.files import read_text
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Segmentation")
+
+
+def scan_voc(root: str | Path, *, train: str, val: str) -> Scan:
+    """Read lists and tags, and find images and masks; opens no image.
+
+    `train` and `val` name the lists (`trainaug`, `val`). Never raises for bad data: all problems are in the scan.
+    """
+    root = Path(root)
+    if problems := _layout_problems(root):
+        return Scan(root, [], [], problems)
+    try:
+        classes = read_classes(root / "classes.txt") if (root / "classes.txt").exists() else VOC_CLASSES
+    except InputError as error:
+        return Scan(root, [], [], error.problems)
+
+    listed: list[Listed] = []
+    for split, name in (("train", train), ("val", val)):
+        try:
+            listed += _read_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", split)
+        except InputError as error:
+            problems += error.problems
+    problems += id_problems(listed)
+    listed = [entry for entry in listed if not id_fault(entry.id)]
+
+    images = _images_by_id(root)
+    for entry in listed:
+        if len(found := images.get(entry.id, [])) != 1:
+            what = f"has {len(found)} images: {', '.join(found)}; keep one" if found else "has no image"
+            problems.append(f"{entry.where}: id {entry.id!r} {what}; expected JPEGImages/{entry.id}.jpg (or .png ...)")
+
+    tags: dict[str, tuple[str, ...]] = {}
+    for image_id in dict.fromkeys(entry.id for entry in listed):
+        try:
+            tags[image_id] = _read_tags(_annotation(root, image_id))
+        except InputError as error:
+            problems += error.problems
+    problems += tag_problems({str(_annotation(root, i)): names for i, names in tags.items()}, classes)
+
+    records = [
+        Record(entry.id, entry.split, images[entry.id][0], tags.get(entry.id, ()), _mask(root, entry.id))
+        for entry in listed
+        if entry.id in images
+    ]
+    return Scan(root, classes, records, problems)
+
+
+def _layout_problems(root: Path) -> list[str]:
+    missing = [root / folder for folder in FOLDERS if not (root / folder).is_dir()]
+    if not missing:
+        return []
+    inside = next((sets.parent for depth in ("*", "*/*") for sets in root.glob(f"{depth}/ImageSets")), None)
+    hint = f"did you mean {inside}?" if inside else f"expected {', '.join(FOLDERS)} in the data root"
+    return [f"{folder}: no such folder; {hint} (data.root)" for folder in ([root] if not root.is_dir() else missing)]
+
+
+def _read_list(path: Path, split: str) -> list[Listed]:
+    if not path.is_file():
+        others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
+        raise InputError(f"{path}: no such list; set data.{split} to one of those there: {others}")
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    listed = [Listed(line.strip(), split, f"{path}:{number}") for number, line in lines if line.strip()]
+    if not listed:
+        raise InputError(f"{path}: an empty list; expected one image id a line")
+    return listed
+
+
+def _images_by_id(root: Path) -> dict[str, list[str]]:
+    """Images by id, their paths relative to the root."""
+    images: dict[str, list[str]] = {}
+    for path in sorted((root / "JPEGImages").iterdir()):
+        if path.suffix.lower() in IMAGE_ENDINGS:
+            images.setdefault(path.stem, []).append(f"JPEGImages/{path.name}")
+    return images
+
+
+def _annotation(root: Path, image_id: str) -> Path:
+    return root / "Annotations" / f"{image_id}.xml"
+
+
+def _mask(root: Path, image_id: str) -> str | None:
+    mask = f"SegmentationClass/{image_id}.png"
+    return mask if (root / mask).exists() else None
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses the declaration that entities need, in any encoding: they can make a small file huge, or read others."""
+
+    def doctype(self, *_: object) -> None:
+        raise ValueError("it declares a DOCTYPE, which is not safe to read; remove the declaration")
+
+
+def _read_tags(path: Path) -> tuple[str, ...]:
+    """Names of the objects in one annotation, each once."""
+    try:
+        annotation = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; each listed image needs an annotation with its tags") from None
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: no readable annotation ({error})") from None
+    if annotation.tag != "annotation":
+        raise InputError(f"{path}: expected <annotation> with <object><name> inside, found <{annotation.tag}>")
+    names = [(thing.findtext("name") or "").strip() for thing in annotation.findall("object")]
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,167 @@
+"""Reading images and masks: one way for all, and a clear reason for each file that is refused."""
+
+import hashlib
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from dsrg.data.images import check_image, file_checksum, read_image, read_mask
+from dsrg.data.palette import voc_palette
+from dsrg.errors import InputError
+
+QUARTERS = np.zeros((16, 24, 3), np.uint8)  # red, blue / green, black
+QUARTERS[:8, :12, 0] = QUARTERS[:8, 12:, 2] = QUARTERS[8:, :12, 1] = 255
+LABELS = np.array([[0, 1, 15], [20, 255, 3]], np.uint8)
+
+
+def encode(image, file_format, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def noise(file_format) -> bytes:
+    return encode(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), file_format)
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write bytes (or save a PIL image as PNG) under a name -> its path."""
+
+    def put(content, name="a.png"):
+        path = tmp_path / name
+        path.write_bytes(content) if isinstance(content, bytes) else content.save(path)
+        return path
+
+    return put
+
+
+def palette_image(labels) -> Image.Image:
+    image = Image.fromarray(labels, "P")
+    image.putpalette(voc_palette().tobytes())
+    return image
+
+
+def test_palette_is_vocs():
+    palette = voc_palette()
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    expected = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
+    assert {k: tuple(palette[k].tolist()) for k in expected} == expected
+    assert palette[255].tolist() == [224, 224, 192]
+    assert len(np.unique(palette, axis=0)) == 256
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(put, file_format, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = put(encode(QUARTERS, file_format, exif=exif), "picture.bin")  # the ending plays no part
+    image = read_image(path)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    assert image.dtype == np.uint8 and image.shape == upright.shape
+    assert np.abs(image.astype(int) - upright).max() <= 2  # decoders round differently
+    facts = check_image(path, pixels_max=16 * 24)
+    assert (facts.height, facts.width) == image.shape[:2] == ((24, 16) if orientation > 4 else (16, 24))
+    assert facts.checksum == file_checksum(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
+def test_every_kind_of_png_becomes_rgb(put, mode):
+    grey = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    picture = wide if mode == "I;16" else Image.fromarray(grey).convert("RGB").convert(mode, dither=0)
+    expected = np.repeat(grey[:, :, None], 3, axis=2) if mode not in ("P", "1") else np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(read_image(put(picture)), expected)
+
+
+def test_cmyk_jpeg_becomes_rgb(put):
+    path = put(b"", "cmyk.jpg")
+    Image.fromarray(QUARTERS).convert("CMYK").save(path, quality=100, subsampling=0)
+    check_image(path, pixels_max=1000)
+    assert np.abs(read_image(path).astype(int) - QUARTERS).max() < 40
+
+
+BAD_IMAGES = {
+    "empty": (b"", "the file is empty"),
+    "HTML saved as an image": (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+    "text": (b"hello", "not an image"),
+    "GIF": (encode(QUARTERS, "GIF"), "expected a JPEG, PNG, WebP or TIFF image"),
+    "truncated JPEG": (noise("JPEG")[:-500], "truncated"),
+    "JPEG without its last bytes": (noise("JPEG")[:-20], "truncated"),
+    "truncated PNG": (noise("PNG")[:-500], "truncated"),
+    "PNG without its end": (noise("PNG")[:-12], "cannot be read as an image"),
+    "truncated WebP": (noise("WEBP")[:-50], "broken image"),
+    "truncated TIFF": (noise("TIFF")[:-50], "truncated"),
+    "only a header": (noise("PNG")[:33], "its first bytes are broken"),
+    "too large": (noise("PNG"), "more than 4,799 pixels (data.pixels_max)"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_bad_image_is_refused_in_one_line(put, content, reason):
+    path = put(content, "a.jpg")
+    with pytest.raises(InputError) as error:
+        check_image(path, pixels_max=60 * 80 - (reason.startswith("more")))
+    (problem,) = error.value.problems
+    assert problem.startswith(f"{path}: ") and reason in problem and "\n" not in problem
+
+
+def test_pixel_limit_is_checked_before_decoding(put):
+    bomb = bytearray(noise("PNG"))
+    bomb[16:24] = b"\0\0\x7f\xff" * 2  # width and height in the header: a thousand million pixels
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with pytest.raises(InputError, match="more than 50,000,000 pixels"):
+        check_image(put(bytes(bomb)), pixels_max=50_000_000)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, lambda path: check_image(path, pixels_max=10)])
+def test_missing_file_and_folder(tmp_path, read):
+    with pytest.raises(InputError, match="No such file"):
+        read(tmp_path / "none.png")
+    with pytest.raises(InputError, match="expected a file"):
+        read(tmp_path)
+
+
+def test_read_image_refuses_what_is_no_image(put):
+    for content, reason in [(b"hello", "cannot be read as an image"), (b"", "the file is empty")]:
+        with pytest.raises(InputError, match=reason):
+            read_image(put(content))
+
+
+def test_mask_is_its_indices_not_its_colours(put):
+    for picture in (palette_image(LABELS), Image.fromarray(LABELS)):
+        mask = read_mask(put(picture))
+        assert mask.dtype == np.uint8
+        np.testing.assert_array_equal(mask, LABELS)
+
+
+def test_mask_with_fewer_bits_keeps_its_indices(tmp_path):
+    labels = np.array([[0, 1], [3, 2]], np.uint8)
+    palette_image(labels).save(tmp_path / "m.png", bits=2)
+    assert (tmp_path / "m.png").read_bytes()[24] == 2
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), labels)
+
+
+BAD_MASKS = {
+    "RGB": (encode(QUARTERS, "PNG"), "8-bit RGB PNG"),
+    "RGBA": (encode(np.zeros((2, 2, 4), np.uint8), "PNG"), "8-bit RGBA PNG"),
+    "16-bit": (encode(LABELS.astype(np.uint16), "PNG"), "16-bit grey PNG"),
+    "1-bit": (encode(LABELS > 1, "PNG"), "1-bit grey PNG"),
+    "grey with alpha": (encode(np.zeros((2, 2, 2), np.uint8), "PNG"), "grey with alpha"),
+    "JPEG": (encode(LABELS, "JPEG"), "no PNG"),
+    "truncated": (encode(np.resize(LABELS, (99, 99)), "PNG")[:-40], "broken PNG"),
+    "cut within its header": (encode(LABELS, "PNG")[:20], "PNG"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD_MASKS.values(), ids=BAD_MASKS)
+def test_bad_mask_is_refused_in_one_line(put, content, reason):
+    path = put(content)
+    with pytest.raises(InputError) as error:
+        read_mask(path)
+    (problem,) = error.value.problems
+    assert problem.startswith(f"{path}: ") and reason in problem and "\n" not in problem

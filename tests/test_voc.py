@@ -1,0 +1,174 @@
+"""The VOC layout: what is read from a sound tree, and one clear line for each thing that can be wrong with it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsrg.data.check import Record, check_records
+from dsrg.data.classes import VOC_CLASSES
+from dsrg.data.voc import scan_voc
+
+REAL = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOCdevkit" / "VOC2012"
+LISTS = "ImageSets/Segmentation"
+
+
+def write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def annotation(*tags: str) -> str:
+    return f"<annotation>{''.join(f'<object><name>{tag}</name></object>' for tag in tags)}</annotation>"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A sound tree: a and b to train on, c with a mask to evaluate on."""
+    root = tmp_path / "VOC"
+    for image_id, tags in {"a": ["cat"], "b": ["dog", "cat"], "c": ["dog"]}.items():
+        write(root / f"Annotations/{image_id}.xml", annotation(*tags))
+        (root / "JPEGImages").mkdir(exist_ok=True)
+        Image.fromarray(np.full((4, 6, 3), ord(image_id), np.uint8)).save(root / f"JPEGImages/{image_id}.jpg")
+    (root / "SegmentationClass").mkdir()
+    Image.fromarray(np.full((4, 6), 12, np.uint8)).save(root / "SegmentationClass/c.png")
+    write(root / f"{LISTS}/train.txt", "a\nb\n")
+    write(root / f"{LISTS}/val.txt", "c\n")
+    return root
+
+
+def scan(root):
+    return scan_voc(root, train="train", val="val")
+
+
+def test_sound_tree(root):
+    found = scan(root)
+    assert found.problems == []
+    assert found.classes == VOC_CLASSES and len(VOC_CLASSES) == 20
+    assert found.records == [
+        Record("a", "train", "JPEGImages/a.jpg", ("cat",), None),
+        Record("b", "train", "JPEGImages/b.jpg", ("dog", "cat"), None),
+        Record("c", "val", "JPEGImages/c.jpg", ("dog",), "SegmentationClass/c.png"),
+    ]
+
+
+@pytest.mark.parametrize("text", [b"a\r\nb\r\n", b"a\nb", b"\n a \n\n\nb\t\n", b"\xef\xbb\xbfa\nb\n"])
+def test_lists_of_any_editor(root, text):
+    write(root / f"{LISTS}/train.txt", text)
+    found = scan(root)
+    assert found.problems == [] and [record.id for record in found.records] == ["a", "b", "c"]
+
+
+def test_difficult_objects_are_tags_and_parts_are_not(root):
+    objects = "<name> cat </name><difficult>1</difficult><part><name>head</name></part>"
+    write(root / "Annotations/a.xml", f"<annotation><object>{objects}</object><object>{objects}</object></annotation>")
+    found = scan(root)
+    assert found.problems == [] and found.records[0].tags == ("cat",)
+
+
+def test_own_classes(root):
+    write(root / "classes.txt", "dog\ncat\n")
+    assert scan(root).classes == ["dog", "cat"]
+
+
+def test_images_of_other_formats(root):
+    (root / "JPEGImages/a.jpg").rename(root / "JPEGImages/a.PNG")
+    write(root / "JPEGImages/notes.txt", "no image")
+    found = scan(root)
+    assert found.problems == [] and found.records[0].image == "JPEGImages/a.PNG"
+
+
+BILLION_LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+AT = {"train": f"{LISTS}/train.txt", "val": f"{LISTS}/val.txt", "a": "Annotations/a.xml"}
+# name: (file to write, its content or None to remove it, [start of each problem below the root, what else it says])
+BAD_TREES = {
+    "no such list": (AT["train"], None, [(AT["train"], "no such list; set data.train to one of those there: val")]),
+    "empty list": (AT["val"], "\n \n", [(AT["val"], "an empty list")]),
+    "list is not text": (AT["val"], b"\xff\xfe", [(AT["val"], "not UTF-8")]),
+    "no image": (AT["train"], "a\nnope\n", [(f"{AT['train']}:2", "'nope' has no image"), ("Annotations/nope.xml", "")]),
+    "ending in the list": (AT["val"], "c.jpg\n", [(f"{AT['val']}:1", "no image"), ("Annotations/c.jpg.xml", "")]),
+    "two images": ("JPEGImages/a.png", "", [(f"{AT['train']}:1", "2 images: JPEGImages/a.jpg, JPEGImages/a.png")]),
+    "no annotation": (AT["a"], None, [(AT["a"], "no such file; each listed image needs an annotation")]),
+    "listed twice": (AT["train"], "a\nb\na\n", [(f"{AT['train']}:3", "'a' is listed twice")]),
+    "in both splits": (AT["val"], "c\nb\n", [(f"{AT['val']}:2", "'b' is in both splits")]),
+    "paired paths": (AT["val"], "/JPEGImages/c.jpg /S/c.png", [(f"{AT['val']}:1", "without its folder and ending")]),
+    "path out of the root": (AT["val"], "../c", [(f"{AT['val']}:1", "no image id")]),
+    "backslash": (AT["val"], "..\\c", [(f"{AT['val']}:1", "no image id")]),
+    "parent": (AT["val"], "..", [(f"{AT['val']}:1", "no image id")]),
+    "hidden": (AT["val"], ".c", [(f"{AT['val']}:1", "no image id")]),
+    "NUL": (AT["val"], "c\0c", [(f"{AT['val']}:1", "no image id")]),
+    "too long": (AT["val"], "c" * 201, [(f"{AT['val']}:1", "longer than 200 bytes")]),
+    "no class": (
+        AT["a"],
+        annotation("dogg"),
+        [(AT["a"], "tag 'dogg' is none of the 20 classes (aeroplane ... tvmonitor); did you mean 'dog'?")],
+    ),
+    "far from any class": (AT["a"], annotation("xyz"), [(AT["a"], "or list your own classes in classes.txt")]),
+    "object without name": (AT["a"], "<annotation><object/></annotation>", [(AT["a"], "tag '' is none")]),
+    "entities": (AT["a"], BILLION_LAUGHS, [(AT["a"], "declares a DOCTYPE")]),
+    "entities in UTF-16": (AT["a"], BILLION_LAUGHS.encode("utf-16"), [(AT["a"], "declares a DOCTYPE")]),
+    "entities in unmarked UTF-16": (AT["a"], BILLION_LAUGHS.encode("utf-16-le"), [(AT["a"], "declares a DOCTYPE")]),
+    "malformed XML": (AT["a"], "<annotation><object>", [(AT["a"], "(no element found: line 1")]),
+    "empty XML": (AT["a"], "", [(AT["a"], "(no element found")]),
+    "unknown encoding": (AT["a"], '<?xml version="1.0" encoding="no"?><annotation/>', [(AT["a"], "(unknown encoding")]),
+    "other XML": (
+        AT["a"],
+        "<html></html>",
+        [(AT["a"], "expected <annotation> with <object><name> inside, found <html>")],
+    ),
+    "bad class list": ("classes.txt", "cat\ncat\n", [("classes.txt", "line 2: 'cat' is already on line 1")]),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), BAD_TREES.values(), ids=BAD_TREES)
+def test_bad_tree(root, name, content, expected):
+    (root / name).unlink() if content is None else write(root / name, content)
+    problems = scan(root).problems
+    assert len(problems) == len(expected), problems
+    for problem, (where, reason) in zip(problems, expected, strict=True):
+        assert problem.startswith(f"{root / where}: ") and reason in problem and "\n" not in problem
+
+
+def test_ids_that_differ_only_in_case(root):
+    write(root / "JPEGImages/A.jpg", (root / "JPEGImages/a.jpg").read_bytes())
+    write(root / "Annotations/A.xml", annotation("cat"))
+    write(root / AT["train"], "a\nb\nA\n")
+    (problem,) = scan(root).problems
+    assert "id 'A' differs only in case from 'a'" in problem and f"{AT['train']}:1" in problem
+
+
+def test_wrong_roots(root, tmp_path):
+    (problem,) = scan(tmp_path / "nowhere").problems
+    assert problem.startswith(f"{tmp_path / 'nowhere'}: no such folder; expected JPEGImages, Annotations, ImageSets")
+    problems = scan(tmp_path).problems
+    assert len(problems) == 3 and all(f"did you mean {root}?" in problem for problem in problems)
+    (root / AT["train"]).unlink()
+    (root / AT["val"]).unlink()
+    (root / LISTS).rmdir()
+    (problem,) = scan(root).problems
+    assert problem.startswith(f"{root / LISTS}: no such folder")
+
+
+def test_all_offenders_come_at_once(root):
+    write(root / AT["train"], "a\na\nnope\n../x\n")
+    write(root / AT["val"], "c\na\n")
+    write(root / AT["a"], annotation("ct", "dog", "do"))
+    write(root / "Annotations/c.xml", "<")
+    problems = scan(root).problems
+    reasons = ["listed twice", "'../x'", "in both splits", "no image", "c.xml", "nope.xml", "'ct'", "'do'"]
+    assert len(problems) == len(reasons)
+    assert all(any(reason in problem for problem in problems) for reason in reasons)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs real images: set DSRG_REAL_DATA")
+def test_real_data():
+    found = scan_voc(REAL, train="trainaug", val="val")
+    assert found.problems == []
+    checked = check_records(found, pixels_max=500 * 500)
+    assert (len(checked.index.split("train")), len(checked.index.split("val"))) == (642, 122)
+    assert len(checked.ground_truth) == 764
+    assert [warning.split(":")[0] for warning in checked.warnings] == [
+        "12 classes have no training image, so cannot be learned"
+    ]
