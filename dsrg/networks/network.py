@@ -1,0 +1,104 @@
+"""Whole networks: plain RGB images in, class scores on the grid out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dsrg.networks.backbones import BACKBONES
+from dsrg.networks.heads import ParallelBranches
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, of RGB in 0..1
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def grid_size(pixels: int) -> int:
+    """Cells of the stride-8 grid along a side of `pixels`: 321 -> 41."""
+    return (pixels - 1) // 8 + 1
+
+
+def corner_aligned(maps: Tensor, *, stride: int, height: int, width: int) -> Tensor:
+    """Maps (B, K, h, w) of an image of 8k+1 pixels a side -> maps whose corner cells lie on the image's corners.
+
+    The cells lie on every `stride`-th pixel from the first. At stride 16 and odd k the last one misses the corner by
+    half a cell; such maps are brought to the stride-8 grid, with the cells in common unchanged. Others stay.
+    """
+    if (height - 1) % stride == 0 and (width - 1) % stride == 0:
+        return maps
+    rows, columns = grid_size(height), grid_size(width)
+    if stride == 16:
+        between = [2 * cells - 1 for cells in maps.shape[2:]]
+        maps = F.interpolate(maps, between, mode="bilinear", align_corners=True)
+    short = (0, max(0, columns - maps.shape[3]), 0, max(0, rows - maps.shape[2]))
+    return F.pad(maps, short, mode="replicate")[:, :, :rows, :columns]
+
+
+class Normalise(nn.Module):
+    """uint8 RGB (B, 3, H, W) -> float with ImageNet's mean 0 and deviation 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+class Segmenter(nn.Module):
+    """Images uint8 (B, 3, H, W) -> logits float (B, C+1, h, w) on the stride-8 grid, 0 = background."""
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        backbone: str,
+        output_stride: int,
+        head: str,
+        head_channels: int,
+        head_layers: int,
+        rates: list[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        if head == "largefov" and len(rates) != 1:
+            raise ValueError(f"head largefov has one branch, so one rate, not {rates}")
+        self.normalise = Normalise()
+        self.output_stride = output_stride
+        self.backbone = BACKBONES[backbone].build(output_stride=output_stride, classifier=False)
+        self.head = ParallelBranches(
+            self.backbone.channels,
+            classes + 1,
+            rates=rates,
+            channels=head_channels,
+            layers=head_layers,
+            dropout=dropout,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.head(self.backbone(self.normalise(images))).float()
+        height, width = images.shape[2:]
+        logits = corner_aligned(logits, stride=self.output_stride, height=height, width=width)
+        grid = grid_size(height), grid_size(width)
+        return logits if logits.shape[2:] == grid else F.interpolate(logits, grid, mode="bilinear", align_corners=True)
+
+
+class Classifier(nn.Module):
+    """Images uint8 (B, 3, H, W) -> scores float (B, C), the means of the class activation maps.
+
+    The last layer has no bias, so that a class's score is the mean of its map (Zhou et al. 2016, as in SEC).
+    """
+
+    def __init__(self, *, classes: int, backbone: str, output_stride: int) -> None:
+        super().__init__()
+        self.normalise = Normalise()
+        self.output_stride = output_stride
+        self.backbone = BACKBONES[backbone].build(output_stride=output_stride, classifier=True)
+        self.head = nn.Conv2d(self.backbone.channels, classes, 1, bias=False)
+        nn.init.normal_(self.head.weight, std=0.01)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Class activation maps float (B, C, h, w), positive and negative evidence, at the backbone's stride."""
+        return self.head(self.backbone(self.normalise(images))).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.maps(images).mean(dim=(2, 3))
