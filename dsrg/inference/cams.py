@@ -1,0 +1,45 @@
+"""Class activation maps on the seed grid."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dsrg.artifacts.model_file import load_model
+from dsrg.inference.squares import scaled_side, squares
+from dsrg.networks.network import Classifier, corner_aligned, grid_size
+
+
+def load_classifier(path: Path, *, made_by: str) -> Classifier:
+    """A classifier ready to use, on the GPU where there is one."""
+    model = load_model(path, kind="classifier", made_by=made_by)
+    classifier = Classifier(classes=len(model.classes), **model.network)
+    classifier.load_state_dict(model.weights)
+    return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def activation_maps(
+    classifier: Classifier, images: list[NDArray], *, size: int, scales: list[float], flip: bool
+) -> Tensor:
+    """Mean over scales (and mirror images) of each class's evidence, negative left out.
+
+    Args:
+        images: uint8 (H, W, 3) RGB of any sizes; each is warped to a square of scale * size pixels.
+
+    Returns:
+        float (B, C, h, w) with h = w = grid of `size`, >= 0, not normalised.
+    """
+    grid = grid_size(size)
+    total = 0
+    for scale in scales:
+        side = scaled_side(size, scale)
+        batch = squares(images, side).to(next(classifier.parameters()).device)
+        for mirrored in [False, True] if flip else [False]:
+            maps = classifier.maps(batch.flip(3) if mirrored else batch).clamp(min=0)
+            maps = corner_aligned(maps, stride=classifier.output_stride, height=side, width=side)
+            maps = F.interpolate(maps, (grid, grid), mode="bilinear", align_corners=True)
+            total = total + (maps.flip(3) if mirrored else maps)
+    return total / (len(scales) * (1 + flip))

@@ -1,0 +1,90 @@
+"""Label maps against ground truth: only `audit` and `evaluate` use this."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrg.data.index import GroundTruth, Index
+from dsrg.files import write_csv
+from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy, precision_recall
+
+
+def with_ground_truth(index: Index, truth: dict[str, GroundTruth]) -> Index:
+    """The images of the index that have a mask."""
+    return index.pick([row for row, image_id in enumerate(index.ids) if image_id in truth])
+
+
+def enlarge_grid(labels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """A label map on the grid (h, w) at an image's size: every pixel takes the nearest cell (aligned corners)."""
+    rows, columns = (
+        np.rint(np.linspace(0, n - 1, side)).astype(int) for n, side in zip(labels.shape, shape, strict=True)
+    )
+    return labels[rows][:, columns]
+
+
+def total_confusion(
+    truths: Iterable[NDArray[np.uint8]], predictions: Iterable[NDArray[np.uint8]], *, classes: int
+) -> NDArray[np.int64]:
+    """Confusion matrix (C+1, C+2) summed over images, see `confusion_matrix`."""
+    total = np.zeros((classes + 1, classes + 2), np.int64)
+    for mask, predicted in zip(truths, predictions, strict=True):
+        total += confusion_matrix(mask, predicted, classes=classes)
+    return total
+
+
+def write_quality(path: Path, confusion: NDArray[np.int64], classes: list[str]) -> None:
+    """Precision and recall per class; classes in neither truth nor labels have empty cells."""
+    rows = zip(["background", *classes], *precision_recall(confusion), iou_per_class(confusion), strict=True)
+    write_csv(path, ["class", "precision", "recall", "iou"], ([name, *map(_cell, values)] for name, *values in rows))
+
+
+class Scores:
+    """A network's confusion matrices over the evaluation split, without and with CRF."""
+
+    def __init__(self, classes: list[str]) -> None:
+        self.names = ["background", *classes]
+        shape = len(self.names), len(self.names) + 1
+        self.plain, self.refined = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+
+    def add(self, mask: NDArray[np.uint8], *, plain: NDArray[np.uint8], refined: NDArray[np.uint8]) -> None:
+        classes = len(self.names) - 1
+        self.plain += confusion_matrix(mask, plain, classes=classes)
+        self.refined += confusion_matrix(mask, refined, classes=classes)
+
+    def metrics(self) -> dict[str, object]:
+        """mIoU over the classes that occur in truth or prediction; `absent` names those that the truth lacks."""
+        plain, refined = iou_per_class(self.plain), iou_per_class(self.refined)
+        absent = [name for name, row in zip(self.names, self.refined, strict=True) if not row.sum()]
+        return {
+            "miou": mean_iou(plain),
+            "miou_crf": mean_iou(refined),
+            "pixel_accuracy": pixel_accuracy(self.plain),
+            "pixel_accuracy_crf": pixel_accuracy(self.refined),
+            "absent": absent,
+        }
+
+    def write_confusion(self, path: Path) -> None:
+        """Long CSV actual,predicted,share (with CRF): of the pixels of a class, the share that was called so."""
+        rows = []
+        for actual, counts in zip(self.names, self.refined[:, :-1], strict=True):
+            if counts.sum():
+                shares = counts / counts.sum()
+                rows += [(actual, predicted, _cell(share)) for predicted, share in zip(self.names, shares, strict=True)]
+        write_csv(path, ["actual", "predicted", "share"], rows)
+
+
+def write_per_class(path: Path, scores: dict[str, Scores]) -> None:
+    """CSV class, then IoU of each network without and with CRF; classes in neither truth nor prediction left out."""
+    columns = {}
+    for name, score in scores.items():
+        columns[name], columns[f"{name}_crf"] = iou_per_class(score.plain), iou_per_class(score.refined)
+    names = next(iter(scores.values())).names
+    rows = zip(names, *columns.values(), strict=True)
+    kept = ([name, *map(_cell, values)] for name, *values in rows if np.isfinite(values).any())
+    write_csv(path, ["class", *columns], kept)
+
+
+def _cell(value: float) -> object:
+    return round(float(value), 6) if np.isfinite(value) else ""

@@ -1,0 +1,126 @@
+"""Seeds of a whole data set: activation maps in this process, saliency in others, rows for seeds.h5 in order."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dsrg import parallel
+from dsrg.artifacts.seeds_h5 import SeedRow
+from dsrg.data.images import read_image
+from dsrg.data.index import Index
+from dsrg.errors import InputError
+from dsrg.files import write_csv
+from dsrg.inference.cams import activation_maps
+from dsrg.inference.squares import image_batches
+from dsrg.method.growing import UNLABELLED
+from dsrg.method.saliency import combined, mbd, rbd
+from dsrg.method.seeds import make_seeds, normalise_cams
+from dsrg.networks.network import Classifier, grid_size
+from dsrg.params import Saliency, Seeds
+from dsrg.progress import tracked
+
+SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
+
+
+def saliency_map(path: Path, *, saliency: Saliency, grid: int) -> NDArray[np.float32]:
+    """One image's saliency by the chosen method, float32 (grid, grid), 0..1.
+
+    `maps` reads a ready map (8- or 16-bit grey PNG, scaled to 0..1) from the file `path` instead of the image.
+    """
+    cv2.setNumThreads(1)  # processes use the cores already
+    if saliency.method == "maps":
+        ready = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if ready is None or ready.ndim != 2:
+            raise InputError(f"{path}: expected a grey PNG with the image's saliency (saliency.maps)")
+        values = ready.astype(np.float32) / np.iinfo(ready.dtype).max
+    else:
+        settings = {"mbd": saliency.mbd.model_dump(), "rbd": saliency.rbd.model_dump()}
+        settings["combined"] = settings["mbd"] | settings["rbd"]
+        values = SALIENCY[saliency.method](read_image(path), **settings[saliency.method])
+    return cv2.resize(values, (grid, grid), interpolation=cv2.INTER_AREA)
+
+
+def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) -> Iterator[NDArray[np.float32]]:
+    """Saliency of every image, in order, over processes; raises InputError at once when ready maps are missing."""
+    if saliency.method == "maps":
+        paths = [Path(saliency.maps) / f"{image_id}.png" for image_id in index.ids]
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing:
+            raise InputError(f"saliency.maps: {saliency.maps}: no map {name}" for name in missing)
+    else:
+        paths = [root / path for path in index.paths]
+    return parallel.ordered_map(partial(saliency_map, saliency=saliency, grid=grid), paths)
+
+
+def seed_rows(
+    classifier: Classifier, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency, batch: int = 8
+) -> Iterator[SeedRow]:
+    """Seeds, saliency and the tagged classes' activation maps of each image of the index, in order.
+
+    The saliency method `cam` has no saliency of its own: the highest map of a tagged class stands for it, so that
+    background is where no class shows. `with_cam` takes the higher of both.
+    """
+    grid = grid_size(size)
+    maps = None if saliency.method == "cam" else saliency_maps(index, root, saliency=saliency, grid=grid)
+    for rows, images in image_batches(index, root, batch=batch):
+        present = torch.from_numpy(index.present[rows])
+        cams = activation_maps(classifier, images, size=size, scales=seeds.scales, flip=seeds.flip).cpu()
+        cams = normalise_cams(cams) * present[:, 1:, None, None]
+        # what the file holds is what the seeds are made from: float16
+        cams = cams.half().float()
+        salient = cams.amax(dim=1)
+        if maps is not None:
+            own = torch.from_numpy(np.stack([next(maps) for _ in rows])).half().float()
+            salient = torch.maximum(own, salient) if saliency.with_cam else own
+        chosen = make_seeds(
+            cams, salient, present, fg_thresh=seeds.fg_thresh, bg_thresh=seeds.bg_thresh, conflict=seeds.conflict
+        )
+        for place, row in enumerate(rows):
+            tagged = np.flatnonzero(index.present[row, 1:])
+            yield SeedRow(
+                index.ids[row],
+                index.present[row],
+                chosen[place].numpy(),
+                salient[place].numpy(),
+                cams[place, tagged].numpy(),
+                (tagged + 1).astype(np.uint8),
+            )
+
+
+class SeedCounts:
+    """What the seeds of a data set amount to, counted while they pass."""
+
+    def __init__(self, classes: list[str]) -> None:
+        self.classes = ["background", *classes]
+        self.pixels = np.zeros(len(self.classes), np.int64)
+        self.tagged = np.zeros(len(self.classes), np.int64)
+        self.seeded = np.zeros(len(self.classes), np.int64)
+        self.total = 0
+
+    def watch(self, rows: Iterable[SeedRow], *, name: str, total: int) -> Iterator[SeedRow]:
+        for row in tracked(rows, name, total):
+            pixels = np.bincount(row.seeds[row.seeds != UNLABELLED], minlength=len(self.classes))
+            self.pixels += pixels
+            self.tagged += row.present
+            self.seeded += (pixels > 0) & row.present
+            self.total += row.seeds.size
+            yield row
+
+    def metrics(self) -> dict[str, float]:
+        """Share of all pixels that are seeds, of foreground and background, and of tags that got a seed."""
+        return {
+            "coverage": float(self.pixels.sum() / self.total),
+            "foreground": float(self.pixels[1:].sum() / self.total),
+            "background": float(self.pixels[0] / self.total),
+            "tags_seeded": float(self.seeded[1:].sum() / max(self.tagged[1:].sum(), 1)),
+        }
+
+    def write_table(self, path: Path) -> None:
+        header = ["class", "images", "images_seeded", "pixels", "coverage"]
+        columns = self.classes, self.tagged, self.seeded, self.pixels, (self.pixels / self.total).round(6)
+        write_csv(path, header, zip(*columns, strict=True))

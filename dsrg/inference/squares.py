@@ -1,0 +1,31 @@
+"""Images of any shape as squares of 8k+1 pixels, what the networks were trained on."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dsrg.data.batches import WHOLE, cut_image
+from dsrg.data.images import read_image
+from dsrg.data.index import Index
+
+
+def scaled_side(size: int, scale: float) -> int:
+    """The side of the form 8k+1 nearest to scale * size: 0.75 of 321 -> 241."""
+    return 8 * round((scale * size - 1) / 8) + 1
+
+
+def squares(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
+    """uint8 (H, W, 3) of any sizes -> uint8 (B, 3, side, side)."""
+    cut = np.stack([cut_image(image, WHOLE, size=side) for image in images])
+    return torch.from_numpy(cut.transpose(0, 3, 1, 2).copy())
+
+
+def image_batches(index: Index, root: Path, *, batch: int) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
+    """Rows of the index and their images, a few at a time, in order."""
+    for start in range(0, len(index), batch):
+        rows = list(range(start, min(start + batch, len(index))))
+        yield rows, [read_image(root / index.paths[row]) for row in rows]

@@ -1,0 +1,135 @@
+"""The training loop, one for the classifier, the DSRG network and retraining."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from dsrg.data.batches import Batch, Batches
+from dsrg.progress import track
+from dsrg.training.curves import Curves
+from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
+from dsrg.training.resume import Checkpoints
+
+# (network, batch, step) -> the loss, and the named values worth a curve, scalars still on the device
+Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
+
+LOG_EVERY = 10  # steps between points of the curves
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class NotFiniteError(RuntimeError):
+    """The loss became NaN or infinite: the message names the steps, the images and the last checkpoint."""
+
+
+def set_up_torch(seed: int) -> None:
+    """Seed torch and choose its deterministic algorithms: same params, same bits."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.manual_seed(seed)
+
+
+def fit(
+    network: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    *,
+    name: str,
+    steps: int,
+    precision: str,
+    optimiser: dict,
+    scratch: Path,
+    live: Path,
+    watch: Callable[[nn.Module, int], None] | None = None,
+) -> nn.Module:
+    """Train `network` for `steps` steps and return it, in evaluation mode, on its device.
+
+    Goes on from the checkpoint in `scratch`, where there is one. A step is a function of the state before it and of
+    the step's number, so the weights come out the same to the bit (on CPU) however often it was interrupted.
+
+    Args:
+        precision: "fp32", or "bf16" for convolutions in bfloat16 with float32 weights.
+        optimiser: params of the section `optimiser`.
+        live: folder for the curves.
+        watch: called with the network and the number of steps done after every step.
+
+    Raises:
+        NotFiniteError: when the loss is not finite.
+    """
+    fabric = Fabric(accelerator="auto", devices=1, precision=PRECISIONS[precision])
+    network = network.to(memory_format=torch.channels_last)
+    rates = {key: optimiser[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
+    groups = parameter_groups(network, **rates)
+    network, optim = fabric.setup(
+        network, build_optimiser(groups, name=optimiser["name"], momentum=optimiser["momentum"])
+    )
+    schedule = {key: optimiser[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
+
+    checkpoints = Checkpoints(scratch, live)
+    state = checkpoints.load()
+    start = 0
+    if state is not None:
+        start = state["step"]
+        network.load_state_dict(state["network"])
+        optim.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
+        print(f"{name}: going on from step {start} of {steps} ({scratch})", flush=True)
+    curves = Curves(live, resume=state is not None)
+
+    network.train()
+    recent: list[tuple[dict[str, Tensor], list[str]]] = []
+    last_saved, interval = time.monotonic(), float(os.environ.get("DSRG_CHECKPOINT_SECONDS", "60"))
+    with track(name, steps, start=start) as tracker:
+        for step, batch in enumerate(batches.ahead(start, steps), start):
+            factor = lr_factor(step, steps=steps, **schedule)
+            for group in optim.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            loss, values = objective(network, batch.to(fabric.device), step)
+            optim.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            optim.step()
+
+            recent.append((values, batch.ids))
+            done, note = step + 1, ""
+            if watch is not None:
+                watch(network, done)
+            if done % LOG_EVERY == 0 or done == steps:
+                means = _means(recent, done=done, scratch=scratch)
+                curves.log(done, {**means, "lr": optim.param_groups[0]["lr"]})
+                note = f"loss {means['loss']:.4f}"
+                recent.clear()
+                if time.monotonic() - last_saved > interval and done < steps:
+                    checkpoints.save(_state(done, network, optim))
+                    last_saved = time.monotonic()
+            tracker.advance(note)
+    curves.close()
+    return network.module.eval()
+
+
+def _state(step: int, network: nn.Module, optim: torch.optim.Optimizer) -> dict:
+    return {
+        "step": step,
+        "network": network.state_dict(),
+        "optimiser": optim.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+
+
+def _means(recent: list, *, done: int, scratch: Path) -> dict[str, float]:
+    """Mean of each value over the steps since the last point, fetched from the device at once."""
+    names = list(recent[0][0])
+    table = torch.stack([torch.stack([values[name].float() for name in names]) for values, _ in recent]).cpu()
+    losses = table[:, names.index("loss")]
+    if not losses.isfinite().all():
+        row = int((~losses.isfinite()).nonzero()[0])
+        raise NotFiniteError(
+            f"loss is {losses[row]:.0f} at step {done - len(recent) + row + 1} with the images "
+            f"{', '.join(recent[row][1])}; the last good checkpoint, if there is one, is in {scratch}. "
+            "A lower learning rate or precision: fp32 usually helps"
+        )
+    return dict(zip(names, table.mean(dim=0).tolist(), strict=True))

@@ -1,0 +1,66 @@
+"""How the supervision of a few fixed images grows during training (paper figure 1)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dsrg.artifacts.label_png import write_label_png
+from dsrg.data.images import read_image
+from dsrg.data.index import Index
+from dsrg.files import whole_file
+from dsrg.inference.squares import squares
+from dsrg.method.losses import smoothed_softmax
+from dsrg.training.supervision import Supervisor
+
+
+def watched_steps(steps: int, times: int) -> list[int]:
+    """`times` moments spread evenly over a training of `steps`, the end included."""
+    return sorted({max(1, round(steps * moment / times)) for moment in range(1, times + 1)})
+
+
+class GrowthWatch:
+    """Called after a step of training, writes the images' grown seeds to folder/ID/STEP.png at the chosen steps.
+
+    Args:
+        index: the images to watch, K of them; seen whole, not augmented, as squares of `size` pixels.
+        seeds: uint8 (K, h, w).
+        steps, times: look at `times` moments of a training of `steps` steps, see `watched_steps`.
+        folder: where unfinished trainings keep their files, so that a resumed one has the early moments too.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        seeds: NDArray[np.uint8],
+        *,
+        root: Path,
+        size: int,
+        supervisor: Supervisor,
+        min_prob: float,
+        steps: int,
+        times: int,
+        folder: Path,
+    ) -> None:
+        self.ids, self.folder = index.ids, folder
+        self.pictures = [read_image(root / path) for path in index.paths]
+        self.seeds, self.present = seeds, torch.from_numpy(index.present)
+        self.size, self.supervisor, self.min_prob = size, supervisor, min_prob
+        self.moments = watched_steps(steps, times)
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, step: int) -> None:
+        if step not in self.moments or not self.ids:
+            return
+        network.eval()  # draws no random numbers, so watching changes nothing
+        device = next(network.parameters()).device
+        images, seeds, present = squares(self.pictures, self.size), torch.from_numpy(self.seeds), self.present
+        images, seeds, present = images.to(device), seeds.to(device), present.to(device)
+        probs = smoothed_softmax(network(images).float(), min_prob=self.min_prob)
+        grown = self.supervisor(images, probs, seeds, present, step=step - 1).labels.cpu().numpy()
+        for image_id, labels in zip(self.ids, grown, strict=True):
+            with whole_file(self.folder / image_id / f"{step:06d}.png") as temporary:
+                write_label_png(temporary, labels)
+        network.train()

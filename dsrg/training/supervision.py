@@ -1,0 +1,55 @@
+"""What a training step learns from: CRF once, then seeds grown on it (paper section 3.3, "dynamic supervision")."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsrg.method.crf import clamped, dense_crf, unary_energies
+from dsrg.method.growing import UNLABELLED, grow
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """labels: grown seeds, uint8 (B, h, w); crf_probs: float (B, C+1, h, w), or None where nothing needs the CRF."""
+
+    labels: Tensor
+    crf_probs: Tensor | None
+
+
+class Supervisor:
+    """Turns the network's present opinion into labels, always starting from the seeds again.
+
+    Args:
+        crf: the training CRF's kernel parameters and `unary` (params `crf.train`).
+        grow: fg_thresh, bg_thresh, `enabled`, `start` (first step that grows), `on` ("crf" or "softmax")
+            (params `grow`).
+        boundary_loss: whether the step needs the CRF's output for its loss.
+    """
+
+    def __init__(self, *, crf: dict, grow: dict, boundary_loss: bool) -> None:
+        self.kernel = {key: value for key, value in crf.items() if key not in ("unary", "min_prob")}
+        self.unary, self.min_prob = crf["unary"], crf["min_prob"]
+        self.thresholds = {"fg_thresh": grow["fg_thresh"], "bg_thresh": grow["bg_thresh"]}
+        self.enabled, self.start, self.on = grow["enabled"], grow["start"], grow["on"]
+        self.boundary_loss = boundary_loss
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, probs: Tensor, seeds: Tensor, present: Tensor, *, step: int) -> Supervision:
+        """images uint8 (B, 3, S, S), probs float32 (B, C+1, h, w), seeds uint8 (B, h, w), present bool (B, C+1)."""
+        growing = self.enabled and step >= self.start
+        crf_probs = None
+        if self.boundary_loss or (growing and self.on == "crf"):
+            # every eighth pixel is the aligned-corners resize of an 8k+1 square to its grid
+            small = images[:, :, ::8, ::8]
+            energies = unary_energies(probs, unary=self.unary, min_prob=self.min_prob)
+            crf_probs = clamped(dense_crf(small, energies, **self.kernel), min_prob=self.min_prob)
+        if not growing:
+            return Supervision(seeds, crf_probs)
+        source = crf_probs if self.on == "crf" else probs
+        return Supervision(grow(seeds, source, present, **self.thresholds), crf_probs)
+
+
+def labelled_share(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of all pixels labelled foreground and background, scalars."""
+    return ((labels != 0) & (labels != UNLABELLED)).float().mean(), (labels == 0).float().mean()
