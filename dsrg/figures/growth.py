@@ -1,0 +1,26 @@
+"""Strips of growing supervision, one an image (paper figure 1)."""
+
+import shutil
+from pathlib import Path
+
+from dsrg.data.images import read_mask
+from dsrg.figures.overlays import panels, write_picture
+from dsrg.figures.steps import growth_pictures
+from dsrg.files import whole_folder
+from dsrg.training.growth_watch import GrowthWatch
+
+
+def write_growth(watch: GrowthWatch, *, maps: Path, strips: Path) -> None:
+    """Move what was watched to maps/ID/STEP.png (label maps on the grid) and draw strips/ID.png."""
+    with whole_folder(maps) as folder:
+        if watch.folder.is_dir():
+            shutil.copytree(watch.folder, folder, dirs_exist_ok=True)
+    with whole_folder(strips) as folder:
+        for image_id, image, seeds in zip(watch.ids, watch.pictures, watch.seeds, strict=True):
+            pictures = growth_pictures(image, seeds=seeds, grown=read_growth(maps, image_id))
+            write_picture(folder / f"{image_id}.png", panels([(image_id, image), *pictures]))
+
+
+def read_growth(maps: Path, image_id: str) -> dict:
+    """Grown seeds by step, uint8 (h, w) each; empty for an image that was not watched."""
+    return {int(path.stem): read_mask(path) for path in sorted((maps / image_id).glob("*.png"))}

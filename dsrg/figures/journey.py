@@ -1,0 +1,52 @@
+"""One image's whole way through the pipeline, in one picture."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dsrg.artifacts.seeds_h5 import read_seeds
+from dsrg.data.classes import read_classes
+from dsrg.data.images import read_image, read_mask
+from dsrg.data.index import read_ground_truth, read_index
+from dsrg.errors import InputError
+from dsrg.figures.growth import read_growth
+from dsrg.figures.overlays import overlay, panels, write_picture
+from dsrg.figures.steps import growth_pictures, seed_pictures
+from dsrg.inference.predict import label_map, load_segmenter, prediction_jobs
+from dsrg.params import Params
+
+
+def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path, params: Params) -> None:
+    """Two rows: image, activation maps, saliency, seeds; then growth, pseudo label, prediction, ground truth.
+
+    Evaluation images have only prediction and ground truth. Raises InputError for an unknown id or missing files.
+    """
+    classes = read_classes(file["classes"])
+    index = read_index(file["index"], classes)
+    if image_id not in index.ids:
+        raise InputError(f"{image_id}: no such image in {file['index']}")
+    one = index.pick([index.ids.index(image_id)])
+    image = read_image(root / one.paths[0])
+
+    segmenter, model = load_segmenter(file["retrain"], made_by="retrain")
+    settings = params.evaluate.model_dump(include={"scales", "flip", "merge"})
+    kernel = params.crf.test.model_dump()
+    (job,) = prediction_jobs(
+        segmenter, one, root, size=model.size, kernel=kernel, tags_only=False, unsure_below=0, **settings
+    )
+    results = [("prediction", overlay(image, label_map(job)))]
+    truth = read_ground_truth(file["ground_truth"])
+    if image_id in truth:
+        results.append(("ground truth", overlay(image, read_mask(root / truth[image_id].mask))))
+    rows = [[(image_id, image), *results]]
+    if one.splits[0] == "train":
+        seeds = read_seeds(file["seeds"], classes=classes)
+        labels, (saliency, cams) = seeds.in_order([image_id])[0], seeds.maps(image_id)
+        first = seed_pictures(image, cams=cams, saliency=saliency, seeds=labels, classes=classes)
+        growth = growth_pictures(image, seeds=labels, grown=read_growth(file["growth"], image_id))[1:]
+        pseudo = ("pseudo label", overlay(image, read_mask(file["pseudo_labels"] / f"{image_id}.png")))
+        rows = [first, [*growth, pseudo, *results]]
+    pictures = [panels(row, height=200) for row in rows]
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [np.pad(p, ((0, 8), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
+    write_picture(out, np.concatenate(padded))

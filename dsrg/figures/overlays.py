@@ -1,0 +1,42 @@
+"""Label maps drawn over their images."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrg.data.palette import voc_palette
+from dsrg.files import whole_file
+
+CAPTION = 18  # pixels above a panel
+GAP = 4
+
+
+def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8], *, opacity: float = 0.6) -> NDArray[np.uint8]:
+    """Class colours over the image (H, W, 3): classes get an outline, background is darkened, 255 stays as it is."""
+    labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    colours = voc_palette()[labels]
+    mixed = np.where((labels == 255)[..., None], image, (1 - opacity) * image + opacity * colours).astype(np.uint8)
+    edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    mixed[edges & (labels != 255)] = 255
+    return mixed
+
+
+def panels(pictures: list[tuple[str, NDArray[np.uint8]]], *, height: int = 160) -> NDArray[np.uint8]:
+    """Pictures (caption, (H, W, 3)) side by side at one height, captions above, on white."""
+    columns = []
+    for caption, picture in pictures:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        panel = np.full((CAPTION + height, width, 3), 255, np.uint8)
+        panel[CAPTION:] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        cv2.putText(panel, caption, (2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        columns += [panel, np.full((CAPTION + height, GAP, 3), 255, np.uint8)]
+    return np.concatenate(columns[:-1], axis=1)
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """RGB uint8 (H, W, 3) to PNG, whole or not at all."""
+    _, png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    with whole_file(path) as temporary:
+        temporary.write_bytes(png)

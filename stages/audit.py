@@ -1,0 +1,34 @@
+"""Hold seeds and pseudo labels against the training masks, where there are any. Nothing depends on this stage."""
+
+from dsrg.artifacts.label_png import LabelFolder
+from dsrg.artifacts.seeds_h5 import read_seeds
+from dsrg.data.classes import read_classes
+from dsrg.data.images import read_mask
+from dsrg.data.index import read_ground_truth, read_index
+from dsrg.files import write_json
+from dsrg.inference.scoring import enlarge_grid, total_confusion, with_ground_truth, write_quality
+from dsrg.method.metrics import label_quality
+from dsrg.pipeline import Stage, run_stage
+
+
+def audit(stage: Stage) -> None:
+    classes = read_classes(stage.file["classes"])
+    truth = read_ground_truth(stage.file["ground_truth"])
+    index = with_ground_truth(read_index(stage.file["index"], classes).split("train"), truth)
+    seeds = read_seeds(stage.file["seeds"], classes=classes).in_order(index.ids)
+    shapes = zip(index.heights, index.widths, strict=True)
+    label_maps = {
+        "seeds": (enlarge_grid(row, shape) for row, shape in zip(seeds, shapes, strict=True)),
+        "pseudo_labels": LabelFolder(stage.file["pseudo_labels"], index.ids, made_by="make_pseudo_labels"),
+    }
+    metrics = {}
+    for name, maps in label_maps.items():
+        masks = (read_mask(stage.data_root / truth[image_id].mask) for image_id in index.ids)
+        confusion = total_confusion(masks, maps, classes=len(classes))
+        metrics[name] = label_quality(confusion)
+        write_quality(stage.results / f"{name}.csv", confusion, classes)
+    write_json(stage.results / "metrics.json", metrics)
+
+
+if __name__ == "__main__":
+    run_stage(audit)

@@ -1,0 +1,12 @@
+"""Draw the demo data set in the VOC layout."""
+
+from dsrg.data.shapes import draw_dataset
+from dsrg.pipeline import Stage, run_stage
+
+
+def draw_shapes(stage: Stage) -> None:
+    draw_dataset(stage.file["shapes"], **stage.params.shapes.model_dump())
+
+
+if __name__ == "__main__":
+    run_stage(draw_shapes)

@@ -1,0 +1,42 @@
+"""Label every training image with the trained network, its tags and the fully connected CRF."""
+
+from dsrg.artifacts.label_png import write_label_png
+from dsrg.data.classes import read_classes
+from dsrg.data.images import read_image
+from dsrg.data.index import read_index
+from dsrg.figures.overlays import overlay, panels, write_picture
+from dsrg.files import whole_folder
+from dsrg.inference.predict import label_maps, load_segmenter, prediction_jobs
+from dsrg.pipeline import Stage, run_stage
+from dsrg.progress import tracked
+
+
+def make_pseudo_labels(stage: Stage) -> None:
+    params, pseudo = stage.params, stage.params.pseudo_labels
+    classes = read_classes(stage.file["classes"])
+    index = read_index(stage.file["index"], classes).split("train")
+    segmenter, model = load_segmenter(stage.file["dsrg"], made_by="train_dsrg")
+    jobs = prediction_jobs(
+        segmenter,
+        index,
+        stage.data_root,
+        size=model.size,
+        scales=pseudo.scales,
+        flip=pseudo.flip,
+        merge=pseudo.merge,
+        kernel=params.crf.test.model_dump() if pseudo.crf else None,
+        tags_only=pseudo.tags_only,
+        unsure_below=pseudo.unsure_below,
+    )
+    labels = tracked(label_maps(jobs), stage.name, len(index))
+    with whole_folder(stage.file["pseudo_labels"]) as folder, whole_folder(stage.results / "overlays") as overlays:
+        for row, (image_id, label_map) in enumerate(zip(index.ids, labels, strict=True)):
+            write_label_png(folder / f"{image_id}.png", label_map)
+            if row < pseudo.overlays:
+                image = read_image(stage.data_root / index.paths[row])
+                pictures = [(image_id, image), ("pseudo label", overlay(image, label_map))]
+                write_picture(overlays / f"{image_id}.png", panels(pictures))
+
+
+if __name__ == "__main__":
+    run_stage(make_pseudo_labels)

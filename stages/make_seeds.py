@@ -1,0 +1,44 @@
+"""Activation maps and saliency to seeds: what the segmentation network starts from."""
+
+import json
+
+from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
+from dsrg.data.classes import read_classes
+from dsrg.data.index import read_index
+from dsrg.figures.seeds import write_seed_overlays
+from dsrg.files import write_json
+from dsrg.inference.cams import load_classifier
+from dsrg.inference.seeding import SeedCounts, seed_rows
+from dsrg.networks.network import grid_size
+from dsrg.pipeline import Stage, run_stage
+
+
+def make_seeds(stage: Stage) -> None:
+    params, seeds = stage.params, stage.params.seeds
+    classes = read_classes(stage.file["classes"])
+    index = read_index(stage.file["index"], classes).split("train")
+    classifier = load_classifier(stage.file["cam"], made_by="train_cam")
+    counts = SeedCounts(classes)
+    rows = seed_rows(classifier, index, stage.data_root, size=params.data.size, seeds=seeds, saliency=params.saliency)
+    write_seeds(
+        stage.file["seeds"],
+        counts.watch(rows, name=stage.name, total=len(index)),
+        count=len(index),
+        grid=grid_size(params.data.size),
+        classes=classes,
+        params=json.dumps(seeds.model_dump() | {"saliency": params.saliency.model_dump()}),
+    )
+    write_seed_overlays(
+        stage.results / "overlays",
+        read_seeds(stage.file["seeds"], classes=classes),
+        index,
+        stage.data_root,
+        classes=classes,
+        count=seeds.overlays,
+    )
+    write_json(stage.results / "metrics.json", counts.metrics())
+    counts.write_table(stage.results / "per_class.csv")
+
+
+if __name__ == "__main__":
+    run_stage(make_seeds)

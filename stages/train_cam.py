@@ -1,0 +1,52 @@
+"""Train the classifier on image tags and report its mean average precision."""
+
+from dsrg.artifacts.model_file import Model, save_model
+from dsrg.data.batches import Batches
+from dsrg.data.classes import read_classes
+from dsrg.data.index import read_index
+from dsrg.files import write_json
+from dsrg.inference.tags import mean_average_precision, tag_scores
+from dsrg.networks.weights import initial_classifier
+from dsrg.pipeline import Stage, run_stage
+from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.tag_objective import tag_objective
+
+
+def train_cam(stage: Stage) -> None:
+    params, cam = stage.params, stage.params.cam
+    classes = read_classes(stage.file["classes"])
+    index = read_index(stage.file["index"], classes)
+    set_up_torch(params.seed)
+    network = {"backbone": params.network.backbone, "output_stride": params.network.output_stride}
+    batches = Batches(
+        index.split("train"),
+        root=stage.data_root,
+        labels=None,
+        size=params.data.size,
+        batch=cam.batch,
+        seed=params.seed,
+        **cam.augment.model_dump(),
+    )
+    classifier = fit(
+        initial_classifier(classes=len(classes), weights=params.network.weights, **network),
+        tag_objective,
+        batches,
+        name=stage.name,
+        steps=cam.steps,
+        precision=cam.precision,
+        optimiser=cam.optimiser.model_dump(),
+        scratch=stage.scratch,
+        live=stage.results / "live",
+    )
+    metrics = {}
+    for split in ("train", "val"):
+        images = index.split(split)
+        scores = tag_scores(classifier, images, stage.data_root, size=params.data.size)
+        metrics[f"map_{split}"] = mean_average_precision(scores, images.present)
+    write_json(stage.results / "metrics.json", metrics)
+    save_model(stage.file["cam"], Model("classifier", classes, network, params.data.size, classifier.state_dict()))
+    stage.finish()
+
+
+if __name__ == "__main__":
+    run_stage(train_cam)

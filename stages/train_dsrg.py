@@ -1,0 +1,67 @@
+"""Train the segmentation network on seeds that grow while it learns."""
+
+from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.seeds_h5 import read_seeds
+from dsrg.data.batches import Batches
+from dsrg.data.classes import read_classes
+from dsrg.data.index import read_index
+from dsrg.figures.growth import write_growth
+from dsrg.networks.network import grid_size
+from dsrg.networks.weights import initial_segmenter
+from dsrg.pipeline import Stage, run_stage
+from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.growth_watch import GrowthWatch
+from dsrg.training.seed_objective import seed_objective
+from dsrg.training.supervision import Supervisor
+
+
+def train_dsrg(stage: Stage) -> None:
+    params, dsrg = stage.params, stage.params.dsrg
+    classes = read_classes(stage.file["classes"])
+    index = read_index(stage.file["index"], classes).split("train")
+    seeds = read_seeds(stage.file["seeds"], classes=classes, grid=grid_size(params.data.size)).in_order(index.ids)
+    set_up_torch(params.seed)
+    network = params.network.model_dump(exclude={"weights"})
+    supervisor = Supervisor(
+        crf=params.crf.train.model_dump(), grow=params.grow.model_dump(), boundary_loss=dsrg.boundary_loss
+    )
+    batches = Batches(
+        index,
+        root=stage.data_root,
+        labels=seeds,
+        size=params.data.size,
+        batch=dsrg.batch,
+        seed=params.seed,
+        **dsrg.augment.model_dump(),
+    )
+    watched = range(min(dsrg.watch_images, len(index)))
+    watch = GrowthWatch(
+        index.pick(watched),
+        seeds[watched],
+        root=stage.data_root,
+        size=params.data.size,
+        supervisor=supervisor,
+        min_prob=dsrg.min_prob,
+        steps=dsrg.steps,
+        times=dsrg.watch_times,
+        folder=stage.scratch / "growth",
+    )
+    segmenter = fit(
+        initial_segmenter(classes=len(classes), weights=params.network.weights, **network),
+        seed_objective(supervisor=supervisor, balanced=dsrg.seed_loss == "balanced", min_prob=dsrg.min_prob),
+        batches,
+        name=stage.name,
+        steps=dsrg.steps,
+        precision=dsrg.precision,
+        optimiser=dsrg.optimiser.model_dump(),
+        scratch=stage.scratch,
+        live=stage.results / "live",
+        watch=watch,
+    )
+    write_growth(watch, maps=stage.file["growth"], strips=stage.results / "growth")
+    save_model(stage.file["dsrg"], Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
+    stage.finish()
+
+
+if __name__ == "__main__":
+    run_stage(train_dsrg)

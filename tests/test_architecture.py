@@ -1,0 +1,174 @@
+"""The house stands: who may import whom, what the method keeps its hands off, and that its examples are true."""
+
+import ast
+import doctest
+import importlib
+
+import pytest
+from closure import ROOT, imports
+
+# From the ground up. A module imports from its own floor and from those below it.
+FLOORS = [
+    ["dsrg.errors"],
+    ["dsrg.files", "dsrg.parallel", "dsrg.progress"],
+    ["dsrg.params"],
+    ["dsrg.method"],
+    ["dsrg.data"],
+    ["dsrg.artifacts"],
+    ["dsrg.networks"],
+    ["dsrg.inference"],
+    ["dsrg.training"],
+    ["dsrg.figures"],
+    ["dsrg.pipeline"],
+    ["dsrg.inspect"],
+    ["dsrg.cli"],
+]
+HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
+
+METHOD_OUTSIDE = {"cv2", "dsrg", "numpy", "pydensecrf", "torch", "collections"}
+OPENERS = {"open", "Path", "imread", "imwrite", "load", "save", "fromfile", "tofile", "loadtxt", "savetxt"}
+
+
+def modules(folder: str) -> dict[str, str]:
+    """Module name -> file, of every Python file below a folder of the project."""
+    files = (path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py"))
+    return {file.with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): str(file) for file in files}
+
+
+MODULES = modules("dsrg") | modules("stages")
+METHOD = sorted(name for name in MODULES if name.startswith("dsrg.method"))
+
+
+def floor(module: str) -> str | None:
+    """dsrg.data of dsrg.data.images; None of the root package, which every import names and nothing stands on."""
+    return ".".join(module.split(".")[:2]) if "." in module else None
+
+
+def complaint(module: str, imported: str) -> str | None:
+    """What is wrong with `module` naming `imported` in an import, if anything."""
+    own, other = floor(module), floor(imported)
+    if other is None or other == own:
+        return None
+    if module.startswith("stages."):
+        allowed = other in HEIGHT and other != "dsrg.cli"
+    elif other == "dsrg.pipeline":
+        allowed = own == "dsrg.cli"
+    elif (own, other) == ("dsrg.method", "dsrg.params"):
+        allowed = False
+    else:
+        allowed = HEIGHT.get(other, len(FLOORS)) <= HEIGHT[own]
+    return None if allowed else f"{module} must not import {imported}"
+
+
+def openings(source: str) -> list[str]:
+    """Names by which a source could reach a file: calls, attributes and imports."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            found.append(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.append(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found += [alias.name for alias in node.names]
+    return sorted(OPENERS.intersection(found))
+
+
+def packages(source: str) -> set[str]:
+    """Top-level packages that a source imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+# Floors
+
+
+def test_every_module_has_a_floor():
+    homeless = [name for name in MODULES if name.startswith("dsrg.") and floor(name) not in HEIGHT]
+    assert not homeless, f"give them a place in FLOORS: {homeless}"
+
+
+def test_imports_point_downwards():
+    named = [(module, name) for module, file in MODULES.items() if "." in module for name in imports(file)]
+    assert len(named) > 100
+    assert [line for line in (complaint(*pair) for pair in named) if line] == []
+
+
+def test_the_root_package_imports_nothing_of_the_project():
+    """Whatever it imported, every worker process and every stage would depend on."""
+    assert not imports("dsrg/__init__.py") and not imports("stages/__init__.py")
+
+
+def test_imports_are_absolute():
+    """Relative ones would escape the two tests above."""
+    for file in MODULES.values():
+        nodes = ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        assert not [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level], file
+
+
+@pytest.mark.parametrize(
+    "module, imported",
+    [
+        ("dsrg.errors", "dsrg.files.sha256"),
+        ("dsrg.method.crf", "dsrg.params.Params"),
+        ("dsrg.method.crf", "dsrg.networks.network"),
+        ("dsrg.data.index", "dsrg.artifacts.seeds_h5"),
+        ("dsrg.inference.predict", "dsrg.training.fit"),
+        ("dsrg.figures.overlays", "dsrg.pipeline"),
+        ("dsrg.inspect.page", "dsrg.pipeline.run_stage"),
+        ("dsrg.data.index", "stages.prepare"),
+        ("dsrg.cli", "stages.prepare"),
+        ("stages.retrain", "dsrg.cli"),
+        ("stages.retrain", "stages.train_dsrg"),
+        ("stages.retrain", "dsrg.nowhere"),
+    ],
+)
+def test_a_wrong_import_is_noticed(module, imported):
+    assert complaint(module, imported) == f"{module} must not import {imported}"
+
+
+@pytest.mark.parametrize(
+    "module, imported",
+    [
+        ("dsrg.method.crf", "dsrg.parallel"),
+        ("dsrg.method.crf", "dsrg"),
+        ("dsrg.method.crf", "dsrg.method.growing.grow"),
+        ("dsrg.training.fit", "dsrg.inference.predict"),
+        ("dsrg.cli", "dsrg.pipeline"),
+        ("stages.retrain", "dsrg.pipeline.run_stage"),
+    ],
+)
+def test_a_right_import_is_allowed(module, imported):
+    assert complaint(module, imported) is None
+
+
+# The method: tensors in, tensors out
+
+
+@pytest.mark.parametrize("module", METHOD)
+def test_the_method_opens_no_file_and_knows_no_network(module):
+    source = (ROOT / MODULES[module]).read_text(encoding="utf-8")
+    assert openings(source) == []
+    assert packages(source) <= METHOD_OUTSIDE
+    assert {floor(name) for name in imports(MODULES[module])} <= {None, "dsrg.errors", "dsrg.parallel", "dsrg.method"}
+
+
+@pytest.mark.parametrize(
+    "source", ["open('a')", "from pathlib import Path", "import cv2\ncv2.imread('a')", "torch.load(x)", "a.tofile('b')"]
+)
+def test_a_file_opened_is_noticed(source):
+    assert openings(source)
+
+
+@pytest.mark.parametrize("module", METHOD)
+def test_the_examples_in_docstrings_are_true(module):
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
+
+
+def test_the_heart_of_the_method_has_examples():
+    for module in ("dsrg.method.growing", "dsrg.method.losses"):
+        assert doctest.testmod(importlib.import_module(module)).attempted > 0, module

@@ -1,0 +1,291 @@
+"""What stages hand to each other: model files, seeds.h5, label PNGs. Whole, the same bytes, and refused when damaged."""
+
+import hashlib
+import os
+import pickle
+import time
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dsrg.artifacts.label_png import LabelFolder, write_label_png
+from dsrg.artifacts.model_file import Model, load_model, save_model
+from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
+from dsrg.data.images import read_mask
+from dsrg.data.palette import voc_palette
+from dsrg.errors import InputError
+
+CLASSES = ["cat", "dög"]
+
+
+class RunsCode:
+    """A pickle of this would make a folder when it is loaded."""
+
+    def __init__(self, folder) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def md5(path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+class TestModelFile:
+    @pytest.fixture
+    def model(self):
+        torch.manual_seed(0)
+        conv = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        network = {"backbone": "vgg_mini", "rates": [1, 2], "dropout": 0.5}
+        return Model("segmenter", CLASSES, network, 321, conv.state_dict())
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        return tmp_path / "model.pt"
+
+    @staticmethod
+    def refusal(path, kind="segmenter") -> str:
+        with pytest.raises(InputError) as error:
+            load_model(path, kind=kind, made_by="train_dsrg")
+        assert str(path) in str(error.value) and "run the stage `train_dsrg` again" in str(error.value)
+        return str(error.value)
+
+    def test_comes_back_as_it_was(self, path, model):
+        save_model(path, model)
+        loaded = load_model(path, kind="segmenter", made_by="train_dsrg")
+        assert {**vars(loaded), "weights": 0} == {**vars(model), "weights": 0}
+        assert loaded.weights.keys() == model.weights.keys()
+        for name, value in model.weights.items():
+            assert torch.equal(loaded.weights[name], value)
+
+    def test_same_model_same_bytes_under_any_name(self, tmp_path, model):
+        for name in ("a.pt", "other name.pt"):
+            save_model(tmp_path / name, model)
+        assert md5(tmp_path / "a.pt") == md5(tmp_path / "other name.pt")
+
+    def test_another_kind(self, path, model):
+        save_model(path, model)
+        assert "holds a segmenter, expected a classifier" in self.refusal(path, kind="classifier")
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ({"format": "dsrg-model", "version": 2}, "version 2, this program reads 1"),
+            ({"format": "dsrg-model"}, "version None"),
+            ({"format": "dsrg-model", "version": 1, "kind": "segmenter"}, "not a complete model"),
+            ({"format": "dsrg-model", "version": 1, "surplus": 1}, "not a complete model"),
+            ({"format": "other", "version": 1}, "not a model file of this program"),
+            ({"weight": torch.zeros(2)}, "not a model file of this program"),
+            ([1], "not a model file of this program"),
+        ],
+    )
+    def test_other_torch_files(self, path, content, said):
+        torch.save(content, path)
+        assert said in self.refusal(path)
+
+    @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 garbage"])
+    def test_garbage(self, path, content):
+        path.write_bytes(content)
+        assert "not readable as a model" in self.refusal(path)
+
+    def test_truncated(self, path, model):
+        save_model(path, model)
+        path.write_bytes(path.read_bytes()[:-100])
+        assert "not readable as a model" in self.refusal(path)
+
+    def test_missing(self, path):
+        assert "no such file" in self.refusal(path)
+
+    @pytest.mark.parametrize("archive", [True, False])
+    def test_a_file_that_would_run_code_is_refused_before_it_does(self, path, tmp_path, archive):
+        content = {"format": "dsrg-model", "version": 1, "weights": RunsCode(tmp_path / "it ran")}
+        torch.save(content, path) if archive else path.write_bytes(pickle.dumps(content, protocol=2))
+        assert "not readable as a model" in self.refusal(path)
+        assert not (tmp_path / "it ran").exists()
+        (pickle.loads if not archive else lambda data: torch.load(path, weights_only=False))(path.read_bytes())
+        assert (tmp_path / "it ran").exists()  # it was a real one
+
+
+def seed_row(image_id: str, *, tags: list[int], grid: int = 5) -> SeedRow:
+    rng = np.random.default_rng(len(image_id))
+    present = np.zeros(3, bool)
+    present[[0, *tags]] = True
+    return SeedRow(
+        image_id,
+        present,
+        rng.choice(np.array([0, *tags, 255], np.uint8), (grid, grid)),
+        rng.random((grid, grid)).astype(np.float16),
+        rng.random((len(tags), grid, grid)).astype(np.float16),
+        np.array(tags, np.uint8),
+    )
+
+
+ROWS = [seed_row("a", tags=[2]), seed_row("bb", tags=[1, 2]), seed_row("ü c", tags=[]), seed_row("dddd", tags=[1])]
+
+
+def save_rows(path, rows=ROWS, **changes) -> None:
+    options = {"count": len(rows), "grid": 5, "classes": CLASSES, "params": "{}", **changes}
+    write_seeds(path, iter(rows), **options)
+
+
+class TestSeeds:
+    @pytest.fixture
+    def path(self, tmp_path):
+        path = tmp_path / "seeds.h5"
+        save_rows(path)
+        return path
+
+    @staticmethod
+    def refusal(path, classes=CLASSES, grid=5) -> str:
+        with pytest.raises(InputError) as error:
+            read_seeds(path, classes=classes, grid=grid)
+        assert str(path) in str(error.value) and "run the stage `make_seeds` again" in str(error.value)
+        return str(error.value)
+
+    def test_come_back_as_they_were(self, path):
+        seeds = read_seeds(path, classes=CLASSES, grid=5)
+        assert seeds.ids == [row.image_id for row in ROWS] and seeds.path == path
+        np.testing.assert_array_equal(seeds.present, [row.present for row in ROWS])
+        np.testing.assert_array_equal(seeds.seeds, [row.seeds for row in ROWS])
+        assert seeds.present.dtype == bool and seeds.seeds.dtype == np.uint8
+        for row in ROWS:
+            saliency, cams = seeds.maps(row.image_id)
+            assert saliency.dtype == np.float32
+            np.testing.assert_array_equal(saliency, row.saliency)
+            assert list(cams) == row.cam_class.tolist()
+            for place, number in enumerate(row.cam_class):
+                np.testing.assert_array_equal(cams[number], row.cams[place])
+
+    def test_layout_is_as_documented(self, path):
+        with h5py.File(path) as file:
+            layout = {name: (data.shape, data.dtype.str) for name, data in file.items() if name != "ids"}
+            assert layout == {
+                "present": ((4, 3), "|b1"),
+                "seeds": ((4, 5, 5), "|u1"),
+                "saliency": ((4, 5, 5), "<f2"),
+                "cams": ((4, 5, 5), "<f2"),
+                "cam_class": ((4,), "|u1"),
+                "cam_row": ((4,), "<i4"),
+            }
+            assert file["cam_row"][:].tolist() == [0, 1, 1, 3] and file["cam_class"][:].tolist() == [2, 1, 2, 1]
+            for name in ("seeds", "saliency", "cams"):
+                data = file[name]
+                assert data.chunks == (1, 5, 5) and data.compression == "gzip" and data.shuffle and data.fletcher32
+            wanted = {"format": "dsrg-seeds", "version": 1, "grid_stride": 8, "params": "{}", "complete": 1}
+            assert {key: value for key, value in file.attrs.items() if key != "classes"} == wanted
+
+    def test_same_seeds_same_bytes_a_second_later(self, path, tmp_path):
+        time.sleep(1.1)  # HDF5 keeps times in whole seconds, if it is let
+        save_rows(tmp_path / "later.h5")
+        assert md5(path) == md5(tmp_path / "later.h5")
+
+    def test_in_order_of_other_ids(self, path):
+        seeds = read_seeds(path, classes=CLASSES)
+        np.testing.assert_array_equal(seeds.in_order(["dddd", "a"]), [ROWS[3].seeds, ROWS[0].seeds])
+        with pytest.raises(InputError, match="no seeds for x, y; run the stage `make_seeds` again"):
+            seeds.in_order(["a", "x", "y"])
+
+    def test_images_without_any_tag(self, tmp_path):
+        save_rows(tmp_path / "none.h5", [ROWS[2]])
+        assert read_seeds(tmp_path / "none.h5", classes=CLASSES).maps("ü c")[1] == {}
+
+    def test_too_few_rows_leave_no_file(self, tmp_path):
+        with pytest.raises(ValueError, match="expected 5 rows, got 4"):
+            save_rows(tmp_path / "few.h5", count=5)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_error_between_rows_leaves_no_file(self, tmp_path):
+        def rows():
+            yield ROWS[0]
+            raise InputError("an image is broken")
+
+        with pytest.raises(InputError, match="broken"):
+            write_seeds(tmp_path / "half.h5", rows(), count=2, grid=5, classes=CLASSES, params="{}")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_other_classes_and_another_grid(self, path):
+        assert "made for the classes cat, dög" in self.refusal(path, classes=["dög", "cat"])
+        assert "made for the classes" in self.refusal(path, classes=["cat"])
+        assert "seeds of (5, 5) cells, data.size needs (41, 41)" in self.refusal(path, grid=41)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "said"),
+        [
+            ("complete", None, "incomplete"),
+            ("complete", 0, "incomplete"),
+            ("version", 2, "not a seeds file of version 1"),
+            ("format", "other", "not a seeds file"),
+            ("format", None, "not a seeds file"),
+            ("classes", None, "not readable"),
+        ],
+    )
+    def test_attributes(self, path, name, value, said):
+        with h5py.File(path, "r+") as file:
+            del file.attrs[name]
+            if value is not None:
+                file.attrs[name] = value
+        assert said in self.refusal(path)
+
+    @pytest.mark.parametrize("name", ["ids", "seeds", "present"])
+    def test_a_missing_column(self, path, name):
+        with h5py.File(path, "r+") as file:
+            del file[name]
+        assert "not readable as HDF5 seeds" in self.refusal(path)
+
+    @pytest.mark.parametrize("length", [0, 100, 0.5, 0.99])
+    def test_truncated(self, path, length):
+        content = path.read_bytes()
+        path.write_bytes(content[: length if length in (0, 100) else int(length * len(content))])
+        assert "not readable as HDF5 seeds" in self.refusal(path)
+
+    def test_missing_file_and_other_files(self, path, tmp_path):
+        assert "no such file" in self.refusal(tmp_path / "none.h5")
+        (tmp_path / "text.h5").write_text("no HDF5")
+        assert "not readable as HDF5 seeds" in self.refusal(tmp_path / "text.h5")
+
+    @pytest.mark.parametrize("name", ["seeds", "present", "saliency", "cams", "cam_class", "cam_row"])
+    def test_a_flipped_byte_in_a_chunk(self, path, name):
+        with h5py.File(path) as file:
+            place = file[name].id.get_chunk_info(0)
+        with open(path, "r+b") as raw:
+            raw.seek(place.byte_offset + place.size // 2)
+            byte = raw.read(1)[0]
+            raw.seek(-1, os.SEEK_CUR)
+            raw.write(bytes([byte ^ 0xFF]))
+        if name in ("seeds", "present"):
+            assert "not readable as HDF5 seeds" in self.refusal(path)
+            return
+        seeds = read_seeds(path, classes=CLASSES)  # maps are read when they are asked for
+        with pytest.raises(InputError, match="not readable as HDF5 seeds"):
+            seeds.maps("a")
+
+
+class TestLabelPng:
+    LABELS = np.array([[0, 1, 2], [20, 254, 255]], np.uint8)
+
+    def test_comes_back_with_its_palette(self, tmp_path):
+        path = tmp_path / "a.png"
+        write_label_png(path, self.LABELS)
+        np.testing.assert_array_equal(read_mask(path), self.LABELS)
+        with Image.open(path) as image:
+            assert image.mode == "P" and image.size == (3, 2)
+            np.testing.assert_array_equal(np.array(image.convert("RGB")), voc_palette()[self.LABELS])
+
+    def test_kind_of_file_does_not_depend_on_its_name(self, tmp_path):
+        write_label_png(tmp_path / ".a.png.7.tmp", self.LABELS)
+        assert (tmp_path / ".a.png.7.tmp").read_bytes().startswith(b"\x89PNG")
+
+    def test_folder_reads_when_asked(self, tmp_path):
+        for k, name in enumerate(("b", "a")):
+            write_label_png(tmp_path / f"{name}.png", self.LABELS[:, k:])
+        folder = LabelFolder(tmp_path, ["a", "b"], made_by="make_pseudo_labels")
+        assert len(folder) == 2 and folder[0].shape == (2, 2) and folder[1].shape == (2, 3)
+
+    def test_folder_names_missing_files_at_once(self, tmp_path):
+        write_label_png(tmp_path / "a.png", self.LABELS)
+        with pytest.raises(InputError, match=r"2 of 3 label maps .*b.png, c.png.*`make_pseudo_labels` again"):
+            LabelFolder(tmp_path, ["a", "b", "c"], made_by="make_pseudo_labels")

@@ -1,0 +1,118 @@
+"""dvc.yaml says what the stages really do: files of code, params, data."""
+
+import re
+
+import pytest
+from closure import ROOT, closure
+from ruamel.yaml import YAML
+
+from dsrg.params import Params, load_params
+
+DAG = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())
+STAGES = DAG["stages"]
+FILE = DAG["vars"][0]["file"]
+
+
+def filled(text: str) -> str:
+    return re.sub(r"\$\{file\.(\w+)\}", lambda match: FILE[match[1]], text)
+
+
+def outs(stage: dict) -> set[str]:
+    entries = [*stage.get("outs", []), *stage.get("metrics", [])]
+    return {filled(next(iter(entry)) if isinstance(entry, dict) else entry) for entry in entries}
+
+
+def data_deps(stage: dict) -> set[str]:
+    return {filled(dep) for dep in stage["deps"] if not dep.endswith(".py")}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_code_deps_of_a_stage_are_its_import_closure(name):
+    declared = [dep for dep in STAGES[name]["deps"] if dep.endswith(".py")]
+    needed = sorted(closure(f"stages.{name}"))
+    assert declared == needed, "dvc.yaml should list:\n" + "\n".join(f"      - {path}" for path in needed)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_params_of_a_stage_are_what_it_reads(name):
+    """Read = the longest chains `params.a.b` in the stage's source, where a local name may stand for a section."""
+    read = param_chains((ROOT / "stages" / f"{name}.py").read_text())
+    declared = set(STAGES[name].get("params", []))
+    leaves_read = set().union(*(leaves(chain) for chain in read)) if read else set()
+    leaves_declared = set().union(*(leaves(key) for key in declared)) if declared else set()
+    assert leaves_read - leaves_declared == set(), "read but not declared in dvc.yaml"
+    assert leaves_declared - leaves_read == set(), "declared in dvc.yaml but never read"
+
+
+def param_chains(source: str) -> set[str]:
+    """Dotted params that a stage's source reads, such as `seeds.fg_thresh`, or `crf.train` for a whole section.
+
+    >>> sorted(param_chains("params, cam = stage.params, stage.params.cam\\nuse(cam.steps, params.crf.train)"))
+    ['cam.steps', 'crf.train']
+    """
+    source = re.sub(r"^(from|import) .*$", "", source, flags=re.MULTILINE)
+    names = {"stage.params": ""}
+    assignment = re.compile(r"^ *([\w, ]+) = (stage\.params[\w., ]*)$", re.MULTILINE)
+    for left, right in assignment.findall(source):
+        for name, value in zip(left.split(", "), right.split(", "), strict=True):
+            names[name] = value.removeprefix("stage.params").removeprefix(".")
+    chains = set()
+    for name, section in names.items():
+        for rest in re.findall(rf"(?<![\w.]){re.escape(name)}((?:\.\w+)*)", assignment.sub("", source)):
+            parts = [part for part in [*section.split("."), *rest.split(".")] if part]
+            chains.add(".".join(parts[: parts.index("model_dump")] if "model_dump" in parts else parts))
+    return chains - {""}
+
+
+def leaves(key: str) -> set[str]:
+    """All parameters under a dotted key: seed -> {seed}, grow -> {grow.enabled, ...}."""
+    values, path = DEFAULTS, []
+    for part in key.split("."):
+        if not isinstance(values, dict):
+            break
+        values = values[part]
+        path.append(part)
+    if not isinstance(values, dict):
+        return {".".join(path)}
+    return set().union(*(leaves(".".join([*path, child])) for child in values))
+
+
+DEFAULTS: dict = load_params(ROOT / "params.yaml").model_dump()
+
+
+def test_every_parameter_is_read_by_some_stage():
+    declared = set().union(*(leaves(key) for stage in STAGES.values() for key in stage.get("params", [])))
+    unread = set().union(*(leaves(section) for section in Params.model_fields)) - declared
+    # data.root reaches dvc.yaml as a dep; what training sees of it is the index with its checksums
+    assert unread - {"data.root"} == set()
+
+
+def test_only_audit_and_evaluate_reach_ground_truth():
+    readers = {name for name, stage in STAGES.items() if FILE["ground_truth"] in data_deps(stage)}
+    assert readers == {"audit", "evaluate"}
+    importers = {name for name in STAGES if "read_ground_truth" in (ROOT / "stages" / f"{name}.py").read_text()}
+    assert importers == {"audit", "evaluate"}
+
+
+def test_nothing_depends_on_audit_and_evaluate():
+    used = set().union(*(data_deps(stage) for stage in STAGES.values()))
+    assert used & (outs(STAGES["audit"]) | outs(STAGES["evaluate"])) == set()
+
+
+def test_every_data_dep_is_somebodys_out():
+    made = set().union(*(outs(stage) for stage in STAGES.values()))
+    needed = set().union(*(data_deps(stage) for stage in STAGES.values())) - {"${data.root}"}
+    assert needed - made == set()
+
+
+def test_growing_thresholds_touch_train_dsrg_only():
+    def reads_grow(stage: dict) -> bool:
+        return any(key.split(".")[0] == "grow" for key in stage.get("params", []))
+
+    readers = [name for name, stage in STAGES.items() if reads_grow(stage)]
+    assert readers == ["train_dsrg"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_is_thin(name):
+    assert len((ROOT / "stages" / f"{name}.py").read_text().splitlines()) <= 80

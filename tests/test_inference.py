@@ -1,0 +1,516 @@
+"""From networks to label maps, activation maps, seeds and scores."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+from toy import picture, recipe, save_index
+
+from dsrg.artifacts.model_file import Model, save_model
+from dsrg.data.index import GroundTruth
+from dsrg.errors import InputError
+from dsrg.files import write_json
+from dsrg.inference.cams import activation_maps, load_classifier
+from dsrg.inference.predict import (
+    LabelJob,
+    label_map,
+    label_maps,
+    load_segmenter,
+    only_present,
+    plain_and_refined,
+    predict_probs,
+    prediction_jobs,
+)
+from dsrg.inference.scoring import (
+    Scores,
+    enlarge_grid,
+    total_confusion,
+    with_ground_truth,
+    write_per_class,
+    write_quality,
+)
+from dsrg.inference.seeding import SeedCounts, saliency_map, saliency_maps, seed_rows
+from dsrg.inference.squares import image_batches, scaled_side, squares
+from dsrg.inference.tags import mean_average_precision, tag_scores
+from dsrg.method.mean_field import mean_field
+from dsrg.networks.network import Classifier, Segmenter
+from dsrg.params import Saliency, Seeds
+
+KERNEL = recipe()["crf"]["test"]
+NETWORK = {"backbone": "vgg_mini", "output_stride": 8}
+HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], "dropout": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    monkeypatch.setenv("DSRG_WORKERS", "1")
+
+
+class Colours(nn.Module):
+    """A segmenter or classifier to foresee: the logits at a place are its red, green and blue, over `scale`."""
+
+    output_stride = 8
+
+    def __init__(self, scale: float = 60.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, images):
+        return images[:, :, ::8, ::8].float() / self.scale
+
+    maps = forward
+
+
+class Uneven(Colours):
+    """The same, tilted to the left, so that a mirror image is seen otherwise."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return logits + torch.linspace(2, 0, logits.shape[3]) * torch.tensor([1.0, 0, -1]).view(3, 1, 1)
+
+    maps = forward
+
+
+class TestSquares:
+    def test_sides_are_the_papers(self):
+        assert [scaled_side(321, scale) for scale in (0.5, 0.75, 1, 1.25, 1.5)] == [161, 241, 321, 401, 481]
+
+    @given(st.integers(1, 200), st.floats(0.1, 4))
+    def test_sides_are_8k_plus_1_and_nearest(self, k, scale):
+        size = 8 * k + 1
+        side = scaled_side(size, scale)
+        assert side % 8 == 1 and abs(side - scale * size) <= 4 + 1e-6
+
+    def test_pictures_of_any_shape(self):
+        images = [picture(30, 50, seed=0), picture(70, 20, seed=1)]
+        batch = squares(images, 17)
+        assert batch.shape == (2, 3, 17, 17) and batch.dtype == torch.uint8
+        for image, square in zip(images, batch, strict=True):
+            for row, column in ((0, 0), (-1, -1), (0, -1)):  # corners stay corners
+                assert (square[:, row, column].numpy() == image[row, column]).all()
+
+    def test_batches_of_images_go_over_the_index_once(self, tmp_path):
+        pictures = {name: picture(9, 12, seed=k) for k, name in enumerate("abcde")}
+        index = save_index(tmp_path, pictures, [[1]] * 5)
+        batches = list(image_batches(index, tmp_path, batch=2))
+        assert [rows for rows, _ in batches] == [[0, 1], [2, 3], [4]]
+        for image, expected in zip((image for _, images in batches for image in images), pictures.values(), strict=True):
+            np.testing.assert_array_equal(image, expected)
+
+
+class TestPrediction:
+    IMAGES = [picture(40, 60, seed=3), picture(33, 20, seed=4)]
+
+    @pytest.mark.parametrize("merge", ["sum", "mean"])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_against_a_plain_transcription(self, merge, flip):
+        network, scales = Uneven(), [0.75, 1.0, 1.5]
+        found = list(predict_probs(network, self.IMAGES, size=33, scales=scales, flip=flip, merge=merge))
+        for image, probs in zip(self.IMAGES, found, strict=True):
+            logits = []
+            for side in (25, 33, 49):
+                square = squares([image], side)
+                seen = [network(square)]
+                if flip:
+                    seen.append(torch.flip(network(torch.flip(square, [3])), [3]))
+                for grid in seen:
+                    logits.append(F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0])
+            merged = sum(logits) if merge == "sum" else sum(logits) / len(logits)
+            torch.testing.assert_close(probs, merged.exp() / merged.exp().sum(dim=0))
+
+    def test_probabilities_of_the_images_own_size(self):
+        for image, probs in zip(
+            self.IMAGES,
+            predict_probs(Colours(), self.IMAGES, size=33, scales=[1.0], flip=False, merge="sum"),
+            strict=True,
+        ):
+            assert probs.shape == (3, *image.shape[:2])
+            torch.testing.assert_close(probs.sum(dim=0), torch.ones(image.shape[:2]))
+
+    def test_sum_is_sharper_than_mean(self):
+        options = {"size": 33, "scales": [0.75, 1.0, 1.25], "flip": False}
+        by_sum, by_mean = (
+            next(predict_probs(Colours(), self.IMAGES, merge=merge, **options)) for merge in ("sum", "mean")
+        )
+        assert torch.equal(by_sum.argmax(dim=0), by_mean.argmax(dim=0))
+        assert (by_sum.amax(dim=0) > by_mean.amax(dim=0)).all()
+
+    def test_a_mirror_image_is_predicted_alike(self):
+        mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
+        options = {"size": 33, "scales": [1.0], "flip": True, "merge": "mean"}
+        for here, there in zip(
+            predict_probs(Uneven(), self.IMAGES, **options), predict_probs(Uneven(), mirrored, **options), strict=True
+        ):
+            torch.testing.assert_close(here, there.flip(2), rtol=0, atol=0.02)  # a grey level of rounding
+        options["flip"] = False
+        here, there = (next(predict_probs(Uneven(), images, **options)) for images in (self.IMAGES, mirrored))
+        assert (here - there.flip(2)).abs().max() > 0.2  # without flip it is not
+
+
+class TestLabels:
+    @staticmethod
+    def job(**changes) -> LabelJob:
+        image = picture(12, 15, seed=5)
+        probs = np.random.default_rng(0).dirichlet([1, 1, 1], (12, 15)).transpose(2, 0, 1).astype(np.float32)
+        return LabelJob(image, probs, np.array([0, 4, 7], np.uint8), None, 0.0)._replace(**changes)
+
+    def test_most_probable_of_the_classes_listed(self):
+        job = self.job()
+        labels = label_map(job)
+        assert labels.dtype == np.uint8
+        expected = [[(0, 4, 7)[int(np.argmax(job.probs[:, y, x]))] for x in range(15)] for y in range(12)]
+        np.testing.assert_array_equal(labels, expected)
+
+    def test_crf_gets_the_image_and_minus_log_probabilities(self):
+        job = self.job(kernel=KERNEL)
+        energies = -np.log(np.maximum(job.probs, KERNEL["min_prob"]))
+        refined = mean_field((job.image.transpose(2, 0, 1), energies, KERNEL))
+        np.testing.assert_array_equal(label_map(job), job.classes[refined.argmax(axis=0)])
+        assert (label_map(job) != label_map(self.job())).any()
+
+    @pytest.mark.parametrize("kernel", [None, KERNEL])
+    def test_background_alone(self, kernel):
+        ones, numbers = np.ones((1, 12, 15), np.float32), np.array([0], np.uint8)
+        assert (label_map(self.job(probs=ones, classes=numbers, kernel=kernel, unsure_below=0.9)) == 0).all()
+
+    def test_unsure_pixels_become_255(self):
+        job = self.job(unsure_below=0.6)
+        unsure = job.probs.max(axis=0) < 0.6
+        assert 0 < unsure.sum() < unsure.size
+        np.testing.assert_array_equal(label_map(job), np.where(unsure, 255, label_map(self.job())))
+
+    def test_pairs_come_in_order(self):
+        rng = np.random.default_rng(1)
+        jobs = [self.job(probs=rng.dirichlet([1, 1, 1], (12, 15)).transpose(2, 0, 1).astype(np.float32)) for _ in "abcd"]
+        jobs = [job._replace(kernel=KERNEL) for job in jobs]
+        pairs = list(plain_and_refined(iter(jobs)))
+        assert len(pairs) == 4
+        for job, (plain, refined) in zip(jobs, pairs, strict=True):
+            np.testing.assert_array_equal(plain, label_map(job._replace(kernel=None)))
+            np.testing.assert_array_equal(refined, label_map(job))
+        np.testing.assert_array_equal(list(label_maps(jobs)), [refined for _, refined in pairs])
+
+    def test_only_present_classes_stay(self):
+        probs = torch.rand(4, 5, 6).softmax(dim=0)
+        kept, numbers = only_present(probs, torch.tensor([True, False, True, False]))
+        assert numbers.tolist() == [0, 2] and numbers.dtype == np.uint8
+        torch.testing.assert_close(kept, probs[[0, 2]] / (probs[0] + probs[2]))
+
+    def test_present_classes_without_any_probability_are_no_nan(self):
+        """Logits summed over scales can be so far apart that a float holds nothing of the present classes."""
+        probs = torch.tensor([[[0.0]], [[0.0]], [[1.0]]])
+        kept, _ = only_present(probs, torch.tensor([True, True, False]))
+        assert kept.isfinite().all() and torch.equal(kept.sum(dim=0), torch.ones(1, 1))
+
+    @pytest.mark.parametrize("tags_only", [False, True])
+    def test_tags_exclude_the_other_classes(self, tmp_path, tags_only):
+        """Red is background, green class 1, blue class 2. A blue picture without the tag is no blue."""
+        blue = np.zeros((20, 30, 3), np.uint8)
+        blue[..., 2] = 250
+        green = np.zeros((16, 40, 3), np.uint8)
+        green[..., 1], green[:, 20:, 2] = 100, 200  # its right half is more blue than green
+        pictures = {"blue": blue, "green": green, "both": green}
+        index = save_index(tmp_path, pictures, [[0, 0], [1, 0], [1, 1]])
+        options = {"size": 33, "scales": [1.0], "flip": True, "merge": "sum", "kernel": None, "unsure_below": 0.0}
+        jobs = list(prediction_jobs(Colours(), index, tmp_path, tags_only=tags_only, batch=2, **options))
+        assert [job.image.shape for job in jobs] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
+        assert all(np.allclose(job.probs.sum(axis=0), 1) for job in jobs)
+        labels = list(label_maps(jobs))
+        assert [job.classes.tolist() for job in jobs] == ([[0], [0, 1], [0, 1, 2]] if tags_only else [[0, 1, 2]] * 3)
+        assert set(np.unique(labels[0])) == ({0} if tags_only else {2})
+        assert set(np.unique(labels[1])) == ({1} if tags_only else {1, 2})
+        assert set(np.unique(labels[2])) == {1, 2}
+
+
+class TestLoading:
+    def test_segmenter_comes_ready_to_predict(self, tmp_path):
+        torch.manual_seed(0)
+        network = Segmenter(classes=2, **NETWORK, **HEAD)
+        save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], {**NETWORK, **HEAD}, 65, network.state_dict()))
+        loaded, model = load_segmenter(tmp_path / "m.pt", made_by="train_dsrg")
+        assert not loaded.training and model.size == 65 and model.classes == ["a", "b"]
+        images = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
+        assert torch.equal(loaded(images.to(next(loaded.parameters()).device)).cpu(), network.eval()(images))
+        with pytest.raises(InputError, match="expected a classifier; run the stage `train_cam` again"):
+            load_classifier(tmp_path / "m.pt", made_by="train_cam")
+
+    def test_classifier_comes_ready(self, tmp_path):
+        network = Classifier(classes=2, **NETWORK)
+        save_model(tmp_path / "m.pt", Model("classifier", ["a", "b"], NETWORK, 65, network.state_dict()))
+        loaded = load_classifier(tmp_path / "m.pt", made_by="train_cam")
+        assert not loaded.training and torch.equal(loaded.head.weight.cpu(), network.head.weight)
+
+
+class TestActivationMaps:
+    IMAGES = [picture(40, 60, seed=6), picture(33, 20, seed=7)]
+
+    @pytest.mark.parametrize("stride", [8, 16])
+    def test_shape_and_sign(self, stride):
+        classifier = Classifier(classes=2, backbone="vgg_mini", output_stride=stride).eval()
+        maps = activation_maps(classifier, self.IMAGES, size=73, scales=[0.5, 1.0, 1.5], flip=True)
+        assert maps.shape == (2, 2, 10, 10) and maps.min() == 0 < maps.max()
+
+    def test_mean_over_scales_and_mirror_images_by_hand(self):
+        network = Uneven(-60.0)  # negative evidence for the most part
+        found = activation_maps(network, self.IMAGES, size=33, scales=[1.0, 1.5], flip=True)
+        expected = 0
+        for side in (33, 49):
+            square = squares(self.IMAGES, side)
+            for maps in (network(square), network(square.flip(3)).flip(3)):
+                expected += F.interpolate(maps.clamp(min=0), (5, 5), mode="bilinear", align_corners=True) / 4
+        torch.testing.assert_close(found, expected)
+        assert (found == 0).any() and (found > 0).any()
+
+    def test_mirror_images_have_mirrored_maps(self):
+        mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
+        here, there = (
+            activation_maps(Uneven(), images, size=33, scales=[1.0], flip=True) for images in (self.IMAGES, mirrored)
+        )
+        torch.testing.assert_close(here, there.flip(3), rtol=0, atol=0.03)
+
+    def test_maps_at_stride_16_lie_where_those_at_stride_8_do(self):
+        class Coarse(Colours):
+            output_stride = 16
+
+            def maps(self, images):
+                return images[:, :, ::16, ::16].float() / self.scale
+
+        slope = [np.repeat(np.tile(np.arange(73, dtype=np.uint8), (73, 1))[..., None], 3, axis=2)]
+        fine, coarse = (activation_maps(net(), slope, size=73, scales=[1.0], flip=False) for net in (Colours, Coarse))
+        torch.testing.assert_close(fine[..., :9], coarse[..., :9])  # 73 = 8 * 9 + 1: the last cell has no counterpart
+
+
+class TestSeeding:
+    @pytest.fixture
+    def data(self, tmp_path):
+        """A red, a green and a blue spot on grey, tagged as classes 1, 2 and 3 as far as the colours go."""
+        pictures, tagged = {}, []
+        for k, name in enumerate(("red", "green", "none")):
+            pixels = np.full((65, 80, 3), 30, np.uint8)
+            if name != "none":
+                pixels[20:50, 25:55, k] = 250
+            pictures[name] = pixels
+            tagged.append([name == "red", name == "green", False])
+        return save_index(tmp_path, pictures, tagged), tmp_path
+
+    @staticmethod
+    def sections(**saliency) -> tuple[Seeds, Saliency]:
+        values = recipe()
+        return Seeds(**values["seeds"]), Saliency(**(values["saliency"] | saliency))
+
+    @pytest.mark.parametrize("method", ["mbd", "rbd", "combined", "cam", "maps"])
+    def test_rows(self, data, method, tmp_path):
+        index, root = data
+        folder = tmp_path / "maps"
+        folder.mkdir()
+        for image_id in index.ids:
+            cv2.imwrite(str(folder / f"{image_id}.png"), np.full((65, 80), 40, np.uint8))
+        seeds, saliency = self.sections(method=method, maps=str(folder), with_cam=False)
+        rows = list(seed_rows(Colours(), index, root, size=65, seeds=seeds, saliency=saliency, batch=2))
+        assert [row.image_id for row in rows] == index.ids
+        for row, present in zip(rows, index.present, strict=True):
+            assert row.seeds.shape == row.saliency.shape == (9, 9) and row.seeds.dtype == np.uint8
+            assert row.cam_class.tolist() == [k for k in (1, 2, 3) if present[k]]
+            assert row.cams.shape == (len(row.cam_class), 9, 9) and 0 <= row.cams.min(initial=0)
+            assert set(np.unique(row.seeds)) <= {0, 255, *row.cam_class.tolist()}
+            assert ((0 <= row.saliency) & (row.saliency <= 1)).all()
+            for values in (row.saliency, row.cams):  # the file loses nothing
+                np.testing.assert_array_equal(values, values.astype(np.float16))
+        assert rows[0].seeds[4, 4] == 1 and rows[1].seeds[4, 4] == 2
+        if method == "maps":
+            np.testing.assert_allclose(rows[0].saliency, 40 / 255, atol=1e-3)
+
+    def test_with_cam_takes_the_higher_of_both(self, data):
+        index, root = data
+        seeds, alone = self.sections(method="mbd", with_cam=False)
+        both, cam = (self.sections(method=method, with_cam=True)[1] for method in ("mbd", "cam"))
+        found = [
+            np.stack([row.saliency for row in seed_rows(Colours(), index, root, size=65, seeds=seeds, saliency=how)])
+            for how in (alone, cam, both)
+        ]
+        np.testing.assert_array_equal(np.maximum(found[0], found[1]), found[2])
+        assert (found[0] != found[2]).any() and (found[1] != found[2]).any()
+
+    def test_cam_as_saliency_is_the_highest_tagged_map(self, data):
+        index, root = data
+        seeds, saliency = self.sections(method="cam")
+        for row in seed_rows(Colours(), index, root, size=65, seeds=seeds, saliency=saliency):
+            np.testing.assert_array_equal(row.saliency, row.cams.max(axis=0, initial=0))
+
+    @pytest.mark.parametrize(("kind", "highest"), [(np.uint8, 255), (np.uint16, 65535)])
+    def test_ready_maps_of_8_and_16_bit(self, tmp_path, kind, highest):
+        values = np.full((20, 30), highest, kind)
+        values[:, :15] = highest // 5
+        cv2.imwrite(str(tmp_path / "a.png"), values)
+        _, saliency = self.sections(method="maps", maps=str(tmp_path))
+        found = saliency_map(tmp_path / "a.png", saliency=saliency, grid=10)
+        assert found.shape == (10, 10) and found.dtype == np.float32
+        np.testing.assert_allclose(found[:, [0, 4, 5, 9]], [[0.2, 0.2, 1, 1]] * 10, atol=1e-4)
+
+    def test_bad_and_missing_ready_maps(self, data, tmp_path):
+        index, root = data
+        folder = tmp_path / "maps"
+        folder.mkdir()
+        cv2.imwrite(str(folder / "red.png"), np.zeros((5, 5, 3), np.uint8))
+        _, saliency = self.sections(method="maps", maps=str(folder))
+        with pytest.raises(InputError) as error:
+            saliency_maps(index, root, saliency=saliency, grid=9)
+        assert [problem.rsplit(" ", 1)[1] for problem in error.value.problems] == ["green.png", "none.png"]
+        with pytest.raises(InputError, match="red.png: expected a grey PNG"):
+            saliency_map(folder / "red.png", saliency=saliency, grid=9)
+
+    def test_counts(self, data, tmp_path, capsys):
+        index, root = data
+        seeds, saliency = self.sections(method="mbd", with_cam=True)
+        counts = SeedCounts(["red", "green", "blue"])
+        rows = seed_rows(Colours(), index, root, size=65, seeds=seeds, saliency=saliency)
+        rows = list(counts.watch(rows, name="make_seeds", total=3))
+        every = np.stack([row.seeds for row in rows])
+        metrics = counts.metrics()
+        assert metrics["coverage"] == pytest.approx((every != 255).mean())
+        assert metrics["background"] == pytest.approx((every == 0).mean())
+        assert metrics["foreground"] == pytest.approx(((every > 0) & (every < 255)).mean())
+        assert metrics["tags_seeded"] == 1
+        counts.write_table(tmp_path / "table.csv")
+        table = read_csv(tmp_path / "table.csv")
+        assert [line["class"] for line in table] == ["background", "red", "green", "blue"]
+        assert [line["images"] for line in table] == ["3", "1", "1", "0"]
+        assert [int(line["pixels"]) for line in table] == [(every == k).sum() for k in range(4)]
+        assert "make_seeds: 3/3" in capsys.readouterr().err
+
+
+def read_csv(path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def literal_average_precision(scores, tagged) -> float:
+    """Recall steps times precision, threshold by threshold."""
+    total, recall_before = 0.0, 0.0
+    for threshold in sorted(set(scores), reverse=True):
+        called = [t for s, t in zip(scores, tagged, strict=True) if s >= threshold]
+        precision, recall = sum(called) / len(called), sum(called) / sum(tagged)
+        total += precision * (recall - recall_before)
+        recall_before = recall
+    return total
+
+
+class TestTags:
+    def test_by_hand(self):
+        """Class 1 ranks right, wrong, right: (1/1 + 2/3) / 2. Class 2 finds its one image last: 1/3. No image has 3."""
+        scores = torch.tensor([[30.0, 1, 9], [20, 2, 9], [10, 3, 9]])
+        present = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
+        assert mean_average_precision(scores, present) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2)
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        scores=arrays(np.float32, (12, 3), elements=st.sampled_from([-50, -1, 0, 0.5, 2, 40, 41])),
+        tagged=arrays(bool, (12, 3)),
+    )
+    def test_against_the_definition(self, scores, tagged):
+        expected = [literal_average_precision(s, t) for s, t in zip(scores.T, tagged.T, strict=True) if t.any()]
+        present = np.concatenate([np.ones((12, 1), bool), tagged], axis=1)
+        found = mean_average_precision(torch.from_numpy(scores), torch.from_numpy(present))
+        assert found == pytest.approx(np.mean(expected), abs=1e-6) if expected else np.isnan(found)
+
+    def test_one_class_is_enough(self):
+        present = np.array([[1, 1], [1, 0]], bool)
+        assert mean_average_precision(torch.tensor([[2.0], [1.0]]), present) == 1
+
+    def test_scores_of_every_image_in_order(self, tmp_path):
+        pictures = {f"im{k}": picture(30 + k, 40, seed=k) for k in range(5)}
+        index = save_index(tmp_path, pictures, [[1, 0]] * 5)
+        classifier = Classifier(classes=2, **NETWORK).eval()
+        scores = tag_scores(classifier, index, tmp_path, size=33, batch=2)
+        one_by_one = torch.cat([classifier(squares([pixels], 33)) for pixels in pictures.values()])
+        torch.testing.assert_close(scores, one_by_one, check_device=False)
+        assert scores.shape == (5, 2) and not scores.requires_grad
+
+
+class TestScoring:
+    CLASSES = ["cat", "dog", "owl"]
+    TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)
+    PLAIN = np.array([[0, 1, 1, 1], [0, 0, 2, 2]], np.uint8)
+    REFINED = np.array([[0, 0, 1, 1], [0, 0, 0, 0]], np.uint8)
+
+    @pytest.fixture
+    def scores(self):
+        scores = Scores(self.CLASSES)
+        scores.add(self.TRUTH, plain=self.PLAIN, refined=self.REFINED)
+        scores.add(self.TRUTH.T, plain=self.PLAIN.T, refined=self.REFINED.T)
+        return scores
+
+    def test_metrics_by_hand(self, scores, tmp_path):
+        metrics = scores.metrics()
+        # plain: background 3/4, cat 2/4, dog 0 (called, never there); with CRF: background 4/5, cat 2/3
+        assert metrics["miou"] == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
+        assert metrics["miou_crf"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+        assert metrics["pixel_accuracy"] == pytest.approx(5 / 7) and metrics["pixel_accuracy_crf"] == pytest.approx(6 / 7)
+        assert metrics["absent"] == ["dog", "owl"]
+        write_json(tmp_path / "metrics.json", metrics)
+        assert json.loads((tmp_path / "metrics.json").read_text())["absent"] == ["dog", "owl"]
+
+    def test_per_class_leaves_out_what_nobody_saw(self, scores, tmp_path):
+        write_per_class(tmp_path / "a.csv", {"dsrg": scores, "retrain": scores})
+        table = read_csv(tmp_path / "a.csv")
+        assert list(table[0]) == ["class", "dsrg", "dsrg_crf", "retrain", "retrain_crf"]
+        assert [line["class"] for line in table] == ["background", "cat", "dog"]
+        assert table[0]["dsrg"] == "0.75" and table[2] == {
+            "class": "dog",
+            "dsrg": "0.0",
+            "dsrg_crf": "",
+            "retrain": "0.0",
+            "retrain_crf": "",
+        }
+
+    def test_confusion_gives_shares_of_what_is_there(self, scores, tmp_path):
+        scores.write_confusion(tmp_path / "a.csv")
+        table = {(line["actual"], line["predicted"]): float(line["share"]) for line in read_csv(tmp_path / "a.csv")}
+        assert {actual for actual, _ in table} == {"background", "cat"}
+        assert table["cat", "background"] == pytest.approx(1 / 3, abs=1e-6) and table["background", "background"] == 1
+        assert table["cat", "owl"] == 0 and len(table) == 8
+
+    def test_quality_of_partial_labels(self, tmp_path):
+        seeds = np.array([[0, 255, 1, 255], [0, 0, 0, 1]], np.uint8)
+        write_quality(tmp_path / "a.csv", total_confusion([self.TRUTH], [seeds], classes=3), self.CLASSES)
+        table = {line["class"]: line for line in read_csv(tmp_path / "a.csv")}
+        assert list(table) == ["background", *self.CLASSES]
+        assert float(table["background"]["precision"]) == 3 / 4 and float(table["background"]["recall"]) == 3 / 4
+        assert float(table["cat"]["precision"]) == 1 and float(table["cat"]["recall"]) == pytest.approx(1 / 3, abs=1e-6)
+        assert table["owl"] == {"class": "owl", "precision": "", "recall": "", "iou": ""}
+
+    def test_total_is_the_sum_over_images_and_wants_as_many_of_both(self):
+        one = total_confusion([self.TRUTH], [self.PLAIN], classes=3)
+        both = total_confusion([self.TRUTH, self.TRUTH.T], [self.PLAIN, self.REFINED.T], classes=3)
+        np.testing.assert_array_equal(both, one + total_confusion([self.TRUTH], [self.REFINED], classes=3))
+        with pytest.raises(ValueError, match="zip"):
+            total_confusion([self.TRUTH], [], classes=3)
+
+    def test_images_with_a_mask(self, tmp_path):
+        index = save_index(tmp_path, {name: picture(5, 5, seed=0) for name in "abc"}, [[1]] * 3)
+        truth = {name: GroundTruth(name, "val", f"{name}.png", "") for name in "xca"}
+        assert with_ground_truth(index, truth).ids == ["a", "c"]
+
+    @pytest.mark.parametrize("shape", [(41, 41), (100, 333), (20, 7), (1, 1)])
+    def test_grid_enlarged_to_the_nearest_cell(self, shape):
+        labels = np.random.default_rng(0).integers(0, 255, (9, 9), dtype=np.uint8)
+        found = enlarge_grid(labels, shape)
+        assert found.shape == shape
+        for y in range(shape[0]):
+            for x in (0, shape[1] // 3, shape[1] - 1):
+                near = [at * 8 / (n - 1) if n > 1 else 0 for at, n in zip((y, x), shape, strict=True)]
+                cells = [{int(np.floor(v)), int(np.ceil(v))} for v in near]
+                nearest = [{c for c in both if abs(c - v) <= 0.5 + 1e-9} for both, v in zip(cells, near, strict=True)]
+                assert found[y, x] in {labels[row, column] for row in nearest[0] for column in nearest[1]}
+
+    def test_grid_enlarged_and_cut_again_is_itself(self):
+        labels = np.random.default_rng(0).integers(0, 255, (41, 41), dtype=np.uint8)
+        np.testing.assert_array_equal(enlarge_grid(labels, (321, 321))[::8, ::8], labels)

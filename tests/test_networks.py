@@ -1,0 +1,403 @@
+"""Networks: grids that stay aligned, frozen norms absorbed without a trace, weights that fit or are refused."""
+
+import os
+import pickle
+from functools import partial
+from urllib.error import URLError
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+import toy  # noqa: F401  one thread
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from dsrg.errors import InputError
+from dsrg.networks import backbones
+from dsrg.networks.backbones import BACKBONES, Backbone
+from dsrg.networks.heads import ParallelBranches
+from dsrg.networks.network import Classifier, Normalise, Segmenter, corner_aligned, grid_size
+from dsrg.networks.weights import initial_classifier, initial_segmenter, load_backbone_weights
+
+HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], "dropout": 0.0}
+EVERY = [(name, stride) for name in BACKBONES for stride in (8, 16)]
+NORMED = ["resnet101", "mobilenet_v2"]
+
+
+@pytest.fixture
+def short_resnet(monkeypatch):
+    """ResNet101 with few and narrow blocks, of which every kind is there: for tests that compute."""
+    monkeypatch.setattr(torchvision.models, "resnet101", partial(ResNet, Bottleneck, [1, 2, 3, 2], width_per_group=16))
+
+
+def build(name: str, stride: int, *, classifier: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    return BACKBONES[name].build(output_stride=stride, classifier=classifier)
+
+
+def without_init(name: str, stride: int = 8, *, classifier: bool = False) -> nn.Module:
+    """A backbone with memory, but no values: for weights that are loaded, or shapes."""
+    with torch.device("meta"):
+        return build(name, stride, classifier=classifier).to_empty(device="cpu")
+
+
+def draw_norms(network: nn.Module) -> None:
+    """Frozen norms with statistics as a trained network may have them, not 0 and 1."""
+    torch.manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.1)
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+
+
+def gradients(network: nn.Module, images: torch.Tensor, *, bf16: bool = False) -> tuple[torch.Tensor, dict]:
+    """Output and gradients of every parameter for a fixed random direction of the output."""
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = network(images)
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (output.double() * direction).sum().backward()
+    return output.detach(), {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+
+
+class TestGrid:
+    @pytest.mark.parametrize(("name", "stride"), [pair for pair in EVERY if pair[0] != "mobilenet_v2"])
+    @pytest.mark.parametrize("classifier", [False, True])
+    def test_sizes(self, name, stride, classifier):
+        """On torch's meta device, where shapes are computed and nothing else."""
+        with torch.device("meta"):
+            network = build(name, stride, classifier=classifier)
+            for pixels, cells in [(321, 41), (241, 31), (401, 51), (65, 9)]:
+                expected = cells if stride == 8 else (cells + 1) // 2
+                assert network(torch.empty(1, 3, pixels, 65)).shape == (1, network.channels, expected, 64 // stride + 1)
+
+    @pytest.mark.parametrize("stride", [8, 16])
+    @pytest.mark.parametrize("classifier", [False, True])
+    @torch.inference_mode()
+    def test_sizes_of_mobilenet(self, stride, classifier):
+        network = build("mobilenet_v2", stride, classifier=classifier)
+        assert network.channels == (1280 if classifier else 320)
+        for pixels, cells in [(321, 41), (241, 31), (401, 51)]:
+            expected = cells if stride == 8 else (cells + 1) // 2
+            assert network(torch.zeros(1, 3, pixels, 17)).shape == (1, network.channels, expected, 16 // stride + 1)
+
+    @pytest.mark.parametrize(("name", "stride"), EVERY)
+    @torch.inference_mode()
+    def test_cells_lie_symmetrically_on_the_image(self, name, stride, short_resnet):
+        """With symmetric kernels a network mirrors its output with its input, if the corners of both grids coincide."""
+        network = build(name, stride).double().eval()
+        for parameter in network.parameters():
+            if parameter.ndim == 4:
+                parameter.copy_((parameter + parameter.flip(3)) / 2)
+        images = torch.randn(1, 3, 33, 97).double()
+        output = network(images)
+        assert output.std() > 0
+        torch.testing.assert_close(network(images.flip(3)), output.flip(3), rtol=1e-6, atol=1e-9 * float(output.std()))
+
+    @pytest.mark.parametrize("name", NORMED)
+    @torch.inference_mode()
+    def test_dilated_networks_see_what_torchvisions_strided_ones_see(self, name, short_resnet):
+        """Every fourth cell at stride 8, every second at stride 16, is a cell of the plain network at stride 32."""
+        torch.manual_seed(0)
+        plain = getattr(torchvision.models, name)(norm_layer=FrozenBatchNorm2d)
+        draw_norms(plain)
+        if name == "mobilenet_v2":
+            plain = plain.features[:-1]
+        else:
+            plain = nn.Sequential(plain.conv1, plain.bn1, plain.relu, plain.maxpool, *children(plain, "layer"))
+        images = torch.randn(1, 3, 65, 65).double()
+        expected = plain.double().eval()(images)
+        assert expected.shape[2:] == (3, 3)
+        for stride in (8, 16):
+            network = without_init(name, stride).double().eval()
+            values = list(plain.state_dict().values())  # torchvision's order, under other names
+            network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))
+            step = 32 // stride
+            torch.testing.assert_close(network(images)[:, :, ::step, ::step], expected)
+
+    def test_vgg16_is_deeplabs(self):
+        """Released train-s.prototxt: pool4 and pool5 without stride, conv5 dilated by 2, an average pool at the end."""
+        with torch.device("meta"):
+            network = build("vgg16", 8)
+        described = []
+        for module in network:
+            match module:
+                case nn.Conv2d():
+                    assert module.kernel_size == (3, 3) and module.padding == module.dilation
+                    described.append(f"{module.out_channels}d{module.dilation[0]}")
+                case nn.MaxPool2d():
+                    assert module.kernel_size == 3 and module.padding == 1
+                    described.append(f"max{module.stride}")
+                case nn.AvgPool2d():
+                    described.append(f"mean{module.stride}")
+        assert " ".join(described) == (
+            "64d1 64d1 max2 128d1 128d1 max2 256d1 256d1 256d1 max2 512d1 512d1 512d1 max1 512d2 512d2 512d2 max1 mean1"
+        )
+
+    def test_grid_size(self):
+        assert [grid_size(pixels) for pixels in (1, 9, 241, 321, 401)] == [1, 2, 31, 41, 51]
+
+
+def children(network: nn.Module, start: str) -> list[nn.Module]:
+    return [child for name, child in network.named_children() if name.startswith(start)]
+
+
+class TestFrozenNorms:
+    @pytest.mark.parametrize("name", NORMED)
+    @pytest.mark.parametrize("stride", [8, 16])
+    def test_absorbed_norms_change_neither_outputs_nor_gradients(self, name, stride, monkeypatch, short_resnet):
+        """In float64, so that no ReLU falls on the other side of its kink."""
+        absorbed = build(name, stride).double()
+        monkeypatch.setattr(backbones, "_absorb_norms", lambda network: None)
+        plain = build(name, stride).double()
+        draw_norms(absorbed)
+        plain.load_state_dict(absorbed.state_dict())
+        assert [type(module) for module in plain.modules()] != [type(module) for module in absorbed.modules()]
+        images = torch.randn(1, 3, 33, 33).double()
+        (expected, wanted), (output, got) = gradients(plain, images), gradients(absorbed, images)
+        torch.testing.assert_close(output, expected)
+        assert got.keys() == wanted.keys() and all(gradient.abs().max() > 0 for gradient in wanted.values())
+        for key in wanted:
+            torch.testing.assert_close(got[key], wanted[key], msg=lambda text, key=key: f"{key}: {text}")
+
+    @pytest.mark.parametrize("name", NORMED)
+    def test_norms_are_no_parameters_and_stay_with_their_convolution(self, name):
+        network = without_init(name)
+        norms = [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
+        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+        assert [conv.norms[0] for conv in convolutions] == norms
+        assert all(conv.out_channels == len(conv.norms[0].weight) for conv in convolutions)
+        assert all(parameter.ndim == 4 for parameter in network.parameters())
+
+    @pytest.mark.parametrize(("name", "stride"), EVERY)
+    def test_gradients_in_bf16_are_those_in_fp32_but_for_rounding(self, name, stride, short_resnet):
+        """Measured 0.970 or more of the whole, 0.79 of the worst layer; wrong kernels of some CPUs fall far below."""
+        network = build(name, stride)
+        draw_norms(network)
+        images = torch.randn(2, 3, 65, 65)
+        (_, exact), (_, rounded) = gradients(network, images), gradients(network, images, bf16=True)
+        whole = [torch.cat([gradient.flatten() for gradient in every.values()]) for every in (exact, rounded)]
+        assert F.cosine_similarity(*whole, dim=0) > 0.95
+        for key, gradient in exact.items():
+            assert F.cosine_similarity(rounded[key].flatten(), gradient.flatten(), dim=0) > 0.6, key
+            assert 0.7 < rounded[key].norm() / gradient.norm() < 1.4, key
+
+
+class TestHeads:
+    @pytest.mark.parametrize("layers", [1, 2, 3])
+    def test_aspp_is_the_sum_of_its_branches(self, layers):
+        head = ParallelBranches(6, 4, rates=[1, 3, 5], channels=8, layers=layers, dropout=0.5).eval()
+        features = torch.randn(2, 6, 9, 11)
+        expected = torch.zeros(2, 4, 9, 11)
+        for branch, rate in zip(head.branches, [1, 3, 5], strict=True):
+            convolutions = [module for module in branch if isinstance(module, nn.Conv2d)]
+            assert [conv.kernel_size[0] for conv in convolutions] == [3, 1, 1][:layers]
+            assert convolutions[0].dilation == (rate, rate)
+            hidden = features
+            for place, conv in enumerate(convolutions):
+                hidden = F.conv2d(hidden, conv.weight, conv.bias, padding=conv.padding, dilation=conv.dilation)
+                hidden = hidden.relu() if place < layers - 1 else hidden
+            expected += hidden
+        torch.testing.assert_close(head(features), expected)
+
+    @pytest.mark.parametrize(("layers", "dropouts"), [(1, 1), (2, 1), (3, 2)])
+    def test_dropout_works_in_training_alone(self, layers, dropouts):
+        head = ParallelBranches(6, 4, rates=[1, 2], channels=64, layers=layers, dropout=0.5)
+        assert sum(isinstance(module, nn.Dropout) for module in head.modules()) == 2 * dropouts
+        features = torch.randn(1, 6, 5, 5)
+        assert not torch.equal(head(features), head(features))
+        assert torch.equal(head.eval()(features), head(features))
+
+    def test_one_rate_is_a_largefov_and_several_are_none(self):
+        with torch.device("meta"):
+            make = partial(Segmenter, classes=2, backbone="vgg_mini", output_stride=8)
+            assert len(make(**{**HEAD, "head": "largefov", "rates": [12]}).head.branches) == 1
+            with pytest.raises(ValueError, match="one branch"):
+                make(**{**HEAD, "head": "largefov"})
+
+
+class TestSegmenter:
+    @pytest.mark.parametrize("stride", [8, 16])
+    @pytest.mark.parametrize("shape", [(65, 65), (73, 121), (9, 41)])
+    @torch.inference_mode()
+    def test_logits_are_on_the_grid(self, stride, shape):
+        network = Segmenter(classes=3, backbone="vgg_mini", output_stride=stride, **HEAD)
+        logits = network(torch.zeros(2, 3, *shape, dtype=torch.uint8))
+        assert logits.shape == (2, 4, grid_size(shape[0]), grid_size(shape[1])) and logits.dtype == torch.float32
+
+    @pytest.mark.parametrize("size", [65, 73, 121, 241])
+    def test_stride_16_is_brought_to_the_grid_where_it_belongs(self, size, monkeypatch):
+        """A network that reports a slope at every 16th pixel has it on every 8th."""
+
+        class Slope(nn.Module):
+            channels = 1
+
+            def forward(self, images):
+                return images[:, :1, ::16, ::16]
+
+        monkeypatch.setitem(BACKBONES, "slope", Backbone(lambda **options: Slope()))
+        network = Segmenter(classes=1, backbone="slope", output_stride=16, **HEAD)
+        network.normalise, network.head = nn.Identity(), nn.Identity()
+        images = torch.arange(float(size)).expand(1, 3, size, size)
+        within = slice(0, (size - 1) // 16 * 2 + 1)  # beyond the last cell nothing is known
+        torch.testing.assert_close(network(images)[..., within], images[:, :1, ::8, ::8][..., within])
+
+    @pytest.mark.parametrize(("size", "cells"), [(65, 5), (73, 5), (73, 6), (121, 8), (121, 9), (241, 16)])
+    def test_corner_aligned_keeps_a_slope(self, size, cells):
+        """Cells 16 pixels apart from the first on; some backbones have one more at odd sizes, beyond the image."""
+        slope = torch.arange(cells) * 16.0
+        maps = (slope[:, None] + 1000 * slope).expand(1, 2, cells, cells)
+        aligned = corner_aligned(maps, stride=16, height=size, width=size)
+        grid = grid_size(size)
+        on_grid = F.interpolate(aligned, (grid, grid), mode="bilinear", align_corners=True)
+        expected = torch.arange(grid) * 8.0
+        if 16 * (cells - 1) < size - 1:
+            expected[-1] = expected[-2]  # nothing is known beyond the last cell
+        torch.testing.assert_close(on_grid[0, 0], expected[:, None] + 1000 * expected)
+
+    def test_plain_pictures_go_in(self):
+        """The network's own first step turns 0..255 into ImageNet's normalised values."""
+        images = torch.tensor([0, 124, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+        expected = [(0 / 255 - 0.485) / 0.229, (124 / 255 - 0.456) / 0.224, (255 / 255 - 0.406) / 0.225]
+        torch.testing.assert_close(Normalise()(images).flatten(), torch.tensor(expected))
+        assert "normalise.mean" not in Segmenter(classes=1, backbone="vgg_mini", output_stride=8, **HEAD).state_dict()
+
+
+class TestClassifier:
+    @pytest.mark.parametrize("stride", [8, 16])
+    @torch.inference_mode()
+    def test_score_is_the_mean_of_the_map(self, stride):
+        classifier = Classifier(classes=3, backbone="vgg_mini", output_stride=stride).eval()
+        images = torch.randint(0, 256, (2, 3, 65, 65), dtype=torch.uint8)
+        maps = classifier.maps(images)
+        assert maps.shape == (2, 3, 64 // stride + 1, 64 // stride + 1)
+        torch.testing.assert_close(classifier(images), maps.mean(dim=(2, 3)))
+        assert classifier.head.bias is None and maps.min() < 0 < maps.max()
+
+
+def torchvision_state(name: str) -> dict[str, torch.Tensor]:
+    """A state dict with the names and shapes of torchvision's network; every tensor has a value of its own."""
+    with torch.device("meta"):
+        state = getattr(torchvision.models, name)(weights=None).state_dict()
+    # one number each, seen in the tensor's shape, so that the file is small
+    return {key: torch.tensor(float(n)).expand(value.shape) for n, (key, value) in enumerate(state.items(), 1)}
+
+
+class RunsCode:
+    """A pickle of this would make a folder when it is loaded."""
+
+    def __init__(self, folder) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+class TestWeights:
+    @staticmethod
+    def refusal(path, name="mobilenet_v2") -> str:
+        backbone = without_init(name)
+        with pytest.raises(InputError) as error:
+            load_backbone_weights(backbone, name=name, weights=str(path))
+        assert all(problem.startswith("network.weights: ") for problem in error.value.problems)
+        return str(error.value)
+
+    @pytest.mark.parametrize("classifier", [False, True])
+    @pytest.mark.parametrize("name", ["vgg16", *NORMED])
+    def test_torchvisions_files_fill_every_parameter(self, tmp_path, name, classifier):
+        state = torchvision_state(name)
+        torch.save(state, tmp_path / "imagenet.pth")
+        backbone = without_init(name, classifier=classifier)
+        filled = load_backbone_weights(backbone, name=name, weights=str(tmp_path / "imagenet.pth"))
+        own = dict(backbone.named_parameters())
+        new = {"31.weight", "31.bias", "34.weight", "34.bias"} if name == "vgg16" and classifier else set()
+        assert own.keys() - filled == new and filled <= own.keys()
+        for key, value in backbone.state_dict().items():
+            if key not in new:
+                known = state[key if key in state else f"features.{key}"]
+                assert (value == known.flatten()[0]).all(), key
+
+    def test_imagenet_is_torchvisions_file(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
+        (tmp_path / "hub/checkpoints").mkdir(parents=True)
+        state = torchvision_state("mobilenet_v2")
+        torch.save(state, tmp_path / "hub/checkpoints" / url.rsplit("/", 1)[-1])
+        backbone = without_init("mobilenet_v2")
+        load_backbone_weights(backbone, name="mobilenet_v2", weights="imagenet")
+        assert (backbone[0][0].weight == state["features.0.0.weight"].flatten()[0]).all()
+
+    def test_offline_says_where_to_put_the_file(self, tmp_path, monkeypatch):
+        def offline(*arguments, **options):
+            raise URLError("no route to host")
+
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        monkeypatch.setattr(torchvision.models.MobileNet_V2_Weights, "get_state_dict", offline)
+        said = self.refusal("imagenet")
+        url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
+        place = tmp_path / "hub/checkpoints" / url.rsplit("/", 1)[-1]
+        assert "no route to host" in said and url in said and str(place) in said
+
+    @pytest.mark.parametrize("content", [b"half a file", pickle.dumps("no weights", protocol=2)])
+    def test_a_broken_download_is_no_traceback(self, tmp_path, monkeypatch, content):
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
+        (tmp_path / "hub/checkpoints").mkdir(parents=True)
+        (tmp_path / "hub/checkpoints" / url.rsplit("/", 1)[-1]).write_bytes(content)
+        assert "network.weights: " in self.refusal("imagenet")
+
+    def test_no_imagenet_weights_for_the_small_network(self):
+        assert "there are no ImageNet weights for vgg_mini; use null" in self.refusal("imagenet", name="vgg_mini")
+
+    def test_null_leaves_everything_random(self):
+        backbone = without_init("vgg_mini")
+        before = {key: value.clone() for key, value in backbone.state_dict().items()}
+        assert load_backbone_weights(backbone, name="vgg_mini", weights=None) == set()
+        after = backbone.state_dict()
+        assert all(torch.equal(after[key], value) for key, value in before.items() if not value.isnan().any())
+
+    def test_files_of_other_networks(self, tmp_path):
+        path = tmp_path / "other.pth"
+        torch.save(torchvision_state("resnet18"), path)
+        assert "holds no layer of mobilenet_v2; expected keys like 0.0.weight" in self.refusal(path)
+        torch.save(torchvision_state("resnet50"), path)  # every layer fits, but 17 blocks would stay random
+        assert "layer3.6.conv1.weight of resnet101 is missing" in self.refusal(path, name="resnet101")
+
+    def test_misshapen_layers_are_all_named(self, tmp_path):
+        state = torchvision_state("mobilenet_v2")
+        state["features.0.0.weight"] = torch.zeros(32, 1, 3, 3)
+        state["features.1.conv.1.weight"] = torch.zeros(8, 32, 1, 1)
+        torch.save(state, tmp_path / "grey.pth")
+        said = self.refusal(tmp_path / "grey.pth")
+        assert "0.0.weight is (32, 1, 3, 3), mobilenet_v2 needs (32, 3, 3, 3)" in said
+        assert "1.conv.1.weight is (8, 32, 1, 1)" in said and len(said.splitlines()) == 2
+
+    def test_missing_garbage_and_other_content(self, tmp_path):
+        assert "no such file" in self.refusal(tmp_path / "none.pth")
+        (tmp_path / "text.pth").write_bytes(b"garbage")
+        assert "not a state dict" in self.refusal(tmp_path / "text.pth")
+        torch.save({"epoch": 3, "model": torchvision_state("resnet18")}, tmp_path / "checkpoint.pth")
+        assert "expected a state dict (names -> tensors)" in self.refusal(tmp_path / "checkpoint.pth")
+
+    def test_a_file_that_would_run_code_is_refused_before_it_does(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
+        cached = tmp_path / "hub/checkpoints" / url.rsplit("/", 1)[-1]
+        cached.parent.mkdir(parents=True)
+        torch.save({"weight": RunsCode(tmp_path / "it ran")}, cached)
+        assert "not a state dict" in self.refusal(cached)
+        assert "network.weights: imagenet" in self.refusal("imagenet")
+        assert not (tmp_path / "it ran").exists()
+        torch.load(cached, weights_only=False)
+        assert (tmp_path / "it ran").exists()  # it was a real one
+
+    def test_whole_networks_take_their_weights(self, tmp_path):
+        state = torchvision_state("mobilenet_v2")
+        torch.save(state, tmp_path / "imagenet.pth")
+        options = {"backbone": "mobilenet_v2", "output_stride": 16, "weights": str(tmp_path / "imagenet.pth")}
+        for network in (initial_segmenter(classes=2, **options, **HEAD), initial_classifier(classes=2, **options)):
+            assert (network.backbone[0][0].weight == state["features.0.0.weight"].flatten()[0]).all()

@@ -1,0 +1,142 @@
+"""The stages one after the other, on a tiny drawn set."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from test_dag import FILE, STAGES, filled, outs
+from tiny import tiny_project
+
+from dsrg.artifacts.model_file import load_model
+from dsrg.artifacts.seeds_h5 import read_seeds
+from dsrg.cli import main
+from dsrg.data.classes import read_classes
+from dsrg.data.index import read_index
+from dsrg.files import sha256
+from dsrg.pipeline import load_stage
+
+ORDER = list(STAGES)
+
+
+def run(name: str) -> None:
+    stage_function = getattr(importlib.import_module(f"stages.{name}"), name)
+    stage_function(load_stage(name))
+
+
+def run_all(folder, monkeypatch, **changes):
+    tiny_project(folder, **changes)
+    monkeypatch.chdir(folder)
+    for name in ORDER:
+        run(name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield run_all(tmp_path_factory.mktemp("project"), monkeypatch)
+
+
+def checksums(folder) -> dict[str, str]:
+    """Every out of every stage, file by file."""
+    files = {}
+    for path in sorted({out for stage in STAGES.values() for out in outs(stage)}):
+        found = sorted(file for file in [folder / path, *(folder / path).rglob("*")] if file.is_file())
+        files |= {str(file.relative_to(folder)): sha256(file) for file in found}
+    return files
+
+
+def test_every_declared_out_is_made_and_nothing_half_written_is_left(project):
+    for name, stage in STAGES.items():
+        for out in outs(stage):
+            assert (project / out).exists(), f"{name} did not make {out}"
+    assert [path.name for path in project.rglob("*.tmp")] == []
+    assert list((project / ".scratch").iterdir()) == []
+
+
+def test_outs_hold_what_the_design_says(project):
+    classes = read_classes(project / FILE["classes"])
+    index = read_index(project / FILE["index"], classes)
+    seeds = read_seeds(project / FILE["seeds"], classes=classes, grid=9)
+    assert seeds.ids == index.split("train").ids
+    allowed = np.concatenate([index.split("train").present, np.zeros((12, 255 - len(classes)), bool)], axis=1)
+    for row, labels in enumerate(seeds.seeds):
+        assert all(value == 255 or allowed[row, value] for value in np.unique(labels))
+    for row, image_id in enumerate(seeds.ids):
+        image = Image.open(project / FILE["pseudo_labels"] / f"{image_id}.png")
+        assert image.mode == "P" and image.size == (index.widths[row], index.heights[row])
+        assert all(allowed[row, value] for value in np.unique(image)), "pseudo labels keep to the tags"
+    for name in ("dsrg", "retrain"):
+        assert load_model(project / FILE[name], kind="segmenter", made_by=name).classes == classes
+
+
+def test_metrics(project):
+    metrics = json.loads((project / "results/evaluate/metrics.json").read_text())
+    for network in ("dsrg", "retrain"):
+        assert 0 <= metrics[network]["miou"] <= 1 and 0 <= metrics[network]["miou_crf"] <= 1
+    quality = json.loads((project / "results/audit/metrics.json").read_text())
+    assert set(quality["seeds"]) >= {"fg_precision", "fg_recall", "bg_precision", "bg_recall", "coverage"}
+    assert quality["pseudo_labels"]["coverage"] == 1
+
+
+def test_same_params_same_bits(project, tmp_path, monkeypatch):
+    again = run_all(tmp_path, monkeypatch)
+    assert checksums(again) == checksums(project)
+
+
+def test_another_seed_gives_another_network(project, tmp_path, monkeypatch):
+    tiny_project(tmp_path, seed=1)
+    monkeypatch.chdir(tmp_path)
+    for name in ("draw_shapes", "prepare", "train_cam"):
+        run(name)
+    assert sha256(tmp_path / FILE["index"]) == sha256(project / FILE["index"])
+    assert sha256(tmp_path / FILE["cam"]) != sha256(project / FILE["cam"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grow": {"enabled": False}, "dsrg": {"seed_loss": "plain", "boundary_loss": False}},
+        {"grow": {"on": "softmax"}, "dsrg": {"boundary_loss": False}},
+        {"crf": {"train": {"unary": "prob"}}},
+    ],
+    ids=["static seeds, plain loss", "growth on the softmax", "released unary"],
+)
+def test_switches_of_table_2(project, tmp_path, monkeypatch, changes):
+    monkeypatch.chdir(project)
+    stage = load_stage("train_dsrg")
+    changed = stage.params.model_dump()
+    for section, values in changes.items():
+        for key, value in values.items():
+            changed[section][key] = changed[section][key] | value if isinstance(value, dict) else value
+    files = stage.file | {name: tmp_path / name for name in ("dsrg", "growth", "results")}  # outs go elsewhere
+    monkeypatch.setenv("DSRG_SCRATCH", str(tmp_path / "scratch"))
+    changed_stage = type(stage)("train_dsrg", type(stage.params).model_validate(changed), files)
+    importlib.import_module("stages.train_dsrg").train_dsrg(changed_stage)
+    assert sha256(tmp_path / "dsrg") != sha256(project / FILE["dsrg"])
+
+
+def test_show_draws_the_whole_way(project, monkeypatch):
+    monkeypatch.chdir(project)
+    for image_id in ("train0000", "val0000"):
+        result = CliRunner().invoke(main, ["show", image_id, "--out", f"{image_id}.png"])
+        assert result.exit_code == 0, result.output
+        assert Image.open(f"{image_id}.png").width > 300
+    result = CliRunner().invoke(main, ["show", "nothing", "--out", "x.png"])
+    assert result.exit_code == 2 and "no such image" in result.output
+
+
+def test_check_command(project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(main, ["check", "--json", "check.json"])
+    assert result.exit_code == 0 and "12 training images" in result.output
+    assert json.loads((project / "check.json").read_text())["problems"] == []
+
+
+def test_metrics_and_tables_are_where_dvc_expects(project):
+    assert filled("${file.index}") == "data/index.csv"
+    header = (project / "results/evaluate/per_class.csv").read_text().splitlines()[0]
+    assert header == "class,dsrg,dsrg_crf,retrain,retrain_crf"
