@@ -42,6 +42,7 @@ class Shapes(Section):
     cover_min: Annotated[float, Field(gt=0, le=1)]
     cover_max: Annotated[float, Field(gt=0, le=1)]
     hue_spread: Annotated[float, Field(ge=0, le=180)]
+    coat_spread: Annotated[float, Field(ge=0, le=180)]
     seed: Seed
 
     @model_validator(mode="after")
@@ -115,7 +116,8 @@ class Training(Section):
 
 
 class Cam(Training):
-    pass
+    score_scale: Positive
+    score_offset: float
 
 
 class Rbd(Section):
@@ -144,15 +146,6 @@ class Saliency(Section):
         return self
 
 
-class Seeds(Section):
-    scales: Annotated[list[Positive], Field(min_length=1)]
-    flip: bool
-    fg_thresh: Fraction
-    bg_thresh: Fraction
-    conflict: Literal["smaller", "unlabelled"]
-    overlays: Annotated[int, Field(ge=0)]
-
-
 class CrfKernel(Section):
     gaussian_weight: NonNegative
     gaussian_xy: Positive
@@ -160,7 +153,22 @@ class CrfKernel(Section):
     bilateral_xy: Positive
     bilateral_rgb: Positive
     iterations: Annotated[int, Field(ge=0, le=100)]
-    min_prob: Annotated[float, Field(gt=0, lt=0.01)]
+    min_prob: Annotated[float, Field(gt=0, lt=0.1)]
+
+
+class SeedCrf(CrfKernel):
+    enabled: bool
+    background: Annotated[float, Field(gt=0, le=1)]
+
+
+class Seeds(Section):
+    scales: Annotated[list[Positive], Field(min_length=1)]
+    flip: bool
+    fg_thresh: Fraction
+    bg_thresh: Fraction
+    conflict: Literal["smaller", "unlabelled"]
+    crf: SeedCrf
+    overlays: Annotated[int, Field(ge=0)]
 
 
 class TrainCrf(CrfKernel):
@@ -181,6 +189,7 @@ class Grow(Section):
 
 
 class Dsrg(Training):
+    init: Literal["weights", "cam"]
     seed_loss: Literal["balanced", "plain"]
     boundary_loss: bool
     min_prob: Annotated[float, Field(gt=0, lt=0.01)]

@@ -29,7 +29,7 @@ def train_cam(stage: Stage) -> None:
     )
     classifier = fit(
         initial_classifier(classes=len(classes), weights=params.network.weights, **network),
-        tag_objective,
+        tag_objective(score_scale=cam.score_scale, score_offset=cam.score_offset),
         batches,
         name=stage.name,
         steps=cam.steps,

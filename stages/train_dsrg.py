@@ -1,13 +1,13 @@
 """Train the segmentation network on seeds that grow while it learns."""
 
-from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.figures.growth import write_growth
 from dsrg.networks.network import grid_size
-from dsrg.networks.weights import initial_segmenter
+from dsrg.networks.weights import adopt_backbone, initial_segmenter
 from dsrg.pipeline import Stage, run_stage
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.growth_watch import GrowthWatch
@@ -46,8 +46,11 @@ def train_dsrg(stage: Stage) -> None:
         times=dsrg.watch_times,
         folder=stage.scratch / "growth",
     )
+    segmenter = initial_segmenter(classes=len(classes), weights=params.network.weights, **network)
+    if dsrg.init == "cam":
+        adopt_backbone(segmenter, load_model(stage.file["cam"], kind="classifier", made_by="train_cam").weights)
     segmenter = fit(
-        initial_segmenter(classes=len(classes), weights=params.network.weights, **network),
+        segmenter,
         seed_objective(supervisor=supervisor, balanced=dsrg.seed_loss == "balanced", min_prob=dsrg.min_prob),
         batches,
         name=stage.name,

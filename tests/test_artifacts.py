@@ -1,4 +1,4 @@
-"""What stages hand to each other: model files, seeds.h5, label PNGs. Whole, the same bytes, and refused when damaged."""
+"""What stages hand to each other (model files, seeds.h5, label PNGs): whole, the same bytes, refused when damaged."""
 
 import hashlib
 import os

@@ -19,11 +19,16 @@ from dsrg.networks import backbones
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.heads import ParallelBranches
 from dsrg.networks.network import Classifier, Normalise, Segmenter, corner_aligned, grid_size
-from dsrg.networks.weights import initial_classifier, initial_segmenter, load_backbone_weights
+from dsrg.networks.weights import adopt_backbone, initial_classifier, initial_segmenter, load_backbone_weights
 
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], "dropout": 0.0}
 EVERY = [(name, stride) for name in BACKBONES for stride in (8, 16)]
 NORMED = ["resnet101", "mobilenet_v2"]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -175,16 +180,28 @@ class TestFrozenNorms:
 
     @pytest.mark.parametrize(("name", "stride"), EVERY)
     def test_gradients_in_bf16_are_those_in_fp32_but_for_rounding(self, name, stride, short_resnet):
-        """Measured 0.970 or more of the whole, 0.79 of the worst layer; wrong kernels of some CPUs fall far below."""
+        """Measured 0.980 or more of the whole, 0.81 of the worst layer, norms within 17 %."""
         network = build(name, stride)
         draw_norms(network)
         images = torch.randn(2, 3, 65, 65)
         (_, exact), (_, rounded) = gradients(network, images), gradients(network, images, bf16=True)
         whole = [torch.cat([gradient.flatten() for gradient in every.values()]) for every in (exact, rounded)]
-        assert F.cosine_similarity(*whole, dim=0) > 0.95
+        assert F.cosine_similarity(*whole, dim=0) > 0.96
         for key, gradient in exact.items():
-            assert F.cosine_similarity(rounded[key].flatten(), gradient.flatten(), dim=0) > 0.6, key
+            assert F.cosine_similarity(rounded[key].flatten(), gradient.flatten(), dim=0) > 0.65, key
             assert 0.7 < rounded[key].norm() / gradient.norm() < 1.4, key
+
+    @pytest.mark.parametrize("stride", [8, 16])
+    @torch.inference_mode()
+    def test_dilated_depthwise_convolutions_are_left_out_of_bf16(self, stride):
+        network, kinds = build("mobilenet_v2", stride), {True: [], False: []}
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                dilated = module.dilation != (1, 1)
+                module.register_forward_hook(lambda _, given, output, kind=kinds[dilated]: kind.append(output.dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            network(torch.zeros(1, 3, 33, 33))
+        assert set(kinds[True]) == {torch.float32} and set(kinds[False]) == {torch.bfloat16}
 
 
 class TestHeads:
@@ -401,3 +418,15 @@ class TestWeights:
         options = {"backbone": "mobilenet_v2", "output_stride": 16, "weights": str(tmp_path / "imagenet.pth")}
         for network in (initial_segmenter(classes=2, **options, **HEAD), initial_classifier(classes=2, **options)):
             assert (network.backbone[0][0].weight == state["features.0.0.weight"].flatten()[0]).all()
+
+    @pytest.mark.parametrize("name", ["vgg_mini", "vgg16", "mobilenet_v2"])
+    def test_a_segmenter_takes_over_the_backbone_of_a_classifier(self, name):
+        classifier = Classifier(classes=2, backbone=name, output_stride=8)
+        segmenter = Segmenter(classes=2, backbone=name, output_stride=8, **HEAD)
+        draw_norms(classifier)
+        head = {key: value.clone() for key, value in segmenter.head.state_dict().items()}
+        adopt_backbone(segmenter, classifier.state_dict())
+        theirs = classifier.backbone.state_dict()
+        for key, value in segmenter.backbone.state_dict().items():
+            assert torch.equal(value, theirs[key]), key
+        assert all(torch.equal(value, head[key]) for key, value in segmenter.head.state_dict().items())

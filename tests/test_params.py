@@ -77,6 +77,7 @@ def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
         ("network.rates.2", 0, "greater than or equal to 1"),
         ("network.rates", [], "at least 1 item"),
         ("data.size", 320, "8k+1"),
+        ("data.size", 325, "8k+1"),
         ("data.size", 1, "greater than or equal to 9"),
         ("seeds.scales", [], "at least 1 item"),
         ("crf.test.min_prob", 0, "greater than 0"),

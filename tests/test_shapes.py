@@ -20,10 +20,11 @@ NUMBERS = dict(
     size_min=128,
     size_max=160,
     objects_max=3,
-    clutter_max=14,
-    cover_min=0.15,
+    clutter_max=12,
+    cover_min=0.2,
     cover_max=0.45,
-    hue_spread=180,
+    hue_spread=30,
+    coat_spread=40,
     seed=0,
 )
 
@@ -126,17 +127,34 @@ def test_the_splits_show_different_pictures(root: Path):
     assert len(jpegs) == 72
 
 
-def test_only_the_head_knows_the_class():
-    """The same draw of numbers gives all classes the same body; without a hue of its own, the head's colours too."""
+def test_only_head_and_hue_know_the_class():
+    """The same draw of numbers gives all classes the same body but for its hue, which strays as far as it is let."""
 
-    def colours(class_id: int) -> np.ndarray:
-        creature = _draw_creature(np.random.default_rng(3), class_id, length=80, hue_spread=0)
-        return np.median(creature.rgb[(creature.alpha == 255) & ~creature.head], axis=0)
+    def body(class_id: int, coat_spread: float, seed: int = 3) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        creature = _draw_creature(rng, class_id, length=80, hue_spread=0, coat_spread=coat_spread)
+        inside = (creature.alpha == 255) & ~creature.head
+        colours = cv2.cvtColor(creature.rgb.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[inside]
+        return np.median(colours, axis=0)  # hue in degrees, saturation and value in 0..1
 
-    bodies = np.array([colours(k + 1) for k in range(len(CLASSES))])
-    assert np.ptp(bodies, axis=0).max() <= 6
+    classes = range(1, len(CLASSES) + 1)
+    bodies = np.array([body(k, 40) for k in classes])
+    assert np.ptp(bodies[:, 1:], axis=0).max() <= 0.05
 
-    heads = [_draw_creature(np.random.default_rng(3), k + 1, length=80, hue_spread=0).head for k in range(len(CLASSES))]
+    def straying(coat_spread: float) -> np.ndarray:
+        own = np.array([(k - 1) * 360 / len(CLASSES) for k in classes for _ in range(20)])
+        hues = np.array([body(k, coat_spread, seed)[0] for k in classes for seed in range(20)])
+        return np.abs((hues - own + 180) % 360 - 180)
+
+    assert straying(0).max() < 8 and 30 < straying(40).max() < 48 and straying(180).max() > 150
+
+
+def test_heads_differ():
+    def head(class_id: int) -> np.ndarray:
+        rng = np.random.default_rng(3)
+        return _draw_creature(rng, class_id, length=80, hue_spread=0, coat_spread=40).head
+
+    heads = [head(k + 1) for k in range(len(CLASSES))]
     assert all(a.shape != b.shape or (a != b).any() for a, b in pairwise(heads))
 
 

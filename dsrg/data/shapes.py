@@ -1,9 +1,10 @@
 """The demo set: drawn creatures, a small model of weakly supervised segmentation that needs no download.
 
 What makes the real problem hard is drawn in on purpose. All creatures share one family of bodies; only the *head* tells
-the class, by its shape and pattern. A classifier trained on tags therefore looks at heads alone, and the segmenter has
-to learn that the smooth, outlined body belongs to the head at its end. Bodies, backgrounds and clutter are drawn
-without knowing the class, so nothing else gives it away.
+the class, by its shape, its pattern and, as far as `hue_spread` lets it, its colour. A classifier trained on tags
+therefore looks at heads alone, and the segmenter has to learn that the smooth, outlined body belongs to the head at its
+end. A body's muted colour hints at the class only as far as `coat_spread` lets it; backgrounds and clutter are drawn
+without knowing the class. Heads alone are vivid, so that a small network finds them within some hundred steps.
 
 Every picture is a pure function of (seed, split, number): a larger set begins with the smaller one.
 """
@@ -34,7 +35,7 @@ BODY_IN_SIGHT = 0.6  # of the whole creature
 TRIES = 10  # of new creatures, and of places for each
 
 BODY_LENGTH = (40, 90)  # pixels
-HEAD_DIAMETER = (16, 30)  # pixels
+HEAD_DIAMETER = (18, 36)  # pixels
 AREA_OVER_LENGTH_SQUARED = 0.5  # of an average creature, to turn a wished-for area into a body length
 
 Polygon = np.ndarray  # float (n, 2), x y
@@ -181,15 +182,15 @@ def _shade(mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return np.minimum(light[:, :, None] * np.array(colour, np.float32), 255).astype(np.uint8)
 
 
-def _draw_creature(rng: Generator, class_id: int, *, length: float, hue_spread: float) -> Creature:
-    """Draw one creature of class `class_id` (1..C), its body `length` pixels long; `hue_spread`: see `draw_dataset`."""
+def _draw_creature(rng: Generator, class_id: int, *, length: float, hue_spread: float, coat_spread: float) -> Creature:
+    """Draw one creature of class `class_id` (1..C), its body `length` pixels long; the spreads: see `draw_dataset`."""
     length = length * SUPERSAMPLING
     side = int(2.4 * length)
     pose = _random_pose(rng, side)
     body, head = np.zeros((2, side, side), np.uint8)
     neck, facing = _draw_body(rng, body, pose, length)
 
-    radius = np.clip(length * rng.uniform(0.36, 0.44), *np.multiply(HEAD_DIAMETER, SUPERSAMPLING)) / 2
+    radius = np.clip(length * rng.uniform(0.42, 0.5), *np.multiply(HEAD_DIAMETER, SUPERSAMPLING)) / 2
     forwards = _direction(facing + rng.uniform(-0.4, 0.4))
     turn = radius * np.stack([forwards, [-forwards[1], forwards[0]]])
     pieces = [
@@ -203,11 +204,12 @@ def _draw_creature(rng: Generator, class_id: int, *, length: float, hue_spread: 
     left, top, width, height = cv2.boundingRect(body | head)
     width, height = (-(-n // SUPERSAMPLING) * SUPERSAMPLING for n in (width, height))
     body, head = (layer[top : top + height, left : left + width] for layer in (body, head))
-    rgb = _shade(body, _hsv(rng.uniform(0, 360), rng.uniform(60, 190), rng.uniform(120, 235)))
     hue = (class_id - 1) * 360 / len(CLASSES) + rng.uniform(-hue_spread, hue_spread)
+    coat = hue + rng.uniform(-coat_spread, coat_spread)
+    rgb = _shade(body, _hsv(coat, rng.uniform(30, 120), rng.uniform(110, 230)))
     tones = {
         DARK: _hsv(hue + rng.uniform(-40, 40), rng.uniform(120, 255), rng.uniform(30, 90)),
-        LIGHT: _hsv(hue, rng.uniform(50, 170), rng.uniform(215, 255)),
+        LIGHT: _hsv(hue, rng.uniform(150, 255), rng.uniform(215, 255)),
     }
     for polygon, tone in pieces:
         _fill(rgb, polygon - [left, top], tones[tone])
@@ -224,7 +226,7 @@ def _draw_background(rng: Generator, height: int, width: int, clutter: int) -> n
     Returns uint8 (height, width, 3).
     """
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    ends = [np.array(_hsv(rng.uniform(0, 360), rng.uniform(0, 110), rng.uniform(70, 225))) for _ in range(2)]
+    ends = [np.array(_hsv(rng.uniform(0, 360), rng.uniform(0, 70), rng.uniform(80, 200))) for _ in range(2)]
     towards = _direction(rng.uniform(0, 2 * np.pi))
     ramp = (towards[0] * x / width + towards[1] * y / height) / 2 + 0.5
     ground = ends[0] + ramp[:, :, None] * (ends[1] - ends[0])
@@ -260,7 +262,7 @@ def _draw_clutter(rng: Generator, image: np.ndarray) -> None:
     else:
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 6)))
         _fill(layer, centre + size * np.stack([np.cos(angles), np.sin(angles)], axis=1), 255)
-    colour = np.array(_hsv(rng.uniform(0, 360), rng.uniform(0, 200), rng.uniform(40, 240)))
+    colour = np.array(_hsv(rng.uniform(0, 360), rng.uniform(0, 110), rng.uniform(40, 240)))
     opacity = rng.uniform(0.5, 0.95)
     painted = layer > 0
     image[painted] = np.round((1 - opacity) * image[painted] + opacity * colour).astype(np.uint8)
@@ -311,6 +313,7 @@ def draw_picture(
     cover_min: float,
     cover_max: float,
     hue_spread: float,
+    coat_spread: float,
 ) -> Picture:
     """Draw one picture; its first creature is of class `first_class` (1..C). The numbers: see `draw_dataset`."""
     height, width = (int(n) for n in rng.integers(size_min, size_max + 1, 2))
@@ -320,18 +323,20 @@ def draw_picture(
     area = rng.uniform(cover_min, cover_max) * height * width / (1 + len(others))
     classes = []
     for class_id in (first_class, *others.tolist()):
-        scene, found = _add_creature(rng, scene, class_id, area=area, hue_spread=hue_spread)
+        scene, found = _add_creature(rng, scene, class_id, area=area, hue_spread=hue_spread, coat_spread=coat_spread)
         classes += [class_id] if found else []
     noisy = np.clip(scene.image + 2.0 * rng.normal(size=scene.image.shape), 0, 255).astype(np.uint8)
     return Picture(noisy, np.array([0, *classes], np.uint8)[scene.owner], classes)
 
 
-def _add_creature(rng: Generator, scene: Scene, class_id: int, *, area: float, hue_spread: float) -> tuple[Scene, bool]:
+def _add_creature(
+    rng: Generator, scene: Scene, class_id: int, *, area: float, hue_spread: float, coat_spread: float
+) -> tuple[Scene, bool]:
     """Add a creature of about `area` pixels at a random place, unless no place is found -> the scene, whether found."""
     height, width = scene.owner.shape
     for _ in range(TRIES):
         length = np.clip(np.sqrt(area / AREA_OVER_LENGTH_SQUARED) * rng.uniform(0.85, 1.2), *BODY_LENGTH)
-        creature = _draw_creature(rng, class_id, length=length, hue_spread=hue_spread)
+        creature = _draw_creature(rng, class_id, length=length, hue_spread=hue_spread, coat_spread=coat_spread)
         h, w = creature.alpha.shape
         for _ in range(TRIES):
             # At most a quarter of the canvas beyond a border.
@@ -378,6 +383,7 @@ def draw_dataset(
     cover_min: float,
     cover_max: float,
     hue_spread: float,
+    coat_spread: float,
     seed: int,
 ) -> None:
     """Draw the demo set into the folder `root`: PASCAL VOC's layout and `classes.txt` (class k = line k).
@@ -390,6 +396,8 @@ def draw_dataset(
                           the border and to the limits of their size
     hue_spread            degrees that a head's hue strays from its class's own at most: 0 = the hue tells the class,
                           180 = it tells nothing, only shape and pattern do
+    coat_spread           degrees that a body's muted hue strays from its head's at most: 180 = bodies tell nothing,
+                          less = a body hints at its class, as a cow's hide does
     seed                  the same numbers draw the same files, byte for byte
 
     An older set at `root` is replaced when the new one is complete. Raises InputError for numbers out of range and for
@@ -407,6 +415,7 @@ def draw_dataset(
             ("cover_min", cover_min, "above 0, at most 1", 0 < cover_min <= 1),
             ("cover_max", cover_max, f"at least cover_min, {cover_min}, at most 1", cover_min <= cover_max <= 1),
             ("hue_spread", hue_spread, "0 to 180", 0 <= hue_spread <= 180),
+            ("coat_spread", coat_spread, "0 to 180", 0 <= coat_spread <= 180),
             ("seed", seed, "at least 0", seed >= 0),
         ]
         if not fine
@@ -434,6 +443,7 @@ def draw_dataset(
                     cover_min=cover_min,
                     cover_max=cover_max,
                     hue_spread=hue_spread,
+                    coat_spread=coat_spread,
                 )
                 _write_picture(new, picture_id, picture)
 

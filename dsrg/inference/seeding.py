@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dsrg import parallel
 from dsrg.artifacts.seeds_h5 import SeedRow
+from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import read_image
 from dsrg.data.index import Index
 from dsrg.errors import InputError
@@ -18,10 +20,11 @@ from dsrg.files import write_csv
 from dsrg.inference.cams import activation_maps
 from dsrg.inference.squares import image_batches
 from dsrg.method.growing import UNLABELLED
+from dsrg.method.mean_field import mean_field
 from dsrg.method.saliency import combined, mbd, rbd
-from dsrg.method.seeds import make_seeds, normalise_cams
+from dsrg.method.seeds import agreed_seeds, make_seeds, normalise_cams, tag_probs
 from dsrg.networks.network import Classifier, grid_size
-from dsrg.params import Saliency, Seeds
+from dsrg.params import Saliency, SeedCrf, Seeds
 from dsrg.progress import tracked
 
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
@@ -80,6 +83,9 @@ def seed_rows(
         chosen = make_seeds(
             cams, salient, present, fg_thresh=seeds.fg_thresh, bg_thresh=seeds.bg_thresh, conflict=seeds.conflict
         )
+        if seeds.crf.enabled:
+            labels = crf_labels(images, cams, salient, present, crf=seeds.crf)
+            chosen = torch.stack([agreed_seeds(own, label) for own, label in zip(chosen, labels, strict=True)])
         for place, row in enumerate(rows):
             tagged = np.flatnonzero(index.present[row, 1:])
             yield SeedRow(
@@ -90,6 +96,24 @@ def seed_rows(
                 cams[place, tagged].numpy(),
                 (tagged + 1).astype(np.uint8),
             )
+
+
+def crf_labels(
+    images: list[NDArray[np.uint8]], cams: Tensor, saliency: Tensor, present: Tensor, *, crf: SeedCrf
+) -> Iterator[Tensor]:
+    """What a fully connected CRF makes of the activation maps on the grid: a label map uint8 (h, w) an image.
+
+    images uint8 (H, W, 3); cams float (B, C, h, w); saliency float (B, h, w); present bool (B, C+1).
+    """
+    kernel = crf.model_dump(exclude={"enabled", "background"})
+    side = cams.shape[-1]
+    jobs = []
+    for image, maps, salient, tags in zip(images, cams, saliency, present, strict=True):
+        probs = tag_probs(maps, salient, tags, background=crf.background, min_prob=crf.min_prob)
+        small = cut_image(image, WHOLE, size=8 * (side - 1) + 1)[::8, ::8]
+        jobs.append((small.transpose(2, 0, 1), -probs.log().numpy(), kernel))
+    for tags, probs in zip(present, parallel.ordered_map(mean_field, jobs), strict=True):
+        yield tags.nonzero()[:, 0][torch.from_numpy(probs).argmax(dim=0)].to(torch.uint8)
 
 
 class SeedCounts:

@@ -51,3 +51,24 @@ def make_seeds(
     if conflict == "unlabelled":
         seeds = torch.where(fires.sum(dim=1) + background > 1, UNLABELLED, seeds)
     return seeds.to(torch.uint8)
+
+
+def tag_probs(cams: Tensor, saliency: Tensor, present: Tensor, *, background: float, min_prob: float) -> Tensor:
+    """Activation maps of one image read as probabilities of its classes and background, as input to a CRF.
+
+    Background scores background * (1 - saliency), a class its activation; everything at least `min_prob`, then
+    normalised. Not of the paper: the CRF labels that IRN (Ahn et al. 2019) trains on are made so, from a constant.
+
+    Args:
+        cams: float (C, h, w), 0..1; saliency: float (h, w), 0..1; present: bool (C+1,).
+
+    Returns:
+        float (K, h, w) for the K present classes, background first.
+    """
+    scores = torch.cat([(background * (1 - saliency))[None], cams[present[1:]]]).clamp(min=min_prob)
+    return scores / scores.sum(dim=0)
+
+
+def agreed_seeds(seeds: Tensor, labels: Tensor) -> Tensor:
+    """Seeds that another label map agrees with; the others become unlabelled. uint8 (..., h, w) both."""
+    return torch.where(seeds == labels, seeds, UNLABELLED).to(torch.uint8)

@@ -80,3 +80,10 @@ def initial_classifier(*, classes: int, weights: str | None, backbone: str, outp
     classifier = Classifier(classes=classes, backbone=backbone, output_stride=output_stride)
     load_backbone_weights(classifier.backbone, name=backbone, weights=weights)
     return classifier
+
+
+def adopt_backbone(segmenter: Segmenter, classifier_weights: dict[str, torch.Tensor]) -> None:
+    """Start a segmenter from a trained classifier's backbone of the same kind, without the layers it lacks."""
+    own = segmenter.backbone.state_dict()
+    theirs = {key.removeprefix("backbone."): value for key, value in classifier_weights.items()}
+    segmenter.backbone.load_state_dict({key: value for key, value in theirs.items() if key in own})

@@ -1,0 +1,507 @@
+"""Training: rates and schedules of the paper, a loop that can be killed, supervision that grows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from toy import picture, save_index
+
+from dsrg.data.batches import Batch, Batches
+from dsrg.data.images import read_mask
+from dsrg.inference.squares import squares
+from dsrg.method.crf import clamped, dense_crf, unary_energies
+from dsrg.method.growing import UNLABELLED, grow
+from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
+from dsrg.networks.network import Classifier, Segmenter
+from dsrg.training import fit as fit_module
+from dsrg.training import supervision as supervision_module
+from dsrg.training.fit import NotFiniteError, fit, set_up_torch
+from dsrg.training.growth_watch import GrowthWatch, watched_steps
+from dsrg.training.mask_objective import mask_objective
+from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
+from dsrg.training.resume import Checkpoints
+from dsrg.training.seed_objective import seed_objective
+from dsrg.training.supervision import Supervisor, labelled_share
+from dsrg.training.tag_objective import tag_objective
+
+HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], "dropout": 0.5}
+SGD = {
+    **{"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "head_lr": 10.0, "bias_lr": 2.0},
+    **{"schedule": "poly", "step_every": 10, "step_factor": 0.1, "poly_power": 0.9, "warmup": 2},
+}
+tags = tag_objective(score_scale=1.0, score_offset=0.0)
+ADAMW = SGD | {"name": "adamw", "lr": 0.003, "head_lr": 1.0, "schedule": "constant"}
+
+
+@pytest.fixture(autouse=True)
+def one_process_and_seed(monkeypatch):
+    """No worker processes, and torch's settings put back."""
+    torch.manual_seed(0)
+    monkeypatch.setenv("DSRG_WORKERS", "1")
+    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    yield
+    torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+
+def small_segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter(classes=2, backbone="vgg_mini", output_stride=8, **HEAD)
+
+
+class TestRates:
+    RATES = {"lr": 5e-4, "head_lr": 10.0, "bias_lr": 2.0, "weight_decay": 5e-4}
+
+    def test_released_multipliers(self):
+        """1x and 2x for the backbone's weights and biases, 10x and 20x for the head's; biases do not decay."""
+        with torch.device("meta"):
+            network = Segmenter(classes=2, backbone="vgg16", output_stride=8, **HEAD)
+        groups = parameter_groups(network, **self.RATES)
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        rates = {}
+        for group in groups:
+            assert group["peak_lr"] == group["lr"]
+            for parameter in group["params"]:
+                rates[names[id(parameter)]] = group["lr"] / 5e-4, group["weight_decay"]
+        assert rates["backbone.0.weight"] == (1, 5e-4) and rates["backbone.28.bias"] == (2, 0)
+        assert rates["head.branches.0.0.weight"] == (10, 5e-4) and rates["head.branches.1.3.bias"] == (20, 0)
+        assert set(rates.values()) == {(1, 5e-4), (2, 0), (10, 5e-4), (20, 0)}
+
+    @pytest.mark.parametrize("name", ["vgg_mini", "vgg16", "resnet101", "mobilenet_v2"])
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_every_trainable_parameter_is_in_exactly_one_group(self, name, frozen):
+        with torch.device("meta"):
+            networks = [
+                Segmenter(classes=2, backbone=name, output_stride=8, **HEAD),
+                Classifier(classes=2, backbone=name, output_stride=8),
+            ]
+        for network in networks:
+            if frozen:
+                next(network.parameters()).requires_grad_(False)
+            grouped = [id(p) for group in parameter_groups(network, **self.RATES) for p in group["params"]]
+            assert sorted(grouped) == sorted(id(p) for p in network.parameters() if p.requires_grad)
+            for group in parameter_groups(network, **self.RATES):
+                decays = {parameter.ndim > 1 for parameter in group["params"]}
+                assert decays == {group["weight_decay"] > 0}
+
+    def test_optimisers(self):
+        groups = parameter_groups(nn.Linear(2, 2), **self.RATES)
+        sgd, adamw = (build_optimiser(groups, name=name, momentum=0.8) for name in ("sgd", "adamw"))
+        assert isinstance(sgd, torch.optim.SGD) and {group["momentum"] for group in sgd.param_groups} == {0.8}
+        assert isinstance(adamw, torch.optim.AdamW) and {g["betas"] for g in adamw.param_groups} == {(0.8, 0.999)}
+        assert [group["weight_decay"] for group in sgd.param_groups] == [5e-4, 0.0]
+
+
+class TestSchedule:
+    OPTIONS = {"steps": 8000, "warmup": 0, "step_every": 2000, "step_factor": 0.1, "poly_power": 0.9}
+    STEPS = [0, 1000, 2000, 3000, 4000, 6000, 7000]
+
+    @pytest.mark.parametrize(
+        ("every", "factor", "expected"),
+        [
+            (2000, 0.1, [5e-4, 5e-4, 5e-5, 5e-5, 5e-6, 5e-7, 5e-7]),  # the paper's
+            (1000, 0.33, [5e-4, 1.65e-4, 5.4e-5, 1.8e-5, 5.9e-6, 6.5e-7, 2.1e-7]),  # the released solver's
+        ],
+    )
+    def test_steps_of_the_paper_and_of_the_released_code(self, every, factor, expected):
+        options = self.OPTIONS | {"schedule": "step", "step_every": every, "step_factor": factor}
+        assert [5e-4 * lr_factor(step, **options) for step in self.STEPS] == pytest.approx(expected, rel=0.02)
+
+    def test_drops_come_at_the_step_itself_and_never_at_the_first(self):
+        """A port of the method divides at iteration 0 as well."""
+        options = self.OPTIONS | {"schedule": "step"}
+        assert [lr_factor(step, **options) for step in (0, 1999)] == [1, 1]
+        assert lr_factor(2000, **options) == pytest.approx(0.1)
+
+    def test_poly_falls_to_nearly_nothing(self):
+        options = self.OPTIONS | {"schedule": "poly"}
+        assert lr_factor(0, **options) == 1
+        assert lr_factor(4000, **options) == pytest.approx(0.5**0.9)
+        assert 0 < lr_factor(7999, **options) < 1e-3
+
+    def test_constant(self):
+        assert {lr_factor(step, **self.OPTIONS, schedule="constant") for step in self.STEPS} == {1.0}
+
+    @pytest.mark.parametrize("schedule", ["step", "poly", "constant"])
+    def test_warm_up_rises_in_a_line_and_then_leaves_the_schedule_alone(self, schedule):
+        plain = self.OPTIONS | {"schedule": schedule}
+        warm = plain | {"warmup": 4}
+        shares = [lr_factor(step, **warm) / lr_factor(step, **plain) for step in range(7)]
+        assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1])
+
+
+class Failing(Exception):
+    pass
+
+
+class TestFit:
+    """A toy problem: red pictures and green ones, told apart by a small classifier."""
+
+    @pytest.fixture
+    def data(self, tmp_path):
+        pictures, tagged = {}, []
+        for k in range(8):
+            pixels = picture(30, 40, seed=k) // 4
+            pixels[..., k % 2] += 150
+            pictures[f"im{k}"], _ = pixels, tagged.append([k % 2 == 0, k % 2 == 1])
+        folder = tmp_path / "data"
+        folder.mkdir()
+        return save_index(folder, pictures, tagged), folder
+
+    @pytest.fixture
+    def train(self, data, tmp_path):
+        """Train a classifier with dropout in a folder of its own -> the network."""
+        index, root = data
+
+        def train(name: str, *, steps=40, precision="fp32", optimiser=ADAMW, objective=tags, watch=None):
+            set_up_torch(3)
+            network = Classifier(classes=2, backbone="vgg_mini", output_stride=8)
+            network.backbone.append(nn.Dropout(0.2))  # random numbers must go on where they were too
+            augment = {"flip": True, "scale_min": 0.8, "scale_max": 1.2, "colour": 0.1}
+            batches = Batches(index, root=root, labels=None, size=33, batch=4, seed=1, **augment)
+            folder = tmp_path / name
+            options = {"scratch": folder / "scratch", "live": folder / "live", "optimiser": optimiser, "watch": watch}
+            return fit(network, objective, batches, name=name, steps=steps, precision=precision, **options)
+
+        return train
+
+    @staticmethod
+    def curves(folder) -> dict[str, str]:
+        return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("optimiser", [SGD, ADAMW], ids=["sgd", "adamw"])
+    def test_loss_falls_and_curves_are_written(self, train, tmp_path, precision, optimiser):
+        network = train("run", precision=precision, optimiser=optimiser)
+        assert isinstance(network, Classifier) and not network.training
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+        table = (tmp_path / "run/live/plots/metrics/loss.tsv").read_text().split()
+        assert table[:2] == ["step", "loss"] and table[2::2] == ["10", "20", "30", "40"]
+        losses = [float(value) for value in table[3::2]]
+        assert losses[-1] < 0.5 * losses[0] and losses[0] > 0.3
+        assert (tmp_path / "run/live/metrics.json").exists()
+        assert not (tmp_path / "run/scratch").exists()  # too short for a checkpoint
+
+    def test_learning_rate_follows_the_schedule(self, train, tmp_path):
+        train("run", steps=20, optimiser=SGD)
+        table = (tmp_path / "run/live/plots/metrics/lr.tsv").read_text().split()
+        schedule = {key: SGD[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
+        expected = [0.01 * lr_factor(step, steps=20, **schedule) for step in (9, 19)]
+        assert [float(value) for value in table[3::2]] == pytest.approx(expected)
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("optimiser", [SGD, ADAMW], ids=["sgd", "adamw"])
+    @pytest.mark.parametrize("killed_at", [[25], [13, 31, 39]])
+    def test_killed_and_gone_on_is_the_same_to_the_bit(
+        self, train, tmp_path, monkeypatch, precision, optimiser, killed_at
+    ):
+        options = {"precision": precision, "optimiser": optimiser}
+        whole = train("run", **options)
+        expected = self.curves(tmp_path / "run/live")
+        (tmp_path / "run").rename(tmp_path / "before")
+
+        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")  # at every point of the curves
+        seen = []
+
+        def killer(stop):
+            def watch(network, step):
+                seen.append(step)
+                if step == stop:
+                    raise Failing
+
+            return watch
+
+        for stop in killed_at:
+            with pytest.raises(Failing):
+                train("run", watch=killer(stop), **options)
+        resumed = train("run", watch=killer(0), **options)
+        starts = [1, *(stop // 10 * 10 + 1 for stop in killed_at)]
+        ends = [*killed_at, 40]
+        assert seen == [step for first, last in zip(starts, ends, strict=True) for step in range(first, last + 1)]
+        for (name, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(value, other), name
+        assert self.curves(tmp_path / "run/live") == expected
+
+    def test_other_weights_if_anything_is_lost(self, train, tmp_path, monkeypatch):
+        """The test above would notice: without the state of optimiser and random numbers the weights differ."""
+        whole = train("whole")
+        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
+
+        def stop(network, step):
+            if step == 25:
+                raise Failing
+
+        for lost in ("random", "optimiser"):
+            with pytest.raises(Failing):
+                train(lost, watch=stop)
+            path = tmp_path / lost / "scratch/checkpoint.pt"
+            state, fresh = torch.load(path, weights_only=True), {}
+            if lost == "random":
+                fresh = {"random": torch.Generator().manual_seed(99).get_state()}
+            else:
+                fresh = {"optimiser": {**state["optimiser"], "state": {}}}
+            torch.save(state | fresh, path)
+            resumed = train(lost)
+            pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+            assert not all(torch.equal(*pair) for pair in pairs)
+
+    def test_a_checkpoint_comes_only_after_its_interval(self, train, tmp_path, monkeypatch):
+        now = [1000.0]
+
+        class Clock:
+            @staticmethod
+            def monotonic():
+                return now[0]
+
+        monkeypatch.setattr(fit_module, "time", Clock)
+        saved = []
+        monkeypatch.setattr(Checkpoints, "save", lambda self, state: saved.append(state["step"]))
+        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "25")
+        train("run", watch=lambda network, step: now.__setitem__(0, now[0] + 1), steps=80)
+        assert saved == [30, 60]
+        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
+        saved.clear()
+        train("short", watch=lambda network, step: now.__setitem__(0, now[0] + 1), steps=20)
+        assert saved == [10]  # none at the end, where nothing is left to do
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_a_loss_that_is_no_number_stops_with_step_and_images(self, train, tmp_path, monkeypatch, bad):
+        seen = {}
+
+        def objective(network, batch: Batch, step: int):
+            seen[step] = batch.ids
+            loss, values = tags(network, batch, step)
+            if step >= 23:
+                loss = loss * bad
+            return loss, {"loss": loss.detach()}
+
+        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
+        with pytest.raises(NotFiniteError) as error:
+            train("run", objective=objective)
+        said = str(error.value)
+        assert f"loss is {bad} at step 24 with the images {', '.join(seen[23])};" in said
+        assert str(tmp_path / "run/scratch") in said
+        assert torch.load(tmp_path / "run/scratch/checkpoint.pt", weights_only=True)["step"] == 20
+
+    def test_watch_sees_every_step_done(self, train):
+        seen = []
+        train("run", steps=12, watch=lambda network, step: seen.append((step, network.training)))
+        assert seen == [(step, True) for step in range(1, 13)]
+
+
+class TestCheckpoints:
+    def test_curves_come_back_as_they_were(self, tmp_path):
+        live = tmp_path / "live"
+        (live / "plots").mkdir(parents=True)
+        (live / "plots/loss.tsv").write_text("step\tloss\n10\t0.5\n")
+        checkpoints = Checkpoints(tmp_path / "scratch", live)
+        assert checkpoints.load() is None and (live / "plots/loss.tsv").exists()
+        checkpoints.save({"step": 10, "network": {"w": torch.ones(2)}})
+        (live / "plots/loss.tsv").write_text("step\tloss\n10\t0.5\n20\t0.4\n")
+        (live / "later.tsv").write_text("of a step that was lost")
+        state = checkpoints.load()
+        assert state["step"] == 10 and torch.equal(state["network"]["w"], torch.ones(2)) and "curves" not in state
+        assert [path.name for path in live.rglob("*") if path.is_file()] == ["loss.tsv"]
+        assert (live / "plots/loss.tsv").read_text() == "step\tloss\n10\t0.5\n"
+
+    def test_killed_while_saving_the_older_one_is_left_whole(self, tmp_path, monkeypatch):
+        """State and curves are one file, so they are always of the same step."""
+        live = tmp_path / "live"
+        live.mkdir()
+        (live / "loss.tsv").write_text("10")
+        checkpoints = Checkpoints(tmp_path / "scratch", live)
+        checkpoints.save({"step": 10})
+        (live / "loss.tsv").write_text("20")
+
+        def fail(descriptor):
+            raise Failing
+
+        with monkeypatch.context() as patch, pytest.raises(Failing):
+            patch.setattr("os.fsync", fail)
+            checkpoints.save({"step": 20})
+        assert checkpoints.load()["step"] == 10 and (live / "loss.tsv").read_text() == "10"
+        assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["checkpoint.pt"]
+
+
+def example(seed: int, *, grid: int = 5, images: int = 2) -> tuple[torch.Tensor, ...]:
+    """Images, probabilities, seeds of the tagged classes, and tags."""
+    generator = torch.Generator().manual_seed(seed)
+    side = 8 * (grid - 1) + 1
+    pictures = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, generator=generator)
+    probs = (4 * torch.randn(images, 3, grid, grid, generator=generator)).softmax(dim=1)
+    present = torch.rand(images, 3, generator=generator) < 0.7
+    present[:, 0] = True
+    seeds = torch.randint(0, 12, (images, grid, grid), generator=generator)
+    allowed = present.gather(1, seeds.clamp(max=2).flatten(1)).view_as(seeds)
+    return pictures, probs, torch.where((seeds < 3) & allowed, seeds, UNLABELLED).to(torch.uint8), present
+
+
+class TestSupervisor:
+    CRF = {
+        **{"gaussian_weight": 3.0, "gaussian_xy": 0.25, "bilateral_weight": 10.0, "bilateral_xy": 6.67},
+        **{"bilateral_rgb": 13.0, "iterations": 10, "min_prob": 1e-4, "unary": "logp"},
+    }
+    KERNEL = {key: value for key, value in CRF.items() if key not in ("unary", "min_prob")}
+    GROW = {"enabled": True, "on": "crf", "fg_thresh": 0.6, "bg_thresh": 0.7, "start": 0}
+
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        """The CRF's calls."""
+        calls, whole = [], supervision_module.dense_crf
+
+        def counted(*arguments, **options):
+            calls.append(arguments)
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(supervision_module, "dense_crf", counted)
+        return calls
+
+    def supervise(self, inputs, *, step=0, boundary=True, crf=(), **changes):
+        supervisor = Supervisor(crf=self.CRF | dict(crf), grow=self.GROW | changes, boundary_loss=boundary)
+        return supervisor(*inputs, step=step)
+
+    @pytest.mark.parametrize("unary", ["logp", "prob"])
+    def test_crf_on_every_eighth_pixel_then_growth_on_its_result(self, calls, unary):
+        inputs = images, probs, seeds, present = example(0)
+        found = self.supervise(inputs, crf={"unary": unary})
+        energies = unary_energies(probs, unary=unary, min_prob=1e-4)
+        refined = clamped(dense_crf(images[:, :, ::8, ::8], energies, **self.KERNEL), min_prob=1e-4)
+        torch.testing.assert_close(found.crf_probs, refined)
+        expected = grow(seeds, refined, present, fg_thresh=0.6, bg_thresh=0.7)
+        assert torch.equal(found.labels, expected) and not torch.equal(expected, seeds)
+        assert len(calls) == 1  # once for loss and growth
+
+    def test_growth_on_the_networks_own_probabilities(self, calls):
+        inputs = _, probs, seeds, present = example(0)
+        found = self.supervise(inputs, on="softmax", boundary=False)
+        assert torch.equal(found.labels, grow(seeds, probs, present, fg_thresh=0.6, bg_thresh=0.7))
+        assert found.crf_probs is None and not calls
+        assert not torch.equal(found.labels, self.supervise(inputs).labels)
+
+    @pytest.mark.parametrize("boundary", [False, True])
+    @pytest.mark.parametrize("on", ["crf", "softmax"])
+    @pytest.mark.parametrize("enabled", [False, True])
+    @pytest.mark.parametrize("step", [4, 5])
+    def test_crf_runs_only_where_something_needs_it(self, calls, boundary, on, enabled, step):
+        inputs = example(2)
+        found = self.supervise(inputs, step=step, boundary=boundary, on=on, enabled=enabled, start=5)
+        grows = enabled and step >= 5
+        assert len(calls) == (boundary or (grows and on == "crf"))
+        assert (found.crf_probs is not None) == bool(calls)
+        assert torch.equal(found.labels, inputs[2]) != grows
+
+    @settings(max_examples=20, deadline=None)
+    @given(seed=st.integers(0, 10**6), on=st.sampled_from(["crf", "softmax"]))
+    def test_labels_contain_the_seeds_and_only_present_classes(self, seed, on):
+        inputs = _, _, seeds, present = example(seed)
+        labels = self.supervise(inputs, on=on, boundary=False).labels
+        assert labels.dtype == torch.uint8
+        seeded = seeds != UNLABELLED
+        assert torch.equal(labels[seeded], seeds[seeded])
+        for image in range(len(labels)):
+            allowed = {UNLABELLED, *present[image].nonzero().flatten().tolist()}
+            assert set(labels[image].unique().tolist()) <= allowed
+
+    def test_no_gradient_passes(self):
+        images, probs, seeds, present = example(3)
+        found = self.supervise((images, probs.requires_grad_(), seeds, present))
+        assert not found.crf_probs.requires_grad and not found.labels.requires_grad
+
+    def test_shares(self):
+        labels = torch.tensor([[[0, 1], [2, 255]], [[255, 255], [255, 0]]], dtype=torch.uint8)
+        assert [float(share) for share in labelled_share(labels)] == [2 / 8, 2 / 8]
+
+
+class TestObjectives:
+    @pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (10.0, -1.5)])
+    def test_tags_by_hand(self, scale, offset):
+        """Sigmoid cross-entropy, mean over classes and images; background is no tag."""
+        scores = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+        present = torch.tensor([[True, True, False], [True, False, True]])
+        batch = Batch(torch.zeros(0), None, present, ["a", "b"])
+        loss, values = tag_objective(score_scale=scale, score_offset=offset)(lambda images: scores, batch, 0)
+        signed = [scale * score + offset for score in (1.0, -2.0, 0.5, 3.0)] * np.array([1, -1, -1, 1])
+        expected = np.mean(np.log1p(np.exp(-signed)))
+        assert float(loss) == pytest.approx(expected) and float(values["loss"]) == pytest.approx(expected)
+
+    def test_masks_by_hand_and_255_is_ignored(self):
+        logits = torch.tensor([[[[2.0, 0.0]], [[1.0, 5.0]]]])
+        labels = torch.tensor([[[0, 255]]], dtype=torch.uint8)
+        batch = Batch(torch.zeros(0), labels, torch.zeros(0), ["a"])
+        assert float(mask_objective(lambda images: logits, batch, 0)[0]) == pytest.approx(np.log(1 + np.exp(-1)))
+        nothing = Batch(torch.zeros(0), torch.full_like(labels, 255), torch.zeros(0), ["a"])
+        assert float(mask_objective(lambda images: logits, nothing, 0)[0]) == 0
+
+    @pytest.mark.parametrize("boundary", [False, True])
+    @pytest.mark.parametrize("balanced", [False, True])
+    def test_seeds_are_the_losses_of_the_paper(self, boundary, balanced):
+        images, _, seeds, present = example(4)
+        logits = torch.randn(2, 3, 5, 5, requires_grad=True)
+        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=boundary)
+        objective = seed_objective(supervisor=supervisor, balanced=balanced, min_prob=1e-4)
+        loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
+        probs = smoothed_softmax(logits, min_prob=1e-4)
+        supervision = supervisor(images, probs, seeds, present, step=0)
+        expected = seeding_loss(probs, supervision.labels, balanced=balanced)
+        assert values["seeding_loss"].item() == pytest.approx(expected.item())
+        if boundary:
+            edge = boundary_loss(probs, supervision.crf_probs)
+            assert values["boundary_loss"].item() == pytest.approx(edge.item()) and edge > 0
+            expected = expected + edge
+        assert loss.item() == pytest.approx(expected.item()) == values["loss"].item()
+        assert {"share/foreground", "share/background"} <= values.keys() and ("boundary_loss" in values) == boundary
+        (found,) = torch.autograd.grad(loss, logits)
+        (wanted,) = torch.autograd.grad(expected, logits)
+        torch.testing.assert_close(found, wanted)
+
+    def test_the_step_decides_whether_seeds_grow(self):
+        images, _, seeds, present = example(5)
+        logits = 10 * torch.randn(2, 3, 5, 5)
+        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW | {"start": 3}, boundary_loss=False)
+        objective = seed_objective(supervisor=supervisor, balanced=True, min_prob=1e-4)
+        batch = Batch(images, seeds, present, ["a", "b"])
+        shares = [
+            sum(float(objective(lambda images: logits, batch, step)[1][f"share/{kind}"]) for kind in KINDS)
+            for step in (2, 3)
+        ]
+        assert shares[0] == pytest.approx(float((seeds != UNLABELLED).float().mean())) and shares[0] < shares[1]
+
+
+KINDS = ("foreground", "background")
+
+
+class TestGrowthWatch:
+    def test_moments(self):
+        assert watched_steps(300, 3) == [100, 200, 300] and watched_steps(2, 5) == [1, 2] and watched_steps(7, 1) == [7]
+
+    def test_writes_what_the_supervisor_makes_of_the_whole_images_and_disturbs_nothing(self, tmp_path):
+        pictures = {"im0": picture(40, 60, seed=0), "deep im": picture(50, 30, seed=1)}
+        root = tmp_path / "data"
+        root.mkdir()
+        index = save_index(root, pictures, [[1, 1], [1, 1]])
+        seeds = np.full((2, 5, 5), 255, np.uint8)
+        seeds[:, 0, 0], seeds[:, 0, 4], seeds[:, 4, 4] = 1, 2, 0
+        network = small_segmenter().train()
+        eager = TestSupervisor.GROW | {"fg_thresh": 0.0, "bg_thresh": 0.0, "start": 4}
+        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=eager, boundary_loss=False)
+        folder = tmp_path / "growth"
+        watch = GrowthWatch(
+            *(index, seeds),
+            **{"root": root, "size": 33, "supervisor": supervisor, "min_prob": 1e-4},
+            **{"steps": 6, "times": 2, "folder": folder},
+        )
+        before = torch.get_rng_state()
+        for done in range(1, 7):
+            watch(network, done)
+        assert torch.equal(torch.get_rng_state(), before) and network.training
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+        assert files == ["deep im/000003.png", "deep im/000006.png", "im0/000003.png", "im0/000006.png"]
+        images = squares(pictures.values(), 33)
+        probs = smoothed_softmax(network.eval()(images), min_prob=1e-4).detach()
+        grown = supervisor(images, probs, torch.from_numpy(seeds), torch.ones(2, 3, dtype=torch.bool), step=5).labels
+        for row, image_id in enumerate(index.ids):
+            early, late = (read_mask(folder / image_id / f"{step:06d}.png") for step in (3, 6))
+            np.testing.assert_array_equal(early, seeds[row])  # growth starts after 4 steps
+            np.testing.assert_array_equal(late, grown[row])
+            assert (late != early).any()
