@@ -1,0 +1,74 @@
+"""DVC itself on the tiny project: second run idle, an experiment reruns what it must and nothing more."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from closure import ROOT
+from tiny import tiny_project
+
+
+def run(*command: str, cwd: Path) -> str:
+    """Standard output and error of a command that must succeed, with this Python's tools first on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    names = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"} | names | {"PATH": path}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tiny_project(tmp_path_factory.mktemp("dvc"))
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
+    run("git", "init", "-q", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    run("git", "commit", "-qm", "start", cwd=folder)
+    run("dvc", "repro", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    run("git", "commit", "-qm", "first run", cwd=folder)
+    return folder
+
+
+def test_git_holds_no_big_outs(project):
+    tracked = run("git", "ls-files", cwd=project).splitlines()
+    assert "dvc.lock" in tracked and "results/evaluate/metrics.json" in tracked
+    assert [name for name in tracked if name.startswith("data/") or name.endswith((".png", ".tsv"))] == []
+
+
+def test_second_run_does_nothing(project):
+    assert "Data and pipelines are up to date" in run("dvc", "repro", cwd=project)
+    assert run("git", "status", "--porcelain", cwd=project) == ""
+
+
+def test_experiment_reruns_growth_and_what_follows_only(project):
+    said = run("dvc", "exp", "run", "-S", "grow.fg_thresh=0.6", "-S", "dsrg.optimiser.lr=1e-3", cwd=project)
+    ran = {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
+    assert {"train_dsrg", "make_pseudo_labels", "retrain", "evaluate", "audit"} >= ran >= {"train_dsrg"}
+    table = json.loads(run("dvc", "exp", "show", "--json", cwd=project))
+    shown = json.dumps(table)
+    assert "results/evaluate/metrics.json" in shown and "miou_crf" in shown
+    run("dvc", "plots", "show", cwd=project)
+    page = (project / "dvc_plots" / "index.html").read_text()
+    for title in ("Losses of DSRG", "Share of labelled pixels", "IoU per class"):
+        assert title in page
+    assert "<script src=" not in page, "the page works offline"
+
+
+def test_wrong_params_stop_before_any_work(project):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("momentum: 0.9", "momentum: 1.9") + "grwo: 1\n")
+    try:
+        done = subprocess.run([sys.executable, "-m", "stages.train_dsrg"], cwd=project, capture_output=True, text=True)
+    finally:
+        (project / "params.yaml").write_text(text)
+    assert done.returncode == 2
+    assert "dsrg.optimiser.momentum" in done.stderr and "grwo: no such parameter" in done.stderr
+    assert "Traceback" not in done.stderr
