@@ -212,6 +212,8 @@ class PseudoLabels(Predict):
 
 class Retrain(Training):
     init: Literal["dsrg", "weights"]
+    loss: Literal["cross_entropy", "balanced"]
+    min_prob: Annotated[float, Field(gt=0, lt=0.01)]
 
 
 class Evaluate(Predict):

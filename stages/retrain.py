@@ -31,14 +31,14 @@ def retrain(stage: Stage) -> None:
     )
     segmenter = fit(
         segmenter,
-        mask_objective,
+        mask_objective(loss=retrain.loss, min_prob=retrain.min_prob),
         batches,
         name=stage.name,
         steps=retrain.steps,
         precision=retrain.precision,
         optimiser=retrain.optimiser.model_dump(),
         scratch=stage.scratch,
-        live=stage.results / "live",
+        curves=stage.results / "curves.tsv",
     )
     save_model(stage.file["retrain"], Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
     stage.finish()

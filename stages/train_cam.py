@@ -36,7 +36,7 @@ def train_cam(stage: Stage) -> None:
         precision=cam.precision,
         optimiser=cam.optimiser.model_dump(),
         scratch=stage.scratch,
-        live=stage.results / "live",
+        curves=stage.results / "curves.tsv",
     )
     metrics = {}
     for split in ("train", "val"):

@@ -58,7 +58,7 @@ def train_dsrg(stage: Stage) -> None:
         precision=dsrg.precision,
         optimiser=dsrg.optimiser.model_dump(),
         scratch=stage.scratch,
-        live=stage.results / "live",
+        curves=stage.results / "curves.tsv",
         watch=watch,
     )
     write_growth(watch, maps=stage.file["growth"], strips=stage.results / "growth")

@@ -161,14 +161,11 @@ class TestFit:
             augment = {"flip": True, "scale_min": 0.8, "scale_max": 1.2, "colour": 0.1}
             batches = Batches(index, root=root, labels=None, size=33, batch=4, seed=1, **augment)
             folder = tmp_path / name
-            options = {"scratch": folder / "scratch", "live": folder / "live", "optimiser": optimiser, "watch": watch}
+            places = {"scratch": folder / "scratch", "curves": folder / "curves.tsv"}
+            options = {"optimiser": optimiser, "watch": watch, **places}
             return fit(network, objective, batches, name=name, steps=steps, precision=precision, **options)
 
         return train
-
-    @staticmethod
-    def curves(folder) -> dict[str, str]:
-        return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     @pytest.mark.parametrize("optimiser", [SGD, ADAMW], ids=["sgd", "adamw"])
@@ -176,19 +173,18 @@ class TestFit:
         network = train("run", precision=precision, optimiser=optimiser)
         assert isinstance(network, Classifier) and not network.training
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-        table = (tmp_path / "run/live/plots/metrics/loss.tsv").read_text().split()
-        assert table[:2] == ["step", "loss"] and table[2::2] == ["10", "20", "30", "40"]
-        losses = [float(value) for value in table[3::2]]
+        header, *lines = (line.split("\t") for line in (tmp_path / "run/curves.tsv").read_text().splitlines())
+        assert header == ["step", "loss", "lr"] and [line[0] for line in lines] == ["10", "20", "30", "40"]
+        losses = [float(line[1]) for line in lines]
         assert losses[-1] < 0.5 * losses[0] and losses[0] > 0.3
-        assert (tmp_path / "run/live/metrics.json").exists()
         assert not (tmp_path / "run/scratch").exists()  # too short for a checkpoint
 
     def test_learning_rate_follows_the_schedule(self, train, tmp_path):
         train("run", steps=20, optimiser=SGD)
-        table = (tmp_path / "run/live/plots/metrics/lr.tsv").read_text().split()
+        rates = [float(line.split("\t")[2]) for line in (tmp_path / "run/curves.tsv").read_text().splitlines()[1:]]
         schedule = {key: SGD[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
         expected = [0.01 * lr_factor(step, steps=20, **schedule) for step in (9, 19)]
-        assert [float(value) for value in table[3::2]] == pytest.approx(expected)
+        assert rates == pytest.approx(expected)
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     @pytest.mark.parametrize("optimiser", [SGD, ADAMW], ids=["sgd", "adamw"])
@@ -198,7 +194,7 @@ class TestFit:
     ):
         options = {"precision": precision, "optimiser": optimiser}
         whole = train("run", **options)
-        expected = self.curves(tmp_path / "run/live")
+        expected = (tmp_path / "run/curves.tsv").read_text()
         (tmp_path / "run").rename(tmp_path / "before")
 
         monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")  # at every point of the curves
@@ -221,7 +217,7 @@ class TestFit:
         assert seen == [step for first, last in zip(starts, ends, strict=True) for step in range(first, last + 1)]
         for (name, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
             assert torch.equal(value, other), name
-        assert self.curves(tmp_path / "run/live") == expected
+        assert (tmp_path / "run/curves.tsv").read_text() == expected
 
     def test_other_weights_if_anything_is_lost(self, train, tmp_path, monkeypatch):
         """The test above would notice: without the state of optimiser and random numbers the weights differ."""
@@ -292,27 +288,23 @@ class TestFit:
 
 class TestCheckpoints:
     def test_curves_come_back_as_they_were(self, tmp_path):
-        live = tmp_path / "live"
-        (live / "plots").mkdir(parents=True)
-        (live / "plots/loss.tsv").write_text("step\tloss\n10\t0.5\n")
-        checkpoints = Checkpoints(tmp_path / "scratch", live)
-        assert checkpoints.load() is None and (live / "plots/loss.tsv").exists()
+        curves = tmp_path / "curves.tsv"
+        curves.write_text("step\tloss\n10\t0.5\n")
+        checkpoints = Checkpoints(tmp_path / "scratch", curves)
+        assert checkpoints.load() is None and curves.exists()
         checkpoints.save({"step": 10, "network": {"w": torch.ones(2)}})
-        (live / "plots/loss.tsv").write_text("step\tloss\n10\t0.5\n20\t0.4\n")
-        (live / "later.tsv").write_text("of a step that was lost")
+        curves.write_text("step\tloss\n10\t0.5\n20\t0.4\n")
         state = checkpoints.load()
         assert state["step"] == 10 and torch.equal(state["network"]["w"], torch.ones(2)) and "curves" not in state
-        assert [path.name for path in live.rglob("*") if path.is_file()] == ["loss.tsv"]
-        assert (live / "plots/loss.tsv").read_text() == "step\tloss\n10\t0.5\n"
+        assert curves.read_text() == "step\tloss\n10\t0.5\n"
 
     def test_killed_while_saving_the_older_one_is_left_whole(self, tmp_path, monkeypatch):
         """State and curves are one file, so they are always of the same step."""
-        live = tmp_path / "live"
-        live.mkdir()
-        (live / "loss.tsv").write_text("10")
-        checkpoints = Checkpoints(tmp_path / "scratch", live)
+        curves = tmp_path / "curves.tsv"
+        curves.write_text("10")
+        checkpoints = Checkpoints(tmp_path / "scratch", curves)
         checkpoints.save({"step": 10})
-        (live / "loss.tsv").write_text("20")
+        curves.write_text("20")
 
         def fail(descriptor):
             raise Failing
@@ -320,7 +312,7 @@ class TestCheckpoints:
         with monkeypatch.context() as patch, pytest.raises(Failing):
             patch.setattr("os.fsync", fail)
             checkpoints.save({"step": 20})
-        assert checkpoints.load()["step"] == 10 and (live / "loss.tsv").read_text() == "10"
+        assert checkpoints.load()["step"] == 10 and curves.read_text() == "10"
         assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["checkpoint.pt"]
 
 
@@ -429,9 +421,18 @@ class TestObjectives:
         logits = torch.tensor([[[[2.0, 0.0]], [[1.0, 5.0]]]])
         labels = torch.tensor([[[0, 255]]], dtype=torch.uint8)
         batch = Batch(torch.zeros(0), labels, torch.zeros(0), ["a"])
-        assert float(mask_objective(lambda images: logits, batch, 0)[0]) == pytest.approx(np.log(1 + np.exp(-1)))
+        plain = mask_objective(loss="cross_entropy", min_prob=1e-4)
+        assert float(plain(lambda images: logits, batch, 0)[0]) == pytest.approx(np.log(1 + np.exp(-1)))
         nothing = Batch(torch.zeros(0), torch.full_like(labels, 255), torch.zeros(0), ["a"])
-        assert float(mask_objective(lambda images: logits, nothing, 0)[0]) == 0
+        assert float(plain(lambda images: logits, nothing, 0)[0]) == 0
+
+    def test_balanced_masks_weigh_foreground_as_much_as_background(self):
+        logits = torch.zeros(1, 2, 1, 4)
+        logits[0, 1, 0] = torch.tensor([-1.0, -1.0, -1.0, 1.0])
+        labels = torch.tensor([[[0, 0, 0, 1]]], dtype=torch.uint8)
+        batch = Batch(torch.zeros(0), labels, torch.zeros(0), ["a"])
+        balanced = mask_objective(loss="balanced", min_prob=1e-8)(lambda images: logits, batch, 0)[0]
+        assert float(balanced) == pytest.approx(2 * np.log(1 + np.exp(-1)), rel=1e-5)
 
     @pytest.mark.parametrize("boundary", [False, True])
     @pytest.mark.parametrize("balanced", [False, True])
@@ -450,7 +451,7 @@ class TestObjectives:
             assert values["boundary_loss"].item() == pytest.approx(edge.item()) and edge > 0
             expected = expected + edge
         assert loss.item() == pytest.approx(expected.item()) == values["loss"].item()
-        assert {"share/foreground", "share/background"} <= values.keys() and ("boundary_loss" in values) == boundary
+        assert {"foreground", "background"} <= values.keys() and ("boundary_loss" in values) == boundary
         (found,) = torch.autograd.grad(loss, logits)
         (wanted,) = torch.autograd.grad(expected, logits)
         torch.testing.assert_close(found, wanted)
@@ -462,7 +463,7 @@ class TestObjectives:
         objective = seed_objective(supervisor=supervisor, balanced=True, min_prob=1e-4)
         batch = Batch(images, seeds, present, ["a", "b"])
         shares = [
-            sum(float(objective(lambda images: logits, batch, step)[1][f"share/{kind}"]) for kind in KINDS)
+            sum(float(objective(lambda images: logits, batch, step)[1][kind]) for kind in KINDS)
             for step in (2, 3)
         ]
         assert shares[0] == pytest.approx(float((seeds != UNLABELLED).float().mean())) and shares[0] < shares[1]

@@ -1,27 +1,27 @@
-"""Curves of a training as dvc reads them: DVCLive's files, or nothing where dvc is not installed."""
+"""Curves of a training: one TSV, a line every few steps, that dvc plots and any spreadsheet read.
+
+Not DVCLive: it refuses to start in a git repository without a commit, and needs dvc where only training runs.
+"""
 
 from pathlib import Path
 
 
 class Curves:
-    """Appends named values at a step to `folder` (plots/metrics/NAME.tsv, metrics.json)."""
+    """Appends lines `step  loss  ...` to `path` as they come, so that a running training can be watched.
 
-    def __init__(self, folder: Path, *, resume: bool) -> None:
-        try:
-            from dvclive import Live
-        except ImportError:
-            self._live = None
-        else:
-            self._live = Live(str(folder), resume=resume, save_dvc_exp=False, dvcyaml=None, report=None)
+    Args:
+        path: the file; begun anew, unless `resume` says that it holds the curves so far.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path = path
+        if not resume:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("", encoding="utf-8")
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        if self._live is None:
-            return
-        self._live.step = step
-        for name, value in values.items():
-            self._live.log_metric(name, value)
-        self._live.make_summary()
-
-    def close(self) -> None:
-        if self._live is not None:
-            self._live.end()
+        """Add a line; the first one brings the header."""
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            if not file.tell():
+                file.write("\t".join(["step", *values]) + "\n")
+            file.write("\t".join([str(step), *(f"{value:.6g}" for value in values.values())]) + "\n")

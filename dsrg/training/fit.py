@@ -44,7 +44,7 @@ def fit(
     precision: str,
     optimiser: dict,
     scratch: Path,
-    live: Path,
+    curves: Path,
     watch: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
     """Train `network` for `steps` steps and return it, in evaluation mode, on its device.
@@ -55,7 +55,7 @@ def fit(
     Args:
         precision: "fp32", or "bf16" for convolutions in bfloat16 with float32 weights.
         optimiser: params of the section `optimiser`.
-        live: folder for the curves.
+        curves: TSV of the loss and the other values over the steps.
         watch: called with the network and the number of steps done after every step.
 
     Raises:
@@ -70,7 +70,7 @@ def fit(
     )
     schedule = {key: optimiser[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
 
-    checkpoints = Checkpoints(scratch, live)
+    checkpoints = Checkpoints(scratch, curves)
     state = checkpoints.load()
     start = 0
     if state is not None:
@@ -79,7 +79,7 @@ def fit(
         optim.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
         print(f"{name}: going on from step {start} of {steps} ({scratch})", flush=True)
-    curves = Curves(live, resume=state is not None)
+    lines = Curves(curves, resume=state is not None)
 
     network.train()
     recent: list[tuple[dict[str, Tensor], list[str]]] = []
@@ -100,14 +100,13 @@ def fit(
                 watch(network, done)
             if done % LOG_EVERY == 0 or done == steps:
                 means = _means(recent, done=done, scratch=scratch)
-                curves.log(done, {**means, "lr": optim.param_groups[0]["lr"]})
+                lines.log(done, {**means, "lr": optim.param_groups[0]["lr"]})
                 note = f"loss {means['loss']:.4f}"
                 recent.clear()
                 if time.monotonic() - last_saved > interval and done < steps:
                     checkpoints.save(_state(done, network, optim))
                     last_saved = time.monotonic()
             tracker.advance(note)
-    curves.close()
     return network.module.eval()
 
 

@@ -16,7 +16,7 @@ def seed_objective(*, supervisor: Supervisor, balanced: bool, min_prob: float) -
         supervision = supervisor(batch.images, probs, batch.labels, batch.present, step=step)
         seeding = seeding_loss(probs, supervision.labels, balanced=balanced)
         foreground, background = labelled_share(supervision.labels)
-        values = {"seeding_loss": seeding.detach(), "share/foreground": foreground, "share/background": background}
+        values = {"seeding_loss": seeding.detach(), "foreground": foreground, "background": background}
         loss = seeding
         if supervisor.boundary_loss:
             boundary = boundary_loss(probs, supervision.crf_probs)
