@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from closure import ROOT
+from PIL import Image
 from tiny import tiny_project
+
+from dsrg.cli import main
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -72,3 +76,32 @@ def test_wrong_params_stop_before_any_work(project):
     assert done.returncode == 2
     assert "dsrg.optimiser.momentum" in done.stderr and "grwo: no such parameter" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_bad_data_stops_with_every_offender_named(project, tmp_path, monkeypatch):
+    root = tmp_path / "broken"
+    shutil.copytree(project / "data" / "shapes", root)
+    image, mask, annotation = (
+        root / "JPEGImages" / "train0000.jpg",
+        root / "SegmentationClass" / "train0001.png",
+        root / "Annotations" / "train0002.xml",
+    )
+    image.write_bytes(image.read_bytes()[:500])
+    Image.open(mask).convert("RGB").save(mask)
+    annotation.write_text("<annotation><object><name>daisie</name></object></annotation>")
+    with open(root / "ImageSets" / "Segmentation" / "val.txt", "a") as file:
+        file.write("nowhere\n")
+    before = (project / "data" / "index.csv").read_bytes()
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("root: data/shapes", f"root: {root}"))
+    try:
+        done = subprocess.run([sys.executable, "-m", "stages.prepare"], cwd=project, capture_output=True, text=True)
+        monkeypatch.chdir(project)
+        checked = CliRunner().invoke(main, ["check"])
+    finally:
+        (project / "params.yaml").write_text(text)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    for clue in ("train0000.jpg", "train0001.png", "'daisie'", "'daisy'", "nowhere"):
+        assert clue in done.stderr and clue in checked.output
+    assert checked.exit_code == 2
+    assert (project / "data" / "index.csv").read_bytes() == before

@@ -1,0 +1,85 @@
+"""The upper limit: the network of `retrain`, trained as there but on the true masks, and evaluated as ever.
+
+    python -m benchmarks.upper_limit --name voc2012-mobilenet
+
+Reads params.yaml and the files of a finished `dvc repro` in the working folder. Never a stage: training sees tags only.
+"""
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from dsrg.data.batches import Batches
+from dsrg.data.classes import read_classes
+from dsrg.data.images import read_mask
+from dsrg.data.index import read_ground_truth, read_index
+from dsrg.files import write_json
+from dsrg.inference.predict import plain_and_refined, prediction_jobs
+from dsrg.inference.scoring import Scores, with_ground_truth
+from dsrg.networks.weights import initial_segmenter
+from dsrg.pipeline import load_stage
+from dsrg.progress import tracked
+from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.mask_objective import mask_objective
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Masks:
+    """True masks by row, read when asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __getitem__(self, row: int):
+        return read_mask(self.paths[row])
+
+
+@click.command()
+@click.option("--name", required=True, help="Of the JSON file in benchmarks/results.")
+def main(name: str) -> None:
+    stage = load_stage("upper_limit")
+    params, retrain, root = stage.params, stage.params.retrain, stage.data_root
+    classes = read_classes(stage.file["classes"])
+    truth = read_ground_truth(stage.file["ground_truth"])
+    index = with_ground_truth(read_index(stage.file["index"], classes), truth)
+    train, val = index.split("train"), index.split("val")
+    set_up_torch(params.seed)
+    network = params.network.model_dump(exclude={"weights"})
+    batches = Batches(
+        train,
+        root=root,
+        labels=Masks([root / truth[image_id].mask for image_id in train.ids]),
+        size=params.data.size,
+        batch=retrain.batch,
+        seed=params.seed,
+        **retrain.augment.model_dump(),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        segmenter = fit(
+            initial_segmenter(classes=len(classes), weights=params.network.weights, **network),
+            mask_objective(loss="cross_entropy", min_prob=retrain.min_prob),
+            batches,
+            name="upper limit",
+            steps=retrain.steps,
+            precision=retrain.precision,
+            optimiser=retrain.optimiser.model_dump(),
+            scratch=Path(scratch),
+            curves=Path(scratch) / "curves.tsv",
+        )
+    settings = params.evaluate.model_dump(include={"scales", "flip", "merge"})
+    kernel = params.crf.test.model_dump()
+    jobs = prediction_jobs(
+        segmenter, val, root, size=params.data.size, kernel=kernel, tags_only=False, unsure_below=0, **settings
+    )
+    scores = Scores(classes)
+    masks = (read_mask(root / truth[image_id].mask) for image_id in val.ids)
+    for mask, (plain, refined) in zip(masks, tracked(plain_and_refined(jobs), "evaluate", len(val)), strict=True):
+        scores.add(mask, plain=plain, refined=refined)
+    write_json(RESULTS / f"upper_limit-{name}.json", {"steps": retrain.steps, **scores.metrics()})
+    click.echo(scores.metrics())
+
+
+if __name__ == "__main__":
+    main()
