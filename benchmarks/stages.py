@@ -2,7 +2,8 @@
 
     python -m benchmarks.stages --name demo [--force]
 
-Memory is the sum over the stage's processes (resident, so shared pages count in each), looked at twice a second.
+Memory is the sum over the stage's processes of their proportional set size (Linux: a page that several share counts
+once), looked at twice a second.
 """
 
 import json
@@ -30,8 +31,8 @@ def measured(command: list[str]) -> tuple[float, float]:
     while process.poll() is None:
         try:
             family = [process, *process.children(recursive=True)]
-            peak = max(peak, sum(member.memory_info().rss for member in family))
-        except psutil.NoSuchProcess:
+            peak = max(peak, sum(member.memory_full_info().pss for member in family))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             pass
         time.sleep(0.5)
     if process.returncode:

@@ -15,11 +15,10 @@ from dsrg.data.classes import read_classes
 from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.files import write_json
-from dsrg.inference.predict import plain_and_refined, prediction_jobs
-from dsrg.inference.scoring import Scores, with_ground_truth
+from dsrg.inference.evaluating import evaluate_segmenter
+from dsrg.inference.scoring import with_ground_truth
 from dsrg.networks.weights import initial_segmenter
 from dsrg.pipeline import load_stage
-from dsrg.progress import tracked
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.mask_objective import mask_objective
 
@@ -68,15 +67,11 @@ def main(name: str) -> None:
             scratch=Path(scratch),
             curves=Path(scratch) / "curves.tsv",
         )
-    settings = params.evaluate.model_dump(include={"scales", "flip", "merge"})
+    masks = [root / truth[image_id].mask for image_id in val.ids]
     kernel = params.crf.test.model_dump()
-    jobs = prediction_jobs(
-        segmenter, val, root, size=params.data.size, kernel=kernel, tags_only=False, unsure_below=0, **settings
+    scores, _ = evaluate_segmenter(
+        segmenter, val, root, masks, params.evaluate, classes=classes, size=params.data.size, kernel=kernel
     )
-    scores = Scores(classes)
-    masks = (read_mask(root / truth[image_id].mask) for image_id in val.ids)
-    for mask, (plain, refined) in zip(masks, tracked(plain_and_refined(jobs), "evaluate", len(val)), strict=True):
-        scores.add(mask, plain=plain, refined=refined)
     write_json(RESULTS / f"upper_limit-{name}.json", {"steps": retrain.steps, **scores.metrics()})
     click.echo(scores.metrics())
 

@@ -45,6 +45,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def find_in_project(path: str) -> Path:
+    """A path named in params.yaml: as given, or, in a temporary copy that dvc made, relative to the project itself."""
+    given = Path(path).expanduser()
+    original = Path(os.environ.get("DVC_ROOT", ".")) / given
+    return original if not given.exists() and original.exists() else given
+
+
 def read_text(path: str | Path) -> str:
     """Text of a UTF-8 file, whatever its line ends, byte order mark dropped. Raises InputError if it cannot be read."""
     try:

@@ -20,8 +20,13 @@ def worker_count() -> int:
 
 @cache
 def pool() -> Executor:
-    """One pool a process, started once. Its workers are fresh interpreters: no CUDA context, no inherited threads."""
-    return ProcessPoolExecutor(worker_count(), mp_context=get_context("forkserver"))
+    """One pool a process, started once. Its workers are fresh interpreters: no CUDA context, no inherited threads.
+
+    They are forked from one that has imported torch, so they start at once and share its memory.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    return ProcessPoolExecutor(worker_count(), mp_context=context)
 
 
 def ordered_map(function: Callable, items: Iterable) -> Iterator:

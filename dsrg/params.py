@@ -198,6 +198,7 @@ class Dsrg(Training):
 
 
 class Predict(Section):
+    shape: Literal["square", "native"]
     scales: Annotated[list[Positive], Field(min_length=1)]
     flip: bool
     merge: Literal["sum", "mean"]

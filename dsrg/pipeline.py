@@ -17,7 +17,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from dsrg.errors import InputError
-from dsrg.files import sha256
+from dsrg.files import find_in_project, sha256
 from dsrg.params import Params, load_params
 
 
@@ -31,7 +31,7 @@ class Stage:
 
     @property
     def data_root(self) -> Path:
-        return find_data_root(self.params.data.root)
+        return find_in_project(self.params.data.root)
 
     @property
     def results(self) -> Path:
@@ -85,13 +85,6 @@ def read_dvc_yaml() -> dict:
         return YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"dvc.yaml: not found in {Path.cwd()}; run from the project's root") from None
-
-
-def find_data_root(root: str) -> Path:
-    """The folder `data.root`: as given, or, in a temporary copy that dvc made, relative to the project itself."""
-    path = Path(root).expanduser()
-    original = Path(os.environ.get("DVC_ROOT", ".")) / path
-    return original if not path.exists() and original.exists() else path
 
 
 def _refusal(message: str) -> int:

@@ -4,7 +4,7 @@ from dsrg.artifacts.label_png import write_label_png
 from dsrg.data.classes import read_classes
 from dsrg.data.images import read_image
 from dsrg.data.index import read_index
-from dsrg.figures.overlays import overlay, panels, write_picture
+from dsrg.figures.overlays import labels_beside, write_picture
 from dsrg.files import whole_folder
 from dsrg.inference.predict import label_maps, load_segmenter, prediction_jobs
 from dsrg.pipeline import Stage, run_stage
@@ -20,10 +20,8 @@ def make_pseudo_labels(stage: Stage) -> None:
         segmenter,
         index,
         stage.data_root,
+        pseudo,
         size=model.size,
-        scales=pseudo.scales,
-        flip=pseudo.flip,
-        merge=pseudo.merge,
         kernel=params.crf.test.model_dump() if pseudo.crf else None,
         tags_only=pseudo.tags_only,
         unsure_below=pseudo.unsure_below,
@@ -34,8 +32,8 @@ def make_pseudo_labels(stage: Stage) -> None:
             write_label_png(folder / f"{image_id}.png", label_map)
             if row < pseudo.overlays:
                 image = read_image(stage.data_root / index.paths[row])
-                pictures = [(image_id, image), ("pseudo label", overlay(image, label_map))]
-                write_picture(overlays / f"{image_id}.png", panels(pictures))
+                pictures = labels_beside(image_id, image, {"pseudo label": label_map})
+                write_picture(overlays / f"{image_id}.png", pictures)
 
 
 if __name__ == "__main__":

@@ -252,4 +252,3 @@ class TestBatches:
         moved = make()[0].to(torch.device("meta"))
         assert {moved.images.device.type, moved.labels.device.type, moved.present.device.type} == {"meta"}
         assert make(labels=None)[0].to(torch.device("meta")).labels is None
-

@@ -9,7 +9,7 @@ import pytest
 
 from dsrg import files
 from dsrg.errors import InputError
-from dsrg.files import read_text, sha256, whole_file, whole_folder, write_csv, write_json, write_text
+from dsrg.files import find_in_project, read_text, sha256, whole_file, whole_folder, write_csv, write_json, write_text
 
 
 class Stop(Exception):
@@ -150,3 +150,21 @@ def test_unreadable_text_is_an_input_error(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+class TestPathsOfParams:
+    def test_as_given_where_it_is_there(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+        Path("weights.pt").touch()
+        assert find_in_project("weights.pt") == Path("weights.pt")
+        assert find_in_project(str(tmp_path / "nowhere")) == tmp_path / "nowhere"
+
+    def test_of_the_project_when_dvc_runs_in_a_copy(self, tmp_path, monkeypatch):
+        (tmp_path / "project").mkdir()
+        (tmp_path / "copy").mkdir()
+        (tmp_path / "project" / "weights.pt").touch()
+        monkeypatch.chdir(tmp_path / "copy")
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+        assert find_in_project("weights.pt") == tmp_path / "project" / "weights.pt"
+        assert find_in_project("missing.pt") == Path("missing.pt")

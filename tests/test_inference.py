@@ -17,6 +17,7 @@ from toy import picture, recipe, save_index
 
 from dsrg import parallel
 from dsrg.artifacts.model_file import Model, save_model
+from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.index import GroundTruth
 from dsrg.errors import InputError
 from dsrg.files import write_json
@@ -40,11 +41,11 @@ from dsrg.inference.scoring import (
     write_quality,
 )
 from dsrg.inference.seeding import SeedCounts, crf_labels, saliency_map, saliency_maps, seed_rows
-from dsrg.inference.squares import image_batches, scaled_side, squares
+from dsrg.inference.squares import image_batches, native, scaled_side, squares
 from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.method.mean_field import mean_field
 from dsrg.networks.network import Classifier, Segmenter
-from dsrg.params import Saliency, Seeds
+from dsrg.params import Predict, Saliency, Seeds
 
 KERNEL = {
     **{"gaussian_weight": 3.0, "gaussian_xy": 3.0, "bilateral_weight": 10.0, "bilateral_xy": 80.0},
@@ -120,7 +121,8 @@ class TestPrediction:
     @pytest.mark.parametrize("flip", [False, True])
     def test_against_a_plain_transcription(self, merge, flip):
         network, scales = Uneven(), [0.75, 1.0, 1.5]
-        found = list(predict_probs(network, self.IMAGES, size=33, scales=scales, flip=flip, merge=merge))
+        settings = Predict(shape="square", scales=scales, flip=flip, merge=merge)
+        found = list(predict_probs(network, self.IMAGES, settings, size=33))
         for image, probs in zip(self.IMAGES, found, strict=True):
             logits = []
             for side in (25, 33, 49):
@@ -133,32 +135,46 @@ class TestPrediction:
             merged = sum(logits) if merge == "sum" else sum(logits) / len(logits)
             torch.testing.assert_close(probs, merged.exp() / merged.exp().sum(dim=0))
 
-    def test_probabilities_of_the_images_own_size(self):
-        for image, probs in zip(
-            self.IMAGES,
-            predict_probs(Colours(), self.IMAGES, size=33, scales=[1.0], flip=False, merge="sum"),
-            strict=True,
+    def test_native_shape_against_a_plain_transcription(self):
+        """Released `test-ms-f.py`: each image at scales of its own size, sides brought to 8k+1."""
+        network, settings = Uneven(), Predict(shape="native", scales=[0.75, 1.25], flip=True, merge="sum")
+        sides = [[(33, 49), (49, 73)], [(25, 17), (41, 25)]]
+        for image, own, probs in zip(
+            self.IMAGES, sides, predict_probs(network, self.IMAGES, settings, size=33), strict=True
         ):
+            logits = 0
+            for side in own:
+                seen = torch.from_numpy(cut_image(image, WHOLE, size=side).transpose(2, 0, 1).copy())[None]
+                for grid in (network(seen), network(seen.flip(3)).flip(3)):
+                    logits = logits + F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0]
+            torch.testing.assert_close(probs, logits.softmax(dim=0))
+
+    def test_native_sides_are_never_too_small(self):
+        assert native(picture(1, 100, seed=0), 0.5).shape == (1, 3, 9, 49)
+
+    def test_probabilities_of_the_images_own_size(self):
+        settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum")
+        for image, probs in zip(self.IMAGES, predict_probs(Colours(), self.IMAGES, settings, size=33), strict=True):
             assert probs.shape == (3, *image.shape[:2])
             torch.testing.assert_close(probs.sum(dim=0), torch.ones(image.shape[:2]))
 
     def test_sum_is_sharper_than_mean(self):
-        options = {"size": 33, "scales": [0.75, 1.0, 1.25], "flip": False}
+        options = {"shape": "square", "scales": [0.75, 1.0, 1.25], "flip": False}
         by_sum, by_mean = (
-            next(predict_probs(Colours(), self.IMAGES, merge=merge, **options)) for merge in ("sum", "mean")
+            next(predict_probs(Colours(), self.IMAGES, Predict(merge=merge, **options), size=33))
+            for merge in ("sum", "mean")
         )
         assert torch.equal(by_sum.argmax(dim=0), by_mean.argmax(dim=0))
         assert (by_sum.amax(dim=0) > by_mean.amax(dim=0)).all()
 
     def test_a_mirror_image_is_predicted_alike(self):
         mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
-        options = {"size": 33, "scales": [1.0], "flip": True, "merge": "mean"}
-        for here, there in zip(
-            predict_probs(Uneven(), self.IMAGES, **options), predict_probs(Uneven(), mirrored, **options), strict=True
-        ):
+        settings = Predict(shape="square", scales=[1.0], flip=True, merge="mean")
+        pairs = [predict_probs(Uneven(), images, settings, size=33) for images in (self.IMAGES, mirrored)]
+        for here, there in zip(*pairs, strict=True):
             torch.testing.assert_close(here, there.flip(2), rtol=0, atol=0.02)  # a grey level of rounding
-        options["flip"] = False
-        here, there = (next(predict_probs(Uneven(), images, **options)) for images in (self.IMAGES, mirrored))
+        settings = settings.model_copy(update={"flip": False})
+        here, there = (next(predict_probs(Uneven(), images, settings, size=33)) for images in (self.IMAGES, mirrored))
         assert (here - there.flip(2)).abs().max() > 0.2  # without flip it is not
 
 
@@ -233,8 +249,9 @@ class TestLabels:
         green[..., 1], green[:, 20:, 2] = 100, 200  # its right half is more blue than green
         pictures = {"blue": blue, "green": green, "both": green}
         index = save_index(tmp_path, pictures, [[0, 0], [1, 0], [1, 1]])
-        options = {"size": 33, "scales": [1.0], "flip": True, "merge": "sum", "kernel": None, "unsure_below": 0.0}
-        jobs = list(prediction_jobs(Colours(), index, tmp_path, tags_only=tags_only, batch=2, **options))
+        settings = Predict(shape="square", scales=[1.0], flip=True, merge="sum")
+        options = {"size": 33, "kernel": None, "unsure_below": 0.0}
+        jobs = list(prediction_jobs(Colours(), index, tmp_path, settings, tags_only=tags_only, batch=2, **options))
         assert [job.image.shape for job in jobs] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
         assert all(np.allclose(job.probs.sum(axis=0), 1) for job in jobs)
         labels = list(label_maps(jobs))
@@ -376,6 +393,9 @@ class TestSeeding:
 
     def test_with_cam_takes_the_higher_of_both(self, data):
         index, root = data
+        untagged = np.full((65, 80, 3), 30, np.uint8)
+        untagged[20:50, 25:55] = 200  # salient, yet of no class
+        cv2.imwrite(str(root / "none.png"), untagged)
         seeds, alone = self.sections(method="mbd", with_cam=False)
         both, cam = (self.sections(method=method, with_cam=True)[1] for method in ("mbd", "cam"))
         found = [
@@ -400,6 +420,21 @@ class TestSeeding:
         found = saliency_map(tmp_path / "a.png", saliency=saliency, grid=10)
         assert found.shape == (10, 10) and found.dtype == np.float32
         np.testing.assert_allclose(found[:, [0, 4, 5, 9]], [[0.2, 0.2, 1, 1]] * 10, atol=1e-4)
+
+    def test_saliency_is_brought_to_the_grid_with_aligned_corners(self, tmp_path):
+        """Released: `scipy.ndimage.zoom`, order 1; written out here."""
+        values = np.random.default_rng(0).integers(0, 256, (19, 28), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "a.png"), values)
+        _, saliency = self.sections(method="maps", maps=str(tmp_path))
+        found = saliency_map(tmp_path / "a.png", saliency=saliency, grid=7)
+        for row in range(7):
+            for column in range(7):
+                y, x = row * 18 / 6, column * 27 / 6
+                top, left = min(int(y), 17), min(int(x), 26)
+                corners = values[top : top + 2, left : left + 2].astype(float)
+                across = corners[:, 0] + (x - left) * (corners[:, 1] - corners[:, 0])
+                expected = across[0] + (y - top) * (across[1] - across[0])
+                assert found[row, column] == pytest.approx(expected / 255, abs=1e-5)
 
     def test_bad_and_missing_ready_maps(self, data, tmp_path):
         index, root = data
@@ -499,6 +534,8 @@ class TestScoring:
         # plain: background 3/4, cat 2/4, dog 0 (called, never there); with CRF: background 4/5, cat 2/3
         assert metrics["miou"] == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
         assert metrics["miou_crf"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+        assert metrics["miou_of_hits"] == pytest.approx((3 / 4 + 2 / 4) / 2)  # the released script drops the dog
+        assert metrics["miou_of_hits_crf"] == pytest.approx((4 / 5 + 2 / 3) / 2)
         assert metrics["pixel_accuracy"] == pytest.approx(5 / 7)
         assert metrics["pixel_accuracy_crf"] == pytest.approx(6 / 7)
         assert metrics["absent"] == ["dog", "owl"]

@@ -10,6 +10,7 @@ from dsrg.method.metrics import (
     iou_per_class,
     label_quality,
     mean_iou,
+    mean_iou_of_hits,
     pixel_accuracy,
     precision_recall,
 )
@@ -171,3 +172,8 @@ def test_everything_equals_the_literal_loops_on_random_maps():
                 assert value == pytest.approx(right / whole if whole else NAN, nan_ok=True)
         absent, unhit = absent + np.isnan(expected).any(), unhit + (0.0 in expected)
     assert absent > 10 and unhit > 10
+
+
+def test_the_released_mean_leaves_out_classes_without_a_hit():
+    assert mean_iou_of_hits(np.array([0.5, 0, NAN, 0.25])) == 0.375
+    assert np.isnan(mean_iou_of_hits(np.array([0, NAN])))

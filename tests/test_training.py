@@ -463,8 +463,7 @@ class TestObjectives:
         objective = seed_objective(supervisor=supervisor, balanced=True, min_prob=1e-4)
         batch = Batch(images, seeds, present, ["a", "b"])
         shares = [
-            sum(float(objective(lambda images: logits, batch, step)[1][kind]) for kind in KINDS)
-            for step in (2, 3)
+            sum(float(objective(lambda images: logits, batch, step)[1][kind]) for kind in KINDS) for step in (2, 3)
         ]
         assert shares[0] == pytest.approx(float((seeds != UNLABELLED).float().mean())) and shares[0] < shares[1]
 

@@ -76,18 +76,19 @@ def draw_window(rng: np.random.Generator, *, scale_min: float, scale_max: float,
     return Window(top, left, side, bool(flip and rng.random() < 0.5))
 
 
-def cut_image(image: NDArray[np.uint8], window: Window, *, size: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) -> uint8 (size, size, 3), bilinear with aligned corners."""
+def cut_image(image: NDArray[np.uint8], window: Window, *, size: int | tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) -> uint8 (h, w, 3) of `size` (height, width) or a square, bilinear with aligned corners."""
+    rows, columns = (size, size) if isinstance(size, int) else size
     height, width = image.shape[:2]
-    step_x = window.side * (width - 1) / (size - 1)
-    step_y = window.side * (height - 1) / (size - 1)
+    step_x = window.side * (width - 1) / max(columns - 1, 1)
+    step_y = window.side * (height - 1) / max(rows - 1, 1)
     left, top = window.left * (width - 1), window.top * (height - 1)
     if window.flip:
-        left, step_x = left + step_x * (size - 1), -step_x
+        left, step_x = left + step_x * (columns - 1), -step_x
     to_image = np.array([[step_x, 0, left], [0, step_y, top]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(
-        image, to_image, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=OUTSIDE
+        image, to_image, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=OUTSIDE
     )
 
 
@@ -107,9 +108,8 @@ def vary_colour(image: NDArray[np.uint8], rng: np.random.Generator, *, strength:
     if not strength:
         return image
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    pixels = image.astype(np.float32)
-    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-    pixels = grey[..., None] + saturation * (pixels - grey[..., None])
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    pixels = grey[..., None] + np.float32(saturation) * (image.astype(np.float32) - grey[..., None])
     pixels = brightness * (grey.mean() + contrast * (pixels - grey.mean()))
     return pixels.clip(0, 255).astype(np.uint8)
 

@@ -29,10 +29,9 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
     image = read_image(root / one.paths[0])
 
     segmenter, model = load_segmenter(file["retrain"], made_by="retrain")
-    settings = params.evaluate.model_dump(include={"scales", "flip", "merge"})
     kernel = params.crf.test.model_dump()
     (job,) = prediction_jobs(
-        segmenter, one, root, size=model.size, kernel=kernel, tags_only=False, unsure_below=0, **settings
+        segmenter, one, root, params.evaluate, size=model.size, kernel=kernel, tags_only=False, unsure_below=0
     )
     results = [("prediction", overlay(image, label_map(job)))]
     truth = read_ground_truth(file["ground_truth"])

@@ -35,6 +35,12 @@ def panels(pictures: list[tuple[str, NDArray[np.uint8]]], *, height: int = 160) 
     return np.concatenate(columns[:-1], axis=1)
 
 
+def labels_beside(caption: str, image: NDArray[np.uint8], label_maps: dict[str, NDArray]) -> NDArray[np.uint8]:
+    """An image (H, W, 3) and label maps over it, by caption, side by side."""
+    drawn = [(name, overlay(image, labels)) for name, labels in label_maps.items()]
+    return panels([(caption, image), *drawn])
+
+
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """RGB uint8 (H, W, 3) to PNG, whole or not at all."""
     _, png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))

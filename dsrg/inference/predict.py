@@ -14,36 +14,45 @@ from torch import Tensor
 from dsrg import parallel
 from dsrg.artifacts.model_file import Model, load_model
 from dsrg.data.index import Index
-from dsrg.inference.squares import image_batches, scaled_side, squares
+from dsrg.inference.squares import image_batches, native, scaled_side, squares
 from dsrg.method.mean_field import mean_field
 from dsrg.networks.network import Segmenter
+from dsrg.params import Predict
 
 
 @torch.inference_mode()
 def predict_probs(
-    segmenter: Segmenter, images: list[NDArray[np.uint8]], *, size: int, scales: list[float], flip: bool, merge: str
+    segmenter: Segmenter, images: list[NDArray[np.uint8]], settings: Predict, *, size: int
 ) -> Iterator[Tensor]:
     """Class probabilities of each image at its own size.
 
-    Each image is warped to squares of scale * size pixels; the logits are brought to the image's size (bilinear,
-    aligned corners) and merged over scales and mirror images: "sum", as the released code (it sharpens), or "mean".
+    Each image is seen at `settings.scales`: as squares of scale * size pixels (settings.shape "square", released
+    `test-ms.py`), or at scale times its own size ("native", released `test-ms-f.py`). The logits are brought to the
+    image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as the released code (it
+    sharpens), or "mean".
 
     Yields:
         float (C+1, H, W) an image, in order.
     """
-    device = next(segmenter.parameters()).device
-    logits = []
-    for scale in scales:
-        batch = squares(images, scaled_side(size, scale)).to(device)
-        logits.append(segmenter(batch))
-        if flip:
-            logits.append(segmenter(batch.flip(3)).flip(3))
-    for row, image in enumerate(images):
-        full = [
-            F.interpolate(grid[row, None], image.shape[:2], mode="bilinear", align_corners=True)[0] for grid in logits
-        ]
-        merged = torch.stack(full).sum(dim=0) if merge == "sum" else torch.stack(full).mean(dim=0)
+    if settings.shape == "native":
+        views = [[native(image, scale) for scale in settings.scales] for image in images]
+        logits = [[_logits(segmenter, view, flip=settings.flip)[0] for view in own] for own in views]
+    else:
+        batches = [squares(images, scaled_side(size, scale)) for scale in settings.scales]
+        logits = zip(*(_logits(segmenter, batch, flip=settings.flip) for batch in batches), strict=True)
+    for image, own in zip(images, logits, strict=True):
+        full = [F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True).sum(dim=0) for grid in own]
+        merged = torch.stack(full).sum(dim=0)
+        if settings.merge == "mean":
+            merged = merged / (len(settings.scales) * (1 + settings.flip))
         yield merged.softmax(dim=0)
+
+
+def _logits(segmenter: Segmenter, batch: Tensor, *, flip: bool) -> Tensor:
+    """Logits (B, 1, C+1, h, w) of images uint8 (B, 3, H, W); (B, 2, ...) with those of their mirror images."""
+    batch = batch.to(next(segmenter.parameters()).device)
+    views = [segmenter(batch), segmenter(batch.flip(3)).flip(3)] if flip else [segmenter(batch)]
+    return torch.stack(views, dim=1)
 
 
 class LabelJob(NamedTuple):
@@ -109,11 +118,9 @@ def prediction_jobs(
     segmenter: Segmenter,
     index: Index,
     root: Path,
+    settings: Predict,
     *,
     size: int,
-    scales: list[float],
-    flip: bool,
-    merge: str,
     kernel: dict | None,
     tags_only: bool,
     unsure_below: float,
@@ -124,7 +131,7 @@ def prediction_jobs(
         present = torch.from_numpy(index.present[rows])
         if not tags_only:
             present = torch.ones_like(present)
-        all_probs = predict_probs(segmenter, images, size=size, scales=scales, flip=flip, merge=merge)
+        all_probs = predict_probs(segmenter, images, settings, size=size)
         for image, tags, probs in zip(images, present, all_probs, strict=True):
             kept, numbers = only_present(probs, tags)
             yield LabelJob(image, kept.cpu().numpy(), numbers, kernel, unsure_below)

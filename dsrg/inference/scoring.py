@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from dsrg.data.index import GroundTruth, Index
 from dsrg.files import write_csv
-from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy, precision_recall
+from dsrg.method.metrics import (
+    confusion_matrix,
+    iou_per_class,
+    mean_iou,
+    mean_iou_of_hits,
+    pixel_accuracy,
+    precision_recall,
+)
 
 
 def with_ground_truth(index: Index, truth: dict[str, GroundTruth]) -> Index:
@@ -54,12 +61,17 @@ class Scores:
         self.refined += confusion_matrix(mask, refined, classes=classes)
 
     def metrics(self) -> dict[str, object]:
-        """mIoU over the classes that occur in truth or prediction; `absent` names those that the truth lacks."""
+        """mIoU over the classes that occur in truth or prediction; `absent` names those that the truth lacks.
+
+        `miou_of_hits` leaves out classes without a hit, as the released script does: to compare with published figures.
+        """
         plain, refined = iou_per_class(self.plain), iou_per_class(self.refined)
         absent = [name for name, row in zip(self.names, self.refined, strict=True) if not row.sum()]
         return {
             "miou": mean_iou(plain),
             "miou_crf": mean_iou(refined),
+            "miou_of_hits": mean_iou_of_hits(plain),
+            "miou_of_hits_crf": mean_iou_of_hits(refined),
             "pixel_accuracy": pixel_accuracy(self.plain),
             "pixel_accuracy_crf": pixel_accuracy(self.refined),
             "absent": absent,

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import read_image
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.files import write_csv
+from dsrg.files import find_in_project, write_csv
 from dsrg.inference.cams import activation_maps
 from dsrg.inference.squares import image_batches
 from dsrg.method.growing import UNLABELLED
@@ -31,7 +32,7 @@ SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
 
 def saliency_map(path: Path, *, saliency: Saliency, grid: int) -> NDArray[np.float32]:
-    """One image's saliency by the chosen method, float32 (grid, grid), 0..1.
+    """One image's saliency by the chosen method, float32 (grid, grid), 0..1, corners on corners as released.
 
     `maps` reads a ready map (8- or 16-bit grey PNG, scaled to 0..1) from the file `path` instead of the image.
     """
@@ -45,13 +46,14 @@ def saliency_map(path: Path, *, saliency: Saliency, grid: int) -> NDArray[np.flo
         settings = {"mbd": saliency.mbd.model_dump(), "rbd": saliency.rbd.model_dump()}
         settings["combined"] = settings["mbd"] | settings["rbd"]
         values = SALIENCY[saliency.method](read_image(path), **settings[saliency.method])
-    return cv2.resize(values, (grid, grid), interpolation=cv2.INTER_AREA)
+    whole = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
+    return F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=True)[0, 0].numpy()
 
 
 def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) -> Iterator[NDArray[np.float32]]:
     """Saliency of every image, in order, over processes; raises InputError at once when ready maps are missing."""
     if saliency.method == "maps":
-        paths = [Path(saliency.maps) / f"{image_id}.png" for image_id in index.ids]
+        paths = [find_in_project(saliency.maps) / f"{image_id}.png" for image_id in index.ids]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise InputError(f"saliency.maps: {saliency.maps}: no map {name}" for name in missing)

@@ -1,4 +1,4 @@
-"""Images of any shape as squares of 8k+1 pixels, what the networks were trained on."""
+"""Images as the networks see them: sides of 8k+1 pixels, warped to squares as in training or in their own shape."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +22,12 @@ def squares(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
     """uint8 (H, W, 3) of any sizes -> uint8 (B, 3, side, side)."""
     cut = np.stack([cut_image(image, WHOLE, size=side) for image in images])
     return torch.from_numpy(cut.transpose(0, 3, 1, 2).copy())
+
+
+def native(image: NDArray[np.uint8], scale: float) -> Tensor:
+    """uint8 (H, W, 3) -> uint8 (1, 3, h, w), scale times its own size, each side the nearest 8k+1 (at least 9)."""
+    size = tuple(max(9, scaled_side(side, scale)) for side in image.shape[:2])
+    return torch.from_numpy(cut_image(image, WHOLE, size=size).transpose(2, 0, 1).copy())[None]
 
 
 def image_batches(index: Index, root: Path, *, batch: int) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:

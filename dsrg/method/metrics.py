@@ -37,6 +37,12 @@ def mean_iou(iou: NDArray[np.float64]) -> float:
     return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
 
+def mean_iou_of_hits(iou: NDArray[np.float64]) -> float:
+    """Mean over the classes with at least one pixel right: the optimistic mean of the released `evaluate.py`."""
+    hits = iou[np.nan_to_num(iou) > 0]
+    return float(hits.mean()) if hits.size else float("nan")
+
+
 def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
     """Share of known pixels that are right; NaN without any."""
     total = confusion.sum()
