@@ -69,3 +69,103 @@ def show(image_id: str, out: Path) -> None:
     stage = load_stage("show")
     draw_journey(image_id, out, file=stage.file, root=stage.data_root, params=stage.params)
     click.echo(str(out))
+
+
+@main.command("import-cues")
+@click.argument("cues", type=click.Path(path_type=Path), metavar="CUES.pickle")
+@click.option("--list", "list_path", type=click.Path(path_type=Path), required=True, help="Its input_list.txt.")
+@click.option("--out", type=click.Path(path_type=Path), help="Seeds to write.  [default: data/seeds.h5]")
+@click.option(
+    "--conflict",
+    type=click.Choice(["highest", "unlabelled"]),
+    default="highest",
+    show_default=True,
+    help="Who gets a cell with cues of several classes: the highest class number, as released, or nobody.",
+)
+def import_cues(cues: Path, list_path: Path, out: Path | None, conflict: str) -> None:
+    """Turn localization cues as SEC and DSRG released them into seeds, for the images of the index.
+
+    The pickle is read as data; nothing that it names is run. To have the pipeline do this in place of making seeds, set
+    seeds.cues and seeds.cues_list in params.yaml.
+    """
+    import json
+
+    from dsrg.artifacts.cues import read_cues
+    from dsrg.artifacts.seeds_h5 import write_seeds
+    from dsrg.data.classes import read_classes
+    from dsrg.data.index import read_index
+    from dsrg.networks.network import grid_size
+    from dsrg.pipeline import load_stage
+
+    stage = load_stage("import-cues")
+    out, grid = out or stage.file["seeds"], grid_size(stage.params.data.size)
+    classes = read_classes(stage.file["classes"])
+    index = read_index(stage.file["index"], classes).split("train")
+    found = read_cues(cues, list_path, index, grid=grid, classes=classes, conflict=conflict)
+    origin = {"cues": cues.name, "cues_list": list_path.name, "conflict": conflict}
+    write_seeds(out, found.rows(), count=len(index), grid=grid, classes=classes, params=json.dumps(origin))
+    click.echo("\n".join([f"{out}:", *found.remarks(index, classes)]))
+
+
+@main.command("export-cues")
+@click.option("--seeds", type=click.Path(path_type=Path), help="Seeds to read.  [default: data/seeds.h5]")
+@click.option("--list", "list_path", type=click.Path(path_type=Path), required=True, help="List to write.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Pickle to write.")
+def export_cues(seeds: Path | None, list_path: Path, out: Path) -> None:
+    """Write seeds as localization cues and list, as the code of SEC and DSRG reads them."""
+    from dsrg.artifacts.cues import write_cues
+    from dsrg.artifacts.seeds_h5 import read_seeds
+    from dsrg.data.classes import read_classes
+    from dsrg.pipeline import load_stage
+
+    stage = load_stage("export-cues")
+    found = read_seeds(seeds or stage.file["seeds"], classes=read_classes(stage.file["classes"]))
+    write_cues(out, list_path, found)
+    click.echo(f"{out}, {list_path}: cues of {len(found.ids)} images")
+
+
+@main.command()
+@click.argument("dataset", type=click.Choice(["voc2012"]))
+@click.option("--root", type=click.Path(path_type=Path), default="data", show_default=True, help="Folder to fill.")
+def download(dataset: str, root: Path) -> None:
+    """Fetch PASCAL VOC 2012 and what SBD adds to it (3.4 GB); what is in place already is not fetched again."""
+    from dsrg.data.download import VOC2012, download_voc2012
+
+    voc = download_voc2012(root, release=VOC2012)
+    click.echo(f"fine: {voc}: {VOC2012.trainaug:,} images in trainaug, {VOC2012.lists['val']:,} in val")
+    click.echo(f"Set data.root: {voc}, data.train: trainaug and data.val: val in params.yaml.")
+    click.echo(f"Not needed any more: {root / VOC2012.voc.name} and {root / VOC2012.sbd.name}")
+
+
+@main.command()
+@click.option("--list", "name", default="test", show_default=True, help="List in ImageSets/Segmentation to predict.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="tar.gz to write.")
+def submission(name: str, out: Path) -> None:
+    """Predict a list of VOC's images with the final network, into a checked archive for VOC's evaluation server."""
+    from dsrg.artifacts.submission import write_submission
+    from dsrg.data.classes import VOC_CLASSES
+    from dsrg.data.voc import untagged_index
+    from dsrg.inference.predict import label_maps, load_segmenter, prediction_jobs
+    from dsrg.pipeline import load_stage
+    from dsrg.progress import tracked
+
+    stage = load_stage("submission")
+    params = stage.params
+    segmenter, model = load_segmenter(stage.file["retrain"], made_by="retrain")
+    if model.classes != VOC_CLASSES:
+        span = f"{len(model.classes)} classes ({model.classes[0]} ... {model.classes[-1]})"
+        raise InputError(f"{stage.file['retrain']}: knows {span}; the evaluation server expects VOC's twenty, in order")
+    index = untagged_index(stage.data_root, name, model.classes, key="--list", pixels_max=params.data.pixels_max)
+    jobs = prediction_jobs(
+        segmenter,
+        index,
+        stage.data_root,
+        params.evaluate,
+        size=model.size,
+        kernel=params.crf.test.model_dump(),
+        tags_only=False,
+        unsure_below=0,
+    )
+    shapes = dict(zip(index.ids, zip(index.heights.tolist(), index.widths.tolist(), strict=True), strict=True))
+    write_submission(out, shapes, tracked(label_maps(jobs), "submission", len(index)))
+    click.echo(f"{out}: {len(index)} label maps, checked")

@@ -9,7 +9,8 @@ from PIL import Image
 
 from dsrg.data.check import Record, check_records
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.data.voc import scan_voc
+from dsrg.data.voc import scan_voc, untagged_index
+from dsrg.errors import InputError
 
 REAL = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOCdevkit" / "VOC2012"
 LISTS = "ImageSets/Segmentation"
@@ -78,6 +79,59 @@ def test_images_of_other_formats(root):
     write(root / "JPEGImages/notes.txt", "no image")
     found = scan(root)
     assert found.problems == [] and found.records[0].image == "JPEGImages/a.PNG"
+
+
+def test_masks_of_sbd_stand_in_where_voc_has_none(root):
+    (root / "SegmentationClassAug").mkdir()
+    for image_id in ("a", "c"):
+        Image.fromarray(np.full((4, 6), 8, np.uint8)).save(root / f"SegmentationClassAug/{image_id}.png")
+    masks = [record.mask for record in scan(root).records]
+    assert masks == ["SegmentationClassAug/a.png", None, "SegmentationClass/c.png"]
+
+
+# Images to predict on alone
+
+
+def predict_on(root, name="test", *, pixels_max=100):
+    return untagged_index(root, name, VOC_CLASSES, key="--list", pixels_max=pixels_max)
+
+
+@pytest.fixture
+def untagged(root):
+    """The same images as a test split: no annotation, no mask."""
+    for path in [*root.glob("Annotations/*"), root / "SegmentationClass/c.png"]:
+        path.unlink()
+    (root / "Annotations").rmdir()
+    write(root / f"{LISTS}/test.txt", "c\r\na\r\n")
+    return root
+
+
+def test_a_list_needs_no_tags_to_predict_on(untagged):
+    index = predict_on(untagged)
+    assert index.ids == ["c", "a"] and index.paths == ["JPEGImages/c.jpg", "JPEGImages/a.jpg"]
+    assert index.heights.tolist() == [4, 4] and index.widths.tolist() == [6, 6]
+    assert index.present.tolist() == [[True] + [False] * 20] * 2
+
+
+def test_a_bad_list_to_predict_on(untagged):
+    write(untagged / "JPEGImages/c.jpg", "<html>")
+    write(untagged / f"{LISTS}/test.txt", "c\nnope\na\na\n../x\n")
+    with pytest.raises(InputError) as refused:
+        predict_on(untagged)
+    problems = refused.value.problems
+    reasons = ["'a' is listed twice", "no image id", "'nope' has no image", "c.jpg: a web page"]
+    assert len(problems) == len(reasons)
+    assert all(reason in problem for reason, problem in zip(reasons, problems, strict=True))
+    with pytest.raises(InputError, match="more than 23 pixels"):
+        write(untagged / f"{LISTS}/test.txt", "a\n")
+        predict_on(untagged, pixels_max=23)
+
+
+def test_no_list_to_predict_on(untagged, tmp_path):
+    with pytest.raises(InputError, match="no such list; set --list to one of those there: test, train, val"):
+        predict_on(untagged, "testt")
+    with pytest.raises(InputError, match="no such folder; did you mean"):
+        predict_on(tmp_path)
 
 
 BILLION_LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'

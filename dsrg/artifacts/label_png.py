@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from dsrg.errors import InputError
 _PALETTE = voc_palette().tobytes()
 
 
-def write_label_png(path: Path, labels: NDArray[np.uint8]) -> None:
+def write_label_png(path: Path | BinaryIO, labels: NDArray[np.uint8]) -> None:
     """uint8 (H, W) -> a palette PNG of the same size; 255 = unlabelled."""
     image = Image.fromarray(labels)
     image.putpalette(_PALETTE)  # makes it a palette image

@@ -1,7 +1,7 @@
 """data/seeds.h5: seeds, saliency and activation maps of every training image, one row an image.
 
     ids       (N,) utf-8                seeds     (N, h, w) uint8 label map, 255 = unlabelled
-    present   (N, C+1) bool             saliency  (N, h, w) float16, 0..1
+    present   (N, C+1) bool             saliency  (N, h, w) float16, 0..1; NaN = seeds came without any
     cams      (K, h, w) float16, 0..1   only the tagged classes of each image, K rows in all
     cam_class (K,) uint8, 1..C          cam_row   (K,) int32, the image's row
 
@@ -27,7 +27,10 @@ AGAIN = "run the stage `make_seeds` again"
 
 @dataclass(frozen=True)
 class SeedRow:
-    """One image: seeds uint8 (h, w), saliency float (h, w), cams float (k, h, w) of the classes `cam_class` (k,)."""
+    """One image: seeds uint8 (h, w), saliency float (h, w), cams float (k, h, w) of the classes `cam_class` (k,).
+
+    Seeds that were not made here have saliency NaN and no activation maps.
+    """
 
     image_id: str
     present: NDArray[np.bool_]
@@ -83,19 +86,30 @@ class Seeds:
 
     def in_order(self, ids: list[str]) -> NDArray[np.uint8]:
         """Seeds in the order of `ids`. Raises InputError for ids without seeds."""
+        return self.seeds[self._rows(ids)]
+
+    def tags_in_order(self, ids: list[str]) -> NDArray[np.bool_]:
+        """Tags in the order of `ids`, bool (K, C+1): the index's, but for seeds imported with tags of their own."""
+        return self.present[self._rows(ids)]
+
+    def _rows(self, ids: list[str]) -> list[int]:
         place = {image_id: row for row, image_id in enumerate(self.ids)}
         missing = [image_id for image_id in ids if image_id not in place]
         if missing:
             raise InputError(f"{self.path}: no seeds for {', '.join(missing[:10])}; {AGAIN}")
-        return self.seeds[[place[image_id] for image_id in ids]]
+        return [place[image_id] for image_id in ids]
 
-    def maps(self, image_id: str) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]:
-        """One image's saliency (h, w) and its activation maps by class, each (h, w). Raises InputError as above."""
+    def maps(self, image_id: str) -> tuple[NDArray[np.float32] | None, dict[int, NDArray[np.float32]]]:
+        """One image's saliency (h, w), if known, and its activation maps by class, each (h, w).
+
+        Raises InputError as above.
+        """
         row = self.ids.index(image_id)
         with _opened(self.path) as file:
             places = np.flatnonzero(file["cam_row"][:] == row)
             cams = {int(file["cam_class"][place]): file["cams"][place].astype(np.float32) for place in places}
-            return file["saliency"][row].astype(np.float32), cams
+            saliency = file["saliency"][row].astype(np.float32)
+            return None if np.isnan(saliency).all() else saliency, cams
 
 
 def read_seeds(path: Path, *, classes: list[str], grid: int | None = None) -> Seeds:

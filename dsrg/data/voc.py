@@ -3,20 +3,24 @@
 ROOT/JPEGImages/ID.jpg                    the images (or .jpeg, .png, .webp, .tif, .tiff)
 ROOT/Annotations/ID.xml                   the tags: the name of each <object>, <difficult> ones too
 ROOT/SegmentationClass/ID.png             masks, where there are any
+ROOT/SegmentationClassAug/ID.png          masks of images that have none there (SBD's: no unlabelled borders)
 ROOT/ImageSets/Segmentation/SPLIT.txt     one id a line
 ROOT/classes.txt                          one class name a line; without this file, VOC's twenty
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dsrg.data.check import Listed, Record, Scan, id_fault, id_problems, tag_problems
+from dsrg.data.check import Listed, Record, Scan, check_records, id_fault, id_problems, tag_problems
 from dsrg.data.classes import VOC_CLASSES, read_classes
+from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import read_text
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Segmentation")
+MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")  # a mask is looked for in the first one first
 
 
 def scan_voc(root: str | Path, *, train: str, val: str) -> Scan:
@@ -25,7 +29,7 @@ def scan_voc(root: str | Path, *, train: str, val: str) -> Scan:
     `train` and `val` name the lists (`trainaug`, `val`). Never raises for bad data: all problems are in the scan.
     """
     root = Path(root)
-    if problems := _layout_problems(root):
+    if problems := _layout_problems(root, FOLDERS):
         return Scan(root, [], [], problems)
     try:
         classes = read_classes(root / "classes.txt") if (root / "classes.txt").exists() else VOC_CLASSES
@@ -35,17 +39,14 @@ def scan_voc(root: str | Path, *, train: str, val: str) -> Scan:
     listed: list[Listed] = []
     for split, name in (("train", train), ("val", val)):
         try:
-            listed += _read_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", split)
+            listed += _read_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", split, key=f"data.{split}")
         except InputError as error:
             problems += error.problems
     problems += id_problems(listed)
     listed = [entry for entry in listed if not id_fault(entry.id)]
 
     images = _images_by_id(root)
-    for entry in listed:
-        if len(found := images.get(entry.id, [])) != 1:
-            what = f"has {len(found)} images: {', '.join(found)}; keep one" if found else "has no image"
-            problems.append(f"{entry.where}: id {entry.id!r} {what}; expected JPEGImages/{entry.id}.jpg (or .png ...)")
+    problems += _image_problems(listed, images)
 
     tags: dict[str, tuple[str, ...]] = {}
     for image_id in dict.fromkeys(entry.id for entry in listed):
@@ -63,24 +64,52 @@ def scan_voc(root: str | Path, *, train: str, val: str) -> Scan:
     return Scan(root, classes, records, problems)
 
 
-def _layout_problems(root: Path) -> list[str]:
-    missing = [root / folder for folder in FOLDERS if not (root / folder).is_dir()]
+def untagged_index(root: str | Path, name: str, classes: list[str], *, key: str, pixels_max: int) -> Index:
+    """The images of one list as an index to predict on, without tags: `present` is background alone, split is "val".
+
+    Needs neither annotations nor masks (the test split has none) and opens every image once. `key` is where the person
+    named the list. Raises InputError with all problems at once, as `check_records` does.
+    """
+    root = Path(root)
+    if problems := _layout_problems(root, ("JPEGImages", "ImageSets/Segmentation")):
+        raise InputError(problems)
+    listed = _read_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", "val", key=key)
+    images = _images_by_id(root)
+    problems = id_problems(listed)
+    listed = [entry for entry in listed if not id_fault(entry.id)]
+    problems += _image_problems(listed, images)
+    records = [Record(entry.id, entry.split, images[entry.id][0], (), None) for entry in listed if entry.id in images]
+    return check_records(Scan(root, classes, records, problems), pixels_max=pixels_max).index
+
+
+def _layout_problems(root: Path, folders: Iterable[str]) -> list[str]:
+    missing = [root / folder for folder in folders if not (root / folder).is_dir()]
     if not missing:
         return []
     inside = next((sets.parent for depth in ("*", "*/*") for sets in root.glob(f"{depth}/ImageSets")), None)
-    hint = f"did you mean {inside}?" if inside else f"expected {', '.join(FOLDERS)} in the data root"
+    hint = f"did you mean {inside}?" if inside else f"expected {', '.join(folders)} in the data root"
     return [f"{folder}: no such folder; {hint} (data.root)" for folder in ([root] if not root.is_dir() else missing)]
 
 
-def _read_list(path: Path, split: str) -> list[Listed]:
+def _read_list(path: Path, split: str, *, key: str) -> list[Listed]:
     if not path.is_file():
         others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
-        raise InputError(f"{path}: no such list; set data.{split} to one of those there: {others}")
+        raise InputError(f"{path}: no such list; set {key} to one of those there: {others}")
     lines = enumerate(read_text(path).split("\n"), start=1)
     listed = [Listed(line.strip(), split, f"{path}:{number}") for number, line in lines if line.strip()]
     if not listed:
         raise InputError(f"{path}: an empty list; expected one image id a line")
     return listed
+
+
+def _image_problems(listed: Iterable[Listed], images: dict[str, list[str]]) -> list[str]:
+    """Ids that have no image, or several."""
+    problems = []
+    for entry in listed:
+        if len(found := images.get(entry.id, [])) != 1:
+            what = f"has {len(found)} images: {', '.join(found)}; keep one" if found else "has no image"
+            problems.append(f"{entry.where}: id {entry.id!r} {what}; expected JPEGImages/{entry.id}.jpg (or .png ...)")
+    return problems
 
 
 def _images_by_id(root: Path) -> dict[str, list[str]]:
@@ -97,8 +126,8 @@ def _annotation(root: Path, image_id: str) -> Path:
 
 
 def _mask(root: Path, image_id: str) -> str | None:
-    mask = f"SegmentationClass/{image_id}.png"
-    return mask if (root / mask).exists() else None
+    masks = (f"{folder}/{image_id}.png" for folder in MASK_FOLDERS)
+    return next((mask for mask in masks if (root / mask).exists()), None)
 
 
 class _NoDoctype(ElementTree.TreeBuilder):

@@ -13,7 +13,7 @@ from dsrg.files import whole_folder
 def write_seed_overlays(
     folder: Path, seeds: Seeds, index: Index, root: Path, *, classes: list[str], count: int
 ) -> None:
-    """folder/ID.png of the first `count` images: image, activation maps, saliency, seeds."""
+    """folder/ID.png of the first `count` images: image, activation maps and saliency where known, seeds."""
     with whole_folder(folder) as temporary:
         for row in range(min(count, len(index))):
             image_id, image = index.ids[row], read_image(root / index.paths[row])

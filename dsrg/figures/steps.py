@@ -22,13 +22,15 @@ def seed_pictures(
     image: Picture,
     *,
     cams: dict[int, NDArray[np.floating]],
-    saliency: NDArray[np.floating],
+    saliency: NDArray[np.floating] | None,
     seeds: NDArray[np.uint8],
     classes: list[str],
 ) -> list[Captioned]:
-    """The image, the activation map of each tagged class, saliency and the seeds they make."""
+    """The image, the activation maps of its tagged classes and saliency, as far as there are any, and the seeds."""
     maps = [(f"CAM {classes[number - 1]}", heat(image, cam)) for number, cam in cams.items()]
-    return [("image", image), *maps, ("saliency", heat(image, saliency)), ("seeds", overlay(image, seeds))]
+    if saliency is not None:
+        maps.append(("saliency", heat(image, saliency)))
+    return [("image", image), *maps, ("seeds", overlay(image, seeds))]
 
 
 def growth_pictures(

@@ -1,0 +1,430 @@
+"""VOC 2012 and what SBD adds to it, from archives of a few files and a network that is made up."""
+
+import base64
+import doctest
+import hashlib
+import io
+import struct
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dsrg.cli import main
+from dsrg.data import download, sbd
+from dsrg.data.check import check_records
+from dsrg.data.download import VOC2012, Archive, Release, download_voc2012
+from dsrg.data.images import read_mask
+from dsrg.data.palette import voc_palette
+from dsrg.data.sbd import list_ids, read_sbd_mask, trainaug_ids, write_trainaug
+from dsrg.data.voc import scan_voc
+from dsrg.errors import InputError
+
+A, B, C, D, E, F = (f"2008_00000{k}" for k in range(1, 7))  # a: VOC train; b: VOC val; the others: no mask in VOC
+LISTS = "ImageSets/Segmentation"
+SBD = "benchmark_RELEASE/dataset"
+MASK = np.array([[0, 0, 1], [0, 20, 20]], np.uint8)
+
+# MATLAB's format as scipy.io.savemat wrote it, compressed, for MASK: with sparse Boundaries and CategoriesPresent
+# beside Segmentation, as in SBD's files.
+SCIPY_MAT = base64.b64decode(
+    "TUFUTEFCIDUuMCBNQVQtZmlsZSBQbGF0Zm9ybTogcG9zaXgsIENyZWF0ZWQgb246IFN1biBOb3YgMjIgMTc6MDQ6NDMgMjAyNgAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABSU0PAAAA0wAAAHic7ZXBCoJAEIZnNrW8"
+    "iISHHiSiW1KHrkIdukotIpSC2nv3CI3u1o5LEF1jB4Zfx3++GbxMBACLGUBASgICVPj6HVn2tf3xfG2HZw/mur6i3Nb36pI3pWw1"
+    "AA6yuMmqy7uyrlRll3eyqHtP1siWvlEtooynZj5a8xM2H7Q/A+P3hdnttf9kxPHevBjGgYMfB/2da9TmAvuPjuu4juu4jvt/3JPF"
+    "FV+4/J7afNQ9or9IqPhrxg8tjs0X2kuRYKL6U9YffOjndzUc7fPYKF2mT1+FImg="
+)
+
+
+def element(kind: int, content: bytes) -> bytes:
+    """A data element of a MAT-file, level 5."""
+    if len(content) <= 4:
+        return struct.pack("<HH", kind, len(content)) + content.ljust(4, b"\0")
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def matrix(array_class: int, shape: tuple[int, int], *parts: bytes) -> bytes:
+    return element(14, b"".join([element(6, struct.pack("<II", array_class, 0)), element(5, struct.pack("<ii", *shape)),
+                                 element(1, b""), *parts]))  # fmt: skip
+
+
+def mat(mask: np.ndarray, *, field: str = "Segmentation", compressed: bool = False, array_class: int = 2) -> bytes:
+    """A file with a struct that holds a double and then `mask` (uint8)."""
+    names = b"".join(name.encode().ljust(32, b"\0") for name in ("Before", field))
+    before = matrix(6, (1, 1), element(9, struct.pack("<d", 7.0)))
+    pixels = matrix(9, mask.shape, element(2, mask.tobytes(order="F")))
+    content = matrix(array_class, (1, 1), element(5, struct.pack("<i", 32)), element(1, names), before, pixels)
+    if compressed:
+        packed = zlib.compress(content)
+        content = struct.pack("<II", 15, len(packed)) + packed
+    return b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\x00\x01IM" + content
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((*MASK.shape, 3), np.uint8)).save(file, format="JPEG")
+    return file.getvalue()
+
+
+def png(mask: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, format="PNG")
+    return file.getvalue()
+
+
+def tar(files: dict[str, bytes], mode: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def voc_files() -> dict[str, bytes]:
+    files = {f"{LISTS}/train.txt": f"{A}\n".encode(), f"{LISTS}/val.txt": f"{B}\n".encode()}
+    for image_id in (A, B, C, D, E, F):
+        files[f"JPEGImages/{image_id}.jpg"] = jpeg()
+        files[f"Annotations/{image_id}.xml"] = b"<annotation><object><name>cat</name></object></annotation>"
+    for image_id in (A, B):
+        files[f"SegmentationClass/{image_id}.png"] = png(np.full(MASK.shape, 255, np.uint8))
+    return {f"VOCdevkit/VOC2012/{name}": content for name, content in files.items()}
+
+
+def sbd_files() -> dict[str, bytes]:
+    """SBD knows all images but f; its lists have other line ends, and it has masks of VOC's images too."""
+    files = {f"{SBD}/cls/{image_id}.mat": mat(MASK) for image_id in (A, B, C, D, E)}
+    lists = {f"{SBD}/train.txt": f"{A}\r\n{B}\r\n{C}".encode(), f"{SBD}/val.txt": f"{D}\r\n{E}\r\n".encode()}
+    return {**files, **lists, f"{SBD}/img/{C}.jpg": jpeg(), f"{SBD}/cls/._{C}.mat": b"left by a file system"}
+
+
+class Response(io.BytesIO):
+    def __init__(self, url: str, content: bytes) -> None:
+        super().__init__(content)
+        self.url, self.length = url, len(content)
+
+
+class Network:
+    """Answers for some addresses; remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    def open(self, request, *_, **__):
+        url = request.full_url
+        if url not in self.pages:
+            raise urllib.error.URLError("no such host")
+        self.asked.append(url)
+        return Response(url, self.pages[url])
+
+
+@pytest.fixture
+def network(monkeypatch):
+    network = Network()
+    monkeypatch.setattr(urllib.request, "urlopen", network.open)
+    return network
+
+
+def serve(network: Network, *, voc: dict[str, bytes], sbd: dict[str, bytes]) -> Release:
+    """Put both archives on the network -> the release that describes them."""
+    archives = []
+    for name, content in (("voc.tar", tar(voc, "w")), ("sbd.tgz", tar(sbd, "w:gz"))):
+        network.pages[f"https://data.example/{name}"] = content
+        archives.append(Archive(f"https://data.example/{name}", name, hashlib.md5(content).hexdigest()))
+    folders = {"JPEGImages": 6, "Annotations": 6, "SegmentationClass": 2}
+    return Release(*archives, folders=folders, lists={"train": 1, "val": 1}, trainaug=4)
+
+
+@pytest.fixture
+def release(network):
+    return serve(network, voc=voc_files(), sbd=sbd_files())
+
+
+def below(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def put(network: Network, archive: Archive, folder) -> None:
+    """An archive fetched elsewhere and brought along."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / archive.name).write_bytes(network.pages[archive.url])
+
+
+# The list
+
+
+ids = st.sets(st.sampled_from("abcdefgh"))
+
+
+@given(ids, ids, ids, ids)
+def test_trainaug_is_what_its_definition_says(voc_train, voc_val, sbd_train, sbd_val):
+    found = trainaug_ids(voc_train=voc_train, voc_val=voc_val, sbd_train=sbd_train, sbd_val=sbd_val)
+    slow = []
+    for image_id in "abcdefgh":
+        if (image_id in voc_train or image_id in sbd_train or image_id in sbd_val) and image_id not in voc_val:
+            slow.append(image_id)
+    assert found == slow
+
+
+def test_the_example_in_the_docstring_is_true():
+    assert doctest.testmod(sbd) == (0, 1)
+
+
+@pytest.mark.parametrize("text", ["a\nb\n", "a\r\nb\r\n", "a\nb", "\n a \n\nb\t\r\n"])
+def test_ids_of_lists_with_any_line_ends(text):
+    assert list_ids(text) == {"a", "b"}
+
+
+@pytest.fixture
+def lists(tmp_path):
+    (tmp_path / LISTS).mkdir(parents=True)
+    (tmp_path / LISTS / "train.txt").write_bytes(b"b\r\na")
+    (tmp_path / LISTS / "val.txt").write_bytes(b"c\r\n")
+    return tmp_path
+
+
+def test_trainaug_is_written_sorted_one_id_a_line(lists):
+    assert write_trainaug(lists, sbd_train={"c", "e"}, sbd_val={"d"}, expected=4) == ["a", "b", "d", "e"]
+    assert (lists / LISTS / "trainaug.txt").read_bytes() == b"a\nb\nd\ne\n"
+
+
+def test_no_other_list_goes_by_the_name_of_trainaug(lists):
+    with pytest.raises(InputError) as refused:
+        write_trainaug(lists, sbd_train={"c", "e"}, sbd_val={"d"})
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{lists / LISTS / 'trainaug.txt'}: not written, it would hold 4 ids; expected 10,582 ")
+    assert "voc train 2, voc val 1, sbd train 2, sbd val 1" in problem
+    assert below(lists / LISTS) == {"train.txt", "val.txt"}
+
+
+# Masks
+
+
+def test_a_mask_as_another_program_wrote_it():
+    assert np.array_equal(read_sbd_mask(SCIPY_MAT, "x"), MASK)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 4)])
+def test_a_mask_of_any_size(shape, compressed):
+    mask = np.random.default_rng(0).integers(0, 21, shape, dtype=np.uint8)
+    read = read_sbd_mask(mat(mask, compressed=compressed), "x")
+    assert read.dtype == np.uint8 and np.array_equal(read, mask)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "no mask of SBD (StopIteration"),
+        (b"<html>not found</html>" * 20, "no mask of SBD"),
+        (mat(MASK)[:-9], "no mask of SBD (ValueError"),
+        (mat(MASK, compressed=True)[:-9], "no mask of SBD"),
+        (mat(MASK, field="Boundaries"), "no mask of SBD (KeyError: 'Segmentation')"),
+        (mat(MASK, array_class=1), "an array of class 1, expected a struct"),
+        (mat(np.full((2, 2), 21, np.uint8)), "expected values 0 to 20"),
+    ],
+)
+def test_no_mask(data, reason):
+    with pytest.raises(InputError) as refused:
+        read_sbd_mask(data, "sbd.tgz: cls/a.mat")
+    assert str(refused.value).startswith("sbd.tgz: cls/a.mat: no mask of SBD") and reason in str(refused.value)
+
+
+# The whole tree
+
+
+def test_real_release_adds_up():
+    assert VOC2012.trainaug == 10_582 and VOC2012.lists == {"train": 1464, "val": 1449}
+    assert VOC2012.folders["SegmentationClass"] == sum(VOC2012.lists.values())
+    assert all(len(archive.md5) == 32 and archive.url.startswith("https://") for archive in (VOC2012.voc, VOC2012.sbd))
+
+
+def test_from_nothing_to_a_tree_that_the_pipeline_takes(release, network, tmp_path):
+    root = tmp_path / "data"
+    voc = download_voc2012(root, release=release)
+    assert voc == root / "VOCdevkit" / "VOC2012"
+    assert (voc / LISTS / "trainaug.txt").read_text() == f"{A}\n{C}\n{D}\n{E}\n"
+    aug = {f"SegmentationClassAug/{image_id}.png" for image_id in (C, D, E)}
+    assert below(root) == {"voc.tar", "sbd.tgz", f"VOCdevkit/VOC2012/{LISTS}/trainaug.txt", *voc_files()} | {
+        f"VOCdevkit/VOC2012/{name}" for name in aug
+    }
+    mask = voc / "SegmentationClassAug" / f"{C}.png"
+    assert np.array_equal(read_mask(mask), MASK)
+    assert Image.open(mask).mode == "P" and Image.open(mask).getpalette() == voc_palette().ravel().tolist()
+    checked = check_records(scan_voc(voc, train="trainaug", val="val"), pixels_max=100)
+    assert [row.mask for row in checked.ground_truth] == [
+        f"SegmentationClass/{A}.png",
+        *sorted(aug),
+        f"SegmentationClass/{B}.png",
+    ]
+
+
+def test_what_is_in_place_is_not_fetched_again(release, network, tmp_path):
+    voc = download_voc2012(tmp_path, release=release)
+    (tmp_path / "voc.tar").unlink()
+    (tmp_path / "sbd.tgz").unlink()
+    network.pages.clear()
+    before = {path: path.stat().st_mtime_ns for path in voc.rglob("*")}
+    download_voc2012(tmp_path, release=release)
+    assert {path: path.stat().st_mtime_ns for path in voc.rglob("*")} == before
+
+
+def test_a_run_that_was_stopped_goes_on(release, network, tmp_path):
+    voc = download_voc2012(tmp_path, release=release)
+    (tmp_path / "voc.tar").unlink()
+    (tmp_path / "sbd.tgz").unlink()
+    (voc / LISTS / "trainaug.txt").unlink()
+    (voc / "SegmentationClassAug" / f"{D}.png").unlink()
+    kept = voc / "SegmentationClassAug" / f"{C}.png"
+    kept.write_bytes(b"whole already")
+    network.asked.clear()
+    download_voc2012(tmp_path, release=release)
+    assert set(network.asked) == {release.sbd.url}
+    assert kept.read_bytes() == b"whole already"
+    assert np.array_equal(read_mask(voc / "SegmentationClassAug" / f"{D}.png"), MASK)
+    assert (voc / LISTS / "trainaug.txt").read_text() == f"{A}\n{C}\n{D}\n{E}\n"
+
+
+@pytest.mark.parametrize("text", [f"{A}\n{C}\n", f"{A}\n{C}\n{D}\n{B}\n"])
+def test_a_list_that_is_not_trainaug_is_made_anew(release, tmp_path, text):
+    voc = download_voc2012(tmp_path, release=release)
+    (voc / LISTS / "trainaug.txt").write_text(text)
+    download_voc2012(tmp_path, release=release)
+    assert (voc / LISTS / "trainaug.txt").read_text() == f"{A}\n{C}\n{D}\n{E}\n"
+
+
+def test_without_network_both_archives_are_asked_for(release, network, tmp_path, monkeypatch):
+    network.pages.clear()
+    monkeypatch.setattr(download, "VOC2012", release)
+    result = CliRunner().invoke(main, ["download", "voc2012", "--root", str(tmp_path / "data")])
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    for line, archive in zip(lines, (release.voc, release.sbd), strict=True):
+        assert line.startswith(f"{tmp_path / 'data' / archive.name}: cannot be fetched (<urlopen error no such host>)")
+        assert archive.url in line and archive.md5 in line and "put it at this path" in line
+    assert below(tmp_path) == set()
+
+
+def test_archives_brought_along_need_no_network(release, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "VOC2012", release)
+    root = tmp_path / "data"
+    put(network, release.voc, root)
+    brought_later = network.pages[release.sbd.url]
+    network.pages.clear()
+    command = ["download", "voc2012", "--root", str(root)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2 and result.stderr.startswith(f"{root / 'sbd.tgz'}: cannot be fetched")
+    assert (root / "VOCdevkit/VOC2012/JPEGImages").is_dir()  # one step further
+
+    (root / "sbd.tgz").write_bytes(brought_later)
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"fine: {root / 'VOCdevkit/VOC2012'}: 4 images in trainaug, 1 in val\n")
+
+
+def test_an_archive_with_another_checksum(release, network, tmp_path):
+    network.pages[release.voc.url] = b"<html>moved</html>"
+    (tmp_path / "sbd.tgz").write_bytes(b"half")
+    del network.pages[release.sbd.url]
+    with pytest.raises(InputError) as refused:
+        download_voc2012(tmp_path, release=release)
+    moved, half = refused.value.problems
+    assert moved.startswith(f"{tmp_path / 'voc.tar'}: cannot be fetched (File not found or corrupted.)")
+    assert f"the file there has md5 {hashlib.md5(b'half').hexdigest()}" in half
+    assert below(tmp_path) == {"sbd.tgz"} and (tmp_path / "sbd.tgz").read_bytes() == b"half"
+
+
+def test_a_bad_archive_is_replaced_where_there_is_a_network(release, tmp_path):
+    (tmp_path / "voc.tar").write_bytes(b"half")
+    assert download_voc2012(tmp_path, release=release).is_dir()
+
+
+def test_an_incomplete_tree_is_left_alone(release, network, tmp_path):
+    voc = download_voc2012(tmp_path, release=release)
+    (voc / "JPEGImages" / f"{F}.jpg").rename(voc / "JPEGImages" / f".{F}.jpg.1.tmp")  # unfinished, so none
+    (voc / LISTS / "val.txt").write_text("")
+    before = below(tmp_path)
+    network.asked.clear()
+    with pytest.raises(InputError) as refused:
+        download_voc2012(tmp_path, release=release)
+    assert refused.value.problems == [
+        f"{voc / 'JPEGImages'}: 5 files; expected 6",
+        f"{voc / LISTS / 'val.txt'}: 0 ids; expected 1",
+        f"{voc}: incomplete; move it out of the way and run this again",
+    ]
+    assert below(tmp_path) == before and network.asked == []
+
+
+def test_images_of_the_test_split_may_lie_in_the_same_folders(release, tmp_path):
+    voc = download_voc2012(tmp_path, release=release)
+    (voc / "JPEGImages" / "2008_000099.jpg").write_bytes(jpeg())
+    assert download_voc2012(tmp_path, release=release) == voc
+
+
+def test_an_archive_of_too_few_files_leaves_no_tree(network, tmp_path):
+    files = voc_files()
+    del files[f"VOCdevkit/VOC2012/Annotations/{A}.xml"]
+    release = serve(network, voc=files, sbd=sbd_files())
+    with pytest.raises(InputError, match="Annotations: 5 files; expected 6"):
+        download_voc2012(tmp_path, release=release)
+    assert below(tmp_path) == {"voc.tar", "sbd.tgz"}
+
+
+def test_an_archive_that_is_none(release, network, tmp_path):
+    network.pages[release.voc.url] = b"no tar"
+    release = replace(release, voc=release.voc._replace(md5=hashlib.md5(b"no tar").hexdigest()))
+    with pytest.raises(InputError, match="voc.tar: cannot be unpacked"):
+        download_voc2012(tmp_path, release=release)
+
+
+def test_every_fault_of_the_sbd_archive_comes_at_once(network, tmp_path):
+    files = sbd_files()
+    del files[f"{SBD}/val.txt"]
+    files |= {f"{SBD}/cls/{image_id}.mat": b"broken" for image_id in (C, E)}
+    release = serve(network, voc=voc_files(), sbd=files)
+    with pytest.raises(InputError) as refused:
+        download_voc2012(tmp_path, release=release)
+    assert [problem.split(": ")[1] for problem in refused.value.problems] == [
+        f"{SBD}/cls/{C}.mat",
+        f"{SBD}/cls/{E}.mat",
+        "no list val; fetch it again",
+    ]
+    assert not (tmp_path / "VOCdevkit/VOC2012" / LISTS / "trainaug.txt").exists()
+
+
+def test_names_that_start_at_the_folder_itself(network, tmp_path):
+    """`tar czf FILE .` writes them so."""
+    release = serve(network, voc=voc_files(), sbd={f"./{name}": content for name, content in sbd_files().items()})
+    voc = download_voc2012(tmp_path, release=release)
+    assert (voc / LISTS / "trainaug.txt").read_text() == f"{A}\n{C}\n{D}\n{E}\n"
+
+
+def test_lists_that_do_not_add_up(release, tmp_path):
+    with pytest.raises(InputError, match="would hold 4 ids; expected 5"):
+        download_voc2012(tmp_path, release=replace(release, trainaug=5))
+
+
+def test_ids_without_image_annotation_or_mask_are_named(network, tmp_path):
+    voc, masks = voc_files(), sbd_files()
+    for name in (f"JPEGImages/{C}.jpg", f"Annotations/{D}.xml"):
+        voc[f"VOCdevkit/VOC2012/{name}".replace("2008", "2009")] = voc.pop(f"VOCdevkit/VOC2012/{name}")
+    del masks[f"{SBD}/cls/{E}.mat"]
+    release = serve(network, voc=voc, sbd=masks)
+    with pytest.raises(InputError) as refused:
+        download_voc2012(tmp_path, release=release)
+    tree = tmp_path / "VOCdevkit" / "VOC2012"
+    assert refused.value.problems == [
+        f"{tree / folder}: no file for 1 ids of trainaug ({image_id} ...)"
+        for folder, image_id in [("JPEGImages", C), ("Annotations", D), ("SegmentationClassAug", E)]
+    ]

@@ -1,0 +1,230 @@
+"""The archive for the evaluation server: same label maps, same bytes, and every fault found before it is sent."""
+
+import gzip
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from closure import ROOT
+from PIL import Image
+from ruamel.yaml import YAML
+from toy import picture, recipe
+
+from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.submission import FOLDER, check_submission, write_submission
+from dsrg.cli import main
+from dsrg.data.classes import VOC_CLASSES
+from dsrg.data.palette import voc_palette
+from dsrg.errors import InputError
+from dsrg.files import sha256
+from dsrg.networks.network import Segmenter
+
+SHAPES = {"2008_000006": (4, 6), "2008_000008": (5, 3)}
+RNG = np.random.default_rng(0)
+MAPS = {image_id: RNG.integers(0, 21, shape, dtype=np.uint8) for image_id, shape in SHAPES.items()}
+PALETTE = voc_palette()
+FIRST, SECOND = (f"{FOLDER}/{image_id}.png" for image_id in SHAPES)
+
+
+def png(labels: np.ndarray, *, palette: np.ndarray | None = PALETTE) -> bytes:
+    image = Image.fromarray(labels)
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def pack(path, members: list[tuple[str, bytes | None]]):
+    """An archive as somebody else may have made it; None makes a folder."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if content is None:
+                member.type = tarfile.DIRTYPE
+            member.size = len(content or b"")
+            archive.addfile(member, io.BytesIO(content or b""))
+    return path
+
+
+def good() -> list[tuple[str, bytes]]:
+    return [(f"{FOLDER}/{image_id}.png", png(labels)) for image_id, labels in MAPS.items()]
+
+
+def faults(path) -> list[str]:
+    with pytest.raises(InputError) as refused:
+        check_submission(path, SHAPES)
+    assert all(problem.startswith(f"{path}: ") for problem in refused.value.problems)
+    return [problem.removeprefix(f"{path}: ") for problem in refused.value.problems]
+
+
+def test_what_is_written(tmp_path):
+    path = tmp_path / "new" / "test.tar.gz"
+    write_submission(path, SHAPES, MAPS.values())
+    check_submission(path, SHAPES)
+    with tarfile.open(path) as archive:
+        assert archive.getnames() == [
+            "results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png",
+            "results/VOC2012/Segmentation/comp6_test_cls/2008_000008.png",
+        ]
+        for member, labels in zip(archive.getmembers(), MAPS.values(), strict=True):
+            image = Image.open(archive.extractfile(member))
+            assert image.mode == "P" and image.getpalette() == PALETTE.ravel().tolist()
+            assert np.array_equal(np.array(image), labels)
+
+
+def test_same_maps_same_bytes(tmp_path, monkeypatch):
+    write_submission(tmp_path / "a.tar.gz", SHAPES, MAPS.values())
+    for module in (gzip, tarfile):
+        monkeypatch.setattr(module.time, "time", lambda: 2e9)
+    write_submission(tmp_path / "b.tar.gz", SHAPES, iter(MAPS.values()))
+    assert sha256(tmp_path / "a.tar.gz") == sha256(tmp_path / "b.tar.gz")
+
+
+def test_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "test.tar.gz"
+
+    def stopped():
+        yield MAPS["2008_000006"]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_submission(path, SHAPES, stopped())
+    with pytest.raises(ValueError):
+        write_submission(path, SHAPES, list(MAPS.values())[:1])
+    with pytest.raises(InputError) as refused:
+        write_submission(path, SHAPES, [np.full((4, 6), 255, np.uint8), MAPS["2008_000008"][:, :2]])
+    assert refused.value.problems == [
+        f"{path}: {FIRST}: holds 255; expected 0 to 20",
+        f"{path}: {SECOND}: 2 x 5 pixels; its image has 3 x 5",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_made_by_tar(tmp_path):
+    folders = ["results", "results/VOC2012", "results/VOC2012/Segmentation", str(FOLDER)]
+    members = [*((name, None) for name in folders), *((f"./{name}", content) for name, content in reversed(good()))]
+    check_submission(pack(tmp_path / "x.tar.gz", members), SHAPES)
+
+
+def test_a_palette_of_the_classes_alone(tmp_path):
+    members = [(f"{FOLDER}/{image_id}.png", png(labels, palette=PALETTE[:21])) for image_id, labels in MAPS.items()]
+    check_submission(pack(tmp_path / "x.tar.gz", members), SHAPES)
+
+
+LABELS = MAPS["2008_000008"]
+# name: (content of the second file, what is wrong with it)
+BAD_FILES = {
+    "size": (png(LABELS.T), "5 x 3 pixels; its image has 3 x 5"),
+    "unlabelled": (png(np.where(LABELS > 10, 255, 0).astype(np.uint8)), "holds 255; expected 0 to 20"),
+    "labels": (png(np.full((5, 3), 21, np.uint8)), "holds 21; expected 0 to 20"),
+    "grey": (png(LABELS, palette=None), "a PNG of mode L; expected a palette PNG"),
+    "colours": (png(LABELS, palette=PALETTE[::-1].copy()), "a palette of other colours than VOC's"),
+    "few colours": (png(LABELS % 5, palette=PALETTE[:20]), "a palette of other colours than VOC's"),
+    "cut": (png(LABELS)[:-30], "no readable PNG"),
+    "text": (b"<html>", "no readable PNG"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_file(tmp_path, content, reason):
+    (fault,) = faults(pack(tmp_path / "x.tar.gz", [good()[0], (SECOND, content)]))
+    assert fault.startswith(f"{SECOND}: {reason}")
+
+
+def test_all_offenders_at_once(tmp_path):
+    members = [
+        *[("results/readme.txt", b"hello"), ("other", None), (f"{FOLDER}/2008_000009.png", good()[0][1])],
+        *[good()[0], good()[0], ("/" + SECOND, good()[1][1])],
+    ]
+    found = faults(pack(tmp_path / "x.tar.gz", members))
+    names = ["results/readme.txt", "other", f"{FOLDER}/2008_000009.png", FIRST, "/" + SECOND, SECOND]
+    reasons = ["not one of", "not one of", "not one of", "there twice", "not one of", "missing"]
+    assert len(found) == len(names)
+    for fault, name, reason in zip(found, names, reasons, strict=True):
+        assert fault.startswith(f"{name}: {reason}")
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no archive either" * 99)])
+def test_no_archive(tmp_path, content):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(content)
+    (fault,) = faults(path)
+    assert fault.startswith("not readable as a tar.gz (")
+
+
+def test_an_archive_cut_short(tmp_path):
+    path = pack(tmp_path / "x.tar.gz", good())
+    path.write_bytes(path.read_bytes()[:-40])
+    assert faults(path)[0].startswith("not readable as a tar.gz")
+
+
+# The command
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with a final network for VOC's classes and a test split of two images."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSRG_WORKERS", "1")
+    (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    params = recipe()
+    params["data"]["root"] = "voc"
+    params["crf"]["test"]["iterations"] = 2
+    YAML().dump(params, tmp_path / "params.yaml")
+    for folder in ("JPEGImages", "ImageSets/Segmentation"):
+        (tmp_path / "voc" / folder).mkdir(parents=True)
+    for image_id, shape in {"2008_000008": (30, 40), "2008_000006": (44, 25)}.items():
+        Image.fromarray(picture(*shape, seed=3)).save(tmp_path / "voc" / "JPEGImages" / f"{image_id}.jpg")
+    (tmp_path / "voc/ImageSets/Segmentation/test.txt").write_text("2008_000006\n2008_000008\n")
+    save_network(tmp_path, VOC_CLASSES)
+    return tmp_path
+
+
+def save_network(folder, classes):
+    torch.manual_seed(0)
+    network = {"backbone": "vgg_mini", "output_stride": 8, "head": "aspp"}
+    network |= {
+        "head_channels": 4,
+        "head_layers": 1,
+        "rates": [1],
+        "dropout": 0.0,
+        "input": "torchvision",
+        "init_std": 0.01,
+    }
+    segmenter = Segmenter(classes=len(classes), **network)
+    save_model(folder / "data" / "retrain.pt", Model("segmenter", classes, network, 33, segmenter.state_dict()))
+
+
+def submit(*arguments: str):
+    return CliRunner().invoke(main, ["submission", *arguments])
+
+
+def test_the_command_makes_an_archive_that_passes(project):
+    result = submit("--list", "test", "--out", "out.tar.gz")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "out.tar.gz: 2 label maps, checked\n"
+    check_submission(project / "out.tar.gz", {"2008_000006": (44, 25), "2008_000008": (30, 40)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--list", "nope"], "nope.txt: no such list; set --list to one of those there: test"),
+        (["--out", "."], "is a directory"),
+    ],
+)
+def test_a_wrong_command_makes_nothing(project, arguments, reason):
+    result = submit("--out", "out.tar.gz", *arguments)
+    assert result.exit_code == 2 and reason in result.stderr
+    assert not (project / "out.tar.gz").exists()
+
+
+def test_a_network_of_other_classes_is_refused(project):
+    save_network(project, ["cat", "dog"])
+    result = submit("--out", "out.tar.gz")
+    assert result.exit_code == 2
+    assert "retrain.pt: knows 2 classes (cat ... dog); the evaluation server expects VOC's twenty" in result.stderr
