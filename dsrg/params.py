@@ -72,6 +72,14 @@ class Network(Section):
     head_layers: Literal[1, 2, 3]
     rates: Annotated[list[Count], Field(min_length=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    init_std: Positive
+    input: Literal["torchvision", "caffe"]
+
+    @model_validator(mode="after")
+    def _convention(self) -> "Network":
+        if self.weights == "imagenet" and self.input != "torchvision":
+            raise ValueError("weights: imagenet are torchvision's, so input must be torchvision")
+        return self
 
     @model_validator(mode="after")
     def _one_branch(self) -> "Network":
@@ -84,6 +92,7 @@ class Optimiser(Section):
     name: Literal["sgd", "adamw"]
     lr: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
+    beta2: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
     head_lr: Positive
     bias_lr: Positive
@@ -95,6 +104,7 @@ class Optimiser(Section):
 
 
 class Augment(Section):
+    shape: Literal["square", "native"]
     flip: bool
     scale_min: Positive
     scale_max: Positive
@@ -118,6 +128,8 @@ class Training(Section):
 class Cam(Training):
     score_scale: Positive
     score_offset: float
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    init_std: Positive
 
 
 class Rbd(Section):
@@ -133,7 +145,7 @@ class Mbd(Section):
 
 
 class Saliency(Section):
-    method: Literal["rbd", "mbd", "combined", "maps", "cam"]
+    method: Literal["rbd", "mbd", "combined", "maps", "cam", "gradient"]
     with_cam: bool
     maps: str | None
     rbd: Rbd
@@ -157,7 +169,7 @@ class CrfKernel(Section):
 
 
 class SeedCrf(CrfKernel):
-    enabled: bool
+    use: Literal["none", "agree", "replace"]
     background: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -168,7 +180,15 @@ class Seeds(Section):
     bg_thresh: Fraction
     conflict: Literal["smaller", "unlabelled"]
     crf: SeedCrf
+    cues: str | None
+    cues_list: str | None
     overlays: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _cues(self) -> "Seeds":
+        if (self.cues is None) != (self.cues_list is None):
+            raise ValueError("cues and cues_list go together: the pickle, and the list that its rows follow")
+        return self
 
 
 class TrainCrf(CrfKernel):
@@ -182,7 +202,7 @@ class Crf(Section):
 
 class Grow(Section):
     enabled: bool
-    on: Literal["crf", "softmax"]
+    on: Literal["crf", "softmax", "both"]
     fg_thresh: Fraction
     bg_thresh: Fraction
     start: Annotated[int, Field(ge=0)]
@@ -192,6 +212,11 @@ class Dsrg(Training):
     init: Literal["weights", "cam"]
     seed_loss: Literal["balanced", "plain"]
     boundary_loss: bool
+    boundary_clip: Annotated[float, Field(gt=1)] | None
+    crf_gradient: bool
+    expand_loss: bool
+    expand_fg: Fraction
+    expand_bg: Fraction
     min_prob: Annotated[float, Field(gt=0, lt=0.01)]
     watch_images: Annotated[int, Field(ge=0)]
     watch_times: Annotated[int, Field(ge=1, le=20)]

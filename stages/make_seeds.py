@@ -2,11 +2,12 @@
 
 import json
 
+from dsrg.artifacts.cues import read_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.figures.seeds import write_seed_overlays
-from dsrg.files import write_json
+from dsrg.files import find_in_project, write_json
 from dsrg.inference.cams import load_classifier
 from dsrg.inference.seeding import SeedCounts, seed_rows
 from dsrg.networks.network import grid_size
@@ -17,14 +18,20 @@ def make_seeds(stage: Stage) -> None:
     params, seeds = stage.params, stage.params.seeds
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes).split("train")
-    classifier = load_classifier(stage.file["cam"], made_by="train_cam")
-    counts = SeedCounts(classes)
-    rows = seed_rows(classifier, index, stage.data_root, size=params.data.size, seeds=seeds, saliency=params.saliency)
+    size, counts = params.data.size, SeedCounts(classes)
+    if seeds.cues is None:
+        classifier = load_classifier(stage.file["cam"], made_by="train_cam")
+        rows = seed_rows(classifier, index, stage.data_root, size=size, seeds=seeds, saliency=params.saliency)
+    else:
+        files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)
+        cues = read_cues(*files, index, grid=grid_size(size), classes=classes, conflict="highest")  # as released
+        print(*cues.remarks(index, classes), sep="\n")
+        rows = cues.rows()
     write_seeds(
         stage.file["seeds"],
         counts.watch(rows, name=stage.name, total=len(index)),
         count=len(index),
-        grid=grid_size(params.data.size),
+        grid=grid_size(size),
         classes=classes,
         params=json.dumps(seeds.model_dump() | {"saliency": params.saliency.model_dump()}),
     )

@@ -17,7 +17,13 @@ def train_cam(stage: Stage) -> None:
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes)
     set_up_torch(params.seed)
-    network = {"backbone": params.network.backbone, "output_stride": params.network.output_stride}
+    network = {
+        "backbone": params.network.backbone,
+        "output_stride": params.network.output_stride,
+        "input": params.network.input,
+        "dropout": cam.dropout,
+        "init_std": cam.init_std,
+    }
     batches = Batches(
         index.split("train"),
         root=stage.data_root,

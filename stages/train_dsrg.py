@@ -1,5 +1,7 @@
 """Train the segmentation network on seeds that grow while it learns."""
 
+from dataclasses import replace
+
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import Batches
@@ -19,7 +21,8 @@ def train_dsrg(stage: Stage) -> None:
     params, dsrg = stage.params, stage.params.dsrg
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes).split("train")
-    seeds = read_seeds(stage.file["seeds"], classes=classes, grid=grid_size(params.data.size)).in_order(index.ids)
+    stored = read_seeds(stage.file["seeds"], classes=classes, grid=grid_size(params.data.size))
+    seeds, index = stored.in_order(index.ids), replace(index, present=stored.tags_in_order(index.ids))
     set_up_torch(params.seed)
     network = params.network.model_dump(exclude={"weights"})
     supervisor = Supervisor(
@@ -51,7 +54,7 @@ def train_dsrg(stage: Stage) -> None:
         adopt_backbone(segmenter, load_model(stage.file["cam"], kind="classifier", made_by="train_cam").weights)
     segmenter = fit(
         segmenter,
-        seed_objective(supervisor=supervisor, balanced=dsrg.seed_loss == "balanced", min_prob=dsrg.min_prob),
+        seed_objective(dsrg, supervisor=supervisor),
         batches,
         name=stage.name,
         steps=dsrg.steps,

@@ -74,10 +74,10 @@ class TestModelFile:
     @pytest.mark.parametrize(
         ("content", "said"),
         [
-            ({"format": "dsrg-model", "version": 2}, "version 2, this program reads 1"),
+            ({"format": "dsrg-model", "version": 1}, "version 1, this program reads 2"),
             ({"format": "dsrg-model"}, "version None"),
-            ({"format": "dsrg-model", "version": 1, "kind": "segmenter"}, "not a complete model"),
-            ({"format": "dsrg-model", "version": 1, "surplus": 1}, "not a complete model"),
+            ({"format": "dsrg-model", "version": 2, "kind": "segmenter"}, "not a complete model"),
+            ({"format": "dsrg-model", "version": 2, "surplus": 1}, "not a complete model"),
             ({"format": "other", "version": 1}, "not a model file of this program"),
             ({"weight": torch.zeros(2)}, "not a model file of this program"),
             ([1], "not a model file of this program"),
@@ -102,7 +102,7 @@ class TestModelFile:
 
     @pytest.mark.parametrize("archive", [True, False])
     def test_a_file_that_would_run_code_is_refused_before_it_does(self, path, tmp_path, archive):
-        content = {"format": "dsrg-model", "version": 1, "weights": RunsCode(tmp_path / "it ran")}
+        content = {"format": "dsrg-model", "version": 2, "weights": RunsCode(tmp_path / "it ran")}
         torch.save(content, path) if archive else path.write_bytes(pickle.dumps(content, protocol=2))
         assert "not readable as a model" in self.refusal(path)
         assert not (tmp_path / "it ran").exists()

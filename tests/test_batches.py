@@ -1,6 +1,7 @@
 """What a training step sees: pure functions of (seed, step, image id), images and labels aligned."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from dsrg.data.batches import (
 )
 from dsrg.errors import InputError
 
-MIRRORED = Window(0.0, 0.0, 1.0, True)
+MIRRORED = Window(0.0, 0.0, 1.0, 1.0, True)
 
 
 class TestOrder:
@@ -87,14 +88,14 @@ class TestCutting:
 
     def test_quarter_and_surroundings_by_hand(self):
         labels = np.array([[1, 1, 2], [1, 1, 2], [3, 3, 4]], np.uint8)
-        assert cut_labels(labels, Window(0.5, 0.5, 0.5, False), size=2).tolist() == [[1, 2], [3, 4]]
-        assert cut_labels(labels, Window(-0.5, 0.0, 1.0, True), size=3).tolist() == [
+        assert cut_labels(labels, Window(0.5, 0.5, 0.5, 0.5, False), size=2).tolist() == [[1, 2], [3, 4]]
+        assert cut_labels(labels, Window(-0.5, 0.0, 1.0, 1.0, True), size=3).tolist() == [
             [255, 255, 255],
             [2, 1, 1],
             [2, 1, 1],
         ]
         image = np.repeat(labels[..., None], 3, axis=2)
-        around = cut_image(image, Window(-1.0, -1.0, 3.0, False), size=7)
+        around = cut_image(image, Window(-1.0, -1.0, 3.0, 3.0, False), size=7)
         assert around[2:5, 2:5, 0].tolist() == labels.tolist()
         outside = np.ones((7, 7), bool)
         outside[2:5, 2:5] = False
@@ -106,8 +107,9 @@ class TestCutting:
         shape=st.tuples(st.integers(20, 90), st.integers(20, 90)),
         grid_shape=st.sampled_from([None, (9, 9), (41, 41)]),
         scales=st.sampled_from([(1.0, 1.0), (0.5, 1.0), (1.0, 2.0), (0.7, 1.6)]),
+        what=st.sampled_from(["square", "native"]),
     )
-    def test_image_and_labels_stay_aligned(self, seed, shape, grid_shape, scales):
+    def test_image_and_labels_stay_aligned(self, seed, shape, grid_shape, scales, what):
         """The colour of a pixel tells its label: a grid cell's label is the colour at its place in the cut image.
 
         Labels may be as large as the image or on a grid of their own; then the place may be half a cell off.
@@ -118,15 +120,17 @@ class TestCutting:
         image[..., 1] = np.rint(columns * 200)[None]
         own = grid_shape or shape
         label_rows, label_columns = (np.rint(np.linspace(0, 200, n)).astype(np.uint8) for n in own)
-        window = draw_window(np.random.default_rng(seed), scale_min=scales[0], scale_max=scales[1], flip=True)
+        scale_range = {"scale_min": scales[0], "scale_max": scales[1]}
+        rng = np.random.default_rng(seed)
+        window = draw_window(rng, image=shape, size=65, shape=what, flip=True, **scale_range)
         colours = cut_image(image, window, size=65)[::8, ::8].astype(int)
         across = np.linspace(0, 1, 9)
-        y = window.top + window.side * across
-        x = window.left + window.side * (across[::-1] if window.flip else across)
+        y = window.top + window.height * across
+        x = window.left + window.width * (across[::-1] if window.flip else across)
         for labels, channel, at in ((label_rows[:, None], 0, y[:, None]), (label_columns[None], 1, x[None])):
             cut = cut_labels(np.broadcast_to(labels, own), window, size=9).astype(int)
             labelled, painted = cut != UNLABELLED, colours[..., 2] == 0
-            assert painted.sum() > 9
+            assert painted.any()
             tolerance = 100 / (own[channel] - 1) + 3
             assert (np.abs(cut - colours[..., channel])[labelled & painted] <= tolerance).all()
             assert labelled[painted].all()  # what shows the image has a label
@@ -135,20 +139,43 @@ class TestCutting:
             assert (colours[beyond > 1.01 / (shape[channel] - 1)] == OUTSIDE).all()
 
     @settings(max_examples=80, deadline=None)
-    @given(seed=st.integers(0, 10**6), low=st.floats(0.3, 1.5), more=st.floats(0, 1), flip=st.booleans())
-    def test_windows_lie_within_the_image_or_around_it(self, seed, low, more, flip):
-        window = draw_window(np.random.default_rng(seed), scale_min=low, scale_max=low + more, flip=flip)
-        assert 1 / (low + more) - 1e-9 <= window.side <= 1 / low + 1e-9
-        for start in (window.top, window.left):
-            if window.side <= 1:
-                assert -1e-9 <= start and start + window.side <= 1 + 1e-9
+    @given(
+        seed=st.integers(0, 10**6),
+        low=st.floats(0.3, 1.5),
+        more=st.floats(0, 1),
+        flip=st.booleans(),
+        what=st.sampled_from(["square", "native"]),
+    )
+    def test_windows_lie_within_the_image_or_around_it(self, seed, low, more, flip, what):
+        rng = np.random.default_rng(seed)
+        scale_range = {"scale_min": low, "scale_max": low + more}
+        window = draw_window(rng, image=(81, 41), size=65, shape=what, flip=flip, **scale_range)
+        # pixels of the square at scale 1: warped, or 65 of the image's own
+        sides = (64 / 80, 64 / 40) if what == "native" else (1, 1)
+        for start, extent, side in zip((window.top, window.left), (window.height, window.width), sides, strict=True):
+            assert side / (low + more) - 1e-9 <= extent <= side / low + 1e-9
+            if extent <= 1:
+                assert -1e-9 <= start and start + extent <= 1 + 1e-9
             else:
-                assert start <= 1e-9 and start + window.side >= 1 - 1e-9
+                assert start <= 1e-9 and start + extent >= 1 - 1e-9
         assert flip or not window.flip
+
+    def test_native_at_scale_1_copies_pixels(self):
+        """Released `layer.py`: a crop of the image itself, padded where the image is smaller."""
+        image = picture(90, 40, seed=3)
+        options = {"image": (90, 40), "size": 65, "shape": "native", "scale_min": 1.0, "scale_max": 1.0}
+        window = draw_window(np.random.default_rng(0), flip=False, **options)
+        top, left = round(window.top * 89), round(window.left * 39)
+        # snapped to whole pixels, for the drawn place lies between them
+        window = replace(window, top=top / 89, left=left / 39)
+        cut = cut_image(image, window, size=65)
+        np.testing.assert_array_equal(cut[:, -left : 40 - left], image[top : top + 65])
+        assert (cut[:, :-left] == OUTSIDE).all() and (cut[:, 40 - left :] == OUTSIDE).all()
 
     def test_half_of_the_windows_are_mirrored(self):
         rng = np.random.default_rng(0)
-        flips = [draw_window(rng, scale_min=0.5, scale_max=2, flip=True).flip for _ in range(400)]
+        options = {"image": (50, 60), "size": 65, "shape": "square", "scale_min": 0.5, "scale_max": 2}
+        flips = [draw_window(rng, flip=True, **options).flip for _ in range(400)]
         assert 150 < sum(flips) < 250
 
 
@@ -175,8 +202,9 @@ class TestBatches:
         labels = [rng.integers(0, 3, size, dtype=np.uint8) for size in sizes]
 
         def make(**changes) -> Batches:
-            options = {"size": 65, "batch": 3, "seed": 5, "flip": True, "scale_min": 0.7, "scale_max": 1.5}
-            return Batches(index, root=tmp_path, **{**options, "colour": 0.2, "labels": labels, **changes})
+            options = {"size": 65, "batch": 3, "seed": 5, "colour": 0.2, "labels": labels}
+            augment = {"shape": "square", "flip": True, "scale_min": 0.7, "scale_max": 1.5}
+            return Batches(index, root=tmp_path, **{**options, **augment, **changes})
 
         return make
 

@@ -18,10 +18,12 @@ from toy import picture, recipe, save_index
 from dsrg import parallel
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import WHOLE, cut_image
+from dsrg.data.images import read_image
 from dsrg.data.index import GroundTruth
 from dsrg.errors import InputError
 from dsrg.files import write_json
 from dsrg.inference.cams import activation_maps, load_classifier
+from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.predict import (
     LabelJob,
     label_map,
@@ -51,8 +53,8 @@ KERNEL = {
     **{"gaussian_weight": 3.0, "gaussian_xy": 3.0, "bilateral_weight": 10.0, "bilateral_xy": 80.0},
     **{"bilateral_rgb": 13.0, "iterations": 10, "min_prob": 1e-5},
 }
-NETWORK = {"backbone": "vgg_mini", "output_stride": 8}
-HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], "dropout": 0.5}
+NETWORK = {"backbone": "vgg_mini", "output_stride": 8, "input": "torchvision", "init_std": 0.01, "dropout": 0.5}
+HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2]}
 
 
 @pytest.fixture(autouse=True)
@@ -285,7 +287,7 @@ class TestActivationMaps:
 
     @pytest.mark.parametrize("stride", [8, 16])
     def test_shape_and_sign(self, stride):
-        classifier = Classifier(classes=2, backbone="vgg_mini", output_stride=stride).eval()
+        classifier = Classifier(classes=2, **NETWORK | {"output_stride": stride}).eval()
         maps = activation_maps(classifier, self.IMAGES, size=73, scales=[0.5, 1.0, 1.5], flip=True)
         assert maps.shape == (2, 2, 10, 10) and 0 <= maps.min() and (maps.amax(dim=(2, 3)) > 0).any()
 
@@ -336,7 +338,7 @@ class TestSeeding:
     def sections(**saliency) -> tuple[Seeds, Saliency]:
         values = recipe()
         seeds = values["seeds"] | {"scales": [1.0, 1.5], "fg_thresh": 0.2, "bg_thresh": 0.1, "conflict": "smaller"}
-        seeds["crf"]["enabled"] = False
+        seeds["crf"]["use"] = "none"
         return Seeds(**seeds), Saliency(**(values["saliency"] | saliency))
 
     @pytest.mark.parametrize("method", ["mbd", "rbd", "combined", "cam", "maps"])
@@ -361,15 +363,33 @@ class TestSeeding:
         if method == "maps":
             np.testing.assert_allclose(rows[0].saliency, 40 / 255, atol=1e-3)
 
+    def test_gradients_of_the_classifier_give_a_tenth_of_the_cells_as_background(self, data):
+        index, root = data
+        torch.manual_seed(0)
+        classifier = Classifier(classes=3, **NETWORK).eval()
+        seeds, saliency = self.sections(method="gradient", with_cam=False)
+        rows = list(seed_rows(classifier, index, root, size=65, seeds=seeds, saliency=saliency, batch=2))
+        images = [read_image(root / path) for path in index.paths]
+        expected = gradient_saliency(classifier, images, size=65).numpy()
+        for row, salient in zip(rows, expected, strict=True):
+            np.testing.assert_allclose(row.saliency, salient, atol=1e-3)
+        assert rows[2].seeds.size == 81 and (rows[2].seeds == 0).sum() in (8, 9)  # no tag: no seed is in the way
+
     def test_crf_takes_away_the_seeds_that_it_disagrees_with(self, data):
         index, root = data
         plain, saliency = self.sections(method="mbd", with_cam=False)
         plain = plain.model_copy(update={"fg_thresh": 0.05})  # so low that seeds cover the background
-        strict = plain.model_copy(update={"crf": plain.crf.model_copy(update={"enabled": True})})
+        strict = plain.model_copy(update={"crf": plain.crf.model_copy(update={"use": "agree"})})
         few, many = (
             np.stack([row.seeds for row in seed_rows(Colours(), index, root, size=65, seeds=how, saliency=saliency)])
             for how in (strict, plain)
         )
+        alone = plain.model_copy(update={"crf": plain.crf.model_copy(update={"use": "replace"})})
+        whole = np.stack(
+            [row.seeds for row in seed_rows(Colours(), index, root, size=65, seeds=alone, saliency=saliency)]
+        )
+        np.testing.assert_array_equal(few, np.where(many == whole, many, 255))
+        assert (whole != 255).all()
         kept = few != 255
         np.testing.assert_array_equal(few[kept], many[kept])
         assert 0 < kept.sum() < (many != 255).sum()
@@ -381,7 +401,7 @@ class TestSeeding:
         cams, saliency = torch.rand(2, 3, 9, 9), torch.rand(2, 9, 9)
         present = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
         crf = self.sections()[0].crf
-        kernel = crf.model_dump(exclude={"enabled", "background"})
+        kernel = crf.model_dump(exclude={"use", "background"})
         found = list(crf_labels(images, cams, saliency, present, crf=crf))
         for row, tagged in enumerate([[0, 2, 3], [0, 1]]):
             scores = [crf.background * (1 - saliency[row]), *(cams[row, k - 1] for k in tagged[1:])]

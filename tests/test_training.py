@@ -6,15 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toy import picture, save_index
+from toy import picture, recipe, save_index
 
 from dsrg.data.batches import Batch, Batches
 from dsrg.data.images import read_mask
 from dsrg.inference.squares import squares
 from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.growing import UNLABELLED, grow
-from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
+from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import Classifier, Segmenter
+from dsrg.params import Dsrg
 from dsrg.training import fit as fit_module
 from dsrg.training import supervision as supervision_module
 from dsrg.training.fit import NotFiniteError, fit, set_up_torch
@@ -23,12 +24,14 @@ from dsrg.training.mask_objective import mask_objective
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
 from dsrg.training.resume import Checkpoints
 from dsrg.training.seed_objective import seed_objective
-from dsrg.training.supervision import Supervisor, labelled_share
+from dsrg.training.supervision import Supervisor, confidence, labelled_share
 from dsrg.training.tag_objective import tag_objective
 
-HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], "dropout": 0.5}
+NEW = {"input": "torchvision", "init_std": 0.01, "dropout": 0.5}
+HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **NEW}
 SGD = {
-    **{"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "head_lr": 10.0, "bias_lr": 2.0},
+    **{"name": "sgd", "lr": 0.01, "momentum": 0.9, "beta2": 0.999, "weight_decay": 5e-4},
+    **{"head_lr": 10.0, "bias_lr": 2.0},
     **{"schedule": "poly", "step_every": 10, "step_factor": 0.1, "poly_power": 0.9, "warmup": 2},
 }
 tags = tag_objective(score_scale=1.0, score_offset=0.0)
@@ -68,13 +71,25 @@ class TestRates:
         assert rates["head.branches.0.0.weight"] == (10, 5e-4) and rates["head.branches.1.3.bias"] == (20, 0)
         assert set(rates.values()) == {(1, 5e-4), (2, 0), (10, 5e-4), (20, 0)}
 
+    def test_pretrained_head_layers_learn_at_the_backbones_rate(self):
+        """Released: fc6 and fc7 start from ImageNet, fc8 is new."""
+        with torch.device("meta"):
+            network = Segmenter(classes=2, backbone="vgg16", output_stride=8, **HEAD | {"head_layers": 3})
+        network.fast_layers = tuple(f"head.{name}." for name in network.head.last_layers)
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        groups = parameter_groups(network, **self.RATES)
+        rates = {names[id(parameter)]: group["lr"] / 5e-4 for group in groups for parameter in group["params"]}
+        for branch in (0, 1):
+            found = [rates[f"head.branches.{branch}.{n}.{kind}"] for n in (0, 3, 6) for kind in ("weight", "bias")]
+            assert found == [1, 2, 1, 2, 10, 20]
+
     @pytest.mark.parametrize("name", ["vgg_mini", "vgg16", "resnet101", "mobilenet_v2"])
     @pytest.mark.parametrize("frozen", [False, True])
     def test_every_trainable_parameter_is_in_exactly_one_group(self, name, frozen):
         with torch.device("meta"):
             networks = [
                 Segmenter(classes=2, backbone=name, output_stride=8, **HEAD),
-                Classifier(classes=2, backbone=name, output_stride=8),
+                Classifier(classes=2, backbone=name, output_stride=8, **NEW),
             ]
         for network in networks:
             if frozen:
@@ -87,9 +102,9 @@ class TestRates:
 
     def test_optimisers(self):
         groups = parameter_groups(nn.Linear(2, 2), **self.RATES)
-        sgd, adamw = (build_optimiser(groups, name=name, momentum=0.8) for name in ("sgd", "adamw"))
+        sgd, adamw = (build_optimiser(groups, name=name, momentum=0.8, beta2=0.99) for name in ("sgd", "adamw"))
         assert isinstance(sgd, torch.optim.SGD) and {group["momentum"] for group in sgd.param_groups} == {0.8}
-        assert isinstance(adamw, torch.optim.AdamW) and {g["betas"] for g in adamw.param_groups} == {(0.8, 0.999)}
+        assert isinstance(adamw, torch.optim.AdamW) and {g["betas"] for g in adamw.param_groups} == {(0.8, 0.99)}
         assert [group["weight_decay"] for group in sgd.param_groups] == [5e-4, 0.0]
 
 
@@ -156,9 +171,9 @@ class TestFit:
 
         def train(name: str, *, steps=40, precision="fp32", optimiser=ADAMW, objective=tags, watch=None):
             set_up_torch(3)
-            network = Classifier(classes=2, backbone="vgg_mini", output_stride=8)
+            network = Classifier(classes=2, backbone="vgg_mini", output_stride=8, **NEW | {"dropout": 0.0})
             network.backbone.append(nn.Dropout(0.2))  # random numbers must go on where they were too
-            augment = {"flip": True, "scale_min": 0.8, "scale_max": 1.2, "colour": 0.1}
+            augment = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "colour": 0.1}
             batches = Batches(index, root=root, labels=None, size=33, batch=4, seed=1, **augment)
             folder = tmp_path / name
             places = {"scratch": folder / "scratch", "curves": folder / "curves.tsv"}
@@ -372,19 +387,35 @@ class TestSupervisor:
         assert not torch.equal(found.labels, self.supervise(inputs).labels)
 
     @pytest.mark.parametrize("boundary", [False, True])
-    @pytest.mark.parametrize("on", ["crf", "softmax"])
+    @pytest.mark.parametrize("on", ["crf", "softmax", "both"])
     @pytest.mark.parametrize("enabled", [False, True])
     @pytest.mark.parametrize("step", [4, 5])
     def test_crf_runs_only_where_something_needs_it(self, calls, boundary, on, enabled, step):
         inputs = example(2)
         found = self.supervise(inputs, step=step, boundary=boundary, on=on, enabled=enabled, start=5)
         grows = enabled and step >= 5
-        assert len(calls) == (boundary or (grows and on == "crf"))
+        assert len(calls) == (boundary or (grows and on != "softmax"))
         assert (found.crf_probs is not None) == bool(calls)
         assert torch.equal(found.labels, inputs[2]) != grows
 
+    def test_growth_on_both_takes_the_crfs_class_and_the_networks_confidence(self, calls):
+        inputs = _, probs, seeds, present = example(0)
+        found = self.supervise(inputs, on="both", boundary=False)
+        assert len(calls) == 1
+        # pixel by pixel
+        deciding = torch.zeros_like(probs)
+        for image, row, column in np.ndindex(len(probs), *probs.shape[2:]):
+            tags = present[image].nonzero()[:, 0]
+            winner = tags[found.crf_probs[image, tags, row, column].argmax()]
+            own = probs[image, tags, row, column]
+            deciding[image, winner, row, column] = probs[image, winner, row, column] / own.sum()
+        torch.testing.assert_close(confidence(probs, found.crf_probs, present), deciding)
+        assert torch.equal(found.labels, grow(seeds, deciding, present, fg_thresh=0.6, bg_thresh=0.7))
+        others = [self.supervise(inputs, on=on).labels for on in ("crf", "softmax")]
+        assert not any(torch.equal(found.labels, labels) for labels in others)
+
     @settings(max_examples=20, deadline=None)
-    @given(seed=st.integers(0, 10**6), on=st.sampled_from(["crf", "softmax"]))
+    @given(seed=st.integers(0, 10**6), on=st.sampled_from(["crf", "softmax", "both"]))
     def test_labels_contain_the_seeds_and_only_present_classes(self, seed, on):
         inputs = _, _, seeds, present = example(seed)
         labels = self.supervise(inputs, on=on, boundary=False).labels
@@ -434,20 +465,47 @@ class TestObjectives:
         balanced = mask_objective(loss="balanced", min_prob=1e-8)(lambda images: logits, batch, 0)[0]
         assert float(balanced) == pytest.approx(2 * np.log(1 + np.exp(-1)), rel=1e-5)
 
+    @staticmethod
+    def dsrg_params(**changes) -> Dsrg:
+        return Dsrg(**(recipe()["dsrg"] | {"min_prob": 1e-4} | changes))
+
+    @pytest.mark.parametrize(("clip", "gradient"), [(None, False), (20.0, True)])
+    def test_switches_of_the_released_code_and_of_sec(self, clip, gradient):
+        images, _, seeds, present = example(4)
+        logits = (5 * torch.randn(2, 3, 5, 5)).requires_grad_()
+        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=True)
+        switches = {"boundary_clip": clip, "crf_gradient": gradient, "expand_loss": True}
+        params = self.dsrg_params(expand_fg=0.9, expand_bg=0.8, **switches)
+        objective = seed_objective(params, supervisor=supervisor)
+        loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
+        probs = smoothed_softmax(logits, min_prob=1e-4)
+        supervision = supervisor(images, probs, seeds, present, step=0)
+        parts = {
+            "seeding_loss": seeding_loss(probs, supervision.labels, balanced=True),
+            "boundary_loss": boundary_loss(probs, supervision.crf_probs, ratio_clip=clip, crf_gradient=gradient),
+            "expand_loss": expand_loss(probs, present, fg_decay=0.9, bg_decay=0.8),
+        }
+        for name, part in parts.items():
+            torch.testing.assert_close(values[name], part.detach())
+        (found,) = torch.autograd.grad(loss, logits)
+        (wanted,) = torch.autograd.grad(sum(parts.values()), logits)
+        torch.testing.assert_close(found, wanted)
+
     @pytest.mark.parametrize("boundary", [False, True])
     @pytest.mark.parametrize("balanced", [False, True])
     def test_seeds_are_the_losses_of_the_paper(self, boundary, balanced):
         images, _, seeds, present = example(4)
         logits = torch.randn(2, 3, 5, 5, requires_grad=True)
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=boundary)
-        objective = seed_objective(supervisor=supervisor, balanced=balanced, min_prob=1e-4)
+        params = self.dsrg_params(boundary_loss=boundary, seed_loss="balanced" if balanced else "plain")
+        objective = seed_objective(params, supervisor=supervisor)
         loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
         probs = smoothed_softmax(logits, min_prob=1e-4)
         supervision = supervisor(images, probs, seeds, present, step=0)
         expected = seeding_loss(probs, supervision.labels, balanced=balanced)
         assert values["seeding_loss"].item() == pytest.approx(expected.item())
         if boundary:
-            edge = boundary_loss(probs, supervision.crf_probs)
+            edge = boundary_loss(probs, supervision.crf_probs, ratio_clip=None, crf_gradient=False)
             assert values["boundary_loss"].item() == pytest.approx(edge.item()) and edge > 0
             expected = expected + edge
         assert loss.item() == pytest.approx(expected.item()) == values["loss"].item()
@@ -460,7 +518,7 @@ class TestObjectives:
         images, _, seeds, present = example(5)
         logits = 10 * torch.randn(2, 3, 5, 5)
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW | {"start": 3}, boundary_loss=False)
-        objective = seed_objective(supervisor=supervisor, balanced=True, min_prob=1e-4)
+        objective = seed_objective(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
         batch = Batch(images, seeds, present, ["a", "b"])
         shares = [
             sum(float(objective(lambda images: logits, batch, step)[1][kind]) for kind in KINDS) for step in (2, 3)

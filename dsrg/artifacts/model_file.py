@@ -13,7 +13,7 @@ from torch import Tensor
 from dsrg.errors import InputError
 from dsrg.files import whole_file
 
-FORMAT, VERSION = "dsrg-model", 1
+FORMAT, VERSION = "dsrg-model", 2
 
 
 @dataclass(frozen=True)

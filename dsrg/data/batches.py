@@ -45,11 +45,12 @@ class Window:
 
     top: float
     left: float
-    side: float
+    height: float
+    width: float
     flip: bool
 
 
-WHOLE = Window(0.0, 0.0, 1.0, False)
+WHOLE = Window(0.0, 0.0, 1.0, 1.0, False)
 
 
 def batch_indices(step: int, *, images: int, batch: int, seed: int) -> NDArray[np.int64]:
@@ -69,19 +70,36 @@ def image_rng(*, seed: int, step: int, image_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, step, int.from_bytes(digest[:8], "little")])
 
 
-def draw_window(rng: np.random.Generator, *, scale_min: float, scale_max: float, flip: bool) -> Window:
-    """Enlarge by a scale in [scale_min, scale_max] and cut the square out anywhere; below 1 the image is surrounded."""
-    side = 1 / rng.uniform(scale_min, scale_max)
-    top, left = (rng.uniform(min(0, 1 - side), max(0, 1 - side)) for _ in range(2))
-    return Window(top, left, side, bool(flip and rng.random() < 0.5))
+def draw_window(
+    rng: np.random.Generator,
+    *,
+    image: tuple[int, int],
+    size: int,
+    shape: str,
+    scale_min: float,
+    scale_max: float,
+    flip: bool,
+) -> Window:
+    """Enlarge by a scale in [scale_min, scale_max] and cut a square of `size` pixels out, anywhere.
+
+    What is enlarged is the image (height, width) warped to that square (shape "square") or as it is ("native"). Where
+    that is smaller than the square it lies anywhere in it, surrounded by nothing (released `layer.py`: top left).
+    """
+    scale = rng.uniform(scale_min, scale_max)
+    if shape == "native":
+        height, width = ((size - 1) / (scale * max(side - 1, 1)) for side in image)
+    else:
+        height = width = 1 / scale
+    top, left = (rng.uniform(min(0, 1 - side), max(0, 1 - side)) for side in (height, width))
+    return Window(top, left, height, width, bool(flip and rng.random() < 0.5))
 
 
 def cut_image(image: NDArray[np.uint8], window: Window, *, size: int | tuple[int, int]) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) -> uint8 (h, w, 3) of `size` (height, width) or a square, bilinear with aligned corners."""
     rows, columns = (size, size) if isinstance(size, int) else size
     height, width = image.shape[:2]
-    step_x = window.side * (width - 1) / max(columns - 1, 1)
-    step_y = window.side * (height - 1) / max(rows - 1, 1)
+    step_x = window.width * (width - 1) / max(columns - 1, 1)
+    step_y = window.height * (height - 1) / max(rows - 1, 1)
     left, top = window.left * (width - 1), window.top * (height - 1)
     if window.flip:
         left, step_x = left + step_x * (columns - 1), -step_x
@@ -95,8 +113,8 @@ def cut_image(image: NDArray[np.uint8], window: Window, *, size: int | tuple[int
 def cut_labels(labels: NDArray[np.uint8], window: Window, *, size: int) -> NDArray[np.uint8]:
     """uint8 (H, W) label map of any size -> uint8 (size, size), nearest, aligned with cut_image; outside 255."""
     places = np.linspace(0, 1, size)
-    y = window.top + window.side * places
-    x = window.left + window.side * (places[::-1] if window.flip else places)
+    y = window.top + window.height * places
+    x = window.left + window.width * (places[::-1] if window.flip else places)
     rows, columns = (np.rint(at * (n - 1)).astype(int) for at, n in zip((y, x), labels.shape, strict=True))
     inside = ((rows >= 0) & (rows < labels.shape[0]))[:, None] & ((columns >= 0) & (columns < labels.shape[1]))
     cut = labels[rows.clip(0, labels.shape[0] - 1)][:, columns.clip(0, labels.shape[1] - 1)]
@@ -132,6 +150,7 @@ class Batches:
         size: int,
         batch: int,
         seed: int,
+        shape: str,
         flip: bool,
         scale_min: float,
         scale_max: float,
@@ -140,7 +159,7 @@ class Batches:
     ) -> None:
         self.index, self.root, self.labels = index, root, labels
         self.size, self.batch, self.seed = size, batch, seed
-        self.window = {"flip": flip, "scale_min": scale_min, "scale_max": scale_max}
+        self.window = {"shape": shape, "flip": flip, "scale_min": scale_min, "scale_max": scale_max}
         self.colour = colour
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._room, self._lock = cache_bytes, Lock()
@@ -165,8 +184,9 @@ class Batches:
 
     def _example(self, row: int, step: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         rng = image_rng(seed=self.seed, step=step, image_id=self.index.ids[row])
-        window = draw_window(rng, **self.window)
-        image = vary_colour(cut_image(self._image(row), window, size=self.size), rng, strength=self.colour)
+        whole = self._image(row)
+        window = draw_window(rng, image=whole.shape[:2], size=self.size, **self.window)
+        image = vary_colour(cut_image(whole, window, size=self.size), rng, strength=self.colour)
         grid = (self.size - 1) // 8 + 1
         return image, None if self.labels is None else cut_labels(self.labels[row], window, size=grid)
 

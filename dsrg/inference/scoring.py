@@ -77,6 +77,11 @@ class Scores:
             "absent": absent,
         }
 
+    def per_class(self, *, crf: bool) -> dict[str, float]:
+        """IoU by class name, of classes in truth or prediction."""
+        iou = iou_per_class(self.refined if crf else self.plain)
+        return {name: float(value) for name, value in zip(self.names, iou, strict=True) if np.isfinite(value)}
+
     def write_confusion(self, path: Path) -> None:
         """Long CSV actual,predicted,share (with CRF): of the pixels of a class, the share that was called so."""
         rows = []

@@ -19,6 +19,7 @@ from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project, write_csv
 from dsrg.inference.cams import activation_maps
+from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.squares import image_batches
 from dsrg.method.growing import UNLABELLED
 from dsrg.method.mean_field import mean_field
@@ -68,26 +69,29 @@ def seed_rows(
     """Seeds, saliency and the tagged classes' activation maps of each image of the index, in order.
 
     The saliency method `cam` has no saliency of its own: the highest map of a tagged class stands for it, so that
-    background is where no class shows. `with_cam` takes the higher of both.
+    background is where no class shows. `with_cam` takes the higher of both. `gradient` asks the classifier.
     """
-    grid = grid_size(size)
-    maps = None if saliency.method == "cam" else saliency_maps(index, root, saliency=saliency, grid=grid)
+    by_classifier = saliency.method in ("cam", "gradient")
+    maps = None if by_classifier else saliency_maps(index, root, saliency=saliency, grid=grid_size(size))
     for rows, images in image_batches(index, root, batch=batch):
         present = torch.from_numpy(index.present[rows])
         cams = activation_maps(classifier, images, size=size, scales=seeds.scales, flip=seeds.flip).cpu()
         cams = normalise_cams(cams) * present[:, 1:, None, None]
         # what the file holds is what the seeds are made from: float16
         cams = cams.half().float()
-        salient = cams.amax(dim=1)
-        if maps is not None:
-            own = torch.from_numpy(np.stack([next(maps) for _ in rows])).half().float()
-            salient = torch.maximum(own, salient) if saliency.with_cam else own
+        salient = active = cams.amax(dim=1)
+        if saliency.method == "gradient":
+            salient = gradient_saliency(classifier, images, size=size).cpu().half().float()
+        elif maps is not None:
+            salient = torch.from_numpy(np.stack([next(maps) for _ in rows])).half().float()
+        if saliency.with_cam:
+            salient = torch.maximum(salient, active)
         chosen = make_seeds(
             cams, salient, present, fg_thresh=seeds.fg_thresh, bg_thresh=seeds.bg_thresh, conflict=seeds.conflict
         )
-        if seeds.crf.enabled:
-            labels = crf_labels(images, cams, salient, present, crf=seeds.crf)
-            chosen = torch.stack([agreed_seeds(own, label) for own, label in zip(chosen, labels, strict=True)])
+        if seeds.crf.use != "none":
+            labels = torch.stack(list(crf_labels(images, cams, salient, present, crf=seeds.crf)))
+            chosen = labels if seeds.crf.use == "replace" else agreed_seeds(chosen, labels)
         for place, row in enumerate(rows):
             tagged = np.flatnonzero(index.present[row, 1:])
             yield SeedRow(
@@ -107,7 +111,7 @@ def crf_labels(
 
     images uint8 (H, W, 3); cams float (B, C, h, w); saliency float (B, h, w); present bool (B, C+1).
     """
-    kernel = crf.model_dump(exclude={"enabled", "background"})
+    kernel = crf.model_dump(exclude={"use", "background"})
     side = cams.shape[-1]
     jobs = []
     for image, maps, salient, tags in zip(images, cams, saliency, present, strict=True):

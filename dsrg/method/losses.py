@@ -1,4 +1,4 @@
-"""What the segmentation network is trained on: probabilities, seeding loss, boundary loss (paper section 3.2)."""
+"""What the segmentation network is trained on: probabilities and losses on them (paper section 3.2; SEC)."""
 
 import torch
 from torch import Tensor
@@ -45,20 +45,73 @@ def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
     return -means.mean()
 
 
-def boundary_loss(probs: Tensor, crf_probs: Tensor) -> Tensor:
+def boundary_loss(probs: Tensor, crf_probs: Tensor, *, ratio_clip: float | None, crf_gradient: bool) -> Tensor:
     """KL divergence of the network's probabilities from the CRF's, KL(Q || P), mean over pixels and images.
 
-    Paper equation 3, SEC's constrain-to-boundary loss. Q, the CRF's output, is a target: no gradient passes it.
+    Paper equation 3, SEC's constrain-to-boundary loss. Q, the CRF's output, is a target, through which no gradient
+    passes. Two options come from the released code (`ConstrainLossLayer`, `CRFLayer`), which the paper does not have.
 
     Args:
         probs: P, float (B, C+1, h, w), above 0.
         crf_probs: Q, float (B, C+1, h, w), above 0.
+        ratio_clip: bound r, above 1, of the ratio Q / P, taken within 1/r..r (released: 20); None = no bound. Beyond
+            it a pixel still costs, but its ratio no longer pulls P.
+        crf_gradient: True lets Q follow P as released: d log Q / d P counts as 1 - Q, pixel by pixel.
     """
     target = crf_probs.detach()
-    return (target * (target.log() - probs.log())).sum(dim=1).mean()
+    if crf_gradient:
+        # the same value, with the derivative Q (1 - Q) in P
+        target = target * (1 + (1 - target) * (probs - probs.detach()))
+    if ratio_clip is None:
+        log_ratio = target.log() - probs.log()
+    else:
+        log_ratio = (target / probs).clamp(1 / ratio_clip, ratio_clip).log()
+    return (target * log_ratio).sum(dim=1).mean()
+
+
+def expand_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> Tensor:
+    """Tagged classes and background should cover part of the image, other classes no pixel of it (SEC section 3.2).
+
+    Three terms, then the mean over images: minus the log of a tagged class's score, mean over those classes; minus
+    log(1 - p) at the pixel where an untagged class is most probable, mean over those; minus the log of background's
+    score. The score is a global weighted rank pooling: the mean of a class's probabilities over the pixels, the n-th
+    highest (from 0) weighing decay ** n. Decay 0 is the maximum, 1 the plain mean. Not part of DSRG; the released code
+    has it unused (`ExpandLossLayer`, fixed to 20 classes and 41 x 41). An image without tagged, or without untagged,
+    classes adds nothing to that term.
+
+    Args:
+        probs: float (B, C+1, h, w), above 0 and below 1.
+        present: bool (B, C+1), the image's classes; column 0, background, is true.
+        fg_decay: 0..1, larger for larger objects; SEC 0.996.
+        bg_decay: the same for background; SEC 0.999.
+
+    Returns:
+        scalar.
+
+    >>> probs = torch.tensor([[[[0.5, 0.5]], [[0.25, 0.5]], [[0.25, 0.125]]]])
+    >>> loss = expand_loss(probs, torch.tensor([[True, True, False]]), fg_decay=0, bg_decay=1)
+    >>> round(float(loss.exp()), 4) == round(1 / 0.5 / 0.75 / 0.5, 4)
+    True
+    """
+    ranked = probs.flatten(2).sort(dim=2, descending=True).values
+    pooled = _rank_pooled(ranked[:, 1:], decay=fg_decay)
+    tagged = present[:, 1:]
+    highest = ranked[:, 1:, 0]
+    terms = [
+        _masked_mean(torch.where(tagged, pooled, 1).log(), tagged),
+        _masked_mean(torch.where(tagged, 1, 1 - highest).log(), ~tagged),
+        _rank_pooled(ranked[:, 0], decay=bg_decay).log(),
+    ]
+    return -sum(terms).mean()
+
+
+def _rank_pooled(ranked: Tensor, *, decay: float) -> Tensor:
+    """Mean over the last axis, (..., n) -> (...), the i-th value weighing decay ** i."""
+    weights = decay ** torch.arange(ranked.shape[-1], dtype=ranked.dtype, device=ranked.device)
+    return ranked @ (weights / weights.sum())
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of values (B, h, w) where mask is true, per image (B,); 0 where it never is."""
-    count = mask.sum(dim=(1, 2))
-    return torch.where(mask, values, 0).sum(dim=(1, 2)) / count.clamp(min=1)
+    """Mean of values (B, ...) where mask is true, per image (B,); 0 where it never is."""
+    values, mask = values.flatten(1), mask.flatten(1)
+    return torch.where(mask, values, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

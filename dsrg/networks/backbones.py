@@ -15,10 +15,15 @@ from torchvision.ops import FrozenBatchNorm2d
 
 @dataclass(frozen=True)
 class Backbone:
-    """How to build one backbone, and where its ImageNet weights come from."""
+    """How to build one backbone, where its ImageNet weights come from, and what its classifier adds to it.
+
+    build: makes a chain of layers (its children in order) with the attribute `channels`. cam_channels: widths of the
+    convolutions between its features and a classifier's scores.
+    """
 
     build: Callable[..., nn.Module]
     imagenet: str | None = None
+    cam_channels: tuple[int, ...] = ()
 
 
 def vgg_mini(*, output_stride: int, classifier: bool) -> nn.Sequential:
@@ -50,7 +55,8 @@ def vgg_mini(*, output_stride: int, classifier: bool) -> nn.Sequential:
 def vgg16(*, output_stride: int, classifier: bool) -> nn.Sequential:
     """VGG16 as DeepLab changed it (released `train-s.prototxt`): 3x3 pools, the last without stride, conv5 dilated.
 
-    The classifier, as SEC's, drops pool4 and pool5, dilates nothing and adds fc6_CAM and fc7_CAM, 3x3, 1024 channels.
+    The classifier, as SEC's, drops pool4 and pool5 and dilates nothing; its pools stay 3x3 (SEC: 2x2), so that its
+    grid is the segmenter's.
     """
     pools_with_stride = {8: 3, 16: 4}[output_stride]
     layers: list[nn.Module] = []
@@ -70,15 +76,10 @@ def vgg16(*, output_stride: int, classifier: bool) -> nn.Sequential:
             layers.append(nn.MaxPool2d(3, stride=1, padding=1))
         else:
             layers.append(nn.Identity())  # keeps torchvision's layer numbers
-    if classifier:
-        for _ in range(2):
-            layers += [nn.Conv2d(channels, 1024, 3, padding=1), nn.ReLU(inplace=True), nn.Dropout(0.5)]
-            channels = 1024
-    else:
+    if not classifier:
         layers.append(nn.AvgPool2d(3, stride=1, padding=1))
     features = nn.Sequential(*layers)
     features.channels = channels
-    features.new_layers = ("31.", "34.") if classifier else ()
     return features
 
 
@@ -122,7 +123,7 @@ def _absorb_norms(network: nn.Module) -> None:
 
 
 class _ResNet(nn.Module):
-    """torchvision's ResNet without its pooling and classifier."""
+    """torchvision's ResNet without its pooling and classifier, a chain of its children."""
 
     channels = 2048
 
@@ -176,7 +177,7 @@ def mobilenet_v2(*, output_stride: int, classifier: bool) -> nn.Sequential:
 
 BACKBONES = {
     "vgg_mini": Backbone(vgg_mini),
-    "vgg16": Backbone(vgg16, "VGG16_Weights"),
+    "vgg16": Backbone(vgg16, "VGG16_Weights", cam_channels=(1024, 1024)),  # SEC's fc6_CAM and fc7_CAM
     "resnet101": Backbone(resnet101, "ResNet101_Weights"),
     "mobilenet_v2": Backbone(mobilenet_v2, "MobileNet_V2_Weights"),
 }

@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsrg.networks.backbones import BACKBONES
-from dsrg.networks.heads import ParallelBranches
+from dsrg.networks.heads import ParallelBranches, cam_layers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, of RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CAFFE_MEAN = (104.0, 117.0, 123.0)  # the released nets', of BGR in 0..255
 
 
 def grid_size(pixels: int) -> int:
@@ -33,19 +34,32 @@ def corner_aligned(maps: Tensor, *, stride: int, height: int, width: int) -> Ten
 
 
 class Normalise(nn.Module):
-    """uint8 RGB (B, 3, H, W) -> float with ImageNet's mean 0 and deviation 1."""
+    """uint8 RGB (B, 3, H, W) -> float (B, 3, H, W) as a network's first weights expect it.
 
-    def __init__(self) -> None:
+    `convention` "torchvision": RGB with ImageNet's mean 0 and deviation 1. "caffe": BGR, 0..255 minus the mean.
+    """
+
+    def __init__(self, convention: str) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255, persistent=False)
+        mean, std = {
+            "torchvision": (torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255),
+            "caffe": (torch.tensor(CAFFE_MEAN), torch.ones(3)),
+        }[convention]
+        self.bgr = convention == "caffe"
+        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        images = images.flip(1) if self.bgr else images
         return ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 class Segmenter(nn.Module):
-    """Images uint8 (B, 3, H, W) -> logits float (B, C+1, h, w) on the stride-8 grid, 0 = background."""
+    """Images uint8 (B, 3, H, W) -> logits float (B, C+1, h, w) on the stride-8 grid, 0 = background.
+
+    Keywords are params `network`. `fast_layers` are the starts of the names of the parameters that learn at the
+    head's rate: the whole head, or less where the head's first layers start from ImageNet weights too.
+    """
 
     def __init__(
         self,
@@ -53,16 +67,18 @@ class Segmenter(nn.Module):
         classes: int,
         backbone: str,
         output_stride: int,
+        input: str,
         head: str,
         head_channels: int,
         head_layers: int,
         rates: list[int],
         dropout: float,
+        init_std: float,
     ) -> None:
         super().__init__()
         if head == "largefov" and len(rates) != 1:
             raise ValueError(f"head largefov has one branch, so one rate, not {rates}")
-        self.normalise = Normalise()
+        self.normalise = Normalise(input)
         self.output_stride = output_stride
         self.backbone = BACKBONES[backbone].build(output_stride=output_stride, classifier=False)
         self.head = ParallelBranches(
@@ -72,7 +88,9 @@ class Segmenter(nn.Module):
             channels=head_channels,
             layers=head_layers,
             dropout=dropout,
+            init_std=init_std,
         )
+        self.fast_layers: tuple[str, ...] = ("head.",)
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.head(self.backbone(self.normalise(images))).float()
@@ -85,20 +103,39 @@ class Segmenter(nn.Module):
 class Classifier(nn.Module):
     """Images uint8 (B, 3, H, W) -> scores float (B, C), the means of the class activation maps.
 
-    The last layer has no bias, so that a class's score is the mean of its map (Zhou et al. 2016, as in SEC).
+    The last layer has no bias, so that a class's score is the mean of its map (Zhou et al. 2016, as in SEC). VGG16 has
+    SEC's two layers before it; every backbone has dropout before it. Of SEC's layers the last alone learns fast.
     """
 
-    def __init__(self, *, classes: int, backbone: str, output_stride: int) -> None:
+    fast_layers = ("head.",)
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        backbone: str,
+        output_stride: int,
+        input: str,
+        dropout: float,
+        init_std: float,
+    ) -> None:
         super().__init__()
-        self.normalise = Normalise()
+        self.normalise = Normalise(input)
         self.output_stride = output_stride
-        self.backbone = BACKBONES[backbone].build(output_stride=output_stride, classifier=True)
-        self.head = nn.Conv2d(self.backbone.channels, classes, 1, bias=False)
-        nn.init.normal_(self.head.weight, std=0.01)
+        kind = BACKBONES[backbone]
+        self.backbone = kind.build(output_stride=output_stride, classifier=True)
+        widths = kind.cam_channels
+        self.inner = cam_layers(self.backbone.channels, channels=widths, dropout=dropout, init_std=init_std)
+        self.head = nn.Conv2d((self.backbone.channels, *widths)[-1], classes, 1, bias=False)
+        nn.init.normal_(self.head.weight, std=init_std)
+
+    def maps_of(self, features: Tensor) -> Tensor:
+        """Class activation maps float (B, C, h, w) of the backbone's features (B, channels, h, w)."""
+        return self.head(self.inner(features)).float()
 
     def maps(self, images: Tensor) -> Tensor:
         """Class activation maps float (B, C, h, w), positive and negative evidence, at the backbone's stride."""
-        return self.head(self.backbone(self.normalise(images))).float()
+        return self.maps_of(self.backbone(self.normalise(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.maps(images).mean(dim=(2, 3))

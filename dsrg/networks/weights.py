@@ -1,46 +1,154 @@
 """Initial weights: random, ImageNet's from torchvision, or a state dict file of the user's."""
 
+from math import isqrt
 from pathlib import Path
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from dsrg.errors import InputError
+from dsrg.files import find_in_project
 from dsrg.networks.backbones import BACKBONES
+from dsrg.networks.heads import ParallelBranches
 from dsrg.networks.network import Classifier, Segmenter
 
+# VGG16 by Caffe's names and by torchvision's numbers; the numbers are the backbone's own names
+CAFFE_NAMES = [f"conv{block}_{n}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, convs + 1)]
+NUMBERS = ["0", "2", "5", "7", "10", "12", "14", "17", "19", "21", "24", "26", "28"]
+VGG16_NAMES = dict(zip(CAFFE_NAMES, NUMBERS, strict=True)) | {"classifier.0": "fc6", "classifier.3": "fc7"}
 
-def load_backbone_weights(backbone: nn.Module, *, name: str, weights: str | None) -> set[str]:
-    """Fill a backbone from `weights`: null (stay random), "imagenet" (torchvision's) or a path to a state dict.
 
-    Returns the names of the parameters filled. Raises InputError where the weights cannot be had or do not fit.
+def initial_segmenter(*, classes: int, weights: str | None, **network: object) -> Segmenter:
+    """A segmenter filled from `weights`; network: the arguments of Segmenter (params `network`).
+
+    weights: null (stay random), "imagenet" (torchvision's) or a path to a state dict. They fill the backbone and, of
+    VGG16, fc6 and fc7 in every branch of the head; only what stays random learns at the head's rate (`fast_layers`).
+    Raises InputError where the weights cannot be had or do not fit.
     """
-    if weights is None:
-        return set()
-    state, source = (_imagenet(name), "torchvision") if weights == "imagenet" else (_from_file(Path(weights)), weights)
+    segmenter = Segmenter(classes=classes, **network)
+    name = network["backbone"]
+    if weights is not None:
+        state = read_weights(weights, name=name)
+        load_backbone_weights(segmenter.backbone, state, name=name, source=weights)
+        if name == "vgg16" and load_head_weights(segmenter.head, state, source=weights):
+            segmenter.fast_layers = tuple(f"head.{layer}." for layer in segmenter.head.last_layers)
+    return segmenter
+
+
+def initial_classifier(*, classes: int, weights: str | None, **network: object) -> Classifier:
+    """A classifier with its backbone filled from `weights`, as a segmenter's; network: the arguments of Classifier."""
+    classifier = Classifier(classes=classes, **network)
+    name = network["backbone"]
+    if weights is not None:
+        load_backbone_weights(classifier.backbone, read_weights(weights, name=name), name=name, source=weights)
+    return classifier
+
+
+def adopt_backbone(segmenter: Segmenter, classifier_weights: dict[str, Tensor]) -> None:
+    """Start a segmenter from a trained classifier's backbone of the same kind, without the layers it lacks."""
+    own = segmenter.backbone.state_dict()
+    theirs = {key.removeprefix("backbone."): value for key, value in classifier_weights.items()}
+    segmenter.backbone.load_state_dict({key: value for key, value in theirs.items() if key in own})
+
+
+def read_weights(weights: str, *, name: str) -> dict[str, Tensor]:
+    """The state dict of "imagenet" or of a file, under the names of the backbone `name`; VGG16's has fc6 and fc7 too.
+
+    Raises InputError where it cannot be had.
+    """
+    state = _imagenet(name) if weights == "imagenet" else _from_file(find_in_project(weights))
+    names = VGG16_NAMES if name == "vgg16" else {}
+    renamed = {}
+    for key, value in state.items():
+        layer, dot, kind = key.removeprefix("features.").rpartition(".")
+        renamed[names.get(layer, layer) + dot + kind] = value
+    return renamed
+
+
+def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, name: str, source: str) -> None:
+    """Fill the whole backbone from a state dict with its names. Raises InputError, naming all layers that do not fit.
+
+    source: where the weights come from, for the message.
+    """
     own = backbone.state_dict()
-    state = {key.removeprefix("features."): value for key, value in state.items()}
     misshapen = [
         f"network.weights: {source}: {key} is {tuple(state[key].shape)}, {name} needs {tuple(own[key].shape)}"
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    found = {key: state[key] for key in own if key in state}
-    # what ImageNet's network does not have either may be missing, but not some layers in the middle
-    new_layers = getattr(backbone, "new_layers", ())
-    missing = [key for key in own if key not in state and not key.startswith(tuple(new_layers))]
-    if not found:
+    missing = [key for key in own if key not in state]
+    if len(missing) == len(own):
         raise InputError(f"network.weights: {source}: holds no layer of {name}; expected keys like {missing[0]}")
     if misshapen or missing:
         raise InputError(
             misshapen + [f"network.weights: {source}: {key} of {name} is missing; expected all" for key in missing]
         )
-    backbone.load_state_dict(found, strict=False)
-    return {key for key, _ in backbone.named_parameters() if key in found}
+    backbone.load_state_dict({key: state[key] for key in own})
 
 
-def _imagenet(name: str) -> dict[str, torch.Tensor]:
+@torch.no_grad()
+def load_head_weights(head: ParallelBranches, state: dict[str, Tensor], *, source: str) -> bool:
+    """Fill fc6 and fc7 of every branch from VGG16's, thinned out to the head's size as DeepLab's LargeFOV did.
+
+    Of VGG16's 4096 filters every fourth stays (head_channels 1024), of fc6's 7 x 7 places every third row and column;
+    fc7's inputs follow fc6's filters. Weights of each branch, as the released ASPP net has them (`fc6_1`, `fc7_1`,
+    ...), come before common ones (`fc6`, `fc7`). Without such layers the head stays random and a line is printed.
+
+    Returns:
+        whether anything was filled.
+
+    Raises:
+        InputError: where layers are not VGG16's, or have fewer filters than the head.
+    """
+    values: list[tuple[nn.Parameter, Tensor]] = []
+    problems = []
+    for number, branch in enumerate(head.branches, 1):
+        inputs = None
+        for layer, conv in branch.inner.items():
+            key = f"{layer}_{number}" if f"{layer}_{number}.weight" in state else layer
+            if f"{key}.weight" not in state or f"{key}.bias" not in state:
+                print(f"network.weights: {source}: has no {layer} to start the head from; it stays random", flush=True)
+                return False
+            inputs = inputs or conv.in_channels
+            weight, bias = _as_kernels(state[f"{key}.weight"], inputs), state[f"{key}.bias"]
+            if weight.shape[1:2] != (inputs,) or bias.shape != weight.shape[:1] or not _covers(weight, conv.weight):
+                problems.append(
+                    f"network.weights: {source}: {key}: weight {tuple(weight.shape)} and bias {tuple(bias.shape)}, "
+                    f"expected VGG16's {inputs} channels and at least network.head_channels = {len(conv.bias)} filters"
+                )
+            values += [(conv.weight, weight), (conv.bias, bias)]
+            inputs = bias.numel()
+    if problems:
+        raise InputError(problems)
+    for parameter, value in values:
+        parameter.copy_(decimated(value, parameter.shape))
+    return bool(values)
+
+
+def decimated(values: Tensor, shape: torch.Size) -> Tensor:
+    """Values at equal steps from the first on along every axis, as far apart as `shape` allows (7 -> 3: 0, 3, 6)."""
+    for dim, (has, needs) in enumerate(zip(values.shape, shape, strict=True)):
+        step = (has - 1) // max(needs - 1, 1)
+        values = values.index_select(dim, step * torch.arange(needs))
+    return values
+
+
+def _as_kernels(weight: Tensor, inputs: int) -> Tensor:
+    """A fully connected layer (O, I * k * k) as the convolution over all it sees (O, I, k, k); others unchanged."""
+    if weight.ndim != 2:
+        return weight
+    side = isqrt(weight.shape[1] // inputs)
+    return weight.reshape(-1, inputs, side, side) if inputs * side**2 == weight.shape[1] else weight
+
+
+def _covers(weight: Tensor, wanted: Tensor) -> bool:
+    """Whether there is a value for each of `wanted`, along every axis."""
+    sizes = zip(weight.shape, wanted.shape, strict=False)
+    return weight.ndim == wanted.ndim and all(has >= needs for has, needs in sizes)
+
+
+def _imagenet(name: str) -> dict[str, Tensor]:
     enum = BACKBONES[name].imagenet
     if enum is None:
         raise InputError(f"network.weights: there are no ImageNet weights for {name}; use null")
@@ -56,34 +164,13 @@ def _imagenet(name: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def _from_file(path: Path) -> dict[str, torch.Tensor]:
+def _from_file(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"network.weights: {path}: no such file") from None
     except Exception as error:
         raise InputError(f"network.weights: {path}: not a state dict ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"network.weights: {path}: expected a state dict (names -> tensors)")
     return state
-
-
-def initial_segmenter(*, classes: int, weights: str | None, **network: object) -> Segmenter:
-    """A segmenter with its backbone filled from `weights`; network: the arguments of Segmenter (params `network`)."""
-    segmenter = Segmenter(classes=classes, **network)
-    load_backbone_weights(segmenter.backbone, name=network["backbone"], weights=weights)
-    return segmenter
-
-
-def initial_classifier(*, classes: int, weights: str | None, backbone: str, output_stride: int) -> Classifier:
-    """A classifier with its backbone filled from `weights`."""
-    classifier = Classifier(classes=classes, backbone=backbone, output_stride=output_stride)
-    load_backbone_weights(classifier.backbone, name=backbone, weights=weights)
-    return classifier
-
-
-def adopt_backbone(segmenter: Segmenter, classifier_weights: dict[str, torch.Tensor]) -> None:
-    """Start a segmenter from a trained classifier's backbone of the same kind, without the layers it lacks."""
-    own = segmenter.backbone.state_dict()
-    theirs = {key.removeprefix("backbone."): value for key, value in classifier_weights.items()}
-    segmenter.backbone.load_state_dict({key: value for key, value in theirs.items() if key in own})

@@ -65,9 +65,8 @@ def fit(
     network = network.to(memory_format=torch.channels_last)
     rates = {key: optimiser[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
     groups = parameter_groups(network, **rates)
-    network, optim = fabric.setup(
-        network, build_optimiser(groups, name=optimiser["name"], momentum=optimiser["momentum"])
-    )
+    kind = {key: optimiser[key] for key in ("name", "momentum", "beta2")}
+    network, optim = fabric.setup(network, build_optimiser(groups, **kind))
     schedule = {key: optimiser[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
 
     checkpoints = Checkpoints(scratch, curves)

@@ -9,24 +9,25 @@ def parameter_groups(
     """Every trainable parameter in exactly one group: backbone or head, weight or bias.
 
     Released prototxt: biases learn twice as fast and do not decay, the new last layer ten times as fast (1x, 2x, 10x,
-    20x). Head = everything under `network.head`; vectors (biases, norm scales) count as biases.
+    20x). New is what `network.fast_layers` names: the head, but for the layers of it that start from ImageNet weights.
+    Vectors (biases, norm scales) count as biases.
     """
-    groups = {}
+    groups, fast_layers = {}, getattr(network, "fast_layers", ())
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_head, is_bias = name.startswith("head."), parameter.ndim == 1
-        rate = lr * (head_lr if is_head else 1) * (bias_lr if is_bias else 1)
+        is_fast, is_bias = name.startswith(fast_layers), parameter.ndim == 1
+        rate = lr * (head_lr if is_fast else 1) * (bias_lr if is_bias else 1)
         group = {"params": [], "lr": rate, "peak_lr": rate, "weight_decay": 0.0 if is_bias else weight_decay}
-        groups.setdefault((is_head, is_bias), group)["params"].append(parameter)
+        groups.setdefault((is_fast, is_bias), group)["params"].append(parameter)
     return list(groups.values())
 
 
-def build_optimiser(groups: list[dict], *, name: str, momentum: float) -> optim.Optimizer:
-    """SGD with momentum (the paper's) or AdamW."""
+def build_optimiser(groups: list[dict], *, name: str, momentum: float, beta2: float) -> optim.Optimizer:
+    """SGD with momentum (the paper's) or AdamW, whose first beta is the momentum."""
     if name == "sgd":
         return optim.SGD(groups, momentum=momentum)
-    return optim.AdamW(groups, betas=(momentum, 0.999))
+    return optim.AdamW(groups, betas=(momentum, beta2))
 
 
 def lr_factor(

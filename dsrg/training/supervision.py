@@ -22,8 +22,8 @@ class Supervisor:
 
     Args:
         crf: the training CRF's kernel parameters and `unary` (params `crf.train`).
-        grow: fg_thresh, bg_thresh, `enabled`, `start` (first step that grows), `on` ("crf" or "softmax")
-            (params `grow`).
+        grow: fg_thresh, bg_thresh, `enabled`, `start` (first step that grows), `on`: the probabilities that decide,
+            "crf", "softmax" or "both", see `confidence` (params `grow`).
         boundary_loss: whether the step needs the CRF's output for its loss.
     """
 
@@ -39,15 +39,30 @@ class Supervisor:
         """images uint8 (B, 3, S, S), probs float32 (B, C+1, h, w), seeds uint8 (B, h, w), present bool (B, C+1)."""
         growing = self.enabled and step >= self.start
         crf_probs = None
-        if self.boundary_loss or (growing and self.on == "crf"):
+        if self.boundary_loss or (growing and self.on != "softmax"):
             # every eighth pixel is the aligned-corners resize of an 8k+1 square to its grid
             small = images[:, :, ::8, ::8]
             energies = unary_energies(probs, unary=self.unary, min_prob=self.min_prob)
             crf_probs = clamped(dense_crf(small, energies, **self.kernel), min_prob=self.min_prob)
         if not growing:
             return Supervision(seeds, crf_probs)
-        source = crf_probs if self.on == "crf" else probs
-        return Supervision(grow(seeds, source, present, **self.thresholds), crf_probs)
+        deciding = {"crf": crf_probs, "softmax": probs}.get(self.on)
+        if deciding is None:
+            deciding = confidence(probs, crf_probs, present)
+        return Supervision(grow(seeds, deciding, present, **self.thresholds), crf_probs)
+
+
+def confidence(probs: Tensor, crf_probs: Tensor, present: Tensor) -> Tensor:
+    """The CRF says which class, the network how sure it is: float (B, C+1, h, w), 0 but for the CRF's class.
+
+    The CRF's own output is nearly one-hot, so a threshold on it decides nothing. Here each pixel has the network's
+    probability, among the image's classes, of the class that the CRF gives it. Not of the paper.
+    """
+    absent = ~present[:, :, None, None]
+    winner = crf_probs.masked_fill(absent, -1).argmax(dim=1, keepdim=True)
+    among_tags = probs.masked_fill(absent, 0)
+    among_tags = among_tags / among_tags.sum(dim=1, keepdim=True)
+    return torch.zeros_like(probs).scatter_(1, winner, among_tags.gather(1, winner))
 
 
 def labelled_share(labels: Tensor) -> tuple[Tensor, Tensor]:
