@@ -1,0 +1,112 @@
+"""DVC experiments for the tables: run one, or take its figures from the JSON where it has been run before."""
+
+import json
+import statistics
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import click
+from ruamel.yaml import YAML
+
+from dsrg.data.classes import read_classes
+from dsrg.data.index import read_ground_truth, read_index
+from dsrg.errors import InputError
+from dsrg.files import write_json, write_text
+from dsrg.inference.evaluating import evaluate_segmenter
+from dsrg.inference.predict import load_segmenter
+from dsrg.inference.scoring import with_ground_truth
+from dsrg.params import load_params
+from dsrg.pipeline import load_stage
+
+RESULTS = Path(__file__).parent / "results"
+MADE_BY = {"dsrg": "train_dsrg", "retrain": "retrain"}
+yaml = YAML(typ="safe", pure=True)
+
+
+@contextmanager
+def recipe_in_place(recipe: Path | None) -> Iterator[None]:
+    """params.yaml is the recipe meanwhile, and what it was afterwards."""
+    path = Path("params.yaml")
+    before = path.read_text(encoding="utf-8")
+    try:
+        if recipe is not None:
+            write_text(path, recipe.read_text(encoding="utf-8"))
+        load_params()
+        yield
+    finally:
+        write_text(path, before)
+
+
+class Experiments:
+    """Figures of experiments, kept in one JSON file, so that an interrupted table goes on where it was.
+
+    Each is filed under the digest of all its params: other params are another experiment. Other code is not seen:
+    `fresh` runs everything again.
+    """
+
+    def __init__(self, path: Path, *, common: Iterable[str], fresh: bool) -> None:
+        self.path, self.common = path, list(common)
+        self.known = {} if fresh or not path.exists() else json.loads(path.read_text(encoding="utf-8"))["experiments"]
+
+    def figures(self, name: str, changes: list[str], *, network: str) -> dict:
+        """mIoU, with and without CRF, and IoU per class of a network, "dsrg" or "retrain", with changed params."""
+        changes = [*self.common, *changes]
+        key = f"{network}-{params_digest(changes)}"
+        if key not in self.known:
+            options = [part for change in changes for part in ("--set-param", change)]
+            click.echo(f"{name}: {' '.join(changes)}")
+            # a name is taken once; the stages of the one before come from DVC's cache
+            subprocess.run(["dvc", "exp", "remove", name], capture_output=True)
+            subprocess.run(["dvc", "exp", "run", "--name", name, *options, MADE_BY[network]], check=True)
+            self.known[key] = {"name": name, "changes": changes, "network": network, **evaluated(network)}
+            write_json(self.path, {"experiments": self.known})
+        return self.known[key]
+
+
+def params_digest(changes: list[str]) -> str:
+    """sha256 of params.yaml's values with `section.key=value` changed. Raises InputError for an unknown key."""
+    values = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
+    for change in changes:
+        key, value = change.split("=", 1)
+        *sections, last = key.split(".")
+        inner = values
+        for section in sections:
+            inner = inner.get(section, {})
+        if last not in inner:
+            raise InputError(f"{change}: params.yaml has no {key}")
+        inner[last] = yaml.load(value)
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def evaluated(network: str) -> dict:
+    """The network in the working folder on the evaluation split, as the stage `evaluate` does it."""
+    stage = load_stage("evaluate")
+    classes = read_classes(stage.file["classes"])
+    truth = read_ground_truth(stage.file["ground_truth"])
+    index = with_ground_truth(read_index(stage.file["index"], classes).split("val"), truth)
+    segmenter, model = load_segmenter(stage.file[network], made_by=MADE_BY[network])
+    scores, _ = evaluate_segmenter(
+        segmenter,
+        index,
+        stage.data_root,
+        [stage.data_root / truth[image_id].mask for image_id in index.ids],
+        stage.params.evaluate,
+        classes=classes,
+        size=model.size,
+        kernel=stage.params.crf.test.model_dump(),
+    )
+    return scores.metrics() | {"iou": scores.per_class(crf=False), "iou_crf": scores.per_class(crf=True)}
+
+
+def mean_and_deviation(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard deviation (of the sample; 0 of a single value)."""
+    values = list(values)
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def percent(values: Iterable[float]) -> str:
+    mean, deviation = mean_and_deviation(100 * value for value in values)
+    return f"{mean:.1f} ± {deviation:.1f}"

@@ -1,0 +1,143 @@
+"""The paper's Table 2: what the balanced loss, growing and retraining bring, over some seeds.
+
+    python -m benchmarks.table2 --recipe recipes/voc2012-vgg16.yaml --set data.root=/data/VOC2012 --seeds 0 1 2
+
+Every row is a DVC experiment, so stages that rows share are computed once; needs a git repository with a commit.
+Writes results/table2.md and results/table2.png, and the figures of each run to benchmarks/results/table2-RECIPE.json,
+from where an interrupted table goes on. Without --recipe, params.yaml as it is.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.experiments import RESULTS, Experiments, mean_and_deviation, percent, recipe_in_place
+from dsrg.files import whole_file, write_text
+
+STATIC = ["grow.enabled=false"]
+
+
+class Row(NamedTuple):
+    """A row of the table: the params it changes, the network it reports and what the paper has there (VOC val)."""
+
+    title: str
+    changes: list[str]
+    network: str
+    paper: str
+
+
+ROWS = [
+    Row("baseline: static seeds, plain loss", [*STATIC, "dsrg.seed_loss=plain"], "dsrg", "52.5"),
+    Row("+ balanced loss", [*STATIC, "dsrg.seed_loss=balanced"], "dsrg", "53.6"),
+    Row("+ growing (DSRG)", [], "dsrg", "57.6"),
+    Row("+ retraining", [], "retrain", "59.0"),
+]
+# neighbours of the method, in the same set-up
+SEC = Row(
+    "SEC: gradient background, expand loss",
+    [
+        *STATIC,
+        "dsrg.seed_loss=plain",
+        "dsrg.expand_loss=true",
+        "saliency.method=gradient",
+        "saliency.with_cam=false",
+        "seeds.fg_thresh=0.2",
+        "seeds.bg_thresh=0.1",
+        "seeds.conflict=smaller",
+        "seeds.crf.use=none",
+    ],
+    "dsrg",
+    "50.7",
+)
+OPPONENT = Row(
+    "opponent: CAM + CRF as labels, cross-entropy",
+    [*STATIC, "dsrg.seed_loss=plain", "dsrg.boundary_loss=false", "seeds.crf.use=replace"],
+    "dsrg",
+    "",
+)
+
+
+@click.command()
+@click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Params file to use.")
+@click.option("--set", "common", multiple=True, metavar="KEY=VALUE", help="A param changed in every row.")
+@click.option("--seeds", "first_seeds", multiple=True, type=int, metavar="SEED...", help="Default: 0 1 2.")
+@click.option("--neighbours", is_flag=True, help="Add SEC and the opponent without growing.")
+@click.option("--fresh", is_flag=True, help="Run again what the JSON has.")
+@click.argument("more_seeds", nargs=-1, type=int, metavar="")
+def main(
+    recipe: Path | None,
+    common: tuple[str, ...],
+    first_seeds: tuple[int, ...],
+    neighbours: bool,
+    fresh: bool,
+    more_seeds: tuple[int, ...],
+) -> None:
+    seeds = [*first_seeds, *more_seeds] or [0, 1, 2]
+    name = recipe.stem if recipe else "params"
+    rows = [*ROWS, SEC, OPPONENT] if neighbours else ROWS
+    found: dict[str, list[dict]] = {}
+    with recipe_in_place(recipe):
+        experiments = Experiments(RESULTS / f"table2-{name}.json", common=common, fresh=fresh)
+        for seed in seeds:  # seed by seed, so that an unfinished table compares like with like
+            for number, row in enumerate(rows):
+                run = f"table2-{name}-{number}-seed{seed}"
+                figures = experiments.figures(run, [f"seed={seed}", *row.changes], network=row.network)
+                found.setdefault(row.title, []).append(figures)
+    table = markdown(name, seeds, rows, found)
+    write_text(Path("results/table2.md"), table)
+    draw(Path("results/table2.png"), found)
+    click.echo(table)
+
+
+def markdown(name: str, seeds: list[int], rows: list[Row], found: dict[str, list[dict]]) -> str:
+    """The table with mean and standard deviation over the seeds, in percent."""
+    classes = classes_of(found)
+    header = ["", "mIoU", "with CRF", "paper", *classes]
+    lines = [
+        f"Table 2 with {name}, seeds {', '.join(map(str, seeds))}; classes: IoU with CRF, mean over the seeds.",
+        "",
+    ]
+    lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for row in rows:
+        runs = found[row.title]
+        cells = [row.title, percent(run["miou"] for run in runs), percent(run["miou_crf"] for run in runs), row.paper]
+        cells += [f"{100 * np.mean([run['iou_crf'].get(label, 0) for run in runs]):.1f}" for label in classes]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def classes_of(found: dict[str, list[dict]]) -> list[str]:
+    """Classes that the ground truth has, in their order."""
+    run = next(iter(found.values()))[0]
+    return [label for label in run["iou_crf"] if label not in run["absent"]]
+
+
+def draw(path: Path, found: dict[str, list[dict]]) -> None:
+    """Bars of IoU per class with CRF, a group a class and a bar a row; whiskers: standard deviation over the seeds."""
+    labels = ["mean", *classes_of(found)]
+    figure, axes = plt.subplots(figsize=(1.5 + 0.9 * len(labels), 4), layout="constrained")
+    width = 0.85 / len(found)
+    for number, (title, runs) in enumerate(found.items()):
+        per_class = [{"mean": run["miou_crf"]} | run["iou_crf"] for run in runs]
+        bars = [mean_and_deviation(100 * run.get(label, 0) for run in per_class) for label in labels]
+        means, deviations = zip(*bars, strict=True)
+        places = np.arange(len(labels)) + (number - (len(found) - 1) / 2) * width
+        axes.bar(places, means, width, yerr=deviations, label=title, color=f"C{number}", error_kw={"lw": 0.8})
+    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+    axes.set_ylabel("IoU with CRF, percent")
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend(fontsize="small")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What the tables of benchmarks/ stand on: the params they change, the figures they keep, the sums they print."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+from closure import ROOT
+from ruamel.yaml import YAML
+
+from benchmarks import experiments, table2
+from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
+from benchmarks.switches import SWITCHES
+from dsrg.errors import InputError
+from dsrg.params import Params
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+yaml = YAML(typ="safe", pure=True)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with the demo's params."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return tmp_path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("changes", [*SWITCHES, *(row.changes for row in (*table2.ROWS, table2.SEC, table2.OPPONENT))])
+def test_every_row_is_valid_params(recipe, changes):
+    values = yaml.load(recipe.read_text())
+    for change in changes:
+        key, value = change.split("=")
+        *sections, last = key.split(".")
+        inner = values
+        for section in sections:
+            inner = inner[section]
+        assert last in inner
+        inner[last] = yaml.load(value)
+    Params.model_validate(values)
+
+
+class TestParams:
+    def test_digest_tells_values_apart_and_not_their_spelling(self, project):
+        plain = params_digest([])
+        assert params_digest(["grow.fg_thresh=0.850"]) == plain == params_digest(["seed=0", "grow.fg_thresh=0.85"])
+        assert len({plain, params_digest(["grow.fg_thresh=0.8"]), params_digest(["seed=1"])}) == 3
+        text = Path("params.yaml").read_text()
+        Path("params.yaml").write_text(f"# a comment\n{text}")
+        assert params_digest([]) == plain
+
+    @pytest.mark.parametrize("change", ["grow.fg_tresh=0.8", "growth.on=crf", "sead=1"])
+    def test_an_unknown_key_is_named(self, project, change):
+        with pytest.raises(InputError, match=change):
+            params_digest([change])
+
+    def test_recipe_is_there_meanwhile_only(self, project):
+        before = Path("params.yaml").read_bytes()
+        recipe = ROOT / "recipes" / "voc2012-mobilenet.yaml"
+        with pytest.raises(KeyboardInterrupt), recipe_in_place(recipe):
+            assert Path("params.yaml").read_text() == recipe.read_text()
+            raise KeyboardInterrupt
+        assert Path("params.yaml").read_bytes() == before
+
+    def test_a_bad_recipe_is_refused_before_anything_runs(self, project):
+        Path("bad.yaml").write_text("seed: 0\n")
+        with pytest.raises(InputError), recipe_in_place(Path("bad.yaml")):
+            pytest.fail("ran")
+
+
+class TestExperiments:
+    @pytest.fixture
+    def runs(self, project, monkeypatch):
+        """Commands that would run, instead of DVC's work; a network's figures are the number of its run."""
+        runs = []
+        monkeypatch.setattr(experiments.subprocess, "run", lambda command, **_: runs.append(command))
+        monkeypatch.setattr(experiments, "evaluated", lambda network: {"miou": len(runs)})
+        return runs
+
+    def test_runs_the_stage_that_makes_the_network_with_the_changed_params(self, runs):
+        Experiments(Path("a.json"), common=["seed=3"], fresh=False).figures("x", ["grow.on=both"], network="retrain")
+        whole = ["dvc", "exp", "run", "--name", "x", "--set-param", "seed=3", "--set-param", "grow.on=both", "retrain"]
+        assert runs[-1] == whole
+
+    def test_goes_on_where_it_was(self, runs):
+        first = Experiments(Path("a.json"), common=[], fresh=False)
+        known = first.figures("x", ["seed=1"], network="dsrg")
+        count = len(runs)
+        again = Experiments(Path("a.json"), common=[], fresh=False)
+        assert again.figures("another name", ["seed=1"], network="dsrg") == known and len(runs) == count
+        assert again.figures("x", ["seed=1"], network="retrain") != known and len(runs) > count
+        assert len(json.loads(Path("a.json").read_text())["experiments"]) == 2
+        fresh = Experiments(Path("a.json"), common=[], fresh=True)
+        assert fresh.figures("x", ["seed=1"], network="dsrg")["miou"] > known["miou"]
+
+
+class TestTable2:
+    FOUND = {
+        "static": [
+            {"miou": 0.30, "miou_crf": 0.4, "iou_crf": {"background": 0.6, "cat": 0.2, "owl": 0.0}, "absent": ["owl"]},
+            {"miou": 0.34, "miou_crf": 0.4, "iou_crf": {"background": 0.8, "cat": 0.3}, "absent": ["owl"]},
+        ],
+        "growing": [
+            {"miou": 0.5, "miou_crf": 0.5, "iou_crf": {"background": 0.9, "cat": 0.5}, "absent": ["owl"]},
+            {"miou": 0.5, "miou_crf": 0.6, "iou_crf": {"background": 0.9, "cat": 0.7}, "absent": ["owl"]},
+        ],
+    }
+
+    def test_markdown_by_hand(self):
+        rows = [table2.Row("static", [], "dsrg", "52.5"), table2.Row("growing", [], "dsrg", "57.6")]
+        lines = table2.markdown("voc", [0, 1], rows, self.FOUND).splitlines()
+        assert "voc" in lines[0] and "0, 1" in lines[0]
+        assert lines[2] == "|  | mIoU | with CRF | paper | background | cat |"
+        assert lines[4] == "| static | 32.0 ± 2.8 | 40.0 ± 0.0 | 52.5 | 70.0 | 25.0 |"
+        assert lines[5] == "| growing | 50.0 ± 0.0 | 55.0 ± 7.1 | 57.6 | 90.0 | 60.0 |"
+        assert len(lines) == 6
+
+    def test_figure_has_a_bar_a_row_in_each_group(self, tmp_path):
+        table2.draw(tmp_path / "a.png", self.FOUND)
+        picture = cv2.imread(str(tmp_path / "a.png")).reshape(-1, 3)[:, ::-1]
+        for colour in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
+            assert (picture == colour).all(axis=1).sum() > 1000
+
+    def test_a_single_value_has_no_deviation(self):
+        assert mean_and_deviation([3.0]) == (3.0, 0.0) and percent([0.5]) == "50.0 ± 0.0"
