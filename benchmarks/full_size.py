@@ -1,0 +1,143 @@
+"""The paper's networks at their real size: one DSRG training step and one evaluation image, random weights, no data.
+
+    python -m benchmarks.full_size [--recipe recipes/voc2012-vgg16.yaml]...
+
+The training step is that of the stage `train_dsrg` with the recipe's image size, batch, losses, CRF and growth, on
+images of noise that are all tagged with two classes; evaluation is one image of 500 x 375 at the recipe's scales with
+the full-size CRF. Each recipe runs in a process of its own, whose peak memory is reported. Prints a table, writes JSON.
+"""
+
+import platform
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.experiments import RESULTS
+from dsrg.data.batches import Batches
+from dsrg.data.classes import VOC_CLASSES
+from dsrg.data.images import read_image
+from dsrg.data.index import Index, present_from_tags
+from dsrg.files import write_json
+from dsrg.inference.predict import LabelJob, label_map, predict_probs
+from dsrg.networks.network import grid_size
+from dsrg.networks.weights import initial_segmenter
+from dsrg.params import load_params
+from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.seed_objective import seed_objective
+from dsrg.training.supervision import Supervisor
+
+RECIPES = ["recipes/voc2012-vgg16.yaml", "recipes/voc2012-resnet101.yaml"]
+STEPS = 2  # the first also allocates and compiles kernels
+
+
+def noise_images(root: Path, count: int) -> Index:
+    """JPEGs of 500 x 375 pixels on disk, tagged with two classes."""
+    rng = np.random.default_rng(0)
+    ids = [f"noise{row}" for row in range(count)]
+    for image_id in ids:
+        coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / f"{image_id}.jpg"), cv2.resize(coarse, (500, 375), interpolation=cv2.INTER_CUBIC))
+    present = present_from_tags([VOC_CLASSES[2:4]] * count, VOC_CLASSES)
+    sides = np.full(count, 375, np.int32), np.full(count, 500, np.int32)
+    return Index(ids, ["train"] * count, [f"{image_id}.jpg" for image_id in ids], *sides, present, [""] * count)
+
+
+def measure(recipe: str) -> dict:
+    """Seconds of the second training step and of one evaluation image, peak GiB, and what came out."""
+    params = load_params(recipe)
+    dsrg, size = params.dsrg, params.data.size
+    set_up_torch(0)
+    with tempfile.TemporaryDirectory() as folder:
+        index = noise_images(Path(folder), dsrg.batch)
+        grid = grid_size(size)
+        seeds = np.random.default_rng(1).choice([0, 3, 4, 255], (len(index), grid, grid), p=[0.2, 0.1, 0.1, 0.6])
+        batches = Batches(
+            index,
+            root=Path(folder),
+            labels=seeds.astype(np.uint8),
+            size=size,
+            batch=dsrg.batch,
+            seed=0,
+            **dsrg.augment.model_dump(),
+        )
+        supervisor = Supervisor(
+            crf=params.crf.train.model_dump(), grow=params.grow.model_dump(), boundary_loss=dsrg.boundary_loss
+        )
+        network = params.network.model_dump(exclude={"weights"})
+        ends, losses = [time.perf_counter()], []
+        objective = seed_objective(dsrg, supervisor=supervisor)
+
+        def watched(*arguments):
+            loss, values = objective(*arguments)
+            losses.append(float(loss))
+            return loss, values
+
+        segmenter = fit(
+            initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network),
+            watched,
+            batches,
+            name=Path(recipe).stem,
+            steps=STEPS,
+            precision=dsrg.precision,
+            optimiser=dsrg.optimiser.model_dump(),
+            scratch=Path(folder),
+            curves=Path(folder) / "curves.tsv",
+            watch=lambda network, step: ends.append(time.perf_counter()),
+        )
+        training_peak = peak_gib()
+        image = read_image(Path(folder) / index.paths[0])
+        began = time.perf_counter()
+        (probs,) = predict_probs(segmenter, [image], params.evaluate, size=size)
+        classes = np.arange(len(probs), dtype=np.uint8)
+        labels = label_map(LabelJob(image, probs.numpy(), classes, params.crf.test.model_dump(), 0.0))
+        seconds = time.perf_counter() - began
+    if not (np.isfinite(losses).all() and probs.isfinite().all() and labels.shape == image.shape[:2]):
+        raise RuntimeError(f"{recipe}: losses {losses}, label map {labels.shape}")
+    return {
+        "batch": dsrg.batch,
+        "size": size,
+        "precision": dsrg.precision,
+        "parameters": sum(parameter.numel() for parameter in segmenter.parameters()),
+        "losses": losses,
+        "step_seconds": round(ends[-1] - ends[-2], 1),
+        "step_peak_gib": round(training_peak, 1),
+        "image_seconds": round(seconds, 1),
+        "peak_gib": round(peak_gib(), 1),
+    }
+
+
+def peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@click.command()
+@click.option("--recipe", "recipes", multiple=True, default=RECIPES, show_default=True)
+def main(recipes: tuple[str, ...]) -> None:
+    table = Table("recipe", "parameters", "batch", "step, s", "its peak, GiB", "image, s", "losses")
+    figures = {}
+    for recipe in recipes:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+            found = figures[Path(recipe).stem] = executor.submit(measure, recipe).result()
+        cells = (
+            f"{found['parameters'] / 1e6:.0f} M",
+            f"{found['batch']} x {found['size']} px",
+            *(str(found[key]) for key in ("step_seconds", "step_peak_gib", "image_seconds")),
+        )
+        table.add_row(Path(recipe).stem, *cells, ", ".join(f"{loss:.3f}" for loss in found["losses"]))
+    Console().print(table)
+    machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    write_json(RESULTS / "full_size.json", {"machine": machine, "recipes": figures})
+
+
+if __name__ == "__main__":
+    main()
