@@ -1,4 +1,4 @@
-"""dsrg.method.crf: laws, and mean field written out with every pair of pixels."""
+"""dsrg.method.crf: laws of both engines, and mean field written out with every pair of pixels."""
 
 import importlib.util
 
@@ -8,8 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.crf import Case, compare
 from dsrg import parallel
-from dsrg.method.crf import clamped, dense_crf, unary_energies
+from dsrg.errors import InputError
+from dsrg.method import crf
+from dsrg.method.crf import clamped, dense_crf, engine_on, unary_energies
 
 needs_pydensecrf = pytest.mark.skipif(not importlib.util.find_spec("pydensecrf"), reason="pydensecrf is not installed")
 
@@ -33,6 +36,11 @@ def processes(monkeypatch):
     if parallel.pool.cache_info().currsize:
         parallel.pool().shutdown()
     parallel.pool.cache_clear()
+
+
+@pytest.fixture(params=[pytest.param("pydensecrf", marks=needs_pydensecrf), "lattice"])
+def engine(request):
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -78,9 +86,8 @@ def gaussian(features: NDArray[np.float64]) -> NDArray[np.float64]:
     return norm[:, None] * weights * norm
 
 
-# The permutohedral lattice of pydensecrf approximates the kernels. Largest differences measured over 400 such images:
+# The permutohedral lattice of both engines approximates the kernels. Largest differences measured over 400 such images:
 # .015, .018, .007, .017 in the order below, against a least movement from the unaries of .10, .15, .04, .09.
-@needs_pydensecrf
 @pytest.mark.parametrize(
     "kernel, iterations, tolerance",
     [
@@ -90,25 +97,24 @@ def gaussian(features: NDArray[np.float64]) -> NDArray[np.float64]:
         pytest.param(GENTLE | {"gaussian_weight": 0.0}, 10, 0.025, id="only bilateral"),
     ],
 )
-def test_marginals_are_close_to_exact_mean_field(kernel, iterations, tolerance):
+def test_marginals_are_close_to_exact_mean_field(kernel, iterations, tolerance, engine):
     for seed in range(20):
         images, energies = two_colours(seed)
         exact = exact_mean_field(images[0], energies[0], **kernel, iterations=iterations)
-        probs = dense_crf(images, energies, **kernel, iterations=iterations)[0].numpy()
+        probs = dense_crf(images, energies, **kernel, iterations=iterations, engine=engine)[0].numpy()
         assert abs(probs - exact).max() < tolerance
         assert abs(exact - energies[0].neg().softmax(0).numpy()).max() > 3 * tolerance
 
 
 # The paper's weights drive the marginals to one-hot, and the approximation can tip a whole region of one colour: in 400
 # images 1.1 % of the pixels differed by more than .05 with the kernel of the test, 2.2 % with that of the training.
-@needs_pydensecrf
 @pytest.mark.parametrize("kernel", [PAPER, PAPER_IN_TRAINING], ids=["test", "training"])
-def test_with_the_papers_weights_nearly_all_marginals_are_close_to_exact_mean_field(kernel):
+def test_with_the_papers_weights_nearly_all_marginals_are_close_to_exact_mean_field(kernel, engine):
     differ = []
     for seed in range(40):
         images, energies = two_colours(seed)
         exact = exact_mean_field(images[0], energies[0], **kernel, iterations=10)
-        probs = dense_crf(images, energies, **kernel, iterations=10)[0].numpy()
+        probs = dense_crf(images, energies, **kernel, iterations=10, engine=engine)[0].numpy()
         differ.append((abs(probs - exact) > 0.05).any(0))
     assert np.mean(differ) < 0.06
 
@@ -116,48 +122,48 @@ def test_with_the_papers_weights_nearly_all_marginals_are_close_to_exact_mean_fi
 # Laws
 
 
-@needs_pydensecrf
 @pytest.mark.parametrize("kernel", [PAPER, PAPER_IN_TRAINING, GENTLE], ids=["test", "training", "gentle"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (23, 17)], ids=str)
-def test_marginals_are_probabilities(kernel, size):
+def test_marginals_are_probabilities(kernel, size, engine):
     images, energies = two_colours(0, *size)
-    probs = dense_crf(images, energies, **kernel, iterations=10)
+    probs = dense_crf(images, energies, **kernel, iterations=10, engine=engine)
     assert probs.shape == energies.shape and probs.dtype == torch.float32
     assert probs.min() >= 0
     torch.testing.assert_close(probs.sum(1), torch.ones(1, *size))
 
 
-@needs_pydensecrf
-def test_a_flat_image_without_opinion_stays_without():
+def test_a_flat_image_without_opinion_stays_without(engine):
     images, energies = torch.full((1, 3, 12, 9), 77, dtype=torch.uint8), torch.full((1, 5, 12, 9), 1.6)
-    torch.testing.assert_close(dense_crf(images, energies, **PAPER, iterations=10), torch.full((1, 5, 12, 9), 0.2))
+    torch.testing.assert_close(
+        dense_crf(images, energies, **PAPER, iterations=10, engine=engine), torch.full((1, 5, 12, 9), 0.2)
+    )
 
 
-@needs_pydensecrf
-def test_without_iterations_it_is_the_softmax_of_minus_the_energies():
+def test_without_iterations_it_is_the_softmax_of_minus_the_energies(engine):
     images, energies = batch_of(3)
-    torch.testing.assert_close(dense_crf(images, energies, **PAPER, iterations=0), energies.neg().softmax(1))
+    torch.testing.assert_close(
+        dense_crf(images, energies, **PAPER, iterations=0, engine=engine), energies.neg().softmax(1)
+    )
 
 
-@needs_pydensecrf
-def test_a_constant_a_pixel_in_the_energies_changes_nothing():
+def test_a_constant_a_pixel_in_the_energies_changes_nothing(engine):
     images, energies = two_colours(0)
     shifted = energies + torch.linspace(-3, 3, 42).view(1, 1, 6, 7)
-    probs = dense_crf(images, energies, **GENTLE, iterations=5)
-    torch.testing.assert_close(dense_crf(images, shifted, **GENTLE, iterations=5), probs, atol=1e-5, rtol=0)
+    probs = dense_crf(images, energies, **GENTLE, iterations=5, engine=engine)
+    torch.testing.assert_close(
+        dense_crf(images, shifted, **GENTLE, iterations=5, engine=engine), probs, atol=1e-5, rtol=0
+    )
 
 
-@needs_pydensecrf
-def test_permuted_classes_give_permuted_marginals():
+def test_permuted_classes_give_permuted_marginals(engine):
     images, energies = two_colours(0)
     order = torch.tensor([2, 0, 1])
-    probs = dense_crf(images, energies, **GENTLE, iterations=5)
-    permuted = dense_crf(images, energies[:, order], **GENTLE, iterations=5)
+    probs = dense_crf(images, energies, **GENTLE, iterations=5, engine=engine)
+    permuted = dense_crf(images, energies[:, order], **GENTLE, iterations=5, engine=engine)
     torch.testing.assert_close(permuted, probs[:, order], atol=1e-5, rtol=0)
 
 
-@needs_pydensecrf
-def test_labels_follow_the_edges_of_the_image():
+def test_labels_follow_the_edges_of_the_image(engine):
     """Two classes disagree at random pixels; each side of the image is of one colour and gets one label."""
     rng = np.random.default_rng(0)
     right = np.arange(20) >= 8
@@ -165,14 +171,13 @@ def test_labels_follow_the_edges_of_the_image():
     says_right = right ^ (rng.random((16, 20)) < 0.2)
     probs = torch.from_numpy(np.where(says_right, 0.7, 0.3).astype(np.float32))
     energies = -torch.stack([1 - probs, probs]).log()[None]
-    labels = dense_crf(torch.from_numpy(images), energies, **PAPER, iterations=10).argmax(1)
+    labels = dense_crf(torch.from_numpy(images), energies, **PAPER, iterations=10, engine=engine).argmax(1)
     assert torch.equal(labels[0] == 1, torch.from_numpy(right).expand(16, 20))
 
 
-@needs_pydensecrf
-def test_one_class_is_certain():
+def test_one_class_is_certain(engine):
     images, energies = two_colours(0)
-    assert (dense_crf(images, energies[:, :1], **PAPER, iterations=10) == 1).all()
+    assert (dense_crf(images, energies[:, :1], **PAPER, iterations=10, engine=engine) == 1).all()
 
 
 # Batches and engines
@@ -190,32 +195,53 @@ def test_a_batch_gives_what_its_images_give_alone_in_one_process_or_two(processe
     assert torch.equal(dense_crf(images, energies, **GENTLE, iterations=10, engine="pydensecrf"), alone)
 
 
-@needs_pydensecrf
-def test_arguments_stay_as_they_were_and_need_not_be_contiguous():
+def test_a_batch_gives_what_its_images_give_alone_on_the_lattice():
+    images, energies = batch_of(5)
+    together = dense_crf(images, energies, **GENTLE, iterations=10, engine="lattice")
+    for row in range(5):
+        one = slice(row, row + 1)
+        assert torch.equal(
+            dense_crf(images[one], energies[one], **GENTLE, iterations=10, engine="lattice"), together[one]
+        )
+
+
+@pytest.mark.parametrize("device, expected", [("cuda", "lattice"), ("cuda:1", "lattice"), ("cpu", "pydensecrf")])
+def test_auto_is_the_lattice_on_cuda(device, expected):
+    assert engine_on(torch.device(device)) == expected
+
+
+def test_auto_asks_for_the_engine_of_the_energies_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr(crf, "engine_on", lambda device: asked.append(device) or "lattice")
+    images, energies = two_colours(0)
+    probs = dense_crf(images, energies, **GENTLE, iterations=3)
+    assert torch.equal(probs, dense_crf(images, energies, **GENTLE, iterations=3, engine="lattice"))
+    assert asked == [energies.device]
+
+
+def test_arguments_stay_as_they_were_and_need_not_be_contiguous(engine):
     images, energies = batch_of(2)
     before = images.clone(), energies.clone()
-    probs = dense_crf(images, energies, **GENTLE, iterations=3)
+    probs = dense_crf(images, energies, **GENTLE, iterations=3, engine=engine)
     assert torch.equal(images, before[0]) and torch.equal(energies, before[1])
     strided = [argument.movedim(1, 3).contiguous().movedim(3, 1) for argument in before]
-    assert torch.equal(dense_crf(*strided, **GENTLE, iterations=3), probs)
+    assert torch.equal(dense_crf(*strided, **GENTLE, iterations=3, engine=engine), probs)
 
 
-@needs_pydensecrf
-def test_no_gradient_passes():
+def test_no_gradient_passes(engine):
     images, energies = two_colours(0)
-    assert not dense_crf(images, energies.requires_grad_(), **PAPER, iterations=1).requires_grad
+    assert not dense_crf(images, energies.requires_grad_(), **PAPER, iterations=1, engine=engine).requires_grad
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="engine: expected auto or pydensecrf, not 'fast'"):
+    with pytest.raises(ValueError, match="engine: expected auto, lattice or pydensecrf, not 'fast'"):
         dense_crf(*two_colours(0), **PAPER, iterations=1, engine="fast")
 
 
-@needs_pydensecrf
-def test_an_image_of_another_size_than_the_energies_is_refused():
+def test_an_image_of_another_size_than_the_energies_is_refused(engine):
     images, _ = two_colours(0, 5, 7)
     with pytest.raises(ValueError, match="shape"):
-        dense_crf(images, two_colours(0)[1], **PAPER, iterations=1)
+        dense_crf(images, two_colours(0)[1], **PAPER, iterations=1, engine=engine)
 
 
 # Energies
@@ -241,3 +267,22 @@ def test_clamped_probabilities_are_renormalised():
     assert clamped(column(0.75, 0.25, 0), min_prob=0.25).flatten().tolist() == pytest.approx([0.6, 0.2, 0.2])
     probs = column(0.5, 0.5)
     assert torch.equal(clamped(probs, min_prob=1e-4), probs)
+
+
+# Benchmark
+
+
+@pytest.mark.parametrize("unary", [{"unary": "prob"}, {}], ids=["training", "test"])
+def test_the_benchmark_runs_every_engine_and_finds_them_alike(unary):
+    found = compare(
+        Case("tiny", 2, 9, 11, 3, "train"), GENTLE | {"iterations": 3, "min_prob": 1e-4} | unary, folder=None, rounds=2
+    )
+    assert "lattice, CPU" in found and len(found) >= (3 if importlib.util.find_spec("pydensecrf") else 1)
+    for row in found.values():
+        assert 0 < row["least_seconds"] <= row["median_seconds"] <= row["most_seconds"]
+        assert row["mean_difference"] < 1e-6 and row["same_label"] == 1
+
+
+def test_the_benchmark_wants_as_many_images_as_its_batch(tmp_path):
+    with pytest.raises(InputError, match="expected 2 files"):
+        compare(Case("tiny", 2, 9, 11, 3, "train"), GENTLE | {"min_prob": 1e-4}, folder=tmp_path, rounds=1)
