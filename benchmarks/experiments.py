@@ -49,11 +49,13 @@ class Experiments:
 
     def __init__(self, path: Path, *, common: Iterable[str], fresh: bool) -> None:
         self.path, self.common = path, list(common)
+        self.params = Path("params.yaml").read_text(encoding="utf-8")
         self.known = {} if fresh or not path.exists() else json.loads(path.read_text(encoding="utf-8"))["experiments"]
 
     def figures(self, name: str, changes: list[str], *, network: str) -> dict:
         """mIoU, with and without CRF, and IoU per class of a network, "dsrg" or "retrain", with changed params."""
         changes = [*self.common, *changes]
+        write_text(Path("params.yaml"), self.params)  # `dvc exp run` leaves the changes of the one before in it
         key = f"{network}-{params_digest(changes)}"
         if key not in self.known:
             options = [part for change in changes for part in ("--set-param", change)]

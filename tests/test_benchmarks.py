@@ -83,6 +83,22 @@ class TestExperiments:
         whole = ["dvc", "exp", "run", "--name", "x", "--set-param", "seed=3", "--set-param", "grow.on=both", "retrain"]
         assert runs[-1] == whole
 
+    def test_changes_do_not_pile_up(self, runs, monkeypatch):
+        """`dvc exp run --set-param` changes params.yaml for good: the next experiment must start from the recipe."""
+        seen = []
+
+        def as_dvc_does(command, **_):
+            params = Path("params.yaml")
+            seen.append(params.read_text())
+            params.write_text(seen[-1].replace("on: crf", "on: softmax"))
+
+        monkeypatch.setattr(experiments.subprocess, "run", as_dvc_does)
+        table = Experiments(Path("a.json"), common=[], fresh=False)
+        for number in range(2):
+            table.figures("x", [f"seed={number}", "grow.on=softmax"], network="dsrg")
+        first, second = seen[0], seen[2]  # each experiment calls DVC twice
+        assert first == second and "on: crf" in first
+
     def test_goes_on_where_it_was(self, runs):
         first = Experiments(Path("a.json"), common=[], fresh=False)
         known = first.figures("x", ["seed=1"], network="dsrg")
