@@ -94,7 +94,7 @@ def evaluated(network: str) -> dict:
         segmenter,
         index,
         stage.data_root,
-        [stage.data_root / truth[image_id].mask for image_id in index.ids],
+        [stage.file["masks"] / truth[image_id].mask for image_id in index.ids],
         stage.params.evaluate,
         classes=classes,
         size=model.size,

@@ -69,7 +69,7 @@ def main(name: str, network: Path | None) -> None:
         with torch.inference_mode():
             probs = smoothed_softmax(segmenter(inputs).float(), min_prob=params.dsrg.min_prob)
         present = torch.from_numpy(index.present[rows])
-        masks = [read_mask(stage.data_root / truth[index.ids[row]].mask) for row in rows]
+        masks = [read_mask(stage.file["masks"] / truth[index.ids[row]].mask) for row in rows]
         masks = np.stack([cut_labels(mask, WHOLE, size=grid) for mask in masks])
         for title, supervisor in rules.items():
             labels = seeds[rows]

@@ -49,7 +49,7 @@ def main(name: str) -> None:
     batches = Batches(
         train,
         root=root,
-        labels=Masks([root / truth[image_id].mask for image_id in train.ids]),
+        labels=Masks([stage.file["masks"] / truth[image_id].mask for image_id in train.ids]),
         size=params.data.size,
         batch=retrain.batch,
         seed=params.seed,
@@ -67,7 +67,7 @@ def main(name: str) -> None:
             scratch=Path(scratch),
             curves=Path(scratch) / "curves.tsv",
         )
-    masks = [root / truth[image_id].mask for image_id in val.ids]
+    masks = [stage.file["masks"] / truth[image_id].mask for image_id in val.ids]
     kernel = params.crf.test.model_dump()
     scores, _ = evaluate_segmenter(
         segmenter, val, root, masks, params.evaluate, classes=classes, size=params.data.size, kernel=kernel

@@ -2,10 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dsrg.errors import InputError
+
+if TYPE_CHECKING:
+    from dsrg.data.index import Index
 
 
 class _Group(click.Group):
@@ -41,21 +45,81 @@ def check(json_path: Path | None) -> None:
     try:
         stage = load_stage("prepare")
         data = stage.params.data
-        checked = check_records(
-            scan(data.source, stage.data_root, train=data.train, val=data.val), pixels_max=data.pixels_max
+        read = scan(
+            data.source,
+            stage.data_root,
+            train=data.train,
+            val=data.val,
+            tags=data.tags,
+            separator=data.separator,
+            val_share=data.val_share,
+            split_seed=data.split_seed,
         )
+        checked = check_records(read, pixels_max=data.pixels_max, on_bad=data.on_bad, untagged=data.untagged)
         warnings = checked.warnings
         found = {split: len(checked.index.split(split)) for split in ("train", "val")}
         found["masks"] = len(checked.ground_truth)
+        found["skipped"] = [fault.problem for fault in checked.skipped]
+        found["classes"] = _images_per_class(checked.index, read.classes)
     except InputError as error:
         problems = error.problems
     if json_path is not None:
         write_json(json_path, {"problems": problems, "warnings": warnings, **found})
+    if found:
+        _print_table(found["classes"])
     for warning in warnings:
         click.echo(f"warning: {warning}")
+    for problem in found.get("skipped", []):
+        click.echo(f"left out: {problem}")
     if problems:
         raise InputError([*problems, f"{len(problems)} problem{'s' * (len(problems) > 1)}"])
     click.echo(f"fine: {found['train']} training images, {found['val']} evaluation images, {found['masks']} masks")
+
+
+def _images_per_class(index: "Index", classes: list[str]) -> dict[str, dict[str, int]]:
+    """How many images of each split have a class among their tags."""
+    counts = {split: index.split(split).present[:, 1:].sum(axis=0).tolist() for split in ("train", "val")}
+    return {name: {split: counts[split][k] for split in counts} for k, name in enumerate(classes)}
+
+
+def _print_table(classes: dict[str, dict[str, int]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("class", box=None)
+    for split in ("training images", "evaluation images"):
+        table.add_column(split, justify="right")
+    for name, counts in classes.items():
+        table.add_row(escape(name), str(counts["train"]), str(counts["val"]))
+    Console().print(table)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--recipe", help="Recipe to start from, a name in recipes/.  [default: by the layout]")
+@click.option("--force", is_flag=True, help="Replace a params.yaml that was worked on.")
+def init(folder: Path, recipe: str | None, force: bool) -> None:
+    """Look at a folder of images, write params.yaml for it, and say what was found and what is missing.
+
+    Knows a folder with a table of tags, COCO's JSON files and PASCAL VOC's layout. Opens no image: `dsrg check` does.
+    """
+    from dsrg.data.guess import first_look, guess, is_own_work, params_text
+    from dsrg.files import read_text, write_text
+
+    found = guess(folder)
+    root, here, params, recipes = found.root.resolve(), Path.cwd(), Path("params.yaml"), Path("recipes")
+    named = root.relative_to(here) if root.is_relative_to(here) else root
+    recipe_path = recipes / f"{recipe or found.recipe}.yaml"
+    text = params_text(recipe_path, found.data | {"root": named.as_posix()})
+    if not force and is_own_work(params, recipes) and read_text(params) != text:
+        raise InputError(f"{params}: differs from every recipe, so somebody has worked on it; keep it, or say --force")
+    has, lacks = first_look(text, named)
+    write_text(params, text)
+    click.echo("\n".join([f"{named}: {found.layout}", *(f"  has {line}" for line in has)]))
+    for line in lacks:
+        click.echo(f"missing: {line}")
+    click.echo(f"{params}: written from {recipe_path}; look at its section data, then run: dsrg check")
 
 
 @main.command()

@@ -55,12 +55,24 @@ class Shapes(Section):
 
 
 class Data(Section):
-    source: Literal["voc"]
+    source: Literal["voc", "folder", "coco"]
     root: str
+    tags: str | None
+    separator: Annotated[str, Field(min_length=1)]
     train: str
-    val: str
+    val: str | None
+    val_share: Annotated[float, Field(ge=0, lt=1)]
+    split_seed: Seed
+    untagged: Literal["background", "bad"]
+    on_bad: Literal["fail", "skip"]
     size: GridSize
-    pixels_max: Count
+    pixels_max: Annotated[int, Field(ge=1, le=178_956_970)]  # Pillow refuses more by itself
+
+    @model_validator(mode="after")
+    def _table(self) -> "Data":
+        if self.source == "folder" and not self.tags:
+            raise ValueError("source: folder needs tags, the table with the columns image and tags")
+        return self
 
 
 class Network(Section):

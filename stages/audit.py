@@ -23,7 +23,7 @@ def audit(stage: Stage) -> None:
     }
     metrics = {}
     for name, maps in label_maps.items():
-        masks = (read_mask(stage.data_root / truth[image_id].mask) for image_id in index.ids)
+        masks = (read_mask(stage.file["masks"] / truth[image_id].mask) for image_id in index.ids)
         confusion = total_confusion(masks, maps, classes=len(classes))
         metrics[name] = label_quality(confusion)
         write_quality(stage.results / f"{name}.csv", confusion, classes)

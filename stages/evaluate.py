@@ -16,7 +16,7 @@ def evaluate(stage: Stage) -> None:
     classes = read_classes(stage.file["classes"])
     truth = read_ground_truth(stage.file["ground_truth"])
     index = with_ground_truth(read_index(stage.file["index"], classes).split("val"), truth)
-    masks = [stage.data_root / truth[image_id].mask for image_id in index.ids]
+    masks = [stage.file["masks"] / truth[image_id].mask for image_id in index.ids]
     scores, shown = {}, {"truth": map(read_mask, masks[: settings.overlays])}
     for name, made_by in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
         segmenter, model = load_segmenter(stage.file[name], made_by=made_by)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsrg.data.check import Record, Scan, check_records
+from dsrg.data.check import Fault, Record, Scan, check_records, tag_faults
+from dsrg.data.images import read_mask
 from dsrg.data.index import read_index, write_index
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
@@ -25,13 +26,13 @@ def save_mask(root, name, *labels, shape=(H, W)) -> None:
     image.save(root / name)
 
 
-def make_scan(root, *records, problems=()) -> Scan:
-    return Scan(root, CLASSES, list(records), list(problems))
+def make_scan(root, *records, problems=(), faults=()) -> Scan:
+    return Scan(root, CLASSES, list(records), list(problems), list(faults))
 
 
-def problems_of(scan) -> list[str]:
+def problems_of(scan, **options) -> list[str]:
     with pytest.raises(InputError) as error:
-        check_records(scan, pixels_max=100)
+        check_records(scan, pixels_max=100, **options)
     assert not any("\n" in problem for problem in error.value.problems)
     return error.value.problems
 
@@ -51,7 +52,7 @@ def root(tmp_path):
 
 
 def test_sound_records_become_an_index(root):
-    index, ground_truth, warnings = check_records(make_scan(root, C, A, B), pixels_max=H * W)
+    index, ground_truth, warnings, skipped = check_records(make_scan(root, C, A, B), pixels_max=H * W)
     assert (index.ids, index.splits, index.paths) == (
         ["c", "a", "b"],
         ["train", "train", "val"],
@@ -62,7 +63,7 @@ def test_sound_records_become_an_index(root):
     assert index.checksums[0] == hashlib.sha256((root / "c.jpg").read_bytes()).hexdigest()
     assert [(row.id, row.split, row.mask) for row in ground_truth] == [("a", "train", "a.png"), ("b", "val", "b.png")]
     assert ground_truth[0].checksum == hashlib.sha256((root / "a.png").read_bytes()).hexdigest()
-    assert warnings == []
+    assert warnings == ["2 classes have fewer than 5 training images: cat (1), dog (1)"] and skipped == []
     write_index(root / "index.csv", index, CLASSES)
     assert read_index(root / "index.csv", CLASSES).ids == index.ids
 
@@ -92,6 +93,10 @@ BAD_FILES = {
     ),
     "unreadable image": (lambda root: (root / "a.jpg").write_bytes(b"<html>"), "a.jpg: a web page"),
     "missing image": (lambda root: (root / "a.jpg").unlink(), "a.jpg: No such file"),
+    "large mask": (
+        lambda root: save_mask(root, "a.png", 0, shape=(11, 10)),
+        "a.png: 10 x 11 pixels; expected at most 100",
+    ),
     "large image": (lambda root: save_image(root, "a.jpg", shape=(11, 10)), "a.jpg: more than 100 pixels"),
 }
 
@@ -108,8 +113,16 @@ def test_all_offenders_come_at_once_and_grouped(root):
     (root / "b.jpg").unlink()
     save_mask(root, "a.png", 7)
     save_mask(root, "b.png", 8, shape=(3, 3))  # its size has nothing to be compared with
-    problems = problems_of(make_scan(root, A, B, B, C, problems=["tags.csv:3: a tag is no class"]))
-    names = ["tags.csv", "a.jpg", "b.jpg", "a.png", "b.png"]  # the scan's, then images, then masks; none twice
+    scan = make_scan(root, A, B, B, C, problems=["list.txt:1: twice"], faults=[Fault("a", "tags.csv:3: no class")])
+    problems = problems_of(scan)
+    names = [
+        "list.txt",
+        "tags.csv",
+        "a.jpg",
+        "b.jpg",
+        "a.png",
+        "b.png",
+    ]  # the scan's, then images, then masks; none twice
     assert [next(name for name in names if name in problem) for problem in problems] == names
 
 
@@ -119,12 +132,14 @@ def test_a_scan_with_problems_never_becomes_an_index(root):
 
 
 def test_warnings_count_and_quote(root):
+    for k in range(6):
+        save_image(root, f"c{k}.jpg", value=100 + k)
     (root / "d.jpg").write_bytes((root / "a.jpg").read_bytes())
     records = [
         A._replace(tags=()),
         B,
         Record("d", "val", "d.jpg", ("dog",), None),
-        *(Record(f"c{k}", "train", "c.jpg", (), None) for k in range(6)),
+        *(Record(f"c{k}", "train", f"c{k}.jpg", (), None) for k in range(6)),
     ]
     assert check_records(make_scan(root, *records), pixels_max=100).warnings == [
         "2 classes have no training image, so cannot be learned: cat, dog",
@@ -132,7 +147,113 @@ def test_warnings_count_and_quote(root):
         "1 images have a class in their mask that is not among their tags: a",
         "1 val images have no mask, so are not evaluated: d",
         "1 val images are byte for byte training images, which flatters the evaluation: d",
+        "1 images are byte for byte copies of others, but have other tags: d = a",
     ]
+
+
+def test_copies_and_rare_classes_are_said(root):
+    for k in range(4):
+        (root / f"d{k}.jpg").write_bytes((root / "a.jpg").read_bytes())
+    records = [A, C, *(Record(f"d{k}", "train", f"d{k}.jpg", ("dog",), None) for k in range(4))]
+    assert check_records(make_scan(root, *records), pixels_max=100).warnings == [
+        "1 classes have fewer than 5 training images: cat (1)",
+        "4 images are byte for byte copies of others in their split: d0 = a, d1 = a, d2 = a, d3 = a",
+    ]
+
+
+def test_odd_images_are_read_by_a_rule_and_said(root):
+    save_image(root, "png.jpg", format="PNG")
+    records = [C, Record("odd", "train", "png.jpg", ("cat",), None)]
+    assert check_records(make_scan(root, *records), pixels_max=100).warnings[-1] == (
+        "1 images are of another format than their names say, and read as what they are: odd"
+    )
+
+
+def test_warnings_of_the_source_come_first(root):
+    scan = Scan(root, CLASSES, [C], [], [], ["3 rows are not used"])
+    assert check_records(scan, pixels_max=100).warnings[0] == "3 rows are not used"
+
+
+def test_bad_images_can_be_left_out(root):
+    (root / "masks").mkdir()
+    save_image(root, "d.jpg", shape=(11, 10))
+    save_mask(root, "b.png", 7)
+    drawn = Record("f", "val", "a.jpg", ("dog",), lambda height, width: np.full((height, width), 2, np.uint8))
+    records = [
+        A,
+        B,
+        C._replace(mask="a.png"),
+        Record("d", "train", "d.jpg", ("cat",), None),
+        Record("e", "train", "c.jpg", (), "a.png"),
+        drawn,
+    ]
+    scan = make_scan(root, *records, faults=[Fault("t.csv:9", "t.csv:9: no image"), Fault("c", "t.csv:3: no class")])
+    checked = check_records(scan, pixels_max=100, on_bad="skip", untagged="bad", masks_to=root / "masks")
+    assert checked.index.ids == ["a", "f"]
+    assert [row.id for row in checked.ground_truth] == ["a", "f"]
+    assert sorted(path.name for path in (root / "masks").iterdir()) == ["a.png", "f.png"]
+    expected = [("t.csv:9", "no image"), ("c", "no class"), ("e", "no tag"), ("d", "pixels (data"), ("b", "holds 7")]
+    assert [fault.id for fault in checked.skipped] == [name for name, _ in expected]
+    assert all(why in fault.problem for (_, why), fault in zip(expected, checked.skipped, strict=True))
+    with pytest.raises(InputError) as error:
+        check_records(scan, pixels_max=100, untagged="bad")
+    assert error.value.problems == [fault.problem for fault in checked.skipped]
+
+
+def test_nothing_left_is_an_error(root):
+    (root / "c.jpg").write_bytes(b"")
+    *_, problem = problems_of(make_scan(root, B, C), on_bad="skip")
+    assert problem == "no training image is left of 1; mend some (data.on_bad: skip)"
+    assert problems_of(make_scan(root, C), on_bad="skip")[-1].startswith("no image is left of 1")
+    assert problems_of(make_scan(root, B, C, problems=["a bad list"]), on_bad="skip")[0] == "a bad list"
+
+
+def test_untagged_images_are_background_or_bad(root):
+    scan = make_scan(root, A, C._replace(tags=()))
+    assert check_records(scan, pixels_max=100).index.present.tolist() == [[True, False, True], [True, False, False]]
+    assert problems_of(scan, untagged="bad") == [
+        "c.jpg: has no tag; tag it, or set data.untagged: background if none of the classes is on it"
+    ]
+
+
+def test_masks_are_kept_in_one_place(root, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    image = Image.fromarray(np.array([[0, 1], [255, 2]], np.uint8).repeat(2, 0).repeat(3, 1))  # grey, no palette
+    image.save(root / "b.png")
+    drawn = np.arange(H * W, dtype=np.uint8).reshape(H, W) % 3
+    c = C._replace(mask=lambda height, width: drawn)
+    index, ground_truth, _, _ = check_records(make_scan(root, A, B, c), pixels_max=100, masks_to=masks)
+    assert [row.mask for row in ground_truth] == ["a.png", "b.png", "c.png"]
+    for row, expected in zip(ground_truth, [root / "a.png", root / "b.png", None], strict=True):
+        kept = Image.open(masks / row.mask)
+        assert kept.mode == "P" and kept.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+        np.testing.assert_array_equal(kept, drawn if expected is None else read_mask(expected))
+        assert row.checksum == hashlib.sha256((masks / row.mask).read_bytes()).hexdigest()
+
+
+def test_a_drawn_mask_may_refuse(root):
+    def refuse(height: int, width: int) -> np.ndarray:
+        raise InputError(f"x.json: image 3: not for {height} x {width}")
+
+    records = [A, C._replace(mask=refuse), Record("d", "val", "none.jpg", (), refuse)]
+    problems = problems_of(make_scan(root, *records))
+    assert [problem.split(": ")[0] for problem in problems] == [f"{root}/none.jpg", "x.json"]
+    assert problems[1].endswith("not for 4 x 6")
+
+
+@pytest.mark.parametrize(
+    ("tag", "hint"),
+    [
+        ("dogg", "did you mean 'dog'?"),
+        ("DOG", "did you mean 'dog'?"),
+        ("2", "tags are names of classes, not their numbers"),
+        ("zebra", "mend it, or list your own classes in classes.txt"),
+    ],
+)
+def test_a_tag_that_is_no_class_comes_with_a_hint(tag, hint):
+    (fault,) = tag_faults([("a", "t.csv:3", ["dog", tag, tag]), ("b", "t.csv:4", ["cat"])], CLASSES)
+    assert fault == Fault("a", f"t.csv:3: tag {tag!r} is none of the 2 classes (cat ... dog); {hint}")
 
 
 def test_progress_counts_every_file(root):

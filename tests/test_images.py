@@ -2,13 +2,27 @@
 
 import hashlib
 import io
+import os
 import zlib
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from dsrg.data.images import check_image, file_checksum, read_image, read_mask
+from dsrg.data.images import (
+    CMYK,
+    DEEP,
+    FRAMES,
+    METADATA_MAX,
+    MISNAMED,
+    TRANSPARENT,
+    check_image,
+    file_checksum,
+    read_image,
+    read_mask,
+)
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 
@@ -85,6 +99,56 @@ def test_cmyk_jpeg_becomes_rgb(put):
     assert np.abs(read_image(path).astype(int) - QUARTERS).max() < 40
 
 
+def frames(file_format, *, first) -> bytes:
+    """Two frames or pages, the second white."""
+    white = Image.new("RGB", (24, 16), "white")
+    return encode(first, file_format, save_all=True, append_images=[white], **LOSSLESS.get(file_format, {}))
+
+
+LOSSLESS = {"WEBP": {"lossless": True}}
+GLASS = np.dstack([QUARTERS, np.tile(np.array([[255, 0]], np.uint8).repeat(12, 1), (16, 1))])
+DEEP_PNG = cv2.imencode(".png", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
+DEEP_TIFF = cv2.imencode(".tiff", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
+# content, name, what is said of it; all hold QUARTERS
+ODD = {
+    "plain": (encode(QUARTERS, "PNG"), "a.png", ()),
+    "no ending": (encode(QUARTERS, "PNG"), "a", ()),
+    "PNG called JPEG": (encode(QUARTERS, "PNG"), "a.JPG", (MISNAMED,)),
+    "animated PNG": (frames("PNG", first=QUARTERS), "a.png", (FRAMES,)),
+    "animated WebP": (frames("WEBP", first=QUARTERS), "a.webp", (FRAMES,)),
+    "pages of a TIFF": (frames("TIFF", first=QUARTERS), "a.tif", (FRAMES,)),
+    "transparent": (encode(GLASS, "PNG"), "a.png", (TRANSPARENT,)),
+    "opaque alpha": (encode(GLASS | np.uint8([0, 0, 0, 255]), "PNG"), "a.png", ()),
+    "16-bit PNG": (DEEP_PNG, "a.png", (DEEP,)),
+    "16-bit TIFF": (DEEP_TIFF, "a.tiff", (DEEP,)),
+    "all at once": (DEEP_TIFF, "a.png", (MISNAMED, DEEP)),
+}
+
+
+@pytest.mark.parametrize(("content", "name", "remarks"), ODD.values(), ids=ODD)
+def test_odd_image_is_read_by_one_rule_and_said(put, content, name, remarks):
+    path = put(content, name)
+    assert check_image(path, pixels_max=1000).remarks == remarks
+    np.testing.assert_array_equal(read_image(path), QUARTERS)
+
+
+def test_grey_transparent_palette_and_cmyk(put):
+    assert check_image(put(encode(LABELS, "PNG")), pixels_max=1000).remarks == ()
+    assert check_image(put(encode(LABELS.astype(np.uint16), "PNG")), pixels_max=1000).remarks == (DEEP,)
+    path = put(b"", "a.png")
+    palette_image(LABELS).save(path, transparency=0)
+    assert check_image(path, pixels_max=1000).remarks == (TRANSPARENT,)
+    Image.fromarray(QUARTERS).convert("CMYK").save(path.with_suffix(".jpg"))
+    assert check_image(path.with_suffix(".jpg"), pixels_max=1000).remarks == (CMYK,)
+
+
+def test_a_cameras_jpeg_with_a_preview_behind_it_is_a_jpeg(put):
+    path = put(b"", "a.jpg")
+    Image.fromarray(QUARTERS).save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (3, 2))])
+    assert check_image(path, pixels_max=1000).remarks == ()
+    assert read_image(path).shape == QUARTERS.shape
+
+
 BAD_IMAGES = {
     "empty": (b"", "the file is empty"),
     "HTML saved as an image": (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
@@ -97,6 +161,8 @@ BAD_IMAGES = {
     "truncated WebP": (noise("WEBP")[:-50], "broken image"),
     "truncated TIFF": (noise("TIFF")[:-50], "truncated"),
     "only a header": (noise("PNG")[:33], "its first bytes are broken"),
+    "32-bit integers": (encode(LABELS.astype(np.int32), "TIFF"), "a TIFF of 32 bits a channel; save it with 8 or 16"),
+    "floats": (encode(LABELS.astype(np.float32), "TIFF"), "a TIFF of 32 bits a channel"),
     "too large": (noise("PNG"), "more than 4,799 pixels (data.pixels_max)"),
 }
 
@@ -116,6 +182,32 @@ def test_pixel_limit_is_checked_before_decoding(put):
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     with pytest.raises(InputError, match="more than 50,000,000 pixels"):
         check_image(put(bytes(bomb)), pixels_max=50_000_000)
+
+
+def test_a_file_larger_than_its_pixels_can_need_is_not_read(put):
+    path = put(noise("PNG"))
+    with open(path, "r+b") as file:
+        file.truncate(METADATA_MAX + 4 * 4800 + 1)  # a hole: takes no room on the disk
+    with pytest.raises(InputError, match="16,796,417 bytes, more than 4,800 pixels .data.pixels_max. can need"):
+        check_image(path, pixels_max=4800)
+    check_image(path, pixels_max=4801)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, lambda path: check_image(path, pixels_max=10)])
+def test_a_pipe_is_refused_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="a folder or device; expected a file"):
+        read(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(Path("/dev/zero"))
+    with pytest.raises(InputError, match="a folder or device; expected a file"):
+        read(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3)])
+def test_extreme_shapes(put, shape):
+    path = put(encode(np.full((*shape, 3), 7, np.uint8), "PNG"))
+    facts = check_image(path, pixels_max=6000)
+    assert (facts.height, facts.width) == shape == read_image(path).shape[:2]
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, lambda path: check_image(path, pixels_max=10)])
@@ -144,6 +236,14 @@ def test_mask_with_fewer_bits_keeps_its_indices(tmp_path):
     palette_image(labels).save(tmp_path / "m.png", bits=2)
     assert (tmp_path / "m.png").read_bytes()[24] == 2
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), labels)
+
+
+def test_large_mask_is_refused_before_decoding(put):
+    bomb = bytearray(encode(LABELS, "PNG"))
+    bomb[16:24] = b"\0\0\x7f\xff" * 2
+    path = put(bytes(bomb))
+    with pytest.raises(InputError, match="32767 x 32767 pixels; expected at most 50,000,000 .data.pixels_max"):
+        read_mask(path, pixels_max=50_000_000)
 
 
 BAD_MASKS = {

@@ -44,9 +44,14 @@ def scan(root):
     return scan_voc(root, train="train", val="val")
 
 
+def problems_of(root) -> list[str]:
+    found = scan(root)
+    return [*found.problems, *(fault.problem for fault in found.faults)]
+
+
 def test_sound_tree(root):
     found = scan(root)
-    assert found.problems == []
+    assert found.problems == [] and found.faults == []
     assert found.classes == VOC_CLASSES and len(VOC_CLASSES) == 20
     assert found.records == [
         Record("a", "train", "JPEGImages/a.jpg", ("cat",), None),
@@ -59,14 +64,14 @@ def test_sound_tree(root):
 def test_lists_of_any_editor(root, text):
     write(root / f"{LISTS}/train.txt", text)
     found = scan(root)
-    assert found.problems == [] and [record.id for record in found.records] == ["a", "b", "c"]
+    assert (found.problems, found.faults) == ([], []) and [record.id for record in found.records] == ["a", "b", "c"]
 
 
 def test_difficult_objects_are_tags_and_parts_are_not(root):
     objects = "<name> cat </name><difficult>1</difficult><part><name>head</name></part>"
     write(root / "Annotations/a.xml", f"<annotation><object>{objects}</object><object>{objects}</object></annotation>")
     found = scan(root)
-    assert found.problems == [] and found.records[0].tags == ("cat",)
+    assert (found.problems, found.faults) == ([], []) and found.records[0].tags == ("cat",)
 
 
 def test_own_classes(root):
@@ -78,7 +83,7 @@ def test_images_of_other_formats(root):
     (root / "JPEGImages/a.jpg").rename(root / "JPEGImages/a.PNG")
     write(root / "JPEGImages/notes.txt", "no image")
     found = scan(root)
-    assert found.problems == [] and found.records[0].image == "JPEGImages/a.PNG"
+    assert (found.problems, found.faults) == ([], []) and found.records[0].image == "JPEGImages/a.PNG"
 
 
 def test_masks_of_sbd_stand_in_where_voc_has_none(root):
@@ -179,7 +184,7 @@ BAD_TREES = {
 @pytest.mark.parametrize(("name", "content", "expected"), BAD_TREES.values(), ids=BAD_TREES)
 def test_bad_tree(root, name, content, expected):
     (root / name).unlink() if content is None else write(root / name, content)
-    problems = scan(root).problems
+    problems = problems_of(root)
     assert len(problems) == len(expected), problems
     for problem, (where, reason) in zip(problems, expected, strict=True):
         assert problem.startswith(f"{root / where}: ") and reason in problem and "\n" not in problem
@@ -189,7 +194,7 @@ def test_ids_that_differ_only_in_case(root):
     write(root / "JPEGImages/A.jpg", (root / "JPEGImages/a.jpg").read_bytes())
     write(root / "Annotations/A.xml", annotation("cat"))
     write(root / AT["train"], "a\nb\nA\n")
-    (problem,) = scan(root).problems
+    (problem,) = problems_of(root)
     assert "id 'A' differs only in case from 'a'" in problem and f"{AT['train']}:1" in problem
 
 
@@ -201,7 +206,7 @@ def test_wrong_roots(root, tmp_path):
     (root / AT["train"]).unlink()
     (root / AT["val"]).unlink()
     (root / LISTS).rmdir()
-    (problem,) = scan(root).problems
+    (problem,) = problems_of(root)
     assert problem.startswith(f"{root / LISTS}: no such folder")
 
 
@@ -210,7 +215,7 @@ def test_all_offenders_come_at_once(root):
     write(root / AT["val"], "c\na\n")
     write(root / AT["a"], annotation("ct", "dog", "do"))
     write(root / "Annotations/c.xml", "<")
-    problems = scan(root).problems
+    problems = problems_of(root)
     reasons = ["listed twice", "'../x'", "in both splits", "no image", "c.xml", "nope.xml", "'ct'", "'do'"]
     assert len(problems) == len(reasons)
     assert all(any(reason in problem for problem in problems) for reason in reasons)
@@ -219,7 +224,7 @@ def test_all_offenders_come_at_once(root):
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs real images: set DSRG_REAL_DATA")
 def test_real_data():
     found = scan_voc(REAL, train="trainaug", val="val")
-    assert found.problems == []
+    assert found.problems == [] and found.faults == []
     checked = check_records(found, pixels_max=500 * 500)
     assert (len(checked.index.split("train")), len(checked.index.split("val"))) == (642, 122)
     assert len(checked.ground_truth) == 764

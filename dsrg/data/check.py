@@ -1,48 +1,55 @@
 """Checking data before anything trusts it: what every source of data hands over, and the one strict look at its files.
 
-A source (`voc`, ...) reads a layout into a `Scan`; it knows the places to blame, so it calls `id_problems` and
-`tag_problems`. `check_records` then opens every image and mask once and turns the scan into the index.
+A source (`voc`, `folder`, `coco`) reads a layout into a `Scan`; it knows the places to blame, so it calls `id_problems`
+and `tag_faults`. `check_records` then opens every image and mask once and turns the scan into the index.
 """
 
+import hashlib
 import os
-import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from dsrg.data.images import ImageFacts, check_image, file_checksum, read_mask
+from dsrg.data.images import REMARKS, ImageFacts, check_image, read_mask
 from dsrg.data.index import GroundTruth, Index, present_from_tags
+from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 
-ID_BYTES_MAX = 200  # leaves room for endings within the 255 bytes that file systems allow a name
 UNLABELLED = 255
 EXAMPLES = 5  # ids quoted in a warning
+FEW = 5  # training images of a class below which people are warned
 
 Progress = Callable[[int, int], None]  # called with (files done, files in all)
-
-
-class Listed(NamedTuple):
-    """An id as its source lists it."""
-
-    id: str
-    split: str  # "train" or "val"
-    where: str  # file:line
+DrawMask = Callable[[int, int], np.ndarray]  # (height, width) of the image -> its label map, uint8 (H, W)
 
 
 class Record(NamedTuple):
-    """One image as its source describes it; paths are relative to the root, with `/`."""
+    """One image as its source describes it; paths are relative to the root, with `/`.
+
+    A mask that is no file is a function that draws it, and raises InputError where it cannot.
+    """
 
     id: str
     split: str
     image: str
     tags: tuple[str, ...]
-    mask: str | None
+    mask: str | DrawMask | None
+
+
+class Fault(NamedTuple):
+    """What is wrong with one image, and with that image alone: it can be left out (data.on_bad: skip)."""
+
+    id: str  # or the place that names it, where there is no image to have an id
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ class Scan:
     root: Path
     classes: list[str]
     records: list[Record]
-    problems: list[str]
+    problems: list[str]  # of lists, tables and layout: nobody can go on with them
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Checked(NamedTuple):
@@ -61,61 +70,57 @@ class Checked(NamedTuple):
     index: Index
     ground_truth: list[GroundTruth]
     warnings: list[str]
+    skipped: list[Fault]
 
 
 class _MaskFacts(NamedTuple):
+    path: str
     checksum: str
     classes: np.ndarray  # bool (C+1,): the label map holds this class
 
 
-def id_fault(image_id: str) -> str | None:
-    """Why an id cannot serve as a file name, or None if it can."""
-    if not image_id or image_id.startswith(".") or set(image_id) & set('/\\:*?"<>|') or not image_id.isprintable():
-        return f"{image_id!r} is no image id; expected a file name without its folder and ending"
-    if len(image_id.encode()) > ID_BYTES_MAX:
-        return f"id {image_id[:20]!r}... is longer than {ID_BYTES_MAX} bytes; rename the image"
-    return None
-
-
-def id_problems(listed: Iterable[Listed]) -> list[str]:
-    """Ids that are unsafe as file names, listed twice, in both splits, or differ from another only in case."""
-    problems = []
-    seen: dict[str, Listed] = {}
-    for entry in listed:
-        if fault := id_fault(entry.id):
-            problems.append(f"{entry.where}: {fault}")
-            continue
-        first = seen.setdefault(unicodedata.normalize("NFC", entry.id).casefold(), entry)
-        if first is entry:
-            continue
-        if first.id != entry.id:
-            fault = f"differs only in case from {first.id!r} ({first.where}): one file on many disks; rename one"
-        elif first.split != entry.split:
-            fault = f"is in both splits ({first.where}): never evaluate on a training image; remove it from one list"
-        else:
-            fault = f"is listed twice ({first.where}); remove one"
-        problems.append(f"{entry.where}: id {entry.id!r} {fault}")
-    return problems
-
-
-def tag_problems(tags: dict[str, Iterable[str]], classes: list[str]) -> list[str]:
-    """Tags, given by the place where they stand, that are no class."""
-    problems = []
-    for where, names in tags.items():
+def tag_faults(tagged: Iterable[tuple[str, str, Iterable[str]]], classes: list[str]) -> list[Fault]:
+    """Tags that are no class, of images given as (id, the place where their tags stand, tags)."""
+    known = set(classes)
+    faults = []
+    for image_id, where, names in tagged:
         for name in dict.fromkeys(names):
-            if name not in classes:
-                near = get_close_matches(name, classes, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else "mend it, or list your own classes in classes.txt"
+            if name not in known:
                 span = f"the {len(classes)} classes ({classes[0]} ... {classes[-1]})"
-                problems.append(f"{where}: tag {name!r} is none of {span}; {hint}")
-    return problems
+                faults.append(Fault(image_id, f"{where}: tag {name!r} is none of {span}; {_tag_hint(name, classes)}"))
+    return faults
 
 
-def check_records(scan: Scan, *, pixels_max: int, progress: Progress | None = None) -> Checked:
-    """Open every image and mask of a scan once -> index, ground truth and warnings, in the order of the records.
+def _tag_hint(name: str, classes: list[str]) -> str:
+    if name.isdecimal() and int(name) <= len(classes):
+        return "tags are names of classes, not their numbers"
+    in_another_case = [known for known in classes if known.casefold() == name.casefold()]
+    if near := in_another_case or get_close_matches(name, classes, n=1):
+        return f"did you mean {near[0]!r}?"
+    return "mend it, or list your own classes in classes.txt"
+
+
+def check_records(
+    scan: Scan,
+    *,
+    pixels_max: int,
+    on_bad: str = "fail",
+    untagged: str = "background",
+    masks_to: Path | None = None,
+    progress: Progress | None = None,
+) -> Checked:
+    """Open every image and mask of a scan once -> index, ground truth, warnings, in the order of the records.
 
     An image must be readable to its end and have at most `pixels_max` pixels; a mask must be a label map of the image's
-    size with values 0..C or 255. Raises InputError with all problems at once, the scan's own first, grouped by kind.
+    size with values 0..C or 255.
+
+    on_bad    "fail": an image with a fault stops everything; "skip": it is left out and listed in `skipped`
+    untagged  "background": an image without tags shows no class; "bad": it is a fault
+    masks_to  folder for all masks as ID.png, palette PNGs; paths of the ground truth are relative to it. Without it
+              nothing is written, and they are relative to the root (of a mask that is drawn, ID.png)
+
+    Raises InputError with all problems at once, the scan's own first, grouped by kind; with `skip` too, where the lists
+    themselves are wrong or no image or no training image is left.
     """
     records, root, classes = scan.records, scan.root, scan.classes
     total = len(records) + sum(record.mask is not None for record in records)
@@ -128,31 +133,65 @@ def check_records(scan: Scan, *, pixels_max: int, progress: Progress | None = No
     def look_at_image(record: Record) -> ImageFacts:
         return check_image(root / record.image, pixels_max=pixels_max)
 
-    def look_at_mask(pair: tuple[Record, ImageFacts | None]) -> _MaskFacts:
-        return _check_mask(root / pair[0].mask, pair[1], classes)
+    def look_at_mask(pair: tuple[Record, ImageFacts | None]) -> _MaskFacts | None:
+        record, image = pair
+        labels = _labels(record, image, root=root, pixels_max=pixels_max, classes=classes)
+        if labels is None:
+            return None
+        return _keep_mask(record, labels, root=root, masks_to=None if record.id in bad else masks_to, classes=classes)
 
-    images, image_problems = _each(look_at_image, records, tick)
+    faults = [*scan.faults, *(_untagged(records) if untagged == "bad" else [])]
+    images, image_faults = _each(look_at_image, records, tick)
+    bad = {fault.id for fault in [*faults, *image_faults]}
     masked = [(record, facts) for record, facts in zip(records, images, strict=True) if record.mask is not None]
-    masks, mask_problems = _each(look_at_mask, masked, tick)
-    if problems := [*scan.problems, *image_problems, *mask_problems]:
-        raise InputError(dict.fromkeys(problems))
+    masks, mask_faults = _each(look_at_mask, masked, tick, item_id=lambda pair: pair[0].id)
+    faults = list(dict.fromkeys([*faults, *image_faults, *mask_faults]))
+    bad |= {fault.id for fault in mask_faults}
+    good = [(record, facts) for record, facts in zip(records, images, strict=True) if record.id not in bad]
+    if scan.problems or (faults and on_bad == "fail"):
+        raise InputError(dict.fromkeys([*scan.problems, *(fault.problem for fault in faults)]))
+    if lost := _lost(records, [record for record, _ in good]):
+        raise InputError([*dict.fromkeys(fault.problem for fault in faults), lost])
 
     index = Index(
-        ids=[record.id for record in records],
-        splits=[record.split for record in records],
-        paths=[record.image for record in records],
-        heights=np.array([facts.height for facts in images], np.int32),
-        widths=np.array([facts.width for facts in images], np.int32),
-        present=present_from_tags([record.tags for record in records], classes),
-        checksums=[facts.checksum for facts in images],
+        ids=[record.id for record, _ in good],
+        splits=[record.split for record, _ in good],
+        paths=[record.image for record, _ in good],
+        heights=np.array([facts.height for _, facts in good], np.int32),
+        widths=np.array([facts.width for _, facts in good], np.int32),
+        present=present_from_tags([record.tags for record, _ in good], classes),
+        checksums=[facts.checksum for _, facts in good],
     )
-    masks = {record.id: facts for (record, _), facts in zip(masked, masks, strict=True)}
-    ground_truth = [GroundTruth(r.id, r.split, r.mask, masks[r.id].checksum) for r, _ in masked]
-    return Checked(index, ground_truth, _warnings(index, masks, classes))
+    kept = {record.id: facts for (record, _), facts in zip(masked, masks, strict=True) if record.id not in bad}
+    ground_truth = [
+        GroundTruth(record.id, record.split, kept[record.id].path, kept[record.id].checksum)
+        for record, _ in good
+        if record.id in kept
+    ]
+    remarks = {record.id: facts.remarks for record, facts in good}
+    warnings = [*scan.warnings, *_warnings(index, kept, remarks, classes)]
+    return Checked(index, ground_truth, warnings, faults)
 
 
-def _each(function: Callable, items: list, tick: Callable[[], None]) -> tuple[list, list[str]]:
-    """Call `function` on all items, in threads -> its results (None where it refused) and its problems, in order."""
+def _untagged(records: list[Record]) -> list[Fault]:
+    what = "has no tag; tag it, or set data.untagged: background if none of the classes is on it"
+    return [Fault(record.id, f"{record.image}: {what}") for record in records if not record.tags]
+
+
+def _lost(before: list[Record], after: list[Record]) -> str | None:
+    """What is missing once bad images are left out, if it is too much to go on."""
+    if not after:
+        return f"no image is left of {len(before)}; mend some (data.on_bad: skip)"
+    trained_on = sum(record.split == "train" for record in before)
+    if trained_on and not any(record.split == "train" for record in after):
+        return f"no training image is left of {trained_on}; mend some (data.on_bad: skip)"
+    return None
+
+
+def _each(
+    function: Callable, items: list, tick: Callable[[], None], *, item_id: Callable = lambda record: record.id
+) -> tuple[list, list[Fault]]:
+    """Call `function` on all items, in threads -> its results (None where it refused) and its faults, in order."""
 
     def attempt(item: object) -> tuple[object, list[str]]:
         try:
@@ -160,37 +199,72 @@ def _each(function: Callable, items: list, tick: Callable[[], None]) -> tuple[li
         except InputError as error:
             return None, error.problems
 
-    results, problems = [], []
+    results, faults = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for result, faults in pool.map(attempt, items):
+        for item, (result, problems) in zip(items, pool.map(attempt, items), strict=True):
             results.append(result)
-            problems += faults
+            faults += [Fault(item_id(item), problem) for problem in problems]
             tick()
-    return results, problems
+    return results, faults
 
 
-def _check_mask(path: Path, image: ImageFacts | None, classes: list[str]) -> _MaskFacts:
-    mask = read_mask(path)
+def _labels(
+    record: Record, image: ImageFacts | None, *, root: Path, pixels_max: int, classes: list[str]
+) -> np.ndarray | None:
+    """The label map of a record, read or drawn, checked; None where it cannot be drawn because its image is bad."""
+    if callable(record.mask):
+        return None if image is None else record.mask(image.height, image.width)
+    path = root / record.mask
+    mask = read_mask(path, pixels_max=pixels_max)
     problems = []
     if image and mask.shape != (image.height, image.width):
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, but its image has {image.width} x {image.height}"
         problems.append(f"{path}: {sizes} (as turned by its EXIF orientation); they must be of one size")
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    labels = values[values != UNLABELLED]
-    if wrong := labels[labels > len(classes)].tolist():
+    if wrong := values[(values != UNLABELLED) & (values > len(classes))].tolist():
         expected = f"0 (background), 1 to {len(classes)} ({classes[0]} ... {classes[-1]}) or {UNLABELLED} (unlabelled)"
         problems.append(f"{path}: holds {', '.join(map(str, wrong))}; expected {expected}")
     if problems:
         raise InputError(problems)
-    return _MaskFacts(file_checksum(path), np.bincount(labels, minlength=len(classes) + 1) > 0)
+    return mask
 
 
-def _warnings(index: Index, masks: dict[str, _MaskFacts], classes: list[str]) -> list[str]:
+def _keep_mask(
+    record: Record, labels: np.ndarray, *, root: Path, masks_to: Path | None, classes: list[str]
+) -> _MaskFacts:
+    """Write a label map where masks are kept, if anywhere -> where its file is, its checksum, its classes."""
+    if masks_to is None and not callable(record.mask):
+        path, content = record.mask, (root / record.mask).read_bytes()
+    else:
+        path, content = f"{record.id}.png", _label_png(labels)
+        if masks_to is not None:
+            (masks_to / path).write_bytes(content)
+    present = np.bincount(labels.ravel(), minlength=UNLABELLED + 1)[: len(classes) + 1] > 0
+    return _MaskFacts(path, hashlib.sha256(content).hexdigest(), present)
+
+
+def _label_png(labels: np.ndarray) -> bytes:
+    image = Image.fromarray(labels)
+    image.putpalette(voc_palette().tobytes())  # makes it a palette image
+    content = BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def _warnings(
+    index: Index, masks: dict[str, _MaskFacts], remarks: dict[str, tuple[str, ...]], classes: list[str]
+) -> list[str]:
     rows = list(zip(index.ids, index.splits, index.present, index.checksums, strict=True))
     trained_on = {checksum for _, split, _, checksum in rows if split == "train"}
-    learned = index.split("train").present[:, 1:].any(axis=0)
+    images_of = index.split("train").present[:, 1:].sum(axis=0)
+    few = [f"{classes[k]} ({images_of[k]})" for k in np.flatnonzero((images_of > 0) & (images_of < FEW))]
+    same_bytes = defaultdict(list)
+    for image_id, split, present, checksum in rows:
+        same_bytes[checksum].append((image_id, split, present.tobytes()))
+    copies = [(first, copy) for first, *others in same_bytes.values() for copy in others]
     offenders = {
-        "classes have no training image, so cannot be learned": [classes[k] for k in np.flatnonzero(~learned)],
+        "classes have no training image, so cannot be learned": [classes[k] for k in np.flatnonzero(images_of == 0)],
+        f"classes have fewer than {FEW} training images": few,
         "training images have no tag, so teach background only": [
             image_id for image_id, split, present, _ in rows if split == "train" and not present[1:].any()
         ],
@@ -205,7 +279,15 @@ def _warnings(index: Index, masks: dict[str, _MaskFacts], classes: list[str]) ->
         "val images are byte for byte training images, which flatters the evaluation": [
             image_id for image_id, split, _, checksum in rows if split == "val" and checksum in trained_on
         ],
+        "images are byte for byte copies of others in their split": [
+            f"{copy[0]} = {first[0]}" for first, copy in copies if copy[1] == first[1]
+        ],
+        "images are byte for byte copies of others, but have other tags": [
+            f"{copy[0]} = {first[0]}" for first, copy in copies if copy[2] != first[2]
+        ],
     }
+    for what in REMARKS:
+        offenders[f"images {what}"] = [image_id for image_id in index.ids if what in remarks[image_id]]
     return [
         f"{len(names)} {what}: {', '.join(names[:EXAMPLES])}{', ...' if len(names) > EXAMPLES else ''}"
         for what, names in offenders.items()

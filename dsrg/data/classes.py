@@ -25,25 +25,48 @@ def write_classes(path: str | Path, classes: list[str]) -> None:
     write_text(path, "".join(f"{name}\n" for name in classes))
 
 
-def _refuse_bad(names: list[str], path: str | Path) -> None:
-    problems = [
-        f"{path}: line {number}: {reason}"
-        for number, name in enumerate(names, start=1)
-        if (reason := _fault(name, names[: number - 1]))
-    ]
+def class_problems(names: list[str], places: list[str], where: str | Path) -> list[str]:
+    """What is wrong with class names, each found at its place: badly named, named twice, none at all or too many.
+
+    `where` is the file they come from.
+    """
+    first: dict[str, int] = {}
+    problems = []
+    for number, (name, place) in enumerate(zip(names, places, strict=True)):
+        earlier = first.setdefault(name.casefold(), number)
+        if reason := name_fault(name):
+            problems.append(f"{place}: {reason}")
+        elif earlier == number:
+            continue
+        elif names[earlier] == name:
+            problems.append(f"{place}: {name!r} is already {_at(places[earlier], where)}; remove one")
+        else:
+            other = f"{names[earlier]!r} ({_at(places[earlier], where)})"
+            problems.append(f"{place}: {name!r} differs only in case from {other}; choose one spelling")
     if not 1 <= len(names) <= MOST_CLASSES:
-        problems.append(f"{path}: {len(names)} names; expected 1 to {MOST_CLASSES}, for which a label map has room")
-    if problems:
-        raise InputError(problems)
+        room = "a label map has 8 bits a pixel: 0 is background, 255 unlabelled"
+        problems.append(f"{where}: {len(names)} names; expected 1 to {MOST_CLASSES} classes ({room})")
+    return problems
 
 
-def _fault(name: str, earlier: list[str]) -> str | None:
+def name_fault(name: str) -> str | None:
+    """Why a name cannot name a class, or None if it can."""
     if not name.strip():
         return "no name; expected one class name on each line"
     if name.casefold() == "background":
         return "background is always class 0; remove this line"
-    if name in earlier:
-        return f"{name!r} is already on line {earlier.index(name) + 1}; remove one"
     if "|" in name or not name.isprintable() or name != name.strip():
         return f"{name!r} must not hold '|', control characters or spaces at its ends; rename it"
     return None
+
+
+def _refuse_bad(names: list[str], path: str | Path) -> None:
+    places = [f"{path}: line {number}" for number in range(1, len(names) + 1)]
+    if problems := class_problems(names, places, path):
+        raise InputError(problems)
+
+
+def _at(place: str, where: str | Path) -> str:
+    """`on line 1` of the file `where`, or `at` any other place."""
+    line = place.removeprefix(f"{where}: ")
+    return f"on {line}" if line.startswith("line ") else f"at {line}"

@@ -1,9 +1,11 @@
 """Reading images and masks: every part of the program sees a picture through these functions, so in one way only."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,31 +14,46 @@ from PIL import Image, UnidentifiedImageError
 from dsrg.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # told by their first bytes, whatever the file is called
+ENDINGS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+METADATA_MAX = 16 * 1024**2  # bytes that a file may hold besides 4 for each pixel
+BITS_PER_SAMPLE = 258  # a TIFF tag
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 
 
+# What is odd about an image, yet read by the rule stated
+MISNAMED = "are of another format than their names say, and read as what they are"
+FRAMES = "have several frames or pages, of which the first is used"
+TRANSPARENT = "are transparent in places, where the colours beneath are used"
+DEEP = "have 16 bits a channel, of which the upper 8 are used"
+CMYK = "are CMYK, turned into RGB without their colour profile"
+REMARKS = (MISNAMED, FRAMES, TRANSPARENT, DEEP, CMYK)
+
+
 class ImageFacts(NamedTuple):
-    """What the index keeps of an image."""
+    """What the index keeps of an image, and what people should know of it."""
 
     height: int
     width: int
     checksum: str  # sha256 of the file, hexadecimal
+    remarks: tuple[str, ...] = ()  # of REMARKS
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image -> uint8 (H, W, 3) RGB.
 
-    Turned as its EXIF orientation says; grey, CMYK, palette and 16-bit pictures become RGB, transparency is dropped.
+    Turned as its EXIF orientation says; grey, CMYK, palette and 16-bit pictures become RGB of 8 bits, transparency is
+    dropped, and of several frames or pages the first is read.
     Raises InputError if there is no readable image at `path`.
     """
     return _decode(_read_bytes(path), path)
 
 
-def read_mask(path: str | Path) -> np.ndarray:
+def read_mask(path: str | Path, *, pixels_max: int | None = None) -> np.ndarray:
     """Read a label map -> uint8 (H, W), from a palette PNG (its indices; colours play no part) or an 8-bit grey PNG.
 
-    Raises InputError for anything else, RGB above all: what its colours mean is not in the file.
+    Raises InputError for anything else, RGB above all: what its colours mean is not in the file. With `pixels_max`, a
+    larger one is refused before it is decoded.
     """
     data = _read_bytes(path)
     if not data.startswith(PNG_SIGNATURE):
@@ -45,6 +62,9 @@ def read_mask(path: str | Path) -> np.ndarray:
     if colour != 3 and (colour, depth) != (0, 8):
         kind = f"{depth}-bit {PNG_COLOURS.get(colour, 'unknown')}"
         raise InputError(f"{path}: {kind} PNG; a mask must be a palette or 8-bit grey PNG whose values are classes")
+    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+    if pixels_max is not None and width * height > pixels_max:
+        raise InputError(f"{path}: {width} x {height} pixels; expected at most {pixels_max:,} (data.pixels_max)")
     try:
         # Not with OpenCV: it turns palette indices into the brightness of their colours.
         return np.array(Image.open(BytesIO(data), formats=("PNG",)))
@@ -53,27 +73,31 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def check_image(path: str | Path, *, pixels_max: int) -> ImageFacts:
-    """Check an image strictly, to its last byte -> its size as `read_image` returns it, and its checksum.
+    """Check an image strictly, to its last byte -> its size as `read_image` returns it, its checksum, what is odd.
 
     The size in the header is compared with `pixels_max` before anything is decoded. Raises InputError for a file that
     is too large, empty, truncated, of another format, or no image.
     """
-    data = _read_bytes(path)
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > pixels_max:
-                raise Image.DecompressionBombError
-            image.draft("L", (1, 1))  # a JPEG is still read to its end, but few pixels are computed: 3 times faster
-            image.load()
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: {_guess(data)}; expected a JPEG, PNG, WebP or TIFF image") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"{path}: more than {pixels_max:,} pixels (data.pixels_max); scale the image down") from None
-    except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise InputError(f"{path}: broken image ({_one_line(error)}); restore or remove it") from None
+    with _opened(path) as file:
+        if (size := file.seek(0, 2)) > 4 * pixels_max + METADATA_MAX:
+            raise InputError(f"{path}: {size:,} bytes, more than {pixels_max:,} pixels (data.pixels_max) can need")
+        file.seek(0)
+        try:
+            remarks = _read_to_the_end(file, path, pixels_max=pixels_max)
+        except InputError:
+            raise
+        except UnidentifiedImageError:
+            file.seek(0)
+            raise InputError(f"{path}: {_guess(file.read(512))}; expected a JPEG, PNG, WebP or TIFF image") from None
+        except Image.DecompressionBombError:
+            limit = f"more than {pixels_max:,} pixels (data.pixels_max)"
+            raise InputError(f"{path}: {limit}; scale the image down") from None
+        except Exception as error:  # a broken file can raise nearly anything in a decoder
+            raise InputError(f"{path}: broken image ({_one_line(error)}); restore or remove it") from None
+        file.seek(0)
+        data = file.read()
     height, width, _ = _decode(data, path).shape
-    return ImageFacts(height, width, hashlib.sha256(data).hexdigest())
+    return ImageFacts(height, width, hashlib.sha256(data).hexdigest(), remarks)
 
 
 def file_checksum(path: str | Path) -> str:
@@ -81,14 +105,70 @@ def file_checksum(path: str | Path) -> str:
     return hashlib.sha256(_read_bytes(path)).hexdigest()
 
 
-def _read_bytes(path: str | Path) -> bytes:
+@contextmanager
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A file opened for reading that is a file, not a pipe that would never end, and not empty."""
+    path = Path(path)
     try:
-        data = Path(path).read_bytes()
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: a folder or device; expected a file")
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise InputError(f"{path}: the file is empty; restore or remove it")
+            file.seek(0)
+            yield file
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a file") from None
-    if not data:
-        raise InputError(f"{path}: the file is empty; restore or remove it")
-    return data
+        raise InputError(f"{path}: {error.strerror or error}; expected a file") from None
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    with _opened(path) as file:
+        return file.read()
+
+
+def _read_to_the_end(file: BinaryIO, path: str | Path, *, pixels_max: int) -> tuple[str, ...]:
+    """Decode an image with Pillow, which is stricter than OpenCV -> what is odd about it. Its pixels are given up."""
+    with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > pixels_max:
+            raise Image.DecompressionBombError
+        if image.mode in ("F", "I"):
+            raise InputError(f"{path}: a {image.format} of 32 bits a channel; save it with 8 or 16")
+        remarks = _header_remarks(image, path)
+        image.draft("L", (1, 1))  # a JPEG is still read to its end, but few pixels are computed: 3 times faster
+        image.load()
+        return (*remarks, TRANSPARENT) if _is_transparent(image) else tuple(remarks)
+
+
+def _header_remarks(image: Image.Image, path: str | Path) -> list[str]:
+    """What is odd about an image, as far as its header tells."""
+    kind = "JPEG" if image.format == "MPO" else image.format  # a camera's JPEG with its preview behind it
+    odd = {
+        MISNAMED: ENDINGS.get(Path(path).suffix.lower(), kind) != kind,
+        FRAMES: image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
+        DEEP: _bits(image) == 16,
+        CMYK: image.mode == "CMYK",
+    }
+    return [remark for remark, is_so in odd.items() if is_so]
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits of a channel in the file; Pillow itself may already have reduced them to 8."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    if image.format == "PNG":
+        position = image.fp.tell()
+        image.fp.seek(24)
+        depth = image.fp.read(1)[0]
+        image.fp.seek(position)
+        return depth
+    return 8
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if image.getbands()[-1] == "A":
+        return image.getchannel("A").getextrema()[0] < 255
+    return "transparency" in image.info
 
 
 def _decode(data: bytes, path: str | Path) -> np.ndarray:

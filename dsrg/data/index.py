@@ -3,7 +3,7 @@
 index.csv        id,split,path,width,height,tags,sha256   one image a row; tags are class names joined by `|`
 ground_truth.csv id,split,mask,sha256                     one mask a row; only `audit` and `evaluate` read this file
 
-Paths are relative to the data root, with `/`.
+Paths of images are relative to the data root, those of masks to the folder in which `prepare` keeps them, with `/`.
 """
 
 import csv
@@ -54,7 +54,7 @@ class Index:
 
 
 class GroundTruth(NamedTuple):
-    """One mask: its path is relative to the data root."""
+    """One mask: its path is relative to the folder of masks."""
 
     id: str
     split: str

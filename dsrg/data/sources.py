@@ -1,13 +1,56 @@
 """Where data comes from: each source reads one layout into a Scan."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
-from dsrg.data.check import Scan
+from dsrg.data.check import Record, Scan
+from dsrg.data.coco import scan_coco
+from dsrg.data.folder import scan_folder
 from dsrg.data.voc import scan_voc
 
-SOURCES = {"voc": scan_voc}
+SOURCES = ("voc", "folder", "coco")
 
 
-def scan(source: str, root: Path, *, train: str, val: str) -> Scan:
-    """Read the lists `train` and `val` of the data under `root`; all that is wrong is in the scan's problems."""
-    return SOURCES[source](root, train=train, val=val)
+def scan(
+    source: str,
+    root: Path,
+    *,
+    train: str,
+    val: str | None,
+    tags: str | None = None,
+    separator: str = "|",
+    val_share: float = 0.0,
+    split_seed: int = 0,
+) -> Scan:
+    """Read the splits `train` and `val` of the data under `root`; all that is wrong is in the scan's problems.
+
+    Without `val`, the share `val_share` of the images is drawn for evaluation. What `train` and `val` name, see the
+    source's own module; `tags` and `separator` are for source `folder` alone.
+    """
+    match source:
+        case "voc":
+            found = scan_voc(root, train=train, val=val)
+        case "folder":
+            found = scan_folder(root, train=train, val=val, table=tags or "tags.csv", separator=separator)
+        case "coco":
+            found = scan_coco(root, train=train, val=val)
+        case _:
+            raise ValueError(f"no source {source!r}; there are {', '.join(SOURCES)}")
+    return found if val is not None else replace(found, records=draw_val(found.records, val_share, seed=split_seed))
+
+
+def draw_val(records: list[Record], share: float, *, seed: int) -> list[Record]:
+    """The same records, some of them moved to the split "val": `share` of all, rounded, but never the last to train on.
+
+    Drawn are those whose id has the lowest checksum together with the seed, so a set that grows keeps its split but for
+    a few images. Where some images have masks, only those are drawn: others cannot be evaluated.
+    """
+
+    def order(record: Record) -> str:
+        return hashlib.sha256(f"{seed}/{record.id}".encode()).hexdigest()
+
+    eligible = [record for record in records if record.mask is not None] or records
+    count = min(round(share * len(records)), len(records) - 1)
+    drawn = {record.id for record in sorted(eligible, key=order)[: max(count, 0)]}
+    return [record._replace(split="val") if record.id in drawn else record for record in records]

@@ -12,21 +12,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dsrg.data.check import Listed, Record, Scan, check_records, id_fault, id_problems, tag_problems
+from dsrg.data.check import Fault, Record, Scan, check_records, tag_faults
 from dsrg.data.classes import VOC_CLASSES, read_classes
+from dsrg.data.ids import Listed, id_fault, id_problems
+from dsrg.data.images import ENDINGS
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import read_text
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Segmentation")
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")  # a mask is looked for in the first one first
 
 
-def scan_voc(root: str | Path, *, train: str, val: str) -> Scan:
+def scan_voc(root: str | Path, *, train: str, val: str | None) -> Scan:
     """Read lists and tags, and find images and masks; opens no image.
 
-    `train` and `val` name the lists (`trainaug`, `val`). Never raises for bad data: all problems are in the scan.
+    `train` and `val` name the lists (`trainaug`, `val`); without `val` there are training images only. Never raises for
+    bad data: all problems are in the scan.
     """
     root = Path(root)
     if problems := _layout_problems(root, FOLDERS):
@@ -37,7 +39,9 @@ def scan_voc(root: str | Path, *, train: str, val: str) -> Scan:
         return Scan(root, [], [], error.problems)
 
     listed: list[Listed] = []
-    for split, name in (("train", train), ("val", val)):
+    for split, name in {"train": train, "val": val}.items():
+        if name is None:
+            continue
         try:
             listed += _read_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", split, key=f"data.{split}")
         except InputError as error:
@@ -46,22 +50,22 @@ def scan_voc(root: str | Path, *, train: str, val: str) -> Scan:
     listed = [entry for entry in listed if not id_fault(entry.id)]
 
     images = _images_by_id(root)
-    problems += _image_problems(listed, images)
+    faults = _image_faults(listed, images)
 
     tags: dict[str, tuple[str, ...]] = {}
     for image_id in dict.fromkeys(entry.id for entry in listed):
         try:
             tags[image_id] = _read_tags(_annotation(root, image_id))
         except InputError as error:
-            problems += error.problems
-    problems += tag_problems({str(_annotation(root, i)): names for i, names in tags.items()}, classes)
+            faults += [Fault(image_id, problem) for problem in error.problems]
+    faults += tag_faults(((i, str(_annotation(root, i)), names) for i, names in tags.items()), classes)
 
     records = [
         Record(entry.id, entry.split, images[entry.id][0], tags.get(entry.id, ()), _mask(root, entry.id))
         for entry in listed
         if entry.id in images
     ]
-    return Scan(root, classes, records, problems)
+    return Scan(root, classes, records, problems, faults)
 
 
 def untagged_index(root: str | Path, name: str, classes: list[str], *, key: str, pixels_max: int) -> Index:
@@ -77,9 +81,9 @@ def untagged_index(root: str | Path, name: str, classes: list[str], *, key: str,
     images = _images_by_id(root)
     problems = id_problems(listed)
     listed = [entry for entry in listed if not id_fault(entry.id)]
-    problems += _image_problems(listed, images)
+    faults = _image_faults(listed, images)
     records = [Record(entry.id, entry.split, images[entry.id][0], (), None) for entry in listed if entry.id in images]
-    return check_records(Scan(root, classes, records, problems), pixels_max=pixels_max).index
+    return check_records(Scan(root, classes, records, problems, faults), pixels_max=pixels_max).index
 
 
 def _layout_problems(root: Path, folders: Iterable[str]) -> list[str]:
@@ -102,21 +106,22 @@ def _read_list(path: Path, split: str, *, key: str) -> list[Listed]:
     return listed
 
 
-def _image_problems(listed: Iterable[Listed], images: dict[str, list[str]]) -> list[str]:
+def _image_faults(listed: Iterable[Listed], images: dict[str, list[str]]) -> list[Fault]:
     """Ids that have no image, or several."""
-    problems = []
+    faults = []
     for entry in listed:
         if len(found := images.get(entry.id, [])) != 1:
             what = f"has {len(found)} images: {', '.join(found)}; keep one" if found else "has no image"
-            problems.append(f"{entry.where}: id {entry.id!r} {what}; expected JPEGImages/{entry.id}.jpg (or .png ...)")
-    return problems
+            problem = f"{entry.where}: id {entry.id!r} {what}; expected JPEGImages/{entry.id}.jpg (or .png ...)"
+            faults.append(Fault(entry.id, problem))
+    return faults
 
 
 def _images_by_id(root: Path) -> dict[str, list[str]]:
     """Images by id, their paths relative to the root."""
     images: dict[str, list[str]] = {}
     for path in sorted((root / "JPEGImages").iterdir()):
-        if path.suffix.lower() in IMAGE_ENDINGS:
+        if path.suffix.lower() in ENDINGS:
             images.setdefault(path.stem, []).append(f"JPEGImages/{path.name}")
     return images
 

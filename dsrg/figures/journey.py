@@ -36,7 +36,7 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
     results = [("prediction", overlay(image, label_map(job)))]
     truth = read_ground_truth(file["ground_truth"])
     if image_id in truth:
-        results.append(("ground truth", overlay(image, read_mask(root / truth[image_id].mask))))
+        results.append(("ground truth", overlay(image, read_mask(file["masks"] / truth[image_id].mask))))
     rows = [[(image_id, image), *results]]
     if one.splits[0] == "train":
         seeds = read_seeds(file["seeds"], classes=classes)

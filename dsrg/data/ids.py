@@ -1,0 +1,87 @@
+"""Image ids: the names under which results are kept, so each must be fit for a file name on any disk, and used once."""
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+UNSAFE = frozenset('/\\:*?"<>|')
+ID_BYTES_MAX = 200  # leaves room for endings within the 255 bytes that file systems allow a name
+DERIVED_BYTES_MAX = 160  # ... and for the digits that keep derived ids apart
+
+
+class Listed(NamedTuple):
+    """An id as its source lists it."""
+
+    id: str
+    split: str  # "train" or "val"
+    where: str  # file:line
+
+
+def id_fault(image_id: str) -> str | None:
+    """Why an id cannot serve as a file name, or None if it can."""
+    if not image_id or image_id.startswith(".") or set(image_id) & UNSAFE or not image_id.isprintable():
+        return f"{image_id!r} is no image id; expected a file name without its folder and ending"
+    if len(image_id.encode()) > ID_BYTES_MAX:
+        return f"id {image_id[:20]!r}... is longer than {ID_BYTES_MAX} bytes; rename the image"
+    return None
+
+
+def id_problems(listed: Iterable[Listed]) -> list[str]:
+    """Ids that are unsafe as file names, listed twice, in both splits, or differ from another only in case."""
+    problems = []
+    seen: dict[str, Listed] = {}
+    for entry in listed:
+        if fault := id_fault(entry.id):
+            problems.append(f"{entry.where}: {fault}")
+            continue
+        first = seen.setdefault(_folded(entry.id), entry)
+        if first is entry:
+            continue
+        if first.id != entry.id:
+            fault = f"differs only in case from {first.id!r} ({first.where}): one file on many disks; rename one"
+        elif first.split != entry.split:
+            fault = f"is in both splits ({first.where}): never evaluate on a training image; remove it from one list"
+        else:
+            fault = f"is listed twice ({first.where}); remove one"
+        problems.append(f"{entry.where}: id {entry.id!r} {fault}")
+    return problems
+
+
+def image_ids(names: dict[str, str]) -> dict[str, str]:
+    """Ids of images that have none: path -> what of it is worth a name, both with `/` -> id by path.
+
+    The id is the name without its ending, `__` for `/` and `_` for what no file name may hold, cut to 160 bytes. Where
+    that gives several images one id (case aside), each gets `-` and 8 digits of its path's checksum behind it: so what
+    an id is depends on no order.
+
+    >>> image_ids({"images/cats/a:1.jpg": "cats/a:1.jpg", "images/b.png": "b.png"})
+    {'images/cats/a:1.jpg': 'cats__a_1', 'images/b.png': 'b'}
+    >>> list(image_ids({"b.png": "b.png", "b.jpg": "b.jpg"}).values())
+    ['b-5f59d8e8', 'b-7a11ab94']
+    """
+    plain = {path: _plain_id(name) for path, name in names.items()}
+    shared = Counter(_folded(image_id) for image_id in plain.values())
+    return {
+        path: image_id if shared[_folded(image_id)] == 1 else f"{image_id}-{_digits(path)}"
+        for path, image_id in plain.items()
+    }
+
+
+def _plain_id(name: str) -> str:
+    bare = unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")).replace("/", "__"))
+    safe = "".join("_" if character in UNSAFE or not character.isprintable() else character for character in bare)
+    if safe.startswith("."):
+        safe = f"_{safe[1:]}"
+    return safe.encode()[:DERIVED_BYTES_MAX].decode(errors="ignore")
+
+
+def _digits(path: str) -> str:
+    return hashlib.sha256(path.encode()).hexdigest()[:8]
+
+
+def _folded(image_id: str) -> str:
+    """Equal for ids that would be one file on some disk."""
+    return unicodedata.normalize("NFC", image_id).casefold()

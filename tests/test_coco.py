@@ -1,0 +1,318 @@
+"""COCO's format: classes and tags from categories, masks from polygons and run lengths, and what can be wrong."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from dsrg.data.check import check_records
+from dsrg.data.coco import Shape, draw_mask, scan_coco
+from dsrg.data.images import read_mask
+from dsrg.data.sources import scan
+from dsrg.errors import InputError
+
+H, W = 8, 10
+SQUARE = [[2, 2, 6, 2, 6, 6, 2, 6]]
+CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}, {"id": 17, "name": "cat"}]
+
+
+def rle(mask, *, packed: bool) -> dict:
+    """Run lengths: packed by pycocotools itself, or counted one by one."""
+    if packed:
+        return {
+            "size": list(mask.shape),
+            "counts": coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode(),
+        }
+    counts, now = [0], False
+    for value in np.asarray(mask).ravel(order="F"):
+        if value != now:
+            counts.append(0)
+            now = value
+        counts[-1] += 1
+    return {"size": list(mask.shape), "counts": counts}
+
+
+def content(images: dict[int, str], annotations: list[tuple], categories=CATEGORIES) -> dict:
+    """annotations: (image, category, segmentation or None)."""
+    return {
+        "images": [{"id": k, "file_name": name, "height": H, "width": W} for k, name in images.items()],
+        "annotations": [
+            {"id": 100 + k, "image_id": image, "category_id": category}
+            | ({} if outline is None else {"segmentation": outline})
+            for k, (image, category, outline) in enumerate(annotations)
+        ],
+        "categories": categories,
+    }
+
+
+def put(path: Path, values: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(values if isinstance(values, str) else json.dumps(values))
+
+
+def save(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((H, W, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
+
+
+TRAIN = content({1: "a.jpg", 2: "b.jpg"}, [(1, 17, SQUARE), (1, 3, SQUARE), (1, 17, SQUARE), (2, 90, None)])
+VAL = content({1: "a.jpg", 7: "c.jpg"}, [(1, 3, SQUARE)])
+
+
+@pytest.fixture
+def root(tmp_path):
+    """COCO's own layout; both splits have an a.jpg and an image 1."""
+    root = tmp_path / "coco"
+    save(root, "train2017/a.jpg", "train2017/b.jpg", "val2017/a.jpg", "val2017/c.jpg")
+    put(root / "annotations/instances_train2017.json", TRAIN)
+    put(root / "annotations/instances_val2017.json", VAL)
+    return root
+
+
+def look(root, *, train="instances_train2017", val="instances_val2017"):
+    return scan_coco(root, train=train, val=val)
+
+
+def problems_of(found) -> list[str]:
+    return [*found.problems, *(fault.problem for fault in found.faults)]
+
+
+def test_cocos_own_layout(root):
+    found = look(root)
+    assert problems_of(found) == [] and found.warnings == []
+    assert found.classes == ["car", "cat", "toothbrush"]  # in the order of ids 3, 17, 90
+    assert [(r.split, r.image, r.tags, r.mask is not None) for r in found.records] == [
+        ("train", "train2017/a.jpg", ("car", "cat"), True),
+        ("train", "train2017/b.jpg", ("toothbrush",), False),  # an object without a shape: no mask
+        ("val", "val2017/a.jpg", ("car",), True),
+        ("val", "val2017/c.jpg", (), True),  # nothing on it: background
+    ]
+    first, b, second, c = (record.id for record in found.records)
+    assert (b, c) == ("b", "c") and first != second and {first[:2], second[:2]} == {"a-"}
+
+
+def test_masks_are_written_checked_and_named(root, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    checked = check_records(look(root), pixels_max=H * W, masks_to=masks)
+    assert sorted(path.name for path in masks.iterdir()) == sorted(row.mask for row in checked.ground_truth)
+    truth = {row.split + row.mask[0]: read_mask(masks / row.mask) for row in checked.ground_truth}
+    square = np.zeros((H, W), bool)
+    square[2:6, 2:6] = True
+    np.testing.assert_array_equal(truth["vala"], square)  # car is class 1
+    np.testing.assert_array_equal(truth["traina"], 255 * square)  # a car and two cats at one place
+    assert not truth["valc"].any()
+    assert check_records(look(root), pixels_max=H * W).ground_truth == checked.ground_truth
+
+
+@pytest.mark.parametrize("place", [".", "images", "all", "images/all", "annotations"])
+def test_images_are_found_where_tools_put_them(tmp_path, place):
+    save(tmp_path, f"{place}/sub/x.jpg")
+    put(tmp_path / "annotations/all.json", content({5: "sub\\x.jpg"}, []))
+    found = look(tmp_path, train="all", val=None)
+    assert problems_of(found) == [] and (found.records[0].id, found.records[0].mask) == ("sub__x", None)
+    assert found.records[0].image == f"{place}/sub/x.jpg".removeprefix("./")
+
+
+def test_a_file_beside_its_images_and_one_split_to_draw_from(tmp_path):
+    save(tmp_path, *(f"train/{k}.jpg" for k in range(10)))
+    put(tmp_path / "train/_annotations.coco.json", content({k: f"{k}.jpg" for k in range(10)}, [(0, 3, SQUARE)]))
+    found = scan("coco", tmp_path, train="train/_annotations.coco.json", val=None, val_share=0.3, split_seed=1)
+    assert problems_of(found) == []
+    assert sum(record.split == "val" for record in found.records) == 3
+
+
+def test_chosen_classes(root):
+    put(root / "classes.txt", "toothbrush\ncar\n")
+    found = look(root)
+    assert problems_of(found) == [] and found.classes == ["toothbrush", "car"]
+    assert [record.tags for record in found.records] == [("car",), ("toothbrush",), ("car",), ()]
+    assert np.unique(found.records[0].mask(H, W)).tolist() == [0, 2]  # the cats on the car are left out
+    put(root / "classes.txt", "toothbrush\ncars\n")
+    assert "classes.txt: 'cars' is no category of" in problems_of(look(root))[0]
+    assert problems_of(look(root))[0].endswith("did you mean 'car'?")
+
+
+@pytest.mark.parametrize(("count", "fine"), [(1, True), (254, True), (255, False), (1203, False)])
+def test_how_many_classes(root, count, fine):
+    many = [{"id": 2 * k, "name": f"thing {k}"} for k in range(1, count + 1)]
+    put(root / "annotations/many.json", content({1: "a.jpg"}, [(1, 2, None)], many))
+    save(root, "a.jpg")
+    found = look(root, train="many", val=None)
+    assert (problems_of(found) == []) is fine
+    if not fine:
+        assert f"{count} names; expected 1 to 254 classes (a label map has 8 bits a pixel" in found.problems[0]
+        assert "classes.txt: no such file; it can choose up to 254 of the categories" in found.problems[1]
+        put(root / "classes.txt", "thing 1\n")
+        assert problems_of(look(root, train="many", val=None)) == []
+
+
+def test_annotations_of_no_image_are_said(root):
+    put(root / "annotations/instances_val2017.json", content({1: "a.jpg"}, [(1, 3, None), (9, 3, None), (9, 4, None)]))
+    found = look(root)
+    assert problems_of(found) == []
+    assert found.warnings == [
+        f"{root}/annotations/instances_val2017.json: 2 annotations belong to no image of the file, so are left out"
+    ]
+
+
+A = {1: "a.jpg"}
+# what the file of the evaluation split holds, what each problem says
+BAD = {
+    "no JSON": ("{", ["no readable JSON (Expecting"]),
+    "nested without end": ("[" * 100_000, ["no readable JSON (maximum recursion"]),
+    "a list": ([], ["no list 'images'", "no list 'annotations'", "no list 'categories'"]),
+    "no images": (content({}, []), ["no list 'images'"]),
+    "no categories": (content(A, [], []), ["no list 'categories'"]),
+    "bad entries": (
+        {"images": [{"id": 1}], "annotations": [{"image_id": True}, 3], "categories": [{"id": "3", "name": 3}]},
+        [
+            "images[0]: no usable file_name",
+            "annotations[0]: no usable image_id and category_id",
+            "annotations[1]: no usable image_id and category_id",
+            "categories[0]: no usable id and name",
+        ],
+    ),
+    "an id twice": (
+        content(A, []) | {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "c.jpg"}]},
+        ["2 images have the id 1"],
+    ),
+    "a file twice": (content({1: "a.jpg", 2: "a.jpg"}, []), ["image 2: id 'a-", "is listed twice"][:1]),
+    "other categories": (
+        content(A, [], [{"id": 3, "name": "bus"}, *CATEGORIES[::2]]),
+        ["category 3 is 'bus', but 'car' in"],
+    ),
+    "unknown category": (content(A, [(1, 4, None)]), ["image 1: category 4 is not in its categories"]),
+    "no such image": (content({1: "a.jpg", 2: "z.jpg"}, []), ["image 2: no image 'z.jpg' in"]),
+    "out of the root": (content({1: "../val2017/a.jpg"}, []), ["image 1: no image '../val2017/a.jpg' in"]),
+    "an absolute path": (content({1: "/etc/passwd"}, []), ["image 1: no image '/etc/passwd' in"]),
+    "NUL and half a character": (content({1: "\0", 2: "\ud800.jpg"}, []), ["image 1: no image", "image 2: no image"]),
+    "no size": (
+        content(A, []) | {"images": [{"id": 1, "file_name": "a.jpg", "height": "8", "width": 0}]},
+        ["image 1: height and width must be whole numbers above 0"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "expected"), BAD.values(), ids=BAD)
+def test_bad_file(root, values, expected):
+    put(root / "annotations/instances_val2017.json", values)
+    problems = problems_of(look(root))
+    assert len(problems) == len(expected), problems
+    for problem, reason in zip(problems, expected, strict=True):
+        assert problem.startswith(f"{root}/annotations/instances_val2017.json: ") and reason in problem
+        problem.encode(errors="backslashreplace")
+
+
+def test_bad_categories(root):
+    names = ["car", "Car", "background", " cat", "a|b"]
+    categories = [{"id": k, "name": name} for k, name in enumerate(names)]
+    put(root / "annotations/instances_val2017.json", content(A, [], categories))
+    problems = problems_of(look(root, train="instances_val2017", val=None))
+    reasons = ["1: 'Car' differs only in case", "2: background is always", "3: ' cat' must not", "4: 'a|b' must not"]
+    assert len(problems) == len(reasons)
+    assert all(f"category {reason}" in problem for reason, problem in zip(reasons, problems, strict=True))
+
+
+def test_no_such_file(root):
+    problems = problems_of(look(root, train="train", val="val2017/x.json"))
+    assert "set data.train to one of those there: annotations/instances_train2017.json, annotations/inst" in problems[0]
+    assert "set data.val to one of those there: none" in problems[1]
+
+
+# Masks
+
+
+def draw(*outlines, numbers=(1, 2, 3), size=None):
+    shapes = [Shape(number, outline) for number, outline in zip(numbers, outlines, strict=False)]
+    return draw_mask(H, W, shapes=shapes, size=size, where="x.json: image 1")
+
+
+masks = st.lists(st.booleans(), min_size=H * W, max_size=H * W).map(lambda bits: np.array(bits).reshape(H, W))
+
+
+@given(masks, st.booleans())
+def test_run_lengths_are_what_pycocotools_packed(mask, packed):
+    np.testing.assert_array_equal(draw(rle(mask, packed=packed)), mask)
+
+
+def test_long_run_lengths():
+    """Numbers of several characters, and differences below zero."""
+    mask = np.zeros((700, 900), bool)
+    mask[5:690, 100:880] = mask[:, 3] = True
+    drawn = draw_mask(700, 900, shapes=[Shape(1, rle(mask, packed=True))], size=None, where="")
+    np.testing.assert_array_equal(drawn, mask)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools.decode with NumPy 2
+@given(
+    st.lists(st.lists(st.floats(-W, 2 * W).map(lambda x: round(x, 2)), min_size=3, max_size=5), min_size=2, max_size=2)
+)
+def test_polygons_are_drawn_as_pycocotools_draws_them(columns):
+    points = list(zip(*columns, strict=False))
+    polygon = [float(min(max(value, -H), 2 * H)) for point in points for value in point]
+    (expected,) = coco_mask.frPyObjects([polygon], H, W)
+    np.testing.assert_array_equal(draw([polygon]), coco_mask.decode(expected))
+
+
+def test_parts_of_one_object_and_overlaps():
+    left, right, both = [[0, 0, 4, 0, 4, H, 0, H]], [[6, 0, W, 0, W, H, 6, H]], [[0, 0, W, 0, W, 4, 0, 4]]
+    labels = draw(left + right, both)
+    assert labels[0].tolist() == [255] * 4 + [2] * 2 + [255] * 4
+    assert labels[-1].tolist() == [1] * 4 + [0] * 2 + [1] * 4
+    np.testing.assert_array_equal(draw(left, both, left, numbers=(1, 1, 1))[0], np.ones(W))
+    assert draw(left, both, both, numbers=(1, 2, 3))[0].tolist() == [255] * W
+    assert draw(both, [[0, 0, 2, 2]], [[5, 5, 5, 5, 5, 5]])[-1].tolist() == [0] * W  # no area, no pixel
+
+
+FULL = H * W
+BAD_SHAPES = {
+    "odd": ([[1, 2, 3, 4, 5, 6, 7]], "expected polygons [x, y, x, y, ...]"),
+    "boxes in boxes": ([[[1, 2], [3, 4], [5, 6]]], "expected polygons"),
+    "not numbers": ([["a"] * 6], "could not convert"),
+    "NaN": ([[float("nan")] * 6], "is not finite"),
+    "far away": ([[0, 0, 1e9, 0, 5, 5]], "lies far outside of 10 x 8 pixels"),
+    "beyond floats": ([[0, 0, 10**400, 0, 5, 5]], "too large"),
+    "another size": ({"size": [W, H], "counts": [FULL]}, "run lengths for [10, 8]"),
+    "no counts": ({"size": [H, W]}, "'counts'"),
+    "too short": ({"size": [H, W], "counts": [FULL - 1]}, "must cover 8 x 10 pixels, once each"),
+    "too long": ({"size": [H, W], "counts": [0, FULL, 1]}, "must cover"),
+    "negative": ({"size": [H, W], "counts": [-1, FULL + 1]}, "must cover"),
+    "wrapping": ({"size": [H, W], "counts": [2**62, 2**62, 2**62, 2**62, FULL]}, "must cover"),
+    "huge": ({"size": [H, W], "counts": [10**30]}, "too"),
+    "nested": ({"size": [H, W], "counts": [[FULL]]}, "must cover"),
+    "empty text": ({"size": [H, W], "counts": ""}, "must cover"),
+    "other characters": ({"size": [H, W], "counts": "0 0"}, "none of COCO's"),
+    "cut within a number": ({"size": [H, W], "counts": "o"}, "end within a number"),
+    "a number without end": ({"size": [H, W], "counts": "o" * 50}, "none of COCO's"),
+}
+
+
+@pytest.mark.parametrize(("outline", "reason"), BAD_SHAPES.values(), ids=BAD_SHAPES)
+def test_bad_shape(outline, reason):
+    with pytest.raises(InputError) as error:
+        draw(SQUARE, outline)
+    (problem,) = error.value.problems
+    assert problem.startswith("x.json: image 1: shape 2 of 2: ") and reason in problem and "\n" not in problem
+
+
+def test_all_bad_shapes_come_at_once():
+    with pytest.raises(InputError) as error:
+        draw([[1]], SQUARE, [[2]])
+    assert [problem.split(": ")[2] for problem in error.value.problems] == ["shape 1 of 3", "shape 3 of 3"]
+
+
+def test_an_image_of_another_size(root):
+    with pytest.raises(
+        InputError, match="8 x 10 pixels are annotated, but the image has 10 x 8 .as turned by its EXIF"
+    ):
+        draw(SQUARE, size=(W, H))
+    Image.fromarray(np.zeros((W, H, 3), np.uint8)).save(root / "val2017/c.jpg")
+    with pytest.raises(InputError, match="instances_val2017.json: image 7: 10 x 8 pixels are annotated"):
+        check_records(look(root), pixels_max=H * W)

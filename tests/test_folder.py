@@ -1,0 +1,359 @@
+"""A folder of images and a table of tags: whatever names people give, and one line for each thing that is wrong."""
+
+import doctest
+import json
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dsrg.data import ids
+from dsrg.data.check import check_records
+from dsrg.data.folder import Names, scan_folder
+from dsrg.data.ids import id_fault, image_ids
+from dsrg.data.sources import draw_val, scan
+from dsrg.errors import InputError
+
+TABLE = "tags.csv"
+
+
+def write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def save(root: Path, *names: str) -> None:
+    """Small images, no two alike."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 6, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
+
+
+def look(root, *, train="train", val=None, table=TABLE, separator="|"):
+    return scan_folder(root, train=train, val=val, table=table, separator=separator)
+
+
+def problems_of(found) -> list[str]:
+    return [*found.problems, *(fault.problem for fault in found.faults)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A sound folder: subfolders, formats and spellings mixed, masks of the evaluation part."""
+    root = tmp_path / "mine"
+    save(root, "images/cats/one.jpg", "images/cats/two.PNG", "images/dogs/one.webp", "three.tiff")
+    write(
+        root / TABLE, "image,tags,split\ncats/one.jpg,cat,train\ntwo,cat|dog,train\ndogs/one,dog,val\nthree.tiff,,val\n"
+    )
+    return root
+
+
+def test_sound_folder(root):
+    found = look(root, val="val")
+    assert problems_of(found) == [] and found.warnings == []
+    assert found.classes == ["cat", "dog"]
+    assert [tuple(record) for record in found.records] == [
+        ("cats__one", "train", "images/cats/one.jpg", ("cat",), None),
+        ("cats__two", "train", "images/cats/two.PNG", ("cat", "dog"), None),
+        ("dogs__one", "val", "images/dogs/one.webp", ("dog",), None),
+        ("three", "val", "three.tiff", (), None),
+    ]
+    assert check_records(found, pixels_max=24).index.ids == ["cats__one", "cats__two", "dogs__one", "three"]
+
+
+@pytest.mark.parametrize(
+    ("table", "separator"),
+    [
+        (b"\xef\xbb\xbf Image ;TAGS; Split ;note\r\none.jpg; dog , cat,;train;x\r\n\r\n", ","),
+        (b'image,tags,split\none.jpg,"dog,cat,dog",train', ","),
+        (b"split\ttags\timage\ntrain\tdog cat\t.\\images\\cats\\one.jpg\n", " "),
+    ],
+    ids=["semicolons, a mark, spaces", "quoted cell", "tabs and backslashes"],
+)
+def test_tables_of_any_editor(root, table, separator):
+    (root / "images/dogs/one.webp").unlink()
+    write(root / TABLE, table)
+    found = look(root, separator=separator)
+    assert problems_of(found) == []
+    assert [(record.image, record.tags) for record in found.records] == [("images/cats/one.jpg", ("dog", "cat"))]
+
+
+def test_json_lines(root):
+    rows = [
+        {"image": "cats/one.jpg", "tags": ["cat", "dog, wet"], "split": "train", "author": "me"},
+        {"image": "two.PNG", "tags": "cat|dog, wet", "split": "val"},
+    ]
+    write(root / "t.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
+    write(root / "classes.txt", "dog, wet\ncat\n")
+    found = look(root, table="t.jsonl", val="val")
+    assert problems_of(found) == [] and found.classes == ["dog, wet", "cat"]
+    assert [(r.split, r.tags) for r in found.records] == [("train", ("cat", "dog, wet")), ("val", ("cat", "dog, wet"))]
+
+
+def test_lists_tell_the_splits(root):
+    write(root / "a.txt", "cats/one\r\n\nthree.tiff\n")
+    write(root / "lists/b.txt", "dogs/one.webp")
+    found = look(root, train="a.txt", val="lists/b.txt")
+    assert problems_of(found) == []
+    assert [(r.id, r.split) for r in found.records] == [
+        ("cats__one", "train"),
+        ("three", "train"),
+        ("dogs__one", "val"),
+    ]
+    assert found.warnings == ["1 tagged images are in no list, so not used: images/cats/two.PNG"]
+
+
+def test_what_is_not_used_is_said(root):
+    save(root, "images/extra.jpg", "masks/cats/one.png", "masks/none.png", ".hidden/x.jpg", "images/.y.jpg")
+    write(root / "classes.txt", "cat\ndog\n")
+    write(root / "notes.md", "no image")
+    found = look(root)
+    assert problems_of(found) == [] and len(found.records) == 2
+    assert found.warnings == [
+        "1 images are in no row of the table, so not used: images/extra.jpg",
+        "1 other splits are not used: 'val' (2)",
+        "1 masks belong to no image that is used: masks/none.png",
+    ]
+
+
+def test_masks_lie_as_their_images_do(root):
+    save(root, "masks/cats/one.png", "masks/images/dogs/one.png", "masks/two.png")
+    write(root / "classes.txt", "dog\ncat\n")
+    found = look(root, val="val")
+    assert problems_of(found) == [] and found.classes == ["dog", "cat"]
+    masks = {record.id: record.mask for record in found.records}
+    assert masks == {
+        "cats__one": "masks/cats/one.png",
+        "cats__two": "masks/two.png",
+        "dogs__one": "masks/images/dogs/one.png",
+        "three": None,
+    }
+    save(root, "masks/one.png")
+    (root / "masks/cats/one.png").unlink()
+    (root / "masks/images/dogs/one.png").unlink()
+    (problem,) = problems_of(look(root, val="val"))
+    assert "masks/one.png: the mask of 2 images: images/cats/one.jpg, images/dogs/one.webp" in problem
+
+
+def test_a_name_in_other_code_points_is_the_same_name(root):
+    composed, decomposed = (unicodedata.normalize(form, "Bär Ängste.jpg") for form in ("NFC", "NFD"))
+    save(root, f"images/{decomposed}")
+    write(root / TABLE, f"image,tags\n{composed},{unicodedata.normalize('NFD', 'Vögel')}\n")
+    found = look(root)
+    assert problems_of(found) == []
+    assert (found.records[0].id, found.classes) == ("Bär Ängste", ["Vögel"])
+
+
+def test_links_are_followed_and_circles_end(root):
+    save(root.parent, "elsewhere/linked.jpg")
+    (root / "link").symlink_to(root.parent / "elsewhere")
+    (root / "circle").symlink_to(root)
+    write(root / TABLE, "image,tags\nlinked.jpg,cat\n")
+    assert [record.image for record in look(root).records] == ["link/linked.jpg"]
+
+
+def test_a_name_that_is_no_text_is_said(root):
+    path = os.fsencode(root / "images") + b"/caf\xe9.jpg"
+    try:
+        with open(path, "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    found = look(root, val="val")
+    assert problems_of(found) == []
+    assert found.warnings == [r"1 files have names that are not UTF-8, so are not used: images/caf\udce9.jpg"]
+
+
+MANY = "image,tags\n" + "three," + "|".join(f"class {k}" for k in range(255))
+# name: (file to write, its content or None to remove it, what each problem says)
+BAD = {
+    "no table": (TABLE, None, ["tags.csv: no such file; expected a table of tags (data.root, data.tags)"]),
+    "empty table": (TABLE, "", ["tags.csv:1: no column 'image'; expected", "tags.csv:1: no column 'tags'"]),
+    "header alone": (TABLE, "image,tags\n", ["tags.csv: a table without rows"]),
+    "other columns": (TABLE, "file,tags\n", ["tags.csv:1: no column 'image'; expected image and tags, perhaps split"]),
+    "a column twice": (TABLE, "image,tags,tags\n", ["tags.csv:1: more than one column 'tags'"]),
+    "not UTF-8": (TABLE, b"image,tags\nthree,V\xf6gel", ["tags.csv: byte 18 is not UTF-8"]),
+    "an open quote": (TABLE, 'image,tags\n"three,cat\n', ["tags.csv:2: unexpected end of data"]),
+    "a comma in the tags": (TABLE, "image,tags\nthree,cat,dog\n", ["tags.csv:2: 3 cells under 2 columns; quote"]),
+    "a cell too few": (TABLE, "image,tags\nthree\n", ["tags.csv:2: 1 cells under 2 columns"]),
+    "no such image": (TABLE, "image,tags\nnope.jpg,cat\n", ["tags.csv:2: no image 'nope.jpg'; expected its path"]),
+    "no image named": (TABLE, "image,tags\n,cat\n", ["tags.csv:2: no image ''"]),
+    "another case": (TABLE, "image,tags\nTWO.png,cat\n", ["'TWO.png'; did you mean 'images/cats/two.PNG'"]),
+    "out of the root": (TABLE, "image,tags\n../mine/three.tiff,cat\n", ["no image '../mine/three.tiff'"]),
+    "an absolute path": (TABLE, "image,tags\n/etc/passwd,cat\n", ["no image '/etc/passwd'"]),
+    "NUL": (TABLE, "image,tags\nthree\0,cat\n", ["no image 'three\\x00'"]),
+    "several images": (TABLE, "image,tags\none,cat\n", ["'one' may be any of images/cats/one.jpg, images"]),
+    "listed twice": (TABLE, "image,tags\nthree,cat\nthree.tiff,cat\n", ["tags.csv:3: id 'three' is listed twice"]),
+    "in both splits": (
+        TABLE,
+        "image,tags,split\nthree,cat,train\nthree.tiff,cat,val\n",
+        ["tags.csv:3: id 'three' is in both splits"],
+    ),
+    "no such split": (TABLE, "image,tags,split\nthree,cat,test\n", ["'train' (data.train); there are test", "'val'"]),
+    "no column split": (TABLE, "image,tags\nthree,cat\n", ["no column 'split', so data.val: 'val' names nothing"]),
+    "no tag at all": (TABLE, "image,tags\nthree,\n", ["tags.csv: no tag in any row"]),
+    "too many classes": (TABLE, MANY, ["tags.csv: 255 names; expected 1 to 254 classes (a label map has 8 bits"]),
+    "another separator": (TABLE, "image,tags\nthree,cat;dog\n", ["tags.csv:2: tag 'cat;dog' holds ';'; if that parts"]),
+    "one class in two cases": (TABLE, "image,tags\nthree,cat|Cat\n", ["'cat' differs only in case from 'Cat'"]),
+    "background as a class": (TABLE, "image,tags\nthree,background\n", ["tags.csv:2: background is always class 0"]),
+    "a misspelt class": ("classes.txt", "cats\ndog\n", ["tag 'cat' is none of the 2 classes (cats ... dog); did"] * 2),
+    "a class in another case": ("classes.txt", "Cat\ndog\n", ["did you mean 'Cat'?"] * 2),
+    "bad classes": ("classes.txt", "cat\ncat\ndog\n", ["classes.txt: line 2: 'cat' is already on line 1"]),
+    "masks without classes": ("masks/three.png", "", ["classes.txt: no such file; masks need it"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), BAD.values(), ids=BAD)
+def test_bad_folder(root, name, content, expected):
+    (root / name).unlink() if content is None else write(root / name, content)
+    about_splits = content is None or "split" in str(content) or name != TABLE or "no column" in expected[0]
+    problems = problems_of(look(root, val="val" if about_splits else None))
+    assert len(problems) == len(expected), problems
+    for problem, reason in zip(problems, expected, strict=True):
+        assert problem.startswith(f"{root}/") and reason in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[1]", "list indices"),
+        ("{", "Expecting"),
+        ('{"image": "three"}', "no 'tags'"),
+        ('{"image": 3, "tags": []}', "are text"),
+        ('{"image": "three", "tags": [3]}', "are text"),
+        ('{"image": "three", "tags": null}', "iterable"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_bad_json_lines(root, line, reason):
+    write(root / "t.jsonl", f'{{"image": "two", "tags": []}}\n{line}\n')
+    (problem,) = problems_of(look(root, table="t.jsonl"))
+    assert problem.startswith(f'{root}/t.jsonl:2: expected {{"image": "a.jpg"') and reason in problem
+
+
+def test_splits_in_some_lines_only(root):
+    write(root / "t.jsonl", '{"image": "two", "tags": ["cat"], "split": "train"}\n{"image": "three", "tags": []}\n')
+    assert problems_of(look(root, table="t.jsonl")) == [f"{root}/t.jsonl:2: no split, but other lines have one"]
+
+
+def test_bad_lists(root):
+    write(root / "a.txt", "two\ntwo\nnope\n")
+    write(root / "b.txt", "\n")
+    save(root, "images/untold.jpg")
+    problems = problems_of(look(root, train="a.txt", val="b.txt"))
+    reasons = ["b.txt: no image in this list", "a.txt:2: id 'cats__two' is listed twice", "a.txt:3: no image 'nope'"]
+    assert len(problems) == len(reasons)
+    assert all(reason in problem for reason, problem in zip(reasons, problems, strict=True))
+    write(root / "a.txt", "untold\n")
+    write(root / TABLE, "image,tags\nthree,cat\nthree,dog\n")
+    problems = problems_of(look(root, train="a.txt", val="val"))
+    reasons = [
+        "val: No such file or directory; expected a list of images (data.val)",
+        "tags.csv:2: three.tiff has another row",
+        "tags.csv:3: three.tiff has another row",
+        "a.txt:1: images/untold.jpg has no row in the table of tags",
+    ]
+    assert len(problems) == len(reasons)
+    assert all(reason in problem for reason, problem in zip(reasons, problems, strict=True))
+
+
+def test_wrong_roots(root, tmp_path):
+    (problem,) = problems_of(look(root, table="labels.csv"))
+    assert "labels.csv: no such file; set data.tags to one of those there: tags.csv" in problem
+    write(root / "tags.xlsx", "")
+    assert "expected a table of tags, .csv, .tsv or .jsonl" in problems_of(look(root, table="tags.xlsx"))[0]
+    write(tmp_path / "none/tags.csv", "image,tags\na,b\n")
+    assert "no image in this folder" in problems_of(look(tmp_path / "none"))[0]
+    both = problems_of(look(root, train="train", val="train"))
+    assert any("both name 'train'" in problem for problem in both)
+
+
+# Ids
+
+
+def test_examples_of_ids_are_true():
+    assert doctest.testmod(ids).attempted and doctest.testmod(ids).failed == 0
+
+
+def derived(*paths: str) -> list[str]:
+    return list(image_ids({path: path for path in paths}).values())
+
+
+def test_ids_that_would_collide_are_kept_apart():
+    for pair in [
+        ("a/x.jpg", "a__x.jpg"),
+        ("x.jpg", "x.png"),
+        ("a.jpg", "A.jpg"),
+        ("a?.jpg", "a*.jpg"),
+        ("\u00e4.jpg", "a\u0308.jpg"),
+    ]:
+        one, other = derived(*pair)
+        assert one.casefold() != other.casefold() and one[-9] == other[-9] == "-"
+        assert derived(*reversed(pair)) == [other, one]
+    assert derived("a/x.jpg", "b/x.jpg") == ["a__x", "b__x"]
+    assert derived("a.b.jpg", ".x", " .jpg") == ["a.b", "_x", " "]
+
+
+path_parts = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=100)
+
+
+@given(st.sets(st.lists(path_parts, min_size=1, max_size=4).map("/".join), max_size=6))
+def test_ids_are_safe_and_unique_for_any_paths(paths):
+    found = derived(*paths)
+    assert all(id_fault(image_id) is None for image_id in found)
+    assert len({unicodedata.normalize("NFC", image_id).casefold() for image_id in found}) == len(paths)
+
+
+@given(st.sets(st.lists(st.sampled_from("abA"), min_size=1, max_size=3).map("/".join), min_size=1), st.data())
+def test_an_end_finds_the_only_path_that_has_it(paths, data):
+    wanted = data.draw(st.sampled_from(sorted(paths)))
+    assert Names(paths).find(wanted) == wanted
+    end = wanted.split("/", data.draw(st.integers(0, wanted.count("/"))))[-1]
+    sharing = [path for path in paths if path == end or path.endswith(f"/{end}")]
+    if len(sharing) == 1:
+        assert Names(paths).find(end) == sharing[0]
+    elif end not in sharing:
+        with pytest.raises(InputError, match="may be any of"):
+            Names(paths).find(end)
+
+
+# Splits drawn at random
+
+
+def draw(root, share, *, seed=0):
+    found = scan("folder", root, train="all", val=None, tags=TABLE, separator="|", val_share=share, split_seed=seed)
+    assert problems_of(found) == []
+    return {record.id for record in found.records if record.split == "val"}
+
+
+def test_a_drawn_split_is_of_the_size_asked_for_and_stable(tmp_path):
+    names = [f"{k:02d}.png" for k in range(40)]
+    save(tmp_path, *names)
+    write(tmp_path / TABLE, "image,tags\n" + "".join(f"{name},cat\n" for name in names))
+    assert [len(draw(tmp_path, share)) for share in (0, 0.01, 0.25, 0.5, 1)] == [0, 0, 10, 20, 39]
+    assert draw(tmp_path, 0.25) == draw(tmp_path, 0.25) != draw(tmp_path, 0.25, seed=1)
+    write(tmp_path / TABLE, "image,tags\n" + "".join(f"{name},cat\n" for name in reversed(names)))
+    whole = draw(tmp_path, 0.25)
+    write(tmp_path / TABLE, "image,tags\n" + "".join(f"{name},cat\n" for name in names[:-4]))
+    assert len(draw(tmp_path, 0.25) - whole) <= 4  # fewer images hardly change it
+
+
+def test_masked_images_are_drawn_first(root):
+    write(root / TABLE, "image,tags\ncats/one,cat\ntwo,cat\nthree,dog\n")
+    write(root / "classes.txt", "cat\ndog\n")
+    save(root, "masks/cats/two.png")
+    assert draw(root, 0.9) == {"cats__two"}
+
+
+def test_nothing_to_draw_from():
+    assert draw_val([], 0.5, seed=0) == []
+
+
+def test_no_such_source(root):
+    with pytest.raises(ValueError, match="no source 'zip'; there are voc, folder, coco"):
+        scan("zip", root, train="train", val=None)

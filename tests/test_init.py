@@ -1,0 +1,197 @@
+"""`dsrg init`: a first params.yaml for somebody's folder, and what is said about it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from ruamel.yaml import YAML
+from toy import ROOT
+
+from dsrg.cli import main
+from dsrg.data.guess import guess, params_text
+from dsrg.errors import InputError
+
+
+def write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+
+
+def save(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 6, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
+
+
+def data_of(params: Path | str) -> dict:
+    text = params.read_text(encoding="utf-8") if isinstance(params, Path) else params
+    return YAML(typ="safe", pure=True).load(text)["data"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with the shipped recipes, and a folder `mine` in it: three images and their table."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    save(tmp_path / "mine", "a.jpg", "b.png", "c.webp")
+    write(tmp_path / "mine" / "tags.csv", "image,tags\na.jpg,cat\nb.png,cat;dog\nc.webp,dog\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*arguments) -> str:
+    result = CliRunner().invoke(main, ["init", *map(str, arguments)])
+    assert result.exit_code in (0, 2) and "Traceback" not in result.output
+    return f"{result.exit_code} {result.output}"
+
+
+def test_folder_with_a_table(project):
+    said = init("mine")
+    assert said.startswith("0 mine: a folder of images with the table tags.csv, 3 rows\n")
+    assert "has 2 images to train on, 1 to evaluate on, drawn at random (data.val_share)\n" in said
+    assert "has 2 classes: cat, dog\n" in said
+    assert "missing: no mask of an image to evaluate on" in said
+    assert said.endswith("written from recipes/folder.yaml; look at its section data, then run: dsrg check\n")
+    shipped = data_of(project / "recipes/folder.yaml")
+    assert data_of(project / "params.yaml") == shipped | {"root": "mine", "separator": ";"}
+
+
+def test_only_values_of_data_are_changed(project):
+    init("mine")
+    recipe, written = ((project / name).read_text().split("\n") for name in ("recipes/folder.yaml", "params.yaml"))
+    changed = [(old, new) for old, new in zip(recipe, written, strict=True) if old != new]
+    assert [new.split(":")[0].strip() for _, new in changed] == ["root", "separator"]
+    assert all(old.split("  #")[1:] == new.split("  #")[1:] for old, new in changed)
+
+
+@pytest.mark.parametrize("name", ["schöne Bilder", 'a "b"', "1e5", "null", "x: y  # z", "-"])
+def test_any_folder_name_survives(project, name):
+    (project / "mine").rename(project / name)
+    assert init(project / name).startswith("0 ")
+    assert data_of(project / "params.yaml")["root"] == name
+
+
+def test_what_is_missing_is_said(project):
+    write(project / "mine/tags.csv", "image,tags,split\na.jpg,cat,training\nnope.jpg,dog,training\nb.png,dog,valid\n")
+    save(project, "mine/masks/b.png")
+    said = init("mine")
+    assert {key: data_of(project / "params.yaml")[key] for key in ("train", "val")} == {
+        "train": "training",
+        "val": "valid",
+    }
+    assert "has masks of 0 training and 1 evaluation images" in said and "scored" not in said
+    assert "missing: mine/classes.txt: no such file; masks need it" in said
+    assert "missing: mine/tags.csv:3: no image 'nope.jpg'" in said
+    assert "missing: 1 images are in no row of the table, so not used: c.webp" in said
+
+
+def test_lists_and_other_splits(project):
+    write(project / "mine/train.txt", "a\n")
+    write(project / "mine/val.txt", "b\n")
+    init("mine")
+    found = data_of(project / "params.yaml")
+    assert (found["train"], found["val"]) == ("train.txt", "val.txt")
+    write(project / "mine/tags.csv", "image,tags,split\na.jpg,cat,x\nb.png,cat,x\nc.webp,dog,y\n")
+    init("mine", "--force")
+    found = data_of(project / "params.yaml")
+    assert (found["train"], found["val"]) == ("x", None)
+
+
+def test_json_lines(project):
+    (project / "mine/tags.csv").rename(project / "mine/notes.csv")
+    write(project / "mine/notes.csv", "who,what\n")
+    write(project / "mine/labels.jsonl", '{"image": "a.jpg", "tags": ["cat"]}\n')
+    assert init("mine").startswith("0 mine: a folder of images with the table labels.jsonl, 1 rows")
+    assert data_of(project / "params.yaml")["tags"] == "labels.jsonl"
+
+
+@pytest.mark.parametrize("depth", ["", "VOC2012", "VOCdevkit/VOC2012"])
+def test_voc(project, depth):
+    root = project / "mine" / depth
+    for name in ("train", "val", "trainaug"):
+        write(root / f"ImageSets/Segmentation/{name}.txt", f"{name}\n")
+        write(root / f"Annotations/{name}.xml", "<annotation><object><name>cat</name></object></annotation>")
+        save(root, f"JPEGImages/{name}.jpg")
+    said = init("mine")
+    assert "the layout of PASCAL VOC, with the lists train, trainaug, val" in said
+    assert (
+        "has 1 images to train on, 1 to evaluate on\n" in said and "written from recipes/voc2012-mobilenet.yaml" in said
+    )
+    shipped = data_of(project / "recipes/voc2012-mobilenet.yaml")
+    assert data_of(project / "params.yaml") == shipped | {"root": f"mine/{depth}".rstrip("/"), "train": "trainaug"}
+
+
+def test_coco(project):
+    for split in ("train", "val"):
+        save(project / "mine", f"{split}2017/{split}.jpg")
+        content = {"images": [{"id": 1, "file_name": f"{split}.jpg"}], "annotations": []}
+        write(project / f"mine/annotations/captions_{split}2017.json", json.dumps(content))
+        content["categories"] = [{"id": 18, "name": "dog"}]
+        write(project / f"mine/annotations/instances_{split}2017.json", json.dumps(content))
+        write(project / f"mine/annotations/person_keypoints_{split}2017.json", json.dumps(content))
+    write(project / "mine/empty.json", "")
+    said = init("mine")
+    assert said.startswith(
+        "0 mine: COCO's format, with the files annotations/instances_train2017.json, annotations/inst"
+    )
+    assert "has 1 images to train on, 1 to evaluate on\n" in said and "has 1 classes: dog\n" in said
+    found = data_of(project / "params.yaml")
+    assert found["source"] == "coco"
+    assert found["val"] == "annotations/instances_val2017.json"
+    (project / "mine/annotations/instances_val2017.json").unlink()
+    init("mine", "--force")
+    assert data_of(project / "params.yaml")["val"] is None
+
+
+def test_a_params_file_that_was_worked_on_is_kept(project):
+    params = project / "params.yaml"
+    shutil.copy(project / "recipes/shapes.yaml", params)  # as shipped
+    assert init("mine").startswith("0 ")
+    assert init("mine").startswith("0 ")  # the same again
+    own = params.read_text().replace("seed: 0", "seed: 1", 1)
+    params.write_text(own)
+    assert init("mine").startswith("2 params.yaml: differs from every recipe")
+    assert params.read_text() == own
+    assert init("mine", "--force").startswith("0 ")
+    assert params.read_text() != own
+
+
+def test_another_recipe(project):
+    assert "written from recipes/shapes.yaml" in init("mine", "--recipe", "shapes")
+    written = YAML(typ="safe", pure=True).load((project / "params.yaml").read_text())
+    assert written["data"]["source"] == "folder" and written["network"]["backbone"] == "vgg_mini"
+    said = init("mine", "--recipe", "nope", "--force")
+    assert said.startswith("2 recipes/nope.yaml: no such recipe") and "folder, shapes" in said
+
+
+def test_folders_that_are_nothing(project):
+    assert init("nowhere").startswith("2 nowhere: no such folder; name the one that holds your images")
+    write(project / "mine/tags.csv", "file,label\na.jpg,cat\n")
+    said = init("mine")
+    assert said.startswith("2 mine: 3 images, but no tags; expected tags.csv with the columns image and tags")
+    assert "tags.csv has the columns file, label" in said
+    assert init("recipes").startswith("2 recipes: no image in this folder or below it")
+    write(project / "mine/tags.csv", 'image,tags\n"a.jpg,cat\n')
+    assert init("mine").startswith("2 mine/tags.csv:2: unexpected end of data")
+    assert not (project / "params.yaml").exists()
+
+
+def test_a_recipe_without_data(tmp_path):
+    write(tmp_path / "x.yaml", "seed: 0\n")
+    with pytest.raises(InputError, match="x.yaml: no section data"):
+        params_text(tmp_path / "x.yaml", {})
+
+
+def test_a_key_that_the_recipe_lacks_is_added(tmp_path):
+    write(tmp_path / "x.yaml", "data:\n  source: voc  # a\n\nseed: 0\n")
+    text = params_text(tmp_path / "x.yaml", {"source": "folder", "tags": None})
+    assert text == "data:\n  source: folder  # a\n  tags: null\n\nseed: 0\n"
+
+
+def test_nothing_is_written_while_looking(project):
+    before = sorted(project.rglob("*"))
+    guess(project / "mine")
+    assert sorted(project.rglob("*")) == before
