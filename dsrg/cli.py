@@ -1,6 +1,8 @@
 """The command `dsrg`."""
 
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -233,3 +235,218 @@ def submission(name: str, out: Path) -> None:
     shapes = dict(zip(index.ids, zip(index.heights.tolist(), index.widths.tolist(), strict=True), strict=True))
     write_submission(out, shapes, tracked(label_maps(jobs), "submission", len(index)))
     click.echo(f"{out}: {len(index)} label maps, checked")
+
+
+class _Finite(click.FloatRange):
+    """A range that holds no NaN either, which is neither below nor above anything."""
+
+    def convert(self, value: object, param: click.Parameter | None, context: click.Context | None) -> float:
+        number = super().convert(value, param, context)
+        return number if math.isfinite(number) else self.fail(f"{value} is no finite number", param, context)
+
+
+_POSITIVE, _SHARE, _COUNT = _Finite(0, min_open=True), _Finite(0, 1), click.IntRange(1)
+_PREDICT_OPTIONS = {
+    "--model": {
+        "type": click.Path(path_type=Path),
+        "default": Path("data/retrain.pt"),
+        "help": "Trained network, which knows its classes and its input.",
+    },
+    "--out": {"type": click.Path(path_type=Path), "required": True, "help": "Folder to make; a new or an empty one."},
+    "--overlays": {"is_flag": True, "help": "Also draw the masks over the images (overlays/)."},
+    "--probabilities": {"is_flag": True, "help": "Also write every class's probabilities, float16 (probabilities/)."},
+    "--polygons": {"is_flag": True, "help": "Also write the regions as polygons, COCO JSON (polygons.json)."},
+    "--skip-bad": {"is_flag": True, "help": "Leave out images that cannot be read, instead of stopping."},
+    "--shape": {
+        "type": click.Choice(["square", "native"]),
+        "default": "square",
+        "help": "How the network sees an image: warped to the model's square, as in training, or in its own shape.",
+    },
+    "--scale": {
+        "type": _Finite(0, 4, min_open=True),
+        "multiple": True,
+        "default": [0.75, 1.0, 1.25],
+        "help": "Scale at which the network sees an image; several are merged.",
+    },
+    "--flip/--no-flip": {"default": False, "help": "See the mirror image too."},
+    "--merge": {
+        "type": click.Choice(["sum", "mean"]),
+        "default": "sum",
+        "help": "How scores of several scales are merged; sum sharpens the probabilities.",
+    },
+    "--unsure-below": {
+        "type": _SHARE,
+        "default": 0.0,
+        "help": "Pixels whose class is less probable become 255, unlabelled.",
+    },
+    "--max-side": {
+        "type": _COUNT,
+        "default": 1024,
+        "help": "Pixels; a longer image is worked on at this longer side, its mask enlarged to the image's size.",
+    },
+    "--pixels-max": {"type": _COUNT, "default": 100_000_000, "help": "Larger images are refused."},
+    "--batch": {"type": _COUNT, "default": 8, "help": "Images in the network at once; changes roundings only."},
+    "--device": {
+        "type": click.Choice(["auto", "cpu", "cuda"]),
+        "default": "auto",
+        "help": "Where the network runs; auto = on a GPU if there is one.",
+    },
+    "--gaussian-weight": {"type": _Finite(0), "default": 3.0, "help": "CRF: weight of the position kernel."},
+    "--gaussian-xy": {"type": _POSITIVE, "default": 3.0, "help": "CRF: its deviation, pixels."},
+    "--bilateral-weight": {"type": _Finite(0), "default": 10.0, "help": "CRF: weight of the colour kernel."},
+    "--bilateral-xy": {"type": _POSITIVE, "default": 80.0, "help": "CRF: its deviation in place, pixels."},
+    "--bilateral-rgb": {"type": _POSITIVE, "default": 13.0, "help": "CRF: its deviation in colour, 0..255."},
+    "--iterations": {"type": click.IntRange(0, 100), "default": 10, "help": "CRF: mean-field updates."},
+    "--min-prob": {
+        "type": _Finite(0, 0.1, min_open=True, max_open=True),
+        "default": 1e-5,
+        "help": "CRF: lower bound of probabilities.",
+    },
+}
+
+
+def _predict_options(command: Callable) -> Callable:
+    """What predict and pseudo-label have in common; the defaults are the released code's."""
+    for name, settings in reversed(_PREDICT_OPTIONS.items()):
+        command = click.option(name, show_default="required" not in settings, **settings)(command)
+    return click.argument("pictures", nargs=-1, required=True, metavar="PICTURES...")(command)
+
+
+@main.command()
+@_predict_options
+@click.option("--crf/--no-crf", default=False, show_default=True, help="Follow the image's edges with a CRF; slow.")
+def predict(**options: object) -> None:
+    """Predict masks of pictures: files, folders, patterns such as 'holiday/**/*.jpg'. No tags are needed.
+
+    DIR/masks/ID.png has exactly the picture's size (turned as its EXIF orientation says) and holds class numbers: 0
+    background, k the class on line k of DIR/classes.txt. DIR/images.csv says which picture has which ID: its path below
+    the named folder with __ for /, without its ending; where that is the same for several, 8 digits keep them apart.
+    """
+    _predict(tags=None, separator="|", **options)
+
+
+@main.command("pseudo-label")
+@_predict_options
+@click.option("--crf/--no-crf", default=True, show_default=True, help="Follow the image's edges with a CRF; slow.")
+@click.option(
+    "--tags", type=click.Path(path_type=Path), required=True, help="Table with the columns image and tags; or .jsonl."
+)
+@click.option("--separator", default="|", show_default=True, help="What parts tags within a cell.")
+def pseudo_label(**options: object) -> None:
+    """Label pictures whose tags are known: as `predict`, but among a picture's tags and background alone."""
+    _predict(**options)
+
+
+def _predict(
+    *,
+    pictures: tuple[str, ...],
+    model: Path,
+    out: Path,
+    tags: Path | None,
+    separator: str,
+    overlays: bool,
+    probabilities: bool,
+    polygons: bool,
+    skip_bad: bool,
+    crf: bool,
+    scale: tuple[float, ...],
+    unsure_below: float,
+    max_side: int,
+    pixels_max: int,
+    batch: int,
+    device: str,
+    **settings: object,
+) -> None:
+    from dsrg.artifacts.predictions import PredictionFolder
+    from dsrg.data.images import read_image
+    from dsrg.data.index import present_from_tags
+    from dsrg.figures.overlays import overlay, write_picture
+    from dsrg.files import whole_folder
+    from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
+    from dsrg.inference.trained import Segmenter, enlarged, shrunk
+    from dsrg.params import CrfKernel, Predict
+    from dsrg.progress import tracked
+
+    found, tagged = find_pictures(pictures), None
+    checked, problems = check_pictures(found.pictures, pixels_max=pixels_max), found.problems
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        problems.append(f"{out}: exists; name a new or an empty folder (--out)")
+    try:
+        segmenter = Segmenter.load(model, device=None if device == "auto" else device)
+        if tags is not None:
+            tagged = tags_of(checked.pictures, tags, segmenter.classes, separator=separator)
+    except InputError as error:
+        problems += error.problems
+    if not skip_bad:
+        problems += checked.problems
+    elif not checked.pictures:
+        problems += [*checked.problems, "no image is left"]
+    if problems:
+        raise InputError([*problems, f"{len(problems)} problem{'s' * (len(problems) > 1)}"])
+    for line in [*found.warnings, *remark_counts(checked.facts)]:
+        click.echo(f"warning: {line}")
+    for line in checked.problems:
+        click.echo(f"left out: {line}")
+
+    predictions = segmenter.predictions(
+        (shrunk(read_image(picture.path), max_side) for picture in checked.pictures),
+        None if tagged is None else present_from_tags(tagged, segmenter.classes),
+        settings=Predict(scales=list(scale), **{key: settings[key] for key in Predict.model_fields if key in settings}),
+        kernel=CrfKernel(**{key: settings[key] for key in CrfKernel.model_fields}) if crf else None,
+        probabilities=probabilities,
+        unsure_below=unsure_below,
+        batch=batch,
+    )
+    with whole_folder(out.resolve()) as folder:
+        results = PredictionFolder(folder, segmenter.classes, polygons=polygons)
+        rows = zip(checked.pictures, checked.facts, predictions, strict=True)
+        for (path, image_id), facts, (labels, probs) in tracked(rows, "predict", len(checked.pictures)):
+            whole = enlarged(labels, (facts.height, facts.width))
+            results.add(image_id, path, whole, probs=probs)
+            if overlays:
+                drawn = overlay(shrunk(read_image(path), max_side), labels)
+                write_picture(folder / "overlays" / f"{image_id}.png", drawn)
+        results.finish()
+    click.echo(f"{out}: masks of {len(checked.pictures)} image{'s' * (len(checked.pictures) > 1)}")
+
+
+@main.command()
+@click.option("--model", type=click.Path(path_type=Path), default=Path("data/retrain.pt"), show_default=True)
+@click.option("--format", "form", type=click.Choice(["onnx", "torch"]), required=True, help="torch = torch.export.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@click.option("--scale", show_default=True, **_PREDICT_OPTIONS["--scale"])
+@click.option("--flip/--no-flip", show_default=True, **_PREDICT_OPTIONS["--flip/--no-flip"])
+@click.option("--merge", show_default=True, **_PREDICT_OPTIONS["--merge"])
+def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bool, merge: str) -> None:
+    """Hand a network on to other programs, for images of any size, with all that `predict` does without a CRF.
+
+    The file takes images uint8 (B, 3, H, W), RGB, and gives labels uint8 (B, H, W) and probabilities float (B, C+1, H,
+    W). It is run on random images and held against PyTorch before it is kept. A model card is written beside it (.md).
+    """
+    from dsrg.artifacts.model_card import model_card, provenance
+    from dsrg.files import write_text
+    from dsrg.inference.export import TOLERANCE, Deployed
+    from dsrg.inference.export import export as write_network
+    from dsrg.inference.trained import Segmenter
+    from dsrg.params import Predict
+
+    card = out.with_suffix(".md")
+    if card == out or out.is_dir():
+        raise InputError(
+            f"{out}: expected a name for the file such as model.{'onnx' if form == 'onnx' else 'pt2'} (--out)"
+        )
+    segmenter = Segmenter.load(model, device="cpu")
+    settings = Predict(shape="square", scales=list(scale), flip=flip, merge=merge)
+    sizes = write_network(Deployed(segmenter.network, settings, size=segmenter.model.size), out, form=form)
+    usage = [
+        f"- Format: {'ONNX' if form == 'onnx' else 'torch.export'}. Batch, height and width are free.",
+        "- `images`: uint8 (B, 3, H, W), RGB, upright, nothing subtracted or divided.",
+        "- `labels`: uint8 (B, H, W); `probabilities`: float32 (B, C+1, H, W).",
+        f"- Seen as squares at the scales {', '.join(f'{one:g}' for one in scale)} of {segmenter.model.size} pixels, "
+        f"{'with' if flip else 'without'} mirror images, scores merged by {merge}.",
+        f"- Checked against PyTorch on {', '.join(f'{width} x {height}' for height, width in sizes)} pixels: "
+        f"probabilities within {TOLERANCE:g}.",
+    ]
+    made = provenance(model, Path("dvc.lock"))
+    write_text(card, model_card(out.name, segmenter.model, usage=usage, made=made))
+    click.echo(f"{out}, {card}: {len(segmenter.classes)} classes, checked on {len(sizes)} sizes")

@@ -4,6 +4,7 @@ One class per section. Units and origins stand as comments in params.yaml itself
 types, ranges and the rules between keys. Unknown keys and values out of range are errors that name the key's path.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,8 +76,17 @@ class Data(Section):
         return self
 
 
+BACKBONES = ("vgg_mini", "vgg16", "resnet101", "mobilenet_v2")
+
+
+def _backbone(name: str) -> str:
+    if name not in BACKBONES and not re.fullmatch(r"timm:[\w.]+", name):
+        raise ValueError(f"expected {', '.join(BACKBONES)} or timm:NAME, not {name!r}")
+    return name
+
+
 class Network(Section):
-    backbone: Literal["vgg_mini", "vgg16", "resnet101", "mobilenet_v2"]
+    backbone: Annotated[str, AfterValidator(_backbone)]
     weights: str | None
     output_stride: Literal[8, 16]
     head: Literal["aspp", "largefov"]

@@ -6,11 +6,14 @@ Every backbone keeps odd sizes aligned: an image of 8k+1 pixels has k+1 cells wh
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
+
+from dsrg.networks.timm_features import timm_features
 
 
 @dataclass(frozen=True)
@@ -175,9 +178,18 @@ def mobilenet_v2(*, output_stride: int, classifier: bool) -> nn.Sequential:
     return features
 
 
-BACKBONES = {
-    "vgg_mini": Backbone(vgg_mini),
-    "vgg16": Backbone(vgg16, "VGG16_Weights", cam_channels=(1024, 1024)),  # SEC's fc6_CAM and fc7_CAM
-    "resnet101": Backbone(resnet101, "ResNet101_Weights"),
-    "mobilenet_v2": Backbone(mobilenet_v2, "MobileNet_V2_Weights"),
-}
+class _Backbones(dict[str, Backbone]):
+    """The program's own by name, and timm's on demand as timm:NAME."""
+
+    def __missing__(self, name: str) -> Backbone:
+        if not name.startswith("timm:"):
+            raise KeyError(name)
+        return Backbone(partial(timm_features, name.removeprefix("timm:")))
+
+
+BACKBONES = _Backbones(
+    vgg_mini=Backbone(vgg_mini),
+    vgg16=Backbone(vgg16, "VGG16_Weights", cam_channels=(1024, 1024)),  # SEC's fc6_CAM and fc7_CAM
+    resnet101=Backbone(resnet101, "ResNet101_Weights"),
+    mobilenet_v2=Backbone(mobilenet_v2, "MobileNet_V2_Weights"),
+)

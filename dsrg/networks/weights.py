@@ -12,6 +12,7 @@ from dsrg.files import find_in_project
 from dsrg.networks.backbones import BACKBONES
 from dsrg.networks.heads import ParallelBranches
 from dsrg.networks.network import Classifier, Segmenter
+from dsrg.networks.timm_features import timm_features
 
 # VGG16 by Caffe's names and by torchvision's numbers; the numbers are the backbone's own names
 CAFFE_NAMES = [f"conv{block}_{n}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, convs + 1)]
@@ -57,6 +58,10 @@ def read_weights(weights: str, *, name: str) -> dict[str, Tensor]:
 
     Raises InputError where it cannot be had.
     """
+    if name.startswith("timm:"):
+        source = weights if weights == "imagenet" else str(find_in_project(weights))
+        options = {"output_stride": 16, "classifier": False, "weights": source}  # weights are the same at any stride
+        return timm_features(name.removeprefix("timm:"), **options).state_dict()
     state = _imagenet(name) if weights == "imagenet" else _from_file(find_in_project(weights))
     names = VGG16_NAMES if name == "vgg16" else {}
     renamed = {}

@@ -1,0 +1,131 @@
+"""Which pictures somebody names on the command line, under which names their results are kept, and their tags."""
+
+import glob
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from dsrg.data.check import tag_faults
+from dsrg.data.folder import IMAGES, Names, Row, find_files, read_table
+from dsrg.data.ids import image_ids
+from dsrg.data.images import ImageFacts, check_image
+from dsrg.errors import InputError
+
+
+class Picture(NamedTuple):
+    """An image file and the id under which its results are kept."""
+
+    path: Path
+    id: str
+
+
+class Found(NamedTuple):
+    """Pictures, and what was named but is none."""
+
+    pictures: list[Picture]
+    problems: list[str]
+    warnings: list[str]
+
+
+class Checked(NamedTuple):
+    """Pictures that can be used, their facts in the same order, and what is wrong with the others."""
+
+    pictures: list[Picture]
+    facts: list[ImageFacts]
+    problems: list[str]
+
+
+def find_pictures(named: Iterable[str]) -> Found:
+    """Pictures that files, folders and patterns (`*`, `?`, `[..]`, `**`) name, each once; opens none.
+
+    A folder stands for all images below it, except those in its own subfolder `masks` and in earlier predictions. Ids
+    are `data.ids.image_ids`, from the path below a named folder (without `images/`, so they are the pipeline's), or
+    from a named file's name alone.
+    """
+    names: dict[str, str] = {}
+    seen, problems, warnings = set(), [], []
+
+    def add(path: Path, name: str) -> None:
+        if (real := path.resolve()) not in seen:
+            seen.add(real)
+            names[path.as_posix()] = name
+
+    for given in named:
+        try:
+            shown = given.encode().decode()
+        except UnicodeEncodeError:
+            shown = given.encode(errors="backslashreplace").decode()
+            problems.append(f"{shown}: a name that is not UTF-8; rename it")
+            continue
+        paths = [given]
+        if not Path(given).exists() and glob.has_magic(given):
+            paths = sorted(glob.glob(given, recursive=True))
+            if not paths:
+                problems.append(f"{shown}: no file fits this pattern")
+        for path in map(Path, paths):
+            if path.is_dir() and path != Path(given):
+                continue  # a pattern such as ** finds folders beside what is in them
+            if not path.is_dir():
+                add(path, path.name)
+                continue
+            try:
+                files = find_files(path)
+            except InputError as error:
+                problems += [problem.replace(" (data.root)", "") for problem in error.problems]
+                continue
+            earlier = [file.parent for file in path.rglob("images.csv") if file.with_name("masks").is_dir()]
+            warnings += [*files.warnings, *(f"{folder}: an earlier prediction, not looked at" for folder in earlier)]
+            for image in files.images:
+                if not any(folder in (path / image).parents for folder in earlier):
+                    add(path / image, image.removeprefix(f"{IMAGES}/"))
+    ids = image_ids(names)
+    return Found([Picture(Path(path), ids[path]) for path in names], problems, warnings)
+
+
+def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Checked:
+    """Read every picture to its end."""
+    good, facts, problems = [], [], []
+    for picture in pictures:
+        try:
+            facts.append(check_image(picture.path, pixels_max=pixels_max))
+            good.append(picture)
+        except InputError as error:
+            problems += [problem.replace("data.pixels_max", "--pixels-max") for problem in error.problems]
+    return Checked(good, facts, problems)
+
+
+def remark_counts(facts: Iterable[ImageFacts]) -> list[str]:
+    """`3 images are CMYK, ...`: what is odd about images, yet read by a rule."""
+    counts = Counter(remark for found in facts for remark in found.remarks)
+    return [f"{count} image{'s' * (count > 1)} {remark}" for remark, count in counts.items()]
+
+
+def tags_of(pictures: list[Picture], table: Path, classes: list[str], *, separator: str) -> list[tuple[str, ...]]:
+    """Each picture's tags, from a table as of source `folder` (see data.folder). Its other rows are not looked at.
+
+    Raises InputError with every picture that has no row or several, and every tag that is no class.
+    """
+    names = Names(picture.path.as_posix() for picture in pictures)
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for row in read_table(table, separator=separator):
+        try:
+            rows[names.find(row.image)].append(row)
+        except InputError:
+            continue  # of a picture that was not named now, or of several: then those lack a row below
+    problems, tagged = [], []
+    for picture in pictures:
+        found = rows[picture.path.as_posix()]
+        if not found:
+            problems.append(
+                f"{picture.path}: no row in {table}; name it there as {picture.path.name!r}, or by its path"
+            )
+        elif len(found) > 1:
+            places = ", ".join(row.where for row in found)
+            problems.append(f"{picture.path}: {len(found)} rows ({places}); remove all but one")
+        else:
+            tagged.append((picture.id, found[0].where, found[0].tags))
+    problems += [fault.problem for fault in tag_faults(tagged, classes)]
+    if problems:
+        raise InputError(problems)
+    return [tags for _, _, tags in tagged]

@@ -1,0 +1,502 @@
+"""`dsrg predict`, `dsrg pseudo-label` and `dsrg.Segmenter`: pictures of one's own to label maps."""
+
+import csv
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import nn
+from toy import ROOT, picture
+
+import dsrg
+from dsrg import cli
+from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.polygons import annotations_of, rings
+from dsrg.cli import main
+from dsrg.data.images import read_image, read_mask
+from dsrg.data.palette import voc_palette
+from dsrg.errors import InputError
+from dsrg.inference import trained
+from dsrg.inference.pictures import find_pictures, tags_of
+from dsrg.inference.predict import LabelJob, label_map, only_present, predict_probs
+from dsrg.inference.trained import RELEASED, RELEASED_CRF, class_scores, enlarged, shrunk
+from dsrg.networks import network
+from dsrg.params import CrfKernel, Predict, load_params
+
+NETWORK = {
+    "backbone": "vgg_mini",
+    "output_stride": 8,
+    "input": "torchvision",
+    "head": "largefov",
+    "head_channels": 8,
+    "head_layers": 2,
+    "rates": [2],
+    "dropout": 0.0,
+    "init_std": 0.3,
+}
+
+
+def save_network(path: Path, classes: list[str], **changes: object) -> Path:
+    torch.manual_seed(0)
+    weights = network.Segmenter(classes=len(classes), **NETWORK).state_dict()
+    save_model(
+        path, Model(**{"kind": "segmenter", "network": NETWORK, "size": 65} | changes, classes=classes, weights=weights)
+    )
+    return path
+
+
+def segmenter_of(classes: int) -> dsrg.Segmenter:
+    torch.manual_seed(0)
+    net = network.Segmenter(classes=classes, **NETWORK).eval()
+    return dsrg.Segmenter(net, Model("segmenter", [f"c{k}" for k in range(1, classes + 1)], NETWORK, 65, {}))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with data/retrain.pt of the classes cat and dog."""
+    save_network(tmp_path / "data" / "retrain.pt", ["cat", "dog"])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save(name: str, height: int = 40, width: int = 56, **options: object) -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(height, width, seed=sum(name.encode()))).save(path, **options)
+    return path
+
+
+def run(command: str, *arguments: object) -> str:
+    """Exit code and all that was said."""
+    result = CliRunner().invoke(main, [command, *map(str, arguments)])
+    assert result.exit_code in (0, 2), (result.output, result.exception)
+    return f"{result.exit_code} {result.output}"
+
+
+# The numbers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"flip": True}, {"merge": "mean", "flip": True}, {"shape": "native"}, {"scales": [1.0], "shape": "native"}],
+    ids=str,
+)
+def test_scores_are_those_of_the_pipeline(changes):
+    own, pictures = segmenter_of(3), [picture(30, 70, seed=1), picture(64, 50, seed=2)]
+    chosen = RELEASED.model_copy(update=changes)
+    expected = predict_probs(own.network, pictures, chosen, size=65)
+    found = class_scores(own.network, pictures, chosen, size=65)
+    for image, probs, scores in zip(pictures, expected, found, strict=True):
+        assert scores.shape == (4, *image.shape[:2])
+        torch.testing.assert_close(scores.softmax(dim=0), probs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tags", [None, [], ["c2"], ["c3", "c1"]], ids=str)
+@pytest.mark.parametrize("crf", [False, True])
+def test_prediction_is_that_of_the_pipeline(tags, crf):
+    own, image = segmenter_of(3), picture(30, 41, seed=3)
+    labels, probs = own.predict(image, tags=tags, crf=crf, probabilities=True)
+    present = torch.tensor([True] + [tags is None or name in tags for name in own.classes])
+    (all_probs,) = predict_probs(own.network, [image], RELEASED, size=65)
+    kept, numbers = only_present(all_probs, present)
+    job = LabelJob(image, kept.numpy(), numbers, RELEASED_CRF.model_dump() if crf else None, 0.0)
+    assert np.mean(labels == label_map(job)) > 0.999  # roundings may decide where two classes are equal
+    assert len(np.unique(labels)) > 1 or not tags
+    assert np.array_equal(own.predict(image, tags=tags, crf=crf), labels)
+    assert np.array_equal(probs.argmax(axis=0), labels)
+    np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-4)
+    assert not probs[~present.numpy()].any()
+
+
+def test_crf_on_a_lattice_gives_the_same(monkeypatch):
+    own, image = segmenter_of(2), picture(30, 41, seed=3)
+    by_processes = own.predict(image, crf=True, probabilities=True)
+    monkeypatch.setattr(trained, "engine_on", lambda device: "lattice")
+    engine = trained.dense_crf
+    monkeypatch.setattr(trained, "dense_crf", lambda *a, **k: engine(*a, **k, engine="lattice"))
+    on_a_lattice = own.predict(image, crf=True, probabilities=True)
+    np.testing.assert_allclose(on_a_lattice[1], by_processes[1], atol=1e-3)
+
+
+def test_unsure_pixels_are_unlabelled():
+    own, image = segmenter_of(3), picture(30, 41, seed=3)
+    labels, probs = own.predict(image, probabilities=True)
+    middle = float(np.median(probs.max(axis=0)))
+    unsure = own.predict(image, unsure_below=middle)
+    assert np.array_equal(unsure, np.where(probs.max(axis=0) < middle, 255, labels))
+    assert 0.3 < np.mean(unsure == 255) < 0.7
+
+
+def test_one_at_a_time_or_together():
+    own, pictures = segmenter_of(2), [picture(30 + k, 41, seed=k) for k in range(5)]
+    present = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 0, 0], [1, 1, 1]], bool)
+    options = {"settings": RELEASED, "kernel": None, "probabilities": True, "unsure_below": 0.0}
+    together = list(own.predictions(iter(pictures), present, batch=3, **options))
+    assert [found.labels.shape for found in together] == [image.shape[:2] for image in pictures]
+    for image, row, found in zip(pictures, present, together, strict=True):
+        (alone,) = own.predictions([image], row[None], **options)
+        np.testing.assert_allclose(alone.probs, found.probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["square", "native"])
+@pytest.mark.parametrize("height, width", [(1, 1), (3, 2000), (2000, 1), (9, 9), (33, 47)])
+def test_any_size(height, width, shape):
+    chosen = RELEASED.model_copy(update={"shape": shape})
+    for crf in (False, True):
+        labels = segmenter_of(2).predict(picture(height, width, seed=0), settings=chosen, crf=crf, max_side=100)
+        assert labels.shape == (height, width) and labels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("classes", [1, 80, 254])
+def test_any_number_of_classes(classes):
+    own = segmenter_of(classes)
+    nn.init.constant_(own.network.head.branches[0][-1].bias, 0.0)
+    with torch.no_grad():
+        own.network.head.branches[0][-1].bias[classes] = 1e4
+    assert (own.predict(picture(20, 20, seed=0)) == classes).all()
+
+
+def test_large_images_are_worked_on_smaller():
+    image = picture(60, 200, seed=4)
+    small = shrunk(image, 100)
+    assert small.shape == (30, 100, 3) and shrunk(image, 200) is image
+    labels, probs = segmenter_of(2).predict(image, max_side=100, probabilities=True)
+    assert labels.shape == (60, 200) and probs.shape == (3, 30, 100)
+    assert np.array_equal(labels[::2, ::2], segmenter_of(2).predict(small))
+
+
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)), st.integers(1, 20), st.integers(1, 20)
+)
+def test_enlarging_adds_no_label(labels, rows, columns):
+    shape = labels.shape[0] + rows, labels.shape[1] + columns
+    large = enlarged(labels, shape)
+    assert large.shape == shape and set(np.unique(large)) == set(np.unique(labels))
+
+
+def test_shipped_numbers_are_the_released_ones():
+    params = load_params(ROOT / "recipes/voc2012-vgg16.yaml")
+    assert Predict(**params.evaluate.model_dump(exclude={"overlays"})) == RELEASED
+    assert CrfKernel(**params.crf.test.model_dump()) == RELEASED_CRF
+    default = {
+        name.split("/")[0].strip("-").replace("-", "_"): o.get("default") for name, o in cli._PREDICT_OPTIONS.items()
+    }
+    assert {key: default[key] for key in CrfKernel.model_fields} == RELEASED_CRF.model_dump()
+    assert {"scale": default["scale"]} | {key: default[key] for key in ("shape", "flip", "merge")} == {
+        "scale": RELEASED.scales,
+        **RELEASED.model_dump(exclude={"scales"}),
+    }
+    assert (default["max_side"], default["pixels_max"]) == (trained.MAX_SIDE, trained.PIXELS_MAX)
+    assert default["pixels_max"] == params.data.pixels_max
+
+
+# In a notebook
+
+
+def test_the_examples_in_docstrings_are_true(place):
+    save("rex.jpg", 48, 64)
+    assert doctest.testmod(trained) == (0, 7)
+
+
+def test_the_package_itself_stays_light():
+    code = "import sys, dsrg; assert 'torch' not in sys.modules and not hasattr(dsrg, 'Nothing'); dsrg.Segmenter"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.zeros((4, 4), np.uint8), "uint8 (4, 4); expected uint8 (height, width, 3)"),
+        (np.zeros((4, 4, 4), np.uint8), "expected uint8 (height, width, 3)"),
+        (np.zeros((4, 4, 3)), "float64"),
+        (np.zeros((0, 4, 3), np.uint8), "(0, 4, 3)"),
+        ("nowhere.jpg", "nowhere.jpg"),
+    ],
+)
+def test_no_image(image, message):
+    with pytest.raises(InputError) as caught:
+        segmenter_of(1).predict(image)
+    assert message in str(caught.value)
+
+
+def test_no_class():
+    with pytest.raises(InputError) as caught:
+        segmenter_of(2).predict(picture(5, 5, seed=0), tags=["c1", "C2", "x"])
+    assert "'C2'" in caught.value.problems[0] and "did you mean 'c2'" in caught.value.problems[0]
+    assert len(caught.value.problems) == 2
+
+
+def test_no_model(tmp_path):
+    good = save_network(tmp_path / "good.pt", ["a"])
+    assert dsrg.Segmenter.load(str(good), device="cpu").classes == ["a"]
+    missing = {key: value for key, value in NETWORK.items() if key != "head"}
+    for name, changes, message in [
+        ("kind", {"kind": "classifier"}, "holds a classifier"),
+        ("incomplete", {"network": missing}, "its weights do not fit its network"),
+        ("other", {"network": NETWORK | {"head_channels": 9}}, "its weights do not fit its network"),
+        ("unknown", {"network": NETWORK | {"backbone": "vgg17"}}, "its weights do not fit its network"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            dsrg.Segmenter.load(save_network(tmp_path / f"{name}.pt", ["a"], **changes))
+    with pytest.raises(InputError, match="expected cpu or cuda"):
+        dsrg.Segmenter.load(good, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="no GPU"):
+            dsrg.Segmenter.load(good, device="cuda")
+
+
+# The command
+
+
+def test_a_folder_with_everything(place):
+    save("mine/a b.jpg", 40, 56)
+    save("mine/cats/ä.PNG", 33, 20)
+    save("mine/images/x.webp")
+    save("mine/turned.jpg", 20, 50, exif=_turned())
+    said = run("predict", "mine", "--out", "out", "--overlays", "--probabilities", "--polygons", "--crf")
+    assert said.startswith("0 ") and "masks of 4 images" in said
+    with open("out/images.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["a b", "cats__ä", "x", "turned"]
+    assert Path("out/classes.txt").read_text() == "cat\ndog\n"
+    document = json.loads(Path("out/polygons.json").read_text())
+    own = dsrg.Segmenter.load("data/retrain.pt")
+    for row, image in zip(rows, document["images"], strict=True):
+        labels = read_mask(f"out/masks/{row['id']}.png")
+        height, width = read_image(row["image"]).shape[:2]
+        assert labels.shape == (height, width) == (int(row["height"]), int(row["width"]))
+        assert np.array_equal(labels, own.predict(row["image"], crf=True)), "the command is the API"
+        assert row["classes"] == "|".join(own.classes[k - 1] for k in np.unique(labels) if k)
+        assert np.array_equal(_painted(document, image), labels), "polygons are exactly the mask"
+        with np.load(f"out/probabilities/{row['id']}.npz") as found:
+            assert found["classes"].tolist() == ["background", "cat", "dog"]
+            assert found["probs"].shape == (3, height, width) and found["probs"].dtype == np.float16
+        assert read_image(f"out/overlays/{row['id']}.png").shape == (height, width, 3)
+    assert read_mask("out/masks/turned.png").shape == (50, 20)
+    palette = Image.open("out/masks/x.png").getpalette()
+    assert palette == voc_palette().ravel()[: len(palette)].tolist()
+    assert not list(place.rglob("*.tmp"))
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[274] = 6
+    return exif
+
+
+def _painted(document: dict, image: dict) -> np.ndarray:
+    labels = np.zeros((image["height"], image["width"]), np.uint8)
+    for annotation in document["annotations"]:
+        if annotation["image_id"] == image["id"]:
+            shapes = coco_mask.frPyObjects(annotation["segmentation"], *labels.shape)
+            labels[coco_mask.decode(coco_mask.merge(shapes)) > 0] = annotation["category_id"]
+    return labels
+
+
+def test_plain_masks_alone(place):
+    save("a.jpg")
+    assert run("predict", "a.jpg", "--out", "out").startswith("0 ")
+    names = sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*"))
+    assert names == ["classes.txt", "images.csv", "masks", "masks/a.png"]
+
+
+def test_options_reach_the_network(place):
+    save("a.jpg", 60, 90)
+    own = dsrg.Segmenter.load("data/retrain.pt")
+    options = "--scale 0.5 --scale 2 --flip --merge mean --shape native --unsure-below 0.4 --max-side 50 --batch 1"
+    assert run("predict", "a.jpg", "--out", "one", "--device", "cpu", *options.split()).startswith("0 ")
+    chosen = Predict(shape="native", scales=[0.5, 2.0], flip=True, merge="mean")
+    expected = own.predict("a.jpg", settings=chosen, unsure_below=0.4, max_side=50)
+    assert np.array_equal(read_mask("one/masks/a.png"), expected)
+    kernel = "--crf --gaussian-weight 1 --gaussian-xy 2 --bilateral-weight 3 --bilateral-xy 4 --bilateral-rgb 5 "
+    kernel += "--iterations 2 --min-prob 1e-3"
+    assert run("predict", "a.jpg", "--out", "two", *kernel.split()).startswith("0 ")
+    values = dict(zip(CrfKernel.model_fields, (1, 2, 3, 4, 5, 2, 1e-3), strict=True))
+    expected = own.predict("a.jpg", crf=True, kernel=CrfKernel(**values))
+    assert np.array_equal(read_mask("two/masks/a.png"), expected)
+
+
+def test_same_bytes_twice_and_for_any_batch(place):
+    for name in ("a.png", "b.png", "c.png"):
+        save(name)
+    for out, batch in (("one", 2), ("two", 2), ("three", 1)):
+        run("predict", "a.png", "b.png", "c.png", "--out", out, "--batch", batch, "--probabilities", "--polygons")
+    files = [path.relative_to("one") for path in Path("one").rglob("*") if path.is_file()]
+    assert len(files) == 9
+    for path in files:
+        assert (Path("one") / path).read_bytes() == (Path("two") / path).read_bytes(), path
+    for name in "abc":
+        assert np.mean(read_mask(f"one/masks/{name}.png") == read_mask(f"three/masks/{name}.png")) > 0.999
+
+
+def test_all_that_is_wrong_at_once(place):
+    save("mine/good.jpg")
+    save("mine/wide.png", 30, 50)
+    Path("mine/empty.jpg").touch()
+    Path("mine/page.png").write_text("<html>")
+    whole = save("mine/cut.jpg", 200, 200)
+    whole.write_bytes(whole.read_bytes()[:900])
+    Path("bare").mkdir()
+    Path("full").mkdir()
+    Path("full/thesis.txt").touch()
+    arguments = ["mine", "gone.jpg", "bare", "*.tif", "--out", "full", "--model", "nothing.pt", "--pixels-max", "1400"]
+    said = run("predict", *arguments)
+    assert said.startswith("2 ")
+    for line in (
+        "gone.jpg: ",
+        "bare: no image in this folder",
+        "*.tif: no file fits",
+        "full: exists",
+        "nothing.pt: no such",
+    ):
+        assert line in said, line
+    assert "data." not in said and list(Path("full").iterdir()) == [Path("full/thesis.txt")]
+    Path("full/thesis.txt").unlink()
+    said = run("predict", "mine", "--out", "full", "--pixels-max", "2300")
+    for line in ("empty.jpg: the file is empty", "page.png: a web page", "cut.jpg: ", "3 problems"):
+        assert line in said, line
+    assert not list(Path("full").iterdir())
+    said = run("predict", "mine", "--out", "full", "--pixels-max", "1500", "--skip-bad")
+    assert "left out: mine/good.jpg: more than 1,500 pixels (--pixels-max)" in said
+    assert [path.name for path in Path("full/masks").iterdir()] == ["wide.png"]
+    assert "no image is left" in run("predict", "mine/empty.jpg", "--out", "new", "--skip-bad")
+    assert not Path("new").exists()
+
+
+def test_nothing_is_left_when_it_breaks(place, monkeypatch):
+    save("a.png")
+    save("b.png")
+    monkeypatch.setattr("dsrg.artifacts.predictions.write_label_png", _breaks_at("b"))
+    result = CliRunner().invoke(main, ["predict", "a.png", "b.png", "--out", "out"])
+    assert isinstance(result.exception, OSError)
+    assert sorted(path.name for path in place.iterdir()) == ["a.png", "b.png", "data"]
+
+
+def _breaks_at(name: str):
+    def write(path: Path, labels: np.ndarray) -> None:
+        if path.stem == name:
+            raise OSError("disk full")
+        path.touch()
+
+    return write
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "5", "x"])
+def test_no_scale(place, value):
+    assert run("predict", save("a.png"), "--out", "out", "--scale", value).startswith("2 ")
+
+
+def test_what_is_odd_is_said(place):
+    Image.fromarray(picture(9, 9, seed=0)).convert("CMYK").save("a.jpg")
+    Image.fromarray(picture(9, 9, seed=0)).convert("CMYK").save("b.jpg")
+    assert "warning: 2 images are CMYK" in run("predict", "a.jpg", "b.jpg", "--out", "out")
+
+
+# Which pictures
+
+
+def test_named_in_many_ways(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/a.jpg", "p/sub/a.png", "p/sub/b.png", "p/B.jpg", "q/[1].jpg", "p/masks/a.png"):
+        save(name, 2, 2)
+
+    def found(*named):
+        return {picture.path.as_posix(): picture.id for picture in find_pictures(named).pictures}
+
+    assert found("p") == {"p/B.jpg": "B", "p/a.jpg": "a", "p/sub/a.png": "sub__a", "p/sub/b.png": "sub__b"}
+    assert found("p/sub/a.png", "p/sub/a.png", "./p/sub") == {"p/sub/a.png": "a", "p/sub/b.png": "b"}
+    assert found("p/**/b.*") == {"p/sub/b.png": "b"}
+    assert found("p/*") == {"p/B.jpg": "B", "p/a.jpg": "a"}, "folders that fit a pattern are not entered"
+    assert found("q/[1].jpg") == {"q/[1].jpg": "[1]"}, "a file that exists is no pattern"
+    both = found("p/a.jpg", "p/sub/a.png")
+    assert both == found("p/sub/a.png", "p/a.jpg") and len(set(both.values())) == 2
+    assert all(image_id.startswith("a-") for image_id in both.values())
+    case = found("p/B.jpg", "p/sub/b.png")
+    assert len({image_id.casefold() for image_id in case.values()}) == 2
+    assert find_pictures(["a\udcff.jpg"]).problems == ["a\\udcff.jpg: a name that is not UTF-8; rename it"]
+
+
+def test_earlier_predictions_are_no_pictures(place):
+    save("mine/a.png")
+    assert run("predict", "mine", "--out", "mine/out", "--overlays").startswith("0 ")
+    said = run("predict", "mine", "--out", "again")
+    assert "mine/out: an earlier prediction" in said and "masks of 1 image" in said
+
+
+# With tags
+
+
+def test_pseudo_labels_keep_to_the_tags(place):
+    for name in ("mine/a.png", "mine/b.png", "mine/sub/c.png"):
+        save(name)
+    Path("tags.csv").write_text("image;tags\na;cat\nb.png;\nsub/c.png;dog,cat\nelsewhere.jpg;horse\n")
+    said = run("pseudo-label", "mine", "--tags", "tags.csv", "--separator", ",", "--out", "out")
+    assert said.startswith("0 "), said
+    own = dsrg.Segmenter.load("data/retrain.pt")
+    for name, tags in (("a", ["cat"]), ("b", []), ("sub__c", ["cat", "dog"])):
+        labels = read_mask(f"out/masks/{name}.png")
+        assert np.array_equal(labels, own.predict(f"mine/{name.replace('__', '/')}.png", tags=tags, crf=True))
+    assert not read_mask("out/masks/b.png").any()
+
+
+def test_wrong_tags(place):
+    for name in ("mine/a.png", "mine/b.png", "mine/c.png"):
+        save(name)
+    Path("tags.csv").write_text("image,tags\na,cat\na.png,dog\nb,Cat|horse\n")
+    said = run("pseudo-label", "mine", "--tags", "tags.csv", "--out", "out")
+    for line in (
+        "mine/a.png: 2 rows (tags.csv:2, tags.csv:3)",
+        "tags.csv:4: tag 'Cat' is none of the 2 classes (cat ... dog); did you mean 'cat'?",
+        "tags.csv:4: tag 'horse'",
+        "mine/c.png: no row in tags.csv",
+        "4 problems",
+    ):
+        assert line in said, line
+    assert not Path("out").exists()
+    assert "nowhere.csv: no such file" in run("pseudo-label", "mine", "--tags", "nowhere.csv", "--out", "out")
+
+
+def test_a_row_that_may_be_two_pictures_is_neither(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures = find_pictures([str(save("p/a/x.png", 2, 2).parents[1]), str(save("q/x.png", 2, 2))]).pictures
+    Path("tags.csv").write_text("image,tags\nx,cat\n")
+    with pytest.raises(InputError) as caught:
+        tags_of(pictures, Path("tags.csv"), ["cat"], separator="|")
+    assert len(caught.value.problems) == 2
+    Path("tags.csv").write_text("image,tags\na/x,cat\nq/x,\n")
+    assert tags_of(pictures, Path("tags.csv"), ["cat"], separator="|") == [("cat",), ()]
+
+
+# Polygons
+
+
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)))
+@settings(max_examples=200)
+def test_polygons_are_exactly_the_pixels(inside):
+    if not inside.any():
+        return
+    shapes = coco_mask.frPyObjects([ring.tolist() for ring in rings(inside)], *inside.shape)
+    assert np.array_equal(coco_mask.decode(coco_mask.merge(shapes)), inside)
+
+
+def test_a_ring_around_a_hole():
+    labels = np.zeros((5, 7), np.uint8)
+    labels[1:4, 2:5] = 3
+    labels[2, 3] = 255
+    labels[0, 0] = 3
+    first, second = annotations_of(labels, image_id=9)
+    assert first["segmentation"] == [[0, 0, 0, 1, 1, 1, 1, 0]] and first["area"] == 1
+    assert second["bbox"] == [2, 1, 3, 3] and second["area"] == 8 and len(second["segmentation"]) == 2
+    assert {(a["image_id"], a["category_id"], a["iscrowd"]) for a in (first, second)} == {(9, 3, 0)}
+    assert list(annotations_of(np.full((3, 3), 255, np.uint8), image_id=1)) == []

@@ -1,0 +1,115 @@
+"""docs/own-data.md: every command in it runs, in order, on a folder as it describes."""
+
+import csv
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from ruamel.yaml import YAML
+from test_pipeline import ORDER
+from test_pipeline import run as run_stage
+from tiny import TINY, tiny_project
+from toy import ROOT, picture
+
+from dsrg.cli import main
+from dsrg.data.images import read_image, read_mask
+
+TEXT = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
+SMALL = {"data": {"size": 65}, "network": {"backbone": "vgg_mini", "weights": None, "output_stride": 8, "rates": [1]}}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
+COLOURS = {"cat": (200, 60, 40), "dog": (40, 160, 60), "sofa": (50, 70, 200)}
+
+
+def draw(path: Path, tags: list[str], *, seed: int) -> None:
+    """A picture with a coloured square for each tag, of an odd size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = picture(60 + seed % 13, 70 + seed % 7, seed=seed) // 3
+    for place, name in enumerate(tags):
+        pixels[15:40, 5 + 30 * place : 30 + 30 * place] = COLOURS[name]
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The project with small recipes, the tutorial's pictures/ and more like them, new-pictures/ and new-tags.csv."""
+    folder = tiny_project(tmp_path_factory.mktemp("tutorial"))
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    yaml = YAML()
+    recipe = yaml.load(ROOT / "recipes/folder.yaml")
+    for layer in (TINY, SMALL):
+        for section, values in layer.items():
+            recipe[section].update(values)
+    yaml.dump(recipe, folder / "recipes/folder.yaml")
+    shutil.copy(folder / "recipes/folder.yaml", folder / "params.yaml")
+    (table,) = blocks("csv")
+    rows = list(csv.DictReader(table.splitlines()))
+    names = list(COLOURS)
+    rows += [{"image": f"more/{k:02}.jpg", "tags": "|".join({names[k % 3], names[k % 2]})} for k in range(10)]
+    for seed, row in enumerate(rows):
+        draw(folder / "pictures" / row["image"], row["tags"].split("|") if row["tags"] else [], seed=seed)
+    lines = [f"{row['image']},{row['tags']}" for row in rows]
+    (folder / "pictures/tags.csv").write_text("\n".join(["image,tags", *lines, ""]), encoding="utf-8")
+    new = {"one.jpg": ["dog"], "deep/er/two.jpg": ["cat", "sofa"], "three.png": []}
+    for seed, (name, tags) in enumerate(new.items(), start=100):
+        draw(folder / "new-pictures" / name, tags, seed=seed)
+    lines = [f"{name},{'|'.join(tags)}" for name, tags in new.items()]
+    (folder / "new-tags.csv").write_text("\n".join(["image,tags", *lines, ""]))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        yield folder
+
+
+def execute(command: list[str]) -> str:
+    """What a command says, which must succeed. (That dvc itself runs the stages is held by test_experiments.)"""
+    if command == ["dvc", "repro"]:
+        for name in ORDER:
+            run_stage(name)
+        return ""
+    assert command[0] == "dsrg", command
+    result = CliRunner().invoke(main, command[1:])
+    assert result.exit_code == 0, (command, result.output, result.exception)
+    return result.output
+
+
+def test_every_command_runs(project):
+    said = {command[1]: execute(command) for command in COMMANDS}
+    assert list(said) == ["init", "check", "repro", "show", "predict", "pseudo-label", "export"]
+    assert "3 classes: cat, dog, sofa" in said["init"]
+    assert "13 training images, 3 evaluation images" in said["check"]
+    assert "masks of 3 images" in said["predict"]
+    for name in ("way.png", "handed-on/segmenter.pt2", "handed-on/segmenter.md", "sharper/polygons.json"):
+        assert Path(name).stat().st_size > 0, name
+    for name, path in (("deep__er__two", "deep/er/two.jpg"), ("three", "three.png")):
+        shape = read_image(f"new-pictures/{path}").shape[:2]
+        assert read_mask(f"predicted/masks/{name}.png").shape == shape
+        assert read_mask(f"labelled/masks/{name}.png").shape == shape
+    assert not read_mask("labelled/masks/three.png").any()
+    assert set(np.unique(read_mask("labelled/masks/one.png"))) <= {0, 2}
+
+    values: dict = {}
+    (snippet,) = blocks("python")
+    exec(snippet, values)
+    assert set(values["share"]) == set(COLOURS) and not values["probs"][1].any()
+    assert not list(Path().rglob("*.tmp"))
+
+
+def test_files_and_options_it_names_exist(project):
+    for name in re.findall(r"`(results/[\w/.]+|data/[\w/.]+|predicted/[\w/.]+)`", TEXT):
+        assert Path(name.replace("ID", "one")).exists(), name
+    helped = "".join(CliRunner().invoke(main, [name, "--help"]).output for name in ("init", "predict", "export"))
+    for option in set(re.findall(r"`(--[a-z-]+)", TEXT)):
+        assert option in helped, option
+    params = YAML(typ="safe").load(ROOT / "recipes/folder.yaml")
+    for section, key in re.findall(r"`(data|seeds)\.(\w+?)(?:: \w+)?`", TEXT):
+        assert key in params[section] or Path(f"{section}/{key}").exists(), key
