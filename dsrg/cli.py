@@ -137,6 +137,37 @@ def show(image_id: str, out: Path) -> None:
     click.echo(str(out))
 
 
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others let others look.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 = any free one.")
+@click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
+@click.option("--rev", help="Another run to show beside: a DVC experiment, a commit, a branch or a tag.")
+def inspect(host: str, port: int, browser: bool, rev: str | None) -> None:
+    """Look at seeds, growth and results of every image in a browser, and try other thresholds.
+
+    The page is served from here, reads what the stages have made and writes nothing. End it with Ctrl-C.
+    """
+    import tempfile
+    import webbrowser
+
+    from dsrg.inspect.project import Project
+    from dsrg.inspect.revision import project_at
+    from dsrg.inspect.server import Other, serve
+    from dsrg.pipeline import load_stage
+
+    stage = load_stage("inspect")
+    project = Project(file=stage.file, root=stage.data_root, params=stage.params)
+
+    def ready(address: str) -> None:
+        click.echo(address)
+        if browser:
+            webbrowser.open(address)
+
+    with tempfile.TemporaryDirectory(prefix="dsrg-inspect-") as folder:
+        other = rev and Other(rev, project_at(rev, Path(folder), file=stage.file, root=stage.data_root))
+        serve(project, host=host, port=port, ready=ready, other=other or None)
+
+
 @main.command("import-cues")
 @click.argument("cues", type=click.Path(path_type=Path), metavar="CUES.pickle")
 @click.option("--list", "list_path", type=click.Path(path_type=Path), required=True, help="Its input_list.txt.")

@@ -1,0 +1,98 @@
+"""Seeds and growth of single images at any thresholds, by the functions that the stages use."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dsrg.artifacts.seeds_h5 import Seeds
+from dsrg.inference.predict import load_segmenter
+from dsrg.inference.seeding import crf_labels
+from dsrg.inference.squares import squares
+from dsrg.method.losses import smoothed_softmax
+from dsrg.method.seeds import agreed_seeds, make_seeds
+from dsrg.params import Params
+from dsrg.params import Seeds as SeedSettings
+from dsrg.training.supervision import Supervisor, confidence
+
+
+class SeedMaps(NamedTuple):
+    """What seeds are made from, B images: as the stage `make_seeds` had it in hand.
+
+    cams float32 (B, C, h, w), untagged classes 0; saliency float32 (B, h, w); present bool (B, C+1); labels uint8
+    (B, h, w), what the CRF of params `seeds.crf` makes of them.
+    """
+
+    cams: Tensor
+    saliency: Tensor
+    present: Tensor
+    labels: Tensor
+
+
+def seed_maps(seeds: Seeds, image_id: str, image: NDArray[np.uint8], settings: SeedSettings) -> SeedMaps | None:
+    """One image's (B = 1), or None where its seeds were imported without maps. image uint8 (H, W, 3)."""
+    saliency, by_class = seeds.maps(image_id)
+    if saliency is None:
+        return None
+    present = torch.from_numpy(seeds.tags_in_order([image_id]))
+    cams = torch.zeros(1, present.shape[1] - 1, *saliency.shape)
+    for number, cam in by_class.items():
+        cams[0, number - 1] = torch.from_numpy(cam)
+    salient = torch.from_numpy(saliency)[None]
+    labels = torch.stack(list(crf_labels([image], cams, salient, present, crf=settings.crf)))
+    return SeedMaps(cams, salient, present, labels)
+
+
+def joined(maps: list[SeedMaps]) -> SeedMaps:
+    """Maps of several images as those of one batch."""
+    return SeedMaps(*map(torch.cat, zip(*maps, strict=True)))
+
+
+def live_seeds(maps: SeedMaps, settings: SeedSettings, *, fg_thresh: float, bg_thresh: float) -> Tensor:
+    """Seeds uint8 (B, h, w) as `make_seeds` writes them for these thresholds and else params `seeds`."""
+    if settings.crf.use == "replace":
+        return maps.labels
+    chosen = make_seeds(*maps[:3], fg_thresh=fg_thresh, bg_thresh=bg_thresh, conflict=settings.conflict)
+    return agreed_seeds(chosen, maps.labels) if settings.crf.use == "agree" else chosen
+
+
+def disagreement(maps: SeedMaps, *, fg_thresh: float) -> float:
+    """Share of all cells that two or more tagged classes claim at this threshold."""
+    claims = {
+        conflict: make_seeds(*maps[:3], fg_thresh=fg_thresh, bg_thresh=0, conflict=conflict)
+        for conflict in ("smaller", "unlabelled")
+    }
+    return float((claims["smaller"] != claims["unlabelled"]).float().mean())
+
+
+class Grower:
+    """What the trained network of the stage `train_dsrg` would grow seeds into."""
+
+    def __init__(self, path: Path, params: Params) -> None:
+        """Raises InputError when there is no network at `path`."""
+        self.segmenter, model = load_segmenter(path, made_by="train_dsrg")
+        self.segmenter = self.segmenter.to(memory_format=torch.channels_last)  # as while it was trained
+        self.size, self.params = model.size, params
+        still = params.grow.model_dump() | {"enabled": False}
+        self.refine = Supervisor(crf=params.crf.train.model_dump(), grow=still, boundary_loss=True)
+
+    @torch.no_grad()
+    def deciding(self, images: list[NDArray[np.uint8]], seeds: Tensor, present: Tensor) -> Tensor:
+        """The probabilities float32 (B, C+1, h, w) that growth goes by (params `grow.on`), on the CPU.
+
+        They depend on the images (uint8 (H, W, 3) each) and their tags alone; `seeds` only lend their shape.
+        """
+        batch = squares(images, self.size)
+        device = next(self.segmenter.parameters()).device
+        half = self.params.dsrg.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = self.segmenter(batch.to(device))
+        probs = smoothed_softmax(logits.float(), min_prob=self.params.dsrg.min_prob)
+        if self.params.grow.on == "softmax":
+            return probs.cpu()
+        present = present.to(device)
+        refined = self.refine(batch.to(device), probs, seeds.to(device), present, step=0).crf_probs
+        return (refined if self.params.grow.on == "crf" else confidence(probs, refined, present)).cpu()

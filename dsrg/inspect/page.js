@@ -1,0 +1,552 @@
+// The page: a grid of all images, and one image large with its layers and thresholds.
+
+import { canvasSize, decode, drawLabels, drawMap, nameRegions, valueAt } from "./drawing.js";
+
+const PAGE = 100; // images asked for at once
+const FADE = { image: 1, map: 0.7, labels: 0.6 };
+const HATCH = "repeating-linear-gradient(135deg, #000 0 4px, #909090 4px 5px)";
+const FIRST = { disagreement: "descending", growth: "descending" }; // others from the lowest
+const DIGITS = {
+  1: "image", 2: "cam", 3: "saliency", 4: "seeds", 5: "crf",
+  6: "grown", 7: "regrown", 8: "pseudo", 9: "prediction", 0: "truth",
+};
+const LATER = { kind: "later", key: "prediction", name: "prediction" }; // asked for when it is wanted
+const MEANING = {
+  id: "id", coverage: "seed coverage", disagreement: "disagreement of classes", growth: "growth",
+  iou: "IoU (evaluation)",
+};
+const FRAME = 700; // milliseconds that playing stays at a step of growth
+const $ = id => document.getElementById(id);
+
+let state; // of the project, see Project.state
+let palette, viridis;
+let rows = []; // of the grid, as far as they are loaded
+let total = 0;
+let request = 0; // number of the grid's latest question
+let shown = null; // the image that is large
+let settings = null; // of layers, by key, kept from image to image: {on, fade}
+let before, now; // thresholds
+let playing = null;
+
+// Talking to the server
+
+async function ask(path) {
+  const response = await fetch(path);
+  if (response.ok) return response.json();
+  const isJson = response.headers.get("Content-Type").includes("json");
+  throw new Error(isJson ? (await response.json()).problem : await response.text());
+}
+
+function complain(error) {
+  $("problem").textContent = error.message;
+  $("problem").hidden = false;
+}
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+const percent = share => share === null || share === undefined ? "?" : `${(100 * share).toFixed(1)} %`;
+const path = (start, id) => `${start}/${encodeURIComponent(id)}`;
+
+// The grid
+
+function filters(start) {
+  const chosen = Object.fromEntries(["search", "tag", "split", "sort", "order"].map(id => [id, $(id).value]));
+  return new URLSearchParams({ ...chosen, start, count: PAGE });
+}
+
+async function fill(start = 0) {
+  const mine = ++request;
+  const answer = await ask(`/api/images?${filters(start)}`);
+  if (mine !== request) return;
+  if (start === 0) {
+    rows = [];
+    $("grid").replaceChildren();
+  }
+  total = answer.total;
+  rows.push(...answer.rows);
+  $("grid").append(...answer.rows.map(tile));
+  const known = answer.known < total ? `, ${answer.known} of them with a value` : "";
+  $("total").textContent = `${total} image${total === 1 ? "" : "s"}${known}${answer.working ? ", still counting" : ""}`;
+  $("grid").dataset.ready = start;
+  if (answer.working) setTimeout(() => mine === request && !$("gallery").hidden && scrollY === 0 && fill(), 2000);
+}
+
+function tile(row) {
+  const names = row.tags.map(k => state.classes[k]).join(", ") || "no class";
+  const number = $("sort").value === "id" ? "coverage" : $("sort").value;
+  const value = row[number] === null ? "" : `${percent(row[number])} ${number} · `;
+  const src = `${path("/thumb", row.id)}?seeds=${Number($("seeded").checked)}`;
+  const image = make("img", { loading: "lazy", alt: "", src });
+  const button = make("button", { className: "tile", type: "button", title: `${row.id}: ${names}` },
+    image, make("b", { textContent: row.id }), make("span", { textContent: names }),
+    make("span", { textContent: `${value}${row.split}` }));
+  button.setAttribute("role", "listitem");
+  button.dataset.id = row.id;
+  button.addEventListener("click", () => { location.hash = encodeURIComponent(row.id); });
+  return button;
+}
+
+function moveInGrid(key) {
+  const tiles = [...$("grid").children];
+  const columns = getComputedStyle($("grid")).gridTemplateColumns.split(" ").length;
+  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
+  const place = tiles.indexOf(document.activeElement);
+  tiles[place < 0 ? 0 : Math.min(tiles.length - 1, Math.max(0, place + step))]?.focus();
+}
+
+// One image
+
+async function open(id) {
+  stop();
+  const answer = await ask(path("/api/image", id));
+  const picture = new Image();
+  picture.src = path("/image", id);
+  await picture.decode();
+  if (decodeURIComponent(location.hash.slice(1)) !== id) return;
+  const layers = [{ kind: "image", key: "image", name: "image" }, ...answer.layers];
+  const training = answer.split === "train";
+  if (training) {
+    const kind = state.fixed.grow ? "missing" : "later";
+    const after = layers.findIndex(layer => layer.key === "grown") + 1;
+    layers.splice(after, 0, { kind, key: "regrown", name: "grown anew", why: state.fixed.grow });
+    layers.push({ ...LATER });
+  } else {
+    layers.splice(layers.findIndex(layer => layer.key === "truth"), 0, { ...LATER });
+  }
+  const [width, height] = canvasSize(picture.naturalWidth, picture.naturalHeight);
+  shown = { ...answer, picture, layers, width, height, step: 0, drawn: new Map(), training };
+  Object.assign($("canvas"), { width, height });
+  for (const layer of layers) settings[layer.key] ??= { on: layer.key === "image", fade: null };
+  if (!settings.chosen) {
+    settings.seeds && (settings.seeds.on = true);
+    settings.prediction.on = !training;
+  }
+  await openBeside(shown);
+  $("gallery").hidden = true;
+  $("viewer").hidden = false;
+  delete $("viewer").dataset.ready;
+  $("title").textContent = id;
+  const names = answer.tags.map(k => state.classes[k]).join(", ") || "no class";
+  $("facts").textContent = `${training ? "training" : "evaluation"} image, tagged ${names}`;
+  $("readout").textContent = "Point at the image to read its values.";
+  const grown = layers.find(layer => layer.key === "grown");
+  $("time").hidden = !grown?.steps;
+  if (grown?.steps) {
+    $("step").max = grown.steps.length - 1;
+    goToStep(grown.steps.length - 1);
+  }
+  listLayers();
+  showThresholds();
+  await fetchLater();
+  if (training && state.fixed.seeds === null) refresh();
+  draw();
+  $("viewer").dataset.ready = id;
+}
+
+// The other run's layers of the same image, to be switched and faded together with this run's.
+async function openBeside(image) {
+  if (!state.other) return;
+  let layers = [], caption = state.other;
+  try {
+    layers = (await ask(`${path("/api/image", image.id)}?run=other`)).layers;
+  } catch (error) {
+    caption += `: ${error.message}`;
+  }
+  const why = layers.filter(layer => layer.kind === "missing").map(layer => `${layer.name}: ${layer.why}`);
+  $("frame").className = "two";
+  $("beside").hidden = false;
+  $("beside").querySelector("figcaption").textContent = [caption, ...why].join("; ");
+  Object.assign($("other"), { width: image.width, height: image.height });
+  image.other = { ...image, layers: [image.layers[0], ...layers, { ...LATER }], drawn: new Map() };
+}
+
+// Layers that a network makes are asked for when they are first switched on.
+async function fetchLater() {
+  const image = shown;
+  for (const layer of image.layers.filter(one => one.kind === "later" && !one.asked && settings[one.key].on)) {
+    layer.asked = true;
+    if (layer.key === "regrown") {
+      refresh();
+    } else {
+      layer.name = "prediction (working ...)";
+      listLayers();
+      draw();
+      replace(image, await ask(path("/api/prediction", image.id)));
+      if (image.other) replace(image.other, await ask(`${path("/api/prediction", image.id)}?run=other`));
+      if (image === shown) listLayers();
+    }
+  }
+  if (image === shown) draw();
+}
+
+function replace(image, layer) {
+  const place = image.layers.findIndex(one => one.key === layer.key);
+  if (place < 0) return;
+  image.layers[place] = layer;
+  image.drawn.delete(layer.key);
+}
+
+// Of layers with steps: the one that is shown, in both runs.
+const stepOf = layer => layer.steps[Math.min(shown.step, layer.steps.length - 1)];
+
+function values(layer) {
+  const holder = layer.steps ? stepOf(layer) : layer;
+  holder.values ??= decode({ kind: layer.kind, data: holder.data });
+  return holder.values;
+}
+
+function sized(layer) {
+  return layer.steps ? { ...layer, ...stepOf(layer) } : layer;
+}
+
+function drawing(image, layer) {
+  const key = layer.steps ? `${layer.key} ${shown.step}` : layer.key;
+  if (!image.drawn.has(key)) {
+    image.drawn.set(key, layer.kind === "map"
+      ? drawMap(layer, values(layer), shown.width, shown.height, viridis)
+      : drawLabels(sized(layer), values(layer), shown.width, shown.height, palette));
+  }
+  return image.drawn.get(key);
+}
+
+const visible = image => image.layers.filter(layer =>
+  ["image", "map", "labels"].includes(layer.kind) && settings[layer.key]?.on);
+
+function draw() {
+  paint($("canvas"), shown);
+  if (shown.other) paint($("other"), shown.other);
+  drawLegend();
+}
+
+function paint(canvas, image) {
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, image.width, image.height);
+  for (const layer of visible(image)) {
+    context.globalAlpha = settings[layer.key].fade ?? FADE[layer.kind];
+    context.drawImage(layer.kind === "image" ? image.picture : drawing(image, layer), 0, 0, image.width, image.height);
+  }
+  context.globalAlpha = 1;
+  const top = visible(image).findLast(layer => layer.kind === "labels");
+  if (top) nameRegions(context, drawing(image, top).labels, image.width, image.height, state.classes);
+}
+
+function drawLegend() {
+  const layers = [...visible(shown), ...(shown.other ? visible(shown.other) : [])];
+  const present = new Set();
+  for (const layer of layers.filter(one => one.kind === "labels")) values(layer).forEach(label => present.add(label));
+  const entries = [...present].sort((a, b) => a - b).map(label => {
+    const swatch = make("i");
+    const colour = `rgb(${palette.slice(3 * label, 3 * label + 3).join()})`;
+    swatch.style.background = { 0: HATCH, 255: "none" }[label] ?? colour;
+    return make("span", {}, swatch, label === 255 ? "unlabelled" : state.classes[label]);
+  });
+  if (layers.some(layer => layer.kind === "map")) {
+    const ramp = make("i", { className: "ramp" });
+    const stops = [0, 64, 128, 191, 255].map(shade => `rgb(${viridis.slice(3 * shade, 3 * shade + 3).join()})`);
+    ramp.style.background = `linear-gradient(90deg, ${stops.join()})`;
+    entries.unshift(make("span", {}, "0 ", ramp, "1"));
+  }
+  $("legend").replaceChildren(...entries);
+}
+
+function listLayers() {
+  $("layers").replaceChildren(...shown.layers.map(layer => {
+    const key = make("kbd", { textContent: digitOf(layer.key) });
+    if (layer.kind === "missing") {
+      return make("li", {}, key, make("span", { className: "why", textContent: `${layer.name}: ${layer.why}` }));
+    }
+    const own = settings[layer.key];
+    const box = make("input", { type: "checkbox", checked: own.on, id: `layer-${layer.key}` });
+    box.addEventListener("change", () => toggle(layer.key));
+    const value = own.fade ?? FADE[layer.kind] ?? FADE.labels;
+    const fade = make("input", { type: "range", min: 0, max: 1, step: 0.05, value });
+    fade.setAttribute("aria-label", `opacity of ${layer.name}`);
+    fade.addEventListener("input", () => { own.fade = Number(fade.value); draw(); });
+    const label = make("label", {}, box, ` ${layer.name}`);
+    return make("li", {}, key, label, fade);
+  }));
+}
+
+const digitOf = key => Object.keys(DIGITS).find(digit => DIGITS[digit] === key.replace(/^cam.*/, "cam"));
+
+// A digit means the same layer in every image; that of the CAMs goes from class to class, then to none.
+function pressDigit(digit) {
+  const layers = shown.layers.filter(layer => digitOf(layer.key) === digit && layer.kind !== "missing");
+  const on = layers.findIndex(layer => settings[layer.key].on);
+  if (on >= 0) toggle(layers[on].key);
+  if (on + 1 < layers.length) toggle(layers[on + 1].key);
+}
+
+function toggle(key) {
+  settings.chosen = true;
+  settings[key].on = !settings[key].on;
+  $(`layer-${key}`).checked = settings[key].on;
+  draw();
+  fetchLater().catch(complain);
+}
+
+const at = (layer, x, y) => valueAt(sized(layer), values(layer), x, y, shown.width, shown.height);
+
+function read(event) {
+  const box = $("canvas").getBoundingClientRect();
+  const x = Math.floor((event.clientX - box.left) * shown.width / box.width);
+  const y = Math.floor((event.clientY - box.top) * shown.height / box.height);
+  if (x < 0 || y < 0 || x >= shown.width || y >= shown.height) return;
+  const parts = [];
+  for (const layer of shown.layers) {
+    if (layer.kind === "map") {
+      parts.push(`${layer.name} ${at(layer, x, y).toFixed(2)}`);
+    } else if (layer.kind === "labels" && settings[layer.key].on) {
+      const label = at(layer, x, y);
+      let text = `${layer.name}: ${label === 255 ? "unlabelled" : state.classes[label]}`;
+      if (layer.sure) {
+        const likeliest = layer.likeliest ? at(layer.likeliest, x, y) : label;
+        text += ` (network: ${state.classes[likeliest] ?? ""} ${at(layer.sure, x, y).toFixed(2)})`;
+      }
+      parts.unshift(text);
+    }
+  }
+  $("readout").textContent = parts.join(" · ") || "No layer has values here.";
+}
+
+// Growth over time
+
+function goToStep(step) {
+  const grown = shown.layers.find(layer => layer.key === "grown");
+  if (!grown?.steps) return;
+  shown.step = Math.min(grown.steps.length - 1, Math.max(0, step));
+  $("step").value = shown.step;
+  $("step-number").textContent = grown.steps[shown.step].step;
+}
+
+function stepTo(step) {
+  if (!settings.grown.on) toggle("grown");
+  goToStep(step);
+  draw();
+}
+
+function play() {
+  if (playing) return stop();
+  const steps = shown.layers.find(layer => layer.key === "grown")?.steps?.length;
+  if (!steps) return;
+  stepTo(0);
+  $("play").textContent = "stop";
+  playing = setInterval(() => shown.step + 1 < steps ? stepTo(shown.step + 1) : stop(), FRAME);
+}
+
+function stop() {
+  clearInterval(playing);
+  playing = null;
+  $("play").textContent = "play";
+}
+
+// Thresholds
+
+function listThresholds() {
+  $("thresholds").replaceChildren(...state.thresholds.map(({ key, steps }, place) => {
+    const slider = make("input", { type: "range", id: `slider-${key}`, min: 0, max: steps.length - 1, step: 1 });
+    slider.dataset.key = key;
+    slider.addEventListener("input", () => move(place, steps[slider.value]));
+    const label = make("label", { htmlFor: slider.id, textContent: key });
+    return make("div", { className: "threshold" }, label, slider, make("output"));
+  }));
+}
+
+function showThresholds() {
+  const why = state.fixed;
+  $("tuning").hidden = !shown.training;
+  [...$("thresholds").children].forEach((line, place) => {
+    const [, slider, output] = line.children;
+    slider.value = state.thresholds[place].steps.indexOf(now[place]);
+    slider.disabled = why[place < 2 ? "seeds" : "grow"] !== null;
+    output.textContent = now[place];
+  });
+  const reasons = Object.entries(why).filter(([, reason]) => reason).map(([part, reason]) => `${part}: ${reason}`);
+  $("fixed").textContent = reasons.join("; ");
+  const changed = now.some((value, place) => value !== before[place]);
+  if (!changed) $("command").textContent = "move a threshold";
+  $("copy").disabled = $("reset").disabled = !changed;
+}
+
+function move(place, value) {
+  now[place] = value;
+  const key = place < 2 ? "seeds" : "regrown";
+  if (settings[key] && !settings[key].on) {
+    settings.chosen = settings[key].on = true;
+    listLayers();
+  }
+  showThresholds();
+  refresh();
+}
+
+let waiting = false, busy = false;
+
+// One question at a time; what was moved meanwhile is asked for next.
+async function refresh() {
+  waiting = true;
+  if (busy) return;
+  busy = true;
+  try {
+    while (waiting) {
+      waiting = false;
+      await recompute();
+    }
+  } catch (error) {
+    complain(error);
+  } finally {
+    busy = false;
+  }
+}
+
+async function recompute() {
+  const image = shown;
+  if (!image?.training) return;
+  const grow = Number(state.fixed.grow === null && settings.regrown.on);
+  const query = new URLSearchParams([...state.thresholds.map(({ key }, place) => [key, now[place]]), ["grow", grow]]);
+  const answer = await ask(`${path("/api/live", image.id)}?${query}`);
+  replace(image, answer.seeds);
+  if (answer.regrown) replace(image, answer.regrown);
+  if (image !== shown) return;
+  $("took").textContent = `${answer.ms} ms`;
+  $("command").textContent = answer.command ?? "move a threshold";
+  showCoverage(answer);
+  draw();
+  $("coverage").dataset.asked = now.join();
+  if (answer.counting) setTimeout(() => image === shown && !busy && refresh(), 1500);
+}
+
+function showCoverage({ coverage, counted, of, counting }) {
+  const lines = [
+    ["this image's seeds", coverage.image],
+    [counting ? `seeds of ${counted} of ${of} images so far` : `seeds of all ${counted} images`, coverage.set],
+    ["growth of the recorded images", coverage.watched],
+  ];
+  $("coverage").tBodies[0].replaceChildren(...lines.filter(([, pair]) => pair).map(([name, [old, fresh]]) => {
+    const known = old !== null && fresh !== null;
+    const change = known ? `${fresh >= old ? "+" : "−"}${Math.abs(100 * (fresh - old)).toFixed(1)}` : "";
+    const cells = [name, percent(old), `→ ${percent(fresh)}`, change];
+    return make("tr", {}, ...cells.map(text => make("td", { textContent: text })));
+  }));
+}
+
+function reset() {
+  now = [...before];
+  showThresholds();
+  refresh();
+}
+
+async function copy() {
+  const text = $("command").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    $("copy").textContent = "copied";
+  } catch { // no permission: leave it selected, to be copied by hand
+    getSelection().selectAllChildren($("command"));
+    $("copy").textContent = "selected";
+  }
+  setTimeout(() => { $("copy").textContent = "copy"; }, 1500);
+}
+
+// From image to image
+
+function neighbour(step) {
+  const place = rows.findIndex(row => row.id === shown.id);
+  const next = rows[place + step];
+  if (next) location.hash = encodeURIComponent(next.id);
+  if (rows.length < total && place + step >= rows.length - 2) fill(rows.length).catch(complain);
+}
+
+function close() {
+  const id = shown?.id;
+  stop();
+  shown = null;
+  delete $("viewer").dataset.ready;
+  $("viewer").hidden = true;
+  $("gallery").hidden = false;
+  $("grid").querySelector(`[data-id="${CSS.escape(id ?? "")}"]`)?.focus();
+}
+
+function follow() {
+  const id = decodeURIComponent(location.hash.slice(1));
+  $("problem").hidden = true;
+  if (id) open(id).catch(complain);
+  else close();
+}
+
+function press(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const inField = event.target.matches("input:not([type=checkbox]), select");
+  const { key } = event;
+  if (key === "Escape") {
+    if (shown) location.hash = "";
+    else if (inField) event.target.blur();
+    return;
+  }
+  if (inField) return;
+  const done = shown ? pressInViewer(key, event.target) : pressInGrid(key);
+  if (done) event.preventDefault();
+}
+
+function pressInGrid(key) {
+  if (key === "/") $("search").focus();
+  else if (key.startsWith("Arrow")) moveInGrid(key);
+  else return false;
+  return true;
+}
+
+function pressInViewer(key, target) {
+  if (key === "ArrowLeft") neighbour(-1);
+  else if (key === "ArrowRight") neighbour(1);
+  else if (key === "ArrowUp" || key === "ArrowDown") {
+    if ($("time").hidden) return false;
+    stepTo(shown.step + (key === "ArrowUp" ? 1 : -1));
+  } else if (key === " " && !target.matches("button, summary, input")) play();
+  else if (key === "/") { location.hash = ""; setTimeout(() => $("search").focus()); }
+  else if (key in DIGITS) pressDigit(key);
+  else return false;
+  return true;
+}
+
+async function start() {
+  state = await ask("/api/state");
+  [palette, viridis] = [state.palette, state.viridis].map(data => decode({ data }));
+  before = state.thresholds.map(({ value }) => value);
+  now = [...before];
+  settings = {};
+  $("tag").append(...state.classes.slice(1).map(name => make("option", { value: name, textContent: name })));
+  $("split").append(...Object.entries(state.splits).map(([name, count]) =>
+    make("option", { value: name, textContent: `${name} (${count})` })));
+  $("sort").append(...state.sorts.map(name => make("option", { value: name, textContent: MEANING[name] })));
+  $("order").value = "ascending";
+  $("missing").replaceChildren(...state.missing.map(text => make("li", { textContent: text })));
+  listThresholds();
+
+  const again = () => { scrollTo(0, 0); fill().catch(complain); };
+  $("sort").addEventListener("change", () => { $("order").value = FIRST[$("sort").value] ?? "ascending"; });
+  for (const id of ["tag", "split", "sort", "order", "seeded"]) $(id).addEventListener("change", again);
+  let typed;
+  $("search").addEventListener("input", () => { clearTimeout(typed); typed = setTimeout(again, 150); });
+  $("filters").addEventListener("submit", event => event.preventDefault());
+  new IntersectionObserver(([entry]) => {
+    if (entry.isIntersecting && rows.length && rows.length < total) fill(rows.length).catch(complain);
+  }, { rootMargin: "600px" }).observe($("more"));
+  $("back").addEventListener("click", () => { location.hash = ""; });
+  $("previous").addEventListener("click", () => neighbour(-1));
+  $("next").addEventListener("click", () => neighbour(1));
+  $("canvas").addEventListener("pointermove", read);
+  $("canvas").addEventListener("pointerdown", read);
+  $("step").addEventListener("input", () => stepTo(Number($("step").value)));
+  $("play").addEventListener("click", play);
+  $("copy").addEventListener("click", copy);
+  $("reset").addEventListener("click", reset);
+  addEventListener("keydown", press);
+  addEventListener("hashchange", follow);
+  await fill();
+  if (location.hash.length > 1) follow();
+}
+
+start().catch(complain);

@@ -1,0 +1,467 @@
+"""A project as the page shows it: which images there are, what is known of each, and what no stage has made yet."""
+
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
+from dsrg.data.classes import read_classes
+from dsrg.data.ids import id_fault
+from dsrg.data.images import read_image, read_mask
+from dsrg.data.index import read_ground_truth, read_index
+from dsrg.errors import InputError
+from dsrg.figures.growth import read_growth
+from dsrg.figures.overlays import overlay
+from dsrg.inference.predict import label_maps, load_segmenter, prediction_jobs
+from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
+from dsrg.inspect.live import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
+from dsrg.inspect.tally import Coverage, Tally, threshold_steps
+from dsrg.method.growing import UNLABELLED, grow
+from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
+from dsrg.params import Params
+
+THUMBNAIL = 160  # pixels, longer side
+SORTS = ("id", "coverage", "disagreement", "growth", "iou")
+MAKERS = {  # key of dvc.yaml's `file:` -> the stage that makes it
+    "index": "prepare",
+    "seeds": "make_seeds",
+    "dsrg": "train_dsrg",
+    "growth": "train_dsrg",
+    "pseudo_labels": "make_pseudo_labels",
+    "retrain": "retrain",
+}
+WATCHED_MAX = 50  # images whose growth is told together
+TRAINING_ONLY = "training images only"
+
+
+class Thresholds(NamedTuple):
+    """The four that the page moves, in the order of params.yaml's keys KEYS."""
+
+    seeds_fg: float
+    seeds_bg: float
+    grow_fg: float
+    grow_bg: float
+
+    @classmethod
+    def of(cls, params: Params) -> "Thresholds":
+        return cls(params.seeds.fg_thresh, params.seeds.bg_thresh, params.grow.fg_thresh, params.grow.bg_thresh)
+
+    def command(self, before: "Thresholds") -> str | None:
+        """What to run for these instead of those `before`; None when they are the same."""
+        changed = [f"-S {key}={new!r}" for key, new, old in zip(KEYS, self, before, strict=True) if new != old]
+        return " ".join(["dvc exp run", *changed]) if changed else None
+
+
+KEYS = ("seeds.fg_thresh", "seeds.bg_thresh", "grow.fg_thresh", "grow.bg_thresh")
+
+
+class Watched(NamedTuple):
+    """The images whose growth the training recorded, as one batch: their rows, maps and deciding probabilities."""
+
+    maps: SeedMaps
+    deciding: torch.Tensor
+
+
+class Project:
+    """Artefacts of one run, read when asked for. Nothing is ever written.
+
+    Args:
+        file: paths by their keys in dvc.yaml; root: the data root.
+
+    Raises:
+        InputError: when there is no index.
+    """
+
+    def __init__(self, *, file: dict[str, Path], root: Path, params: Params) -> None:
+        self.file, self.root, self.params = file, root, params
+        if not file["index"].is_file():
+            raise InputError(f"{file['index']}: {_run('prepare')} first")
+        self.classes = read_classes(file["classes"])
+        self.index = read_index(file["index"], self.classes)
+        self.row = {image_id: row for row, image_id in enumerate(self.index.ids)}
+        self.before = Thresholds.of(params)
+        self.tally = Tally(params.seeds)
+        self.watched: Watched | None = None
+        self.disagreement = np.full(len(self.index), np.nan)
+        self.iou = np.full(len(self.index), np.nan)
+        # bounded memory: what is asked for again soon is kept, the rest is made again
+        self.thumbnail = lru_cache(2048)(self._thumbnail)  # some kilobytes each
+        self.seed_maps = lru_cache(64)(self._seed_maps)
+        self.deciding = lru_cache(64)(self._deciding)
+        self.predicted = lru_cache(32)(self._predicted)
+        self.segmenter = lru_cache(2)(lambda key: load_segmenter(file[key], made_by=MAKERS[key]))
+
+    # What there is
+
+    def known(self, image_id: str) -> bool:
+        """Whether an id is of this project, and fit to be part of a path."""
+        return image_id in self.row and id_fault(image_id) is None
+
+    def is_training(self, image_id: str) -> bool:
+        return self.index.splits[self.row[image_id]] == "train"
+
+    def missing(self) -> list[str]:
+        """Artefacts that are not there, each with the stage that makes it."""
+        return [f"{self.file[key]}: {_run(stage)}" for key, stage in MAKERS.items() if not self.file[key].exists()]
+
+    @cached_property
+    def seeds(self) -> Seeds | str:
+        """The seeds, or why there are none."""
+        try:
+            return read_seeds(self.file["seeds"], classes=self.classes)
+        except InputError as error:
+            return _run("make_seeds") if not self.file["seeds"].exists() else str(error)
+
+    @cached_property
+    def has_maps(self) -> bool:
+        """Whether seeds can be made anew; imported ones cannot."""
+        return isinstance(self.seeds, Seeds) and self.seeds.maps(self.seeds.ids[0])[0] is not None
+
+    @cached_property
+    def masks(self) -> dict[str, Path]:
+        """Ground truth by id, of evaluation images alone: thresholds are not to be chosen by training masks."""
+        if not self.file["ground_truth"].is_file():
+            return {}
+        truth = read_ground_truth(self.file["ground_truth"])
+        return {
+            image_id: self.file["masks"] / row.mask
+            for image_id, row in truth.items()
+            if image_id in self.row and not self.is_training(image_id)
+        }
+
+    @cached_property
+    def watched_ids(self) -> list[str]:
+        """Training images with recorded growth, in the index's order."""
+        if not isinstance(self.seeds, Seeds):
+            return []
+        seeded = set(self.seeds.ids)
+        found = {path.name for path in self.file["growth"].glob("*") if path.is_dir()}
+        return [image_id for image_id in self.index.ids if image_id in found & seeded]
+
+    def grown(self, image_id: str) -> dict[int, NDArray[np.uint8]]:
+        return read_growth(self.file["growth"], image_id)
+
+    # Numbers to sort by, one an image, NaN = unknown
+
+    @cached_property
+    def coverage(self) -> NDArray[np.float64]:
+        """Share of an image's cells that are seeds."""
+        values = np.full(len(self.index), np.nan)
+        if isinstance(self.seeds, Seeds):
+            rows = [self.row.get(image_id, -1) for image_id in self.seeds.ids]
+            shares = (self.seeds.seeds != UNLABELLED).mean(axis=(1, 2))
+            for row, share in zip(rows, shares, strict=True):
+                if row >= 0:
+                    values[row] = share
+        return values
+
+    @cached_property
+    def growth(self) -> NDArray[np.float64]:
+        """How much more is labelled at the last recorded step than by the seeds."""
+        values = np.full(len(self.index), np.nan)
+        for image_id in self.watched_ids:
+            *_, (_, last) = sorted(self.grown(image_id).items())
+            values[self.row[image_id]] = (last != UNLABELLED).mean() - self.coverage[self.row[image_id]]
+        return values
+
+    def find(self, *, search: str, tag: str, split: str, sort: str, descending: bool) -> list[int]:
+        """Rows of the index: ids that hold `search`, of a class and a split ("" = any), sorted; unknown values last."""
+        wanted = search.casefold()
+        rows = [
+            row
+            for row, (image_id, own) in enumerate(zip(self.index.ids, self.index.splits, strict=True))
+            if wanted in image_id.casefold() and split in ("", own)
+        ]
+        if tag:
+            column = self.index.present[:, self.classes.index(tag) + 1]
+            rows = [row for row in rows if column[row]]
+        if sort == "id":
+            return sorted(rows, key=lambda row: self.index.ids[row], reverse=descending)
+        values = self.values(sort)
+        known = [row for row in rows if np.isfinite(values[row])]
+        known.sort(key=lambda row: values[row], reverse=descending)
+        return known + [row for row in rows if not np.isfinite(values[row])]
+
+    def values(self, sort: str) -> NDArray[np.float64]:
+        return {name: getattr(self, name) for name in SORTS if name != "id"}[sort]
+
+    def described(self, row: int) -> dict:
+        """An image in the grid."""
+        numbers = {name: _number(self.values(name)[row]) for name in SORTS if name != "id"}
+        return {"id": self.index.ids[row], "split": self.index.splits[row], "tags": self.tags(row)} | numbers
+
+    def tags(self, row: int) -> list[int]:
+        return (np.flatnonzero(self.index.present[row, 1:]) + 1).tolist()
+
+    # Pictures
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3)."""
+        return read_image(self.root / self.index.paths[self.row[image_id]])
+
+    def picture(self, image_id: str) -> bytes:
+        """JPEG of the image, at most SIDE_MAX pixels a side."""
+        return _jpeg(_fitted(self.image(image_id), SIDE_MAX), quality=92)
+
+    def _thumbnail(self, image_id: str, seeded: bool) -> bytes:
+        """A small JPEG, with the seeds over it if there are any and they are wanted."""
+        image = _fitted(self.image(image_id), THUMBNAIL)
+        if seeded and isinstance(self.seeds, Seeds) and image_id in self._seed_row:
+            image = overlay(image, self.seeds.seeds[self._seed_row[image_id]])
+        return _jpeg(image, quality=80)
+
+    @cached_property
+    def _seed_row(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(self.seeds.ids)}
+
+    # Layers of one image
+
+    def layers(self, image_id: str) -> list[dict]:
+        """What stages have made of an image, in their order, or why there is nothing; prediction comes by itself."""
+        training = self.is_training(image_id)
+        found = self._seed_layers(image_id) if training else []
+        makers: list[tuple[str, str, Callable[[], dict]]] = []
+        if training:
+            makers = [
+                ("grown", "grown in training", lambda: self._growth_layer(image_id)),
+                ("pseudo", "pseudo label", lambda: self._pseudo_layer(image_id)),
+            ]
+        else:
+            makers = [("truth", "ground truth", lambda: self._truth_layer(image_id))]
+        return found + [_or_missing(key, name, make) for key, name, make in makers]
+
+    def _seed_layers(self, image_id: str) -> list[dict]:
+        if not isinstance(self.seeds, Seeds):
+            return [missing_layer("seeds", "seeds", self.seeds)]
+        if image_id not in self._seed_row:
+            return [missing_layer("seeds", "seeds", f"no seeds of this image; {_run('make_seeds')} again")]
+        labels = self.seeds.seeds[self._seed_row[image_id]]
+        layers = [labels_layer("seeds", "seeds", labels, corners=True)]
+        try:
+            maps = self.seed_maps(image_id)
+        except InputError as error:
+            return [missing_layer("maps", "CAM, saliency", str(error)), *layers]
+        if maps is None:
+            return [missing_layer("maps", "CAM, saliency", "imported cues come without maps"), *layers]
+        numbers = (np.flatnonzero(maps.present[0, 1:].numpy()) + 1).tolist()
+        cams = [
+            map_layer(f"cam{k}", f"CAM {self.classes[k - 1]}", maps.cams[0, k - 1].numpy(), label=k) for k in numbers
+        ]
+        saliency = map_layer("saliency", "saliency", maps.saliency[0].numpy())
+        crf = labels_layer("crf", "CRF of CAM and saliency", maps.labels[0].numpy(), corners=True)
+        return [*cams, saliency, *layers, crf]
+
+    def _growth_layer(self, image_id: str) -> dict:
+        if grown := self.grown(image_id):
+            return steps_layer("grown", "grown in training", grown)
+        if self.file["growth"].is_dir():
+            return missing_layer("grown", "grown in training", "not recorded; dsrg.watch_images says how many are")
+        return missing_layer("grown", "grown in training", _run("train_dsrg"))
+
+    def _pseudo_layer(self, image_id: str) -> dict:
+        path = self.file["pseudo_labels"] / f"{image_id}.png"
+        if not path.is_file():
+            return missing_layer("pseudo", "pseudo label", _run("make_pseudo_labels"))
+        return labels_layer("pseudo", "pseudo label", at_most(read_mask(path)), corners=False)
+
+    def _truth_layer(self, image_id: str) -> dict:
+        if image_id not in self.masks:
+            return missing_layer("truth", "ground truth", "this image has no mask")
+        return labels_layer("truth", "ground truth", at_most(read_mask(self.masks[image_id])), corners=False)
+
+    def prediction(self, image_id: str) -> dict:
+        """The layer of the final network's prediction with CRF, and how sure the network itself is of it."""
+        name = "prediction"
+        key = next((key for key in ("retrain", "dsrg") if self.file[key].is_file()), None)
+        if key is None:
+            return missing_layer("prediction", name, _run("retrain"))
+        if key == "dsrg":
+            name = "prediction (first network)"
+
+        def make() -> dict:
+            labels, sure = (at_most(values) for values in self.predicted(image_id, key))
+            known = map_layer("sure", "probability", sure)
+            return labels_layer("prediction", name, labels, corners=False) | {"sure": known | {"corners": False}}
+
+        return _or_missing("prediction", name, make)
+
+    def _predicted(self, image_id: str, key: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+        """Label map uint8 (H, W) with CRF and the network's probability of these labels, float16 (H, W)."""
+        segmenter, model = self.segmenter(key)
+        kernel = self.params.crf.test.model_dump()
+        one, settings = self.index.pick([self.row[image_id]]), self.params.evaluate
+        (job,) = prediction_jobs(
+            segmenter, one, self.root, settings, size=model.size, kernel=kernel, tags_only=False, unsure_below=0
+        )
+        (labels,) = label_maps([job])
+        return labels, np.take_along_axis(job.probs, labels[None].astype(np.int64), axis=0)[0].astype(np.float16)
+
+    def score(self, image_id: str) -> None:
+        """Note an evaluation image's IoU: the mean over the classes in its mask or its prediction."""
+        key = "retrain" if self.file["retrain"].is_file() else "dsrg"
+        labels, _ = self.predicted(image_id, key)
+        confusion = confusion_matrix(read_mask(self.masks[image_id]), labels, classes=len(self.classes))
+        self.iou[self.row[image_id]] = mean_iou(iou_per_class(confusion))
+
+    # Other thresholds
+
+    def why_fixed(self) -> dict[str, str | None]:
+        """Why the thresholds of seeds and of growth cannot be moved, None where they can."""
+        seeds: str | None = None
+        if not isinstance(self.seeds, Seeds):
+            seeds = self.seeds
+        elif not self.has_maps:
+            seeds = "the seeds are imported, without the maps they come from"
+        elif self.params.seeds.crf.use == "replace":
+            seeds = "the CRF's label map replaces the seeds (seeds.crf.use)"
+        growth = seeds if not isinstance(self.seeds, Seeds) else None
+        if not self.file["dsrg"].is_file():
+            growth = _run("train_dsrg")
+        return {"seeds": seeds, "grow": growth}
+
+    def _seed_maps(self, image_id: str) -> SeedMaps | None:
+        return seed_maps(self.seeds, image_id, self.image(image_id), self.params.seeds)
+
+    @cached_property
+    def grower(self) -> Grower:
+        return Grower(self.file["dsrg"], self.params)
+
+    def _deciding(self, image_id: str) -> torch.Tensor:
+        return self.grower.deciding([self.image(image_id)], *self._seeds_and_tags([image_id]))
+
+    def _seeds_and_tags(self, ids: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self.seeds.in_order(ids)), torch.from_numpy(self.seeds.tags_in_order(ids))
+
+    def live(self, image_id: str, now: Thresholds, *, growing: bool) -> dict:
+        """An image's seeds and, if wanted, what they grow into at the thresholds `now`, with what that changes.
+
+        Raises InputError for an image without seeds.
+        """
+        if not isinstance(self.seeds, Seeds) or image_id not in self._seed_row:
+            raise InputError(f"{image_id}: has no seeds to make anew ({TRAINING_ONLY})")
+        answer = {"command": now.command(self.before), "counted": self.tally.images, "of": len(self.seeds.ids)}
+        old, new = (self._seeds_at(image_id, thresholds) for thresholds in (self.before, now))
+        answer["seeds"] = labels_layer("seeds", "seeds", new[0].numpy(), corners=True)
+        answer["coverage"] = {
+            "image": [_share(old), _share(new)],
+            "set": [_labelled(self._tallied(thresholds)) for thresholds in (self.before, now)],
+        }
+        if growing:
+            answer |= self._live_growth(image_id, new, now)
+            if self.watched is not None:
+                answer["coverage"]["watched"] = [self._watched_share(self.before), self._watched_share(now)]
+        return answer
+
+    def _seeds_at(self, image_id: str, thresholds: Thresholds) -> torch.Tensor:
+        """uint8 (1, h, w)."""
+        maps = self.seed_maps(image_id)
+        if maps is None:
+            return self._seeds_and_tags([image_id])[0]
+        return self._live_seeds(maps, thresholds)
+
+    def _live_seeds(self, maps: SeedMaps, thresholds: Thresholds) -> torch.Tensor:
+        return live_seeds(maps, self.params.seeds, fg_thresh=thresholds.seeds_fg, bg_thresh=thresholds.seeds_bg)
+
+    def _live_growth(self, image_id: str, seeds: torch.Tensor, now: Thresholds) -> dict:
+        deciding, (_, present) = self.deciding(image_id), self._seeds_and_tags([image_id])
+        grown = grow(seeds, deciding, present, fg_thresh=now.grow_fg, bg_thresh=now.grow_bg)
+        sure, likeliest = deciding[0].masked_fill(~present[0, :, None, None], 0).max(dim=0)
+        layer = labels_layer("regrown", "grown anew", grown[0].numpy(), corners=True)
+        return {
+            "regrown": layer
+            | {"sure": map_layer("sure", "probability", sure.numpy())}
+            | {"likeliest": labels_layer("likeliest", "likeliest class", likeliest.numpy(), corners=True)}
+        }
+
+    def _tallied(self, thresholds: Thresholds) -> Coverage | None:
+        return self.tally.coverage(fg_thresh=thresholds.seeds_fg, bg_thresh=thresholds.seeds_bg)
+
+    def _watched_share(self, thresholds: Thresholds) -> float:
+        maps, deciding = self.watched
+        seeds = self._live_seeds(maps, thresholds)
+        return _share(grow(seeds, deciding, maps.present, fg_thresh=thresholds.grow_fg, bg_thresh=thresholds.grow_bg))
+
+    # What is counted beside
+
+    def to_count(self) -> list[str]:
+        """Training images whose seeds can be made anew, in a drawn order: any first part of it stands for the whole."""
+        if not self.has_maps:
+            return []
+        known = [image_id for image_id in self.seeds.ids if self.known(image_id)]
+        return [known[place] for place in np.random.default_rng(0).permutation(len(known))]
+
+    def count(self, image_id: str) -> None:
+        """Enter one image into the tally and note how far its classes disagree."""
+        if (maps := self._seed_maps(image_id)) is not None:
+            self.tally.add(maps)
+            self.disagreement[self.row[image_id]] = disagreement(maps, fg_thresh=self.params.seeds.fg_thresh)
+
+    def to_watch(self) -> list[str]:
+        """Images with recorded growth that can be grown anew, the first WATCHED_MAX of them."""
+        fixed = any(self.why_fixed().values())
+        return [] if fixed else [image_id for image_id in self.watched_ids if self.known(image_id)][:WATCHED_MAX]
+
+    def watch(self) -> None:
+        """Keep what growth of the recorded images needs, so that it is grown anew at once for any thresholds."""
+        if ids := self.to_watch():
+            maps = [self.seed_maps(image_id) for image_id in ids]
+            self.watched = Watched(joined(maps), torch.cat([self.deciding(image_id) for image_id in ids]))
+
+    def state(self) -> dict:
+        """What the page needs before any image."""
+        lists = [threshold_steps(value) for value in self.before]
+        return {
+            "classes": ["background", *self.classes],
+            "splits": {split: len(self.index.split(split)) for split in ("train", "val")},
+            "thresholds": [
+                {"key": key, "value": value, "steps": steps}
+                for key, value, steps in zip(KEYS, self.before, lists, strict=True)
+            ],
+            "fixed": self.why_fixed(),
+            "missing": self.missing(),
+            "sorts": SORTS,
+        }
+
+
+def _run(stage: str) -> str:
+    return f"not made yet: run `dvc repro {stage}`"
+
+
+def _or_missing(key: str, name: str, make: Callable[[], dict]) -> dict:
+    """A layer, or in its place what is wrong with its file."""
+    try:
+        return make()
+    except InputError as error:
+        return missing_layer(key, name, str(error))
+
+
+def _share(labels: torch.Tensor) -> float:
+    return float((labels != UNLABELLED).float().mean())
+
+
+def _labelled(coverage: Coverage | None) -> float | None:
+    return coverage and coverage.labelled
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _fitted(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """An image (H, W, 3) made smaller, where it must be, so that neither side is longer than `side`."""
+    factor = side / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _jpeg(image: NDArray[np.uint8], *, quality: int) -> bytes:
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()

@@ -1,0 +1,35 @@
+"""The artefacts of another run, a DVC experiment or a commit, fetched from DVC's cache to be seen beside one's own."""
+
+from pathlib import Path
+
+from dsrg.errors import InputError
+from dsrg.inspect.project import Project
+from dsrg.params import load_params
+
+WANTED = ("index", "classes", "ground_truth", "masks", "seeds", "growth", "dsrg", "pseudo_labels", "retrain")
+
+
+def project_at(revision: str, folder: Path, *, file: dict[str, Path], root: Path) -> Project:
+    """The project as it was at a revision, its files copied into `folder`; images are read from `root`, as now.
+
+    What that run had not made is missing there too. Raises InputError when there is no such revision, and when its
+    params or its index cannot be had.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.scm import resolve_rev
+
+    copies = {key: folder / path for key, path in file.items()}
+    try:
+        with Repo() as repo, repo.switch(resolve_rev(repo.scm, revision)):
+            for path in (Path("params.yaml"), *(file[key] for key in WANTED)):
+                if repo.dvcfs.exists(path.as_posix()):
+                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    repo.dvcfs.get(path.as_posix(), str(folder / path), recursive=True)
+    except DvcException as error:
+        raise InputError(f"--rev {revision}: {error}; `dvc exp list` and `git log` name what there is") from None
+    except OSError as error:
+        raise InputError(
+            f"--rev {revision}: not all of it is in DVC's cache ({error}); run `dvc fetch` first"
+        ) from None
+    return Project(file=copies, root=root, params=load_params(folder / "params.yaml"))

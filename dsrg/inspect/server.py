@@ -1,0 +1,282 @@
+"""The page's server: reads, never writes, and answers only those who call it by its own name.
+
+    /                     the page                /thumb/ID   small JPEG (?seeds=1: with seeds)
+    /api/state            classes, thresholds     /image/ID   JPEG
+    /api/images           rows of the grid        /api/image/ID, /api/prediction/ID, /api/live/ID   layers
+                                                 (?run=other: of the run beside)
+
+What whole data sets amount to is counted beside, and told as far as it is known.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from aiohttp import web
+
+from dsrg.data.palette import voc_palette
+from dsrg.errors import InputError
+from dsrg.inspect.project import KEYS, SORTS, Project, Thresholds
+
+PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/drawing.js": ("drawing.js", "text/javascript"),
+}
+HEADERS = {
+    # the page may load nothing from elsewhere, and nobody elsewhere may load or frame anything from here
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+ROWS_MAX = 500  # of the grid, in one answer
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Other(NamedTuple):
+    """A second run to be shown beside the first."""
+
+    name: str
+    project: Project
+
+
+def serve(project: Project, *, host: str, port: int, ready: Callable[[str], None], other: Other | None = None) -> None:
+    """Serve until interrupted; `ready` is called with the address. Port 0 takes a free one.
+
+    Raises InputError when the address cannot be had.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(f"{host}:{port}: {error.strerror or error}; choose another --port or --host") from None
+    shown = f"[{host}]" if ":" in host else host
+    ready(f"http://{shown}:{listening.getsockname()[1]}/")
+    web.run_app(create_app(project, host=host, other=other), sock=listening, print=None, access_log=None)
+
+
+def create_app(project: Project, *, host: str, other: Other | None = None) -> web.Application:
+    """The application, to be served at `host`."""
+    app = web.Application(middlewares=[_guard(host), _problems])
+    pages = _Pages(project, other)
+    for path, (name, kind) in PAGE.items():
+        app.router.add_get(path, _file(Path(__file__).with_name(name), kind))
+    app.router.add_get("/api/state", pages.state)
+    app.router.add_get("/api/images", pages.images)
+    for path, answer in {
+        "/thumb/{id}": pages.thumbnail,
+        "/image/{id}": pages.image,
+        "/api/image/{id}": pages.layers,
+        "/api/prediction/{id}": pages.prediction,
+        "/api/live/{id}": pages.live,
+    }.items():
+        app.router.add_get(path, answer)
+    app.cleanup_ctx.append(pages.beside)
+    return app
+
+
+def is_own_name(name: str, host: str) -> bool:
+    """Whether a request's Host header, its port included, may name this server.
+
+    A page from elsewhere whose name was made to point here (DNS rebinding) comes with that name: only the name the
+    server was told to listen at, `localhost` and literal addresses are its own.
+    """
+    bare = name.rsplit(":", 1)[0] if not name.endswith("]") else name
+    bare = bare.strip("[]").casefold()
+    if bare in ("localhost", host.casefold()):
+        return True
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return False
+    return address.is_loopback or not _is_loopback(host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.casefold() == "localhost"
+
+
+def _guard(host: str) -> Handler:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_own_name(request.headers.get("Host", ""), host):
+            raise web.HTTPForbidden(text="not this server's name")
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.headers.update(HEADERS)
+            raise
+        response.headers.update(HEADERS)
+        return response
+
+    return guard
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What is wrong with a file of the project becomes a message for the page."""
+    try:
+        return await handler(request)
+    except InputError as error:
+        return web.json_response({"problem": str(error)}, status=409)
+
+
+def _file(path: Path, kind: str) -> Handler:
+    data = path.read_bytes()
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=data, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})
+
+    return answer
+
+
+class _Pages:
+    """Answers to requests. Networks run in one thread, one after the other; all else in a few."""
+
+    def __init__(self, project: Project, other: Other | None) -> None:
+        self.project, self.other = project, other
+        self.networks = ThreadPoolExecutor(1, "networks")
+        self.scoring: asyncio.Task | None = None
+        self.counted = False
+
+    async def state(self, _: web.Request) -> web.Response:
+        state = await asyncio.to_thread(self.project.state)
+        viridis = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+        colours = {"palette": _bytes(voc_palette()), "viridis": _bytes(viridis)}
+        return web.json_response(state | colours | {"other": self.other and self.other.name})
+
+    async def images(self, request: web.Request) -> web.Response:
+        query, project = request.query, self.project
+        wanted = {name: query.get(name, "") for name in ("search", "tag", "split")}
+        sort, order = query.get("sort", "id"), query.get("order", "ascending")
+        start, count = (_count(query.get(name, default)) for name, default in (("start", "0"), ("count", "100")))
+        expected = {"tag": ["", *project.classes], "split": ["", "train", "val"]}
+        if sort not in SORTS or order not in ("ascending", "descending") or None in (start, count):
+            raise web.HTTPBadRequest(text="no such order or range")
+        if any(wanted[name] not in values for name, values in expected.items()):
+            raise web.HTTPBadRequest(text="no such class or split")
+        if sort == "iou":
+            wanted["split"] = "val"
+            self._start_scoring()
+
+        def found() -> dict:
+            rows = project.find(**wanted, sort=sort, descending=order == "descending")
+            part = rows[start : start + min(count, ROWS_MAX)]
+            known = len(rows) if sort == "id" else int(np.isfinite(project.values(sort)[rows]).sum())
+            return {"total": len(rows), "known": known, "rows": [project.described(row) for row in part]}
+
+        return web.json_response(await asyncio.to_thread(found) | {"working": self._working(sort)})
+
+    def _working(self, sort: str) -> bool:
+        """Whether more of what the grid is sorted by will be known later."""
+        scoring = self.scoring is not None and not self.scoring.done()
+        return (sort == "disagreement" and not self.counted) or (sort == "iou" and scoring)
+
+    async def thumbnail(self, request: web.Request) -> web.Response:
+        seeded = request.query.get("seeds") == "1"
+        return _picture(await asyncio.to_thread(self.project.thumbnail, self._id(request), seeded))
+
+    async def image(self, request: web.Request) -> web.Response:
+        return _picture(await asyncio.to_thread(self.project.picture, self._id(request)))
+
+    async def layers(self, request: web.Request) -> web.Response:
+        project = self._run(request)
+        image_id = self._id(request, project)
+        row = project.row[image_id]
+        facts = {"id": image_id, "split": project.index.splits[row], "tags": project.tags(row)}
+        return web.json_response(facts | {"layers": await asyncio.to_thread(project.layers, image_id)})
+
+    async def prediction(self, request: web.Request) -> web.Response:
+        project = self._run(request)
+        return web.json_response(await self._with_network(project.prediction, self._id(request, project)))
+
+    async def live(self, request: web.Request) -> web.Response:
+        image_id, began = self._id(request), time.perf_counter()
+        now = _thresholds(request)
+        growing = request.query.get("grow") == "1" and self.project.why_fixed()["grow"] is None
+        if growing:
+            await self._with_network(self.project.deciding, image_id)
+        answer = await asyncio.to_thread(self.project.live, image_id, now, growing=growing)
+        answer["counting"] = not self.counted
+        return web.json_response(answer | {"ms": round(1000 * (time.perf_counter() - began), 1)})
+
+    def _run(self, request: web.Request) -> Project:
+        """The project that a request asks about: the other run's with ?run=other, if there is one."""
+        return self.other.project if self.other and request.query.get("run") == "other" else self.project
+
+    def _id(self, request: web.Request, project: Project | None = None) -> str:
+        image_id = request.match_info["id"]
+        if not (project or self.project).known(image_id):
+            raise web.HTTPNotFound(text="no such image")
+        return image_id
+
+    async def _with_network(self, work: Callable, *arguments: object) -> object:
+        return await asyncio.get_running_loop().run_in_executor(self.networks, work, *arguments)
+
+    def _start_scoring(self) -> None:
+        if self.scoring is None and any(self.project.file[key].is_file() for key in ("retrain", "dsrg")):
+            self.scoring = asyncio.create_task(self._score())
+
+    async def _score(self) -> None:
+        """Predict the evaluation images one by one; what a person asks for comes between."""
+        for image_id in self.project.masks:
+            with contextlib.suppress(InputError):  # a broken file is told where it is looked at
+                await self._with_network(self.project.score, image_id)
+
+    async def beside(self, _: web.Application) -> AsyncIterator[None]:
+        """Count while the server runs."""
+        counting = asyncio.create_task(self._count())
+        yield
+        for task in (counting, self.scoring):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self.networks.shutdown(cancel_futures=True)
+
+    async def _count(self) -> None:
+        with contextlib.suppress(InputError):
+            for image_id in self.project.to_watch():
+                await self._with_network(self.project.deciding, image_id)
+            await asyncio.to_thread(self.project.watch)
+        for image_id in await asyncio.to_thread(self.project.to_count):
+            with contextlib.suppress(InputError):
+                await asyncio.to_thread(self.project.count, image_id)
+        self.counted = True
+
+
+def _thresholds(request: web.Request) -> Thresholds:
+    """From the query, all four by their keys in params.yaml."""
+    try:
+        values = Thresholds(*(float(request.query[key]) for key in KEYS))
+    except (KeyError, ValueError):
+        raise web.HTTPBadRequest(text=f"expected numbers {', '.join(KEYS)}") from None
+    if not all(0 <= value <= 1 for value in values):
+        raise web.HTTPBadRequest(text="expected thresholds from 0 to 1")
+    return values
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def _picture(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"})
+
+
+def _bytes(values: np.ndarray) -> str:
+    return b64encode(np.ascontiguousarray(values, np.uint8).tobytes()).decode()

@@ -1,0 +1,720 @@
+"""`dsrg inspect` without a browser: what it computes, what it serves and what it refuses."""
+
+import asyncio
+import importlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+import tracemalloc
+from base64 import b64decode
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from aiohttp.test_utils import TestClient, TestServer
+from click.testing import CliRunner
+from closure import ROOT
+from dvc.repo import Repo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from ruamel.yaml import YAML
+from test_pipeline import run_all
+from yarl import URL
+
+from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
+from dsrg.cli import main
+from dsrg.data.images import read_mask
+from dsrg.data.index import Index, read_ground_truth, write_index
+from dsrg.errors import InputError
+from dsrg.inference.scoring import with_ground_truth
+from dsrg.inspect.layers import at_most
+from dsrg.inspect.live import SeedMaps, disagreement, live_seeds
+from dsrg.inspect.project import KEYS, MAKERS, Project, Thresholds
+from dsrg.inspect.revision import project_at
+from dsrg.inspect.server import Other, create_app, is_own_name, serve
+from dsrg.inspect.tally import Tally, threshold_steps
+from dsrg.method.growing import UNLABELLED
+from dsrg.params import Seeds, load_params
+from dsrg.pipeline import load_stage
+
+HOME = "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield run_all(tmp_path_factory.mktemp("inspected"), monkeypatch)
+
+
+def opened() -> Project:
+    """The project in the working folder."""
+    stage = load_stage("inspect")
+    return Project(file=stage.file, root=stage.data_root, params=stage.params)
+
+
+@pytest.fixture
+def project(folder, monkeypatch) -> Project:
+    monkeypatch.chdir(folder)
+    return opened()
+
+
+@pytest.fixture
+def copied(folder, tmp_path, monkeypatch) -> Path:
+    """A copy of the finished project that may be spoilt."""
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def asked(project: Project, *paths: str, method: str = "GET", other: Other | None = None, **headers: str) -> list:
+    """(status, body, headers) of each path, from a server of its own."""
+
+    async def talk() -> list:
+        async with TestClient(TestServer(create_app(project, host=HOME, other=other))) as client:
+            answers = []
+            for path in paths:
+                url = URL(str(client.make_url("/")).rstrip("/") + path, encoded=True)
+                async with client.session.request(method, url, headers=headers) as answer:
+                    answers.append((answer.status, await answer.read(), answer.headers))
+            return answers
+
+    return asyncio.run(talk())
+
+
+def told(project: Project, path: str) -> dict:
+    ((status, body, _),) = asked(project, path)
+    assert status == 200, body
+    return json.loads(body)
+
+
+def live_path(image_id: str, thresholds: Thresholds, *, grow: bool = True) -> str:
+    query = "&".join(f"{key}={value}" for key, value in zip(KEYS, thresholds, strict=True))
+    return f"/api/live/{image_id}?{query}&grow={int(grow)}"
+
+
+def labels_of(layer: dict) -> np.ndarray:
+    return np.frombuffer(b64decode(layer["data"]), np.uint8).reshape(layer["height"], layer["width"])
+
+
+def seed_settings(**changes: object) -> Seeds:
+    chosen = load_params(ROOT / "recipes" / "shapes.yaml").seeds.model_dump()
+    crf = chosen["crf"] | {"use": changes.pop("use", chosen["crf"]["use"])}
+    return Seeds.model_validate(chosen | changes | {"crf": crf})
+
+
+# Live is what the stages make
+
+
+class TestLive:
+    def test_seeds_at_the_stage_s_thresholds_are_the_stage_s(self, project):
+        for image_id in project.seeds.ids:
+            made = labels_of(project.live(image_id, project.before, growing=False)["seeds"])
+            np.testing.assert_array_equal(made, project.seeds.in_order([image_id])[0])
+
+    def test_seeds_at_other_thresholds_are_what_the_stage_makes_of_them(self, copied):
+        now = Thresholds(0.4, 0.35, 0.5, 0.5)
+        before = opened()
+        made = [labels_of(before.live(image_id, now, growing=False)["seeds"]) for image_id in before.seeds.ids]
+        set_params(copied, now)
+        importlib.import_module("stages.make_seeds").make_seeds(load_stage("make_seeds"))
+        after = opened().seeds.in_order(before.seeds.ids)
+        assert not np.array_equal(after, before.seeds.seeds), "the thresholds change something"
+        np.testing.assert_array_equal(np.stack(made), after)
+
+    @pytest.mark.parametrize(
+        "on, threshold, precision",
+        [("crf", 0.0, "fp32"), ("softmax", 0.145, "fp32"), ("both", 0.5, "fp32"), ("softmax", 0.145, "bf16")],
+    )
+    def test_growth_is_that_of_the_training_s_end(self, copied, on, threshold, precision):
+        now = opened().before._replace(grow_fg=threshold, grow_bg=threshold)
+        set_params(copied, now, {"grow": {"on": on}, "dsrg": {"precision": precision}})
+        importlib.import_module("stages.train_dsrg").train_dsrg(load_stage("train_dsrg"))
+        project = opened()
+        assert len(project.watched_ids) == 2
+        grown = [labels_of(project.live(one, now, growing=True)["regrown"]) for one in project.watched_ids]
+        steps = [project.grown(image_id) for image_id in project.watched_ids]
+        np.testing.assert_array_equal(grown, [one[max(one)] for one in steps])
+        assert not np.array_equal(grown, project.seeds.in_order(project.watched_ids)), "some have grown"
+
+    def test_the_network_computes_as_precisely_as_it_was_trained(self, copied):
+        found = []
+        for precision in ("fp32", "bf16"):
+            set_params(copied, opened().before, {"grow": {"on": "softmax"}, "dsrg": {"precision": precision}})
+            found.append(opened().deciding("train0000"))
+        assert torch.allclose(*found, atol=0.02) and not torch.equal(*found)
+
+    @pytest.mark.parametrize("on", ["crf", "softmax", "both"])
+    def test_growth_obeys_its_thresholds_whatever_it_goes_by(self, copied, on):
+        set_params(copied, opened().before, {"grow": {"on": on}})
+        project = opened()
+        image_id = project.watched_ids[0]
+        shares = []
+        for threshold in (1.0, 0.0):
+            now = project.before._replace(grow_fg=threshold, grow_bg=threshold)
+            answer = project.live(image_id, now, growing=True)
+            grown, seeds = labels_of(answer["regrown"]), labels_of(answer["seeds"])
+            np.testing.assert_array_equal(grown[seeds != UNLABELLED], seeds[seeds != UNLABELLED])
+            shares.append((grown != UNLABELLED).mean())
+        assert shares[0] < shares[1]
+
+    def test_the_command_names_what_was_changed_and_nothing_else(self, project):
+        before = project.before
+        assert before.command(before) is None
+        changed = before._replace(seeds_fg=0.4, grow_bg=0.995)
+        assert changed.command(before) == "dvc exp run -S seeds.fg_thresh=0.4 -S grow.bg_thresh=0.995"
+
+    def test_the_command_gives_dvc_the_very_number(self):
+        """What YAML reads from the line is the threshold that was shown, however small."""
+        before = Thresholds(0.5, 0.5, 0.5, 0.5)
+        for value in [*threshold_steps(0.06), 1e-5, 1 / 3]:
+            if value != 0.5:
+                text = before._replace(seeds_bg=value).command(before).split("=")[1]
+                assert YAML(typ="safe", pure=True).load(text) == value
+
+    def test_an_answer_takes_less_than_150_ms(self, project):
+        image_id, now = project.watched_ids[0], project.before._replace(seeds_fg=0.3, grow_fg=0.7)
+        project.live(image_id, now, growing=True)
+        began = time.perf_counter()
+        for _ in range(5):
+            project.live(image_id, now, growing=True)
+        assert (time.perf_counter() - began) / 5 < 0.15
+
+    def test_evaluation_images_have_no_seeds(self, project):
+        with pytest.raises(InputError, match="val0000.*training images only"):
+            project.live("val0000", project.before, growing=False)
+
+
+def set_params(folder: Path, thresholds: Thresholds, changes: dict[str, dict] | None = None) -> None:
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    for key, value in zip(KEYS, thresholds, strict=True):
+        section, name = key.split(".")
+        params[section][name] = value
+    for section, own in (changes or {}).items():
+        params[section].update(own)
+    yaml.dump(params, folder / "params.yaml")
+
+
+# The tally
+
+
+def drawn_maps(cams: np.ndarray, saliency: np.ndarray, labels: np.ndarray, tags: list[int]) -> SeedMaps:
+    """Maps of one image as the stage has them: highest value 1 or 0, float16, untagged classes 0."""
+    cams = torch.from_numpy(cams)[None].clone()
+    present = torch.zeros(1, cams.shape[1] + 1, dtype=torch.bool)
+    present[0, [0, *tags]] = True
+    highest = cams.amax(dim=(2, 3), keepdim=True)
+    cams = (cams / highest.clamp(min=1e-6)).half().float() * present[:, 1:, None, None]
+    return SeedMaps(cams, torch.from_numpy(saliency)[None].half().float(), present, torch.from_numpy(labels)[None])
+
+
+values = st.one_of(st.sampled_from([0.0, 0.5, 0.25, 1.0]), st.floats(0, 1, width=16))
+images = st.builds(
+    drawn_maps,
+    arrays(np.float32, (3, 3, 3), elements=values.map(np.float32)),
+    arrays(np.float32, (3, 3), elements=values.map(np.float32)),
+    arrays(np.uint8, (3, 3), elements=st.integers(0, 3)),
+    st.lists(st.integers(1, 3), unique=True),
+)
+
+
+class TestTally:
+    @pytest.mark.parametrize("use", ["agree", "none", "replace"])
+    @pytest.mark.parametrize("conflict", ["smaller", "unlabelled"])
+    @settings(max_examples=8, deadline=None)
+    @given(st.lists(images, min_size=1, max_size=3), st.data())
+    def test_it_counts_what_the_seeds_made_anew_amount_to(self, use, conflict, maps, data):
+        chosen = seed_settings(use=use, conflict=conflict, fg_thresh=0.125, bg_thresh=0.0625)
+        tally = Tally(chosen)
+        for one in maps:
+            tally.add(one)
+        step = st.sampled_from(tally.fg), st.sampled_from(tally.bg)
+        for fg_thresh, bg_thresh in [(0.0, 0.0), (1.0, 1.0), (0.25, 0.5), *data.draw(st.lists(st.tuples(*step)))]:
+            made = [live_seeds(one, chosen, fg_thresh=fg_thresh, bg_thresh=bg_thresh) for one in maps]
+            cells = torch.stack(made)
+            found = tally.coverage(fg_thresh=fg_thresh, bg_thresh=bg_thresh)
+            assert found.background == pytest.approx((cells == 0).float().mean().item())
+            assert found.labelled == pytest.approx((cells != UNLABELLED).float().mean().item())
+
+    def test_the_tiny_project_at_every_pair(self, project):
+        for image_id in project.to_count():
+            project.count(image_id)
+        assert project.tally.images == len(project.seeds.ids) == 12
+        maps = [project.seed_maps(image_id) for image_id in project.seeds.ids]
+        for fg_thresh in project.tally.fg[::20]:
+            for bg_thresh in project.tally.bg[::20]:
+                thresholds = {"fg_thresh": fg_thresh, "bg_thresh": bg_thresh}
+                made = [live_seeds(one, project.params.seeds, **thresholds) for one in maps]
+                share = np.mean([(one != UNLABELLED).float().mean().item() for one in made])
+                assert project.tally.coverage(**thresholds).labelled == pytest.approx(share)
+        own = project.tally.coverage(fg_thresh=project.before.seeds_fg, bg_thresh=project.before.seeds_bg)
+        assert own.labelled == pytest.approx((project.seeds.seeds != UNLABELLED).mean())
+
+    @pytest.mark.parametrize("bg_thresh, share", [(0.5, 0.0), (0.51, 1.0)])
+    def test_a_cell_as_salient_as_the_threshold_is_no_background(self, bg_thresh, share):
+        tally, half = Tally(seed_settings(use="none")), np.full((2, 2), 0.5, np.float32)
+        tally.add(drawn_maps(np.zeros((1, 2, 2), np.float32), half, np.zeros((2, 2), np.uint8), []))
+        assert tally.coverage(fg_thresh=0.5, bg_thresh=bg_thresh) == (0, share)
+
+    def test_nothing_is_made_up(self):
+        tally = Tally(seed_settings())
+        assert tally.coverage(fg_thresh=0.5, bg_thresh=0.5) is None, "nothing counted yet"
+        maps = drawn_maps(np.ones((1, 2, 2), np.float32), np.ones((2, 2), np.float32), np.ones((2, 2), np.uint8), [1])
+        tally.add(maps)
+        assert tally.coverage(fg_thresh=0.123456, bg_thresh=0.5) is None, "not in the lists"
+
+    def test_the_value_of_params_is_on_offer(self):
+        assert len(threshold_steps(0.2)) == 101
+        assert len(threshold_steps(0.996)) == 102 and 0.996 in threshold_steps(0.996)
+
+    @settings(max_examples=30, deadline=None)
+    @given(images)
+    def test_disagreement_is_the_share_of_cells_with_several_claims(self, maps):
+        claims = (maps.cams > 0.25 * maps.cams.amax(dim=(2, 3), keepdim=True)) & maps.present[:, 1:, None, None]
+        expected = (claims.sum(dim=1) > 1).float().mean().item()
+        assert disagreement(maps, fg_thresh=0.25) == pytest.approx(expected)
+
+
+# What is found and in which order
+
+
+class TestGrid:
+    def find(self, project: Project, **wanted: object) -> list[str]:
+        plain = {"search": "", "tag": "", "split": "", "sort": "id", "descending": False}
+        return [project.index.ids[row] for row in project.find(**plain | wanted)]
+
+    def test_everything_by_id(self, project):
+        assert self.find(project) == sorted(project.index.ids)
+        assert self.find(project, descending=True) == sorted(project.index.ids, reverse=True)
+
+    def test_search_class_and_split(self, project):
+        assert self.find(project, search="TRAIN000") == [f"train{k:04d}" for k in range(10)]
+        assert self.find(project, split="val") == [f"val{k:04d}" for k in range(4)]
+        tag = project.classes[int(np.flatnonzero(project.index.present[0, 1:])[0])]
+        found = self.find(project, tag=tag, split="train")
+        assert "train0000" in found
+        assert len(found) == project.index.split("train").present[:, project.classes.index(tag) + 1].sum()
+
+    def test_sorted_by_coverage_with_evaluation_images_last(self, project):
+        found = self.find(project, sort="coverage", descending=True)
+        shares = [project.coverage[project.row[image_id]] for image_id in found]
+        assert shares[:12] == sorted(shares[:12], reverse=True) and np.isnan(shares[12:]).all()
+
+    def test_sorted_by_growth(self, project):
+        assert set(self.find(project, sort="growth")[:2]) == {"train0000", "train0001"}
+        row = project.row["train0000"]
+        steps = project.grown("train0000")
+        more = (steps[max(steps)] != UNLABELLED).mean() - (project.seeds.seeds[0] != UNLABELLED).mean()
+        assert project.growth[row] == pytest.approx(more)
+
+    def test_sorted_by_iou_on_the_evaluation_split_only(self, project):
+        for image_id in project.masks:
+            project.score(image_id)
+        known = [image_id for image_id in project.index.ids if np.isfinite(project.iou[project.row[image_id]])]
+        assert known == [f"val{k:04d}" for k in range(4)]
+        rows = told(project, "/api/images?sort=iou")["rows"]
+        ious = [row["iou"] for row in rows]
+        assert len(rows) == 4 and ious == sorted(ious)
+
+    def test_the_server_scores_when_asked_to_sort_by_iou(self, project):
+        async def talk() -> dict:
+            async with TestClient(TestServer(create_app(project, host=HOME))) as client:
+                while True:
+                    answer = await (await client.get("/api/images?sort=iou")).json()
+                    if answer["known"] == 4 and not answer["working"]:
+                        return answer
+                    await asyncio.sleep(0.02)
+
+        assert asyncio.run(asyncio.wait_for(talk(), 20))["total"] == 4
+
+    def test_what_is_asked_for_is_checked(self, project):
+        wrong = ["sort=size", "order=up", "start=-1", "count=x", "start=99999999999", "tag=unicorn", "split=test"]
+        assert [status for status, *_ in asked(project, *(f"/api/images?{query}" for query in wrong))] == [400] * 7
+
+
+# Layers
+
+
+class TestLayers:
+    def test_a_training_image_has_all_but_ground_truth(self, project):
+        answer = told(project, "/api/image/train0000")
+        cams = [f"cam{k}" for k in project.tags(0)]
+        found = {layer["key"]: layer for layer in answer["layers"]}
+        assert list(found) == [*cams, "saliency", "seeds", "crf", "grown", "pseudo"]
+        assert answer["tags"] == project.tags(0) and answer["split"] == "train"
+        np.testing.assert_array_equal(labels_of(found["seeds"]), project.seeds.seeds[0])
+        saliency, by_class = project.seeds.maps("train0000")
+        shown = np.frombuffer(b64decode(found["saliency"]["data"]), "<f4").reshape(saliency.shape)
+        np.testing.assert_array_equal(shown, saliency)
+        assert set(by_class) == set(project.tags(0))
+        pseudo = read_mask(project.file["pseudo_labels"] / "train0000.png")
+        np.testing.assert_array_equal(labels_of(found["pseudo"]), pseudo)
+        steps = {step["step"]: labels_of(step) for step in found["grown"]["steps"]}
+        assert list(steps) == sorted(project.grown("train0000"))
+
+    def test_an_evaluation_image_has_ground_truth_and_prediction(self, project):
+        (truth,) = told(project, "/api/image/val0001")["layers"]
+        np.testing.assert_array_equal(labels_of(truth), read_mask(project.masks["val0001"]))
+        prediction = told(project, "/api/prediction/val0001")
+        assert labels_of(prediction).shape == labels_of(truth).shape
+        sure = np.frombuffer(b64decode(prediction["sure"]["data"]), "<f4")
+        assert 0 <= sure.min() and sure.max() <= 1
+
+    def test_training_masks_stay_unseen(self, project):
+        truth = read_ground_truth(project.file["ground_truth"])
+        assert len(with_ground_truth(project.index.split("train"), truth)) == 12, "there are some"
+        assert sorted(project.masks) == [f"val{k:04d}" for k in range(4)]
+
+    def test_large_label_maps_are_thinned(self):
+        assert at_most(np.zeros((2401, 100))).shape == (801, 34)
+        assert at_most(np.zeros((1200, 1200))).shape == (1200, 1200)
+
+    def test_pictures(self, project):
+        (_, thumb, _), (_, seeded, _), (_, whole, _) = asked(
+            project, "/thumb/train0000", "/thumb/train0000?seeds=1", "/image/train0000"
+        )
+        size = Image.open(BytesIO(whole)).size
+        assert size == (project.index.widths[0], project.index.heights[0])
+        assert max(Image.open(BytesIO(thumb)).size) <= 160 and thumb != seeded
+
+
+# What is missing
+
+
+class TestMissing:
+    def test_no_index(self, copied):
+        (copied / "data/index.csv").unlink()
+        with pytest.raises(InputError, match="index.csv.*dvc repro prepare"):
+            opened()
+
+    @pytest.mark.parametrize("key", [key for key in MAKERS if key != "index"])
+    def test_each_artefact_is_named_with_its_stage(self, copied, key):
+        project = opened()
+        assert project.missing() == []
+        path = project.file[key]
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        project = opened()
+        assert project.missing() == [f"{path}: not made yet: run `dvc repro {MAKERS[key]}`"]
+        shown = [*project.layers("train0000"), project.prediction("train0000")]
+        reasons = [layer["why"] for layer in shown if layer["kind"] == "missing"]
+        reasons += [why for why in project.why_fixed().values() if why]
+        if key != "retrain":  # the first network predicts in its place
+            assert any(f"dvc repro {MAKERS[key]}" in why for why in reasons)
+
+    def test_stages_are_those_of_dvc_yaml(self):
+        stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+        for key, stage in MAKERS.items():
+            assert f"${{file.{key}}}" in stages[stage]["outs"]
+
+    def test_only_images_and_tags(self, copied):
+        """After `prepare` the grid is there already."""
+        for key in MAKERS:
+            path = opened().file[key]
+            if key != "index":
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(copied / "data/masks")
+        (copied / "data/ground_truth.csv").unlink()
+        project = opened()
+        assert told(project, "/api/images")["total"] == 16
+        assert told(project, "/api/state")["fixed"]["seeds"] == "not made yet: run `dvc repro make_seeds`"
+        kinds = [layer["kind"] for layer in told(project, "/api/image/val0000")["layers"]]
+        assert kinds == ["missing"]
+        assert told(project, "/api/prediction/val0000")["why"] == "not made yet: run `dvc repro retrain`"
+
+    def test_a_broken_file_is_told_and_the_rest_is_shown(self, copied):
+        (copied / "data/pseudo_labels/train0000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        (copied / "data/retrain.pt").write_bytes(b"no model")
+        project = opened()
+        layers = {layer["key"]: layer for layer in project.layers("train0000")}
+        assert layers["seeds"]["kind"] == "labels" and "pseudo_labels/train0000.png" in layers["pseudo"]["why"]
+        assert "not readable as a model" in project.prediction("train0000")["why"]
+
+    def test_a_missing_picture_is_told(self, copied):
+        project = opened()
+        (project.root / project.index.paths[0]).unlink()
+        ((status, body, _),) = asked(project, "/image/train0000")
+        assert status == 409 and "train0000.jpg" in json.loads(body)["problem"]
+
+    def test_damaged_seeds(self, copied):
+        (copied / "data/seeds.h5").write_bytes(b"nothing")
+        assert "not readable as HDF5" in opened().why_fixed()["seeds"]
+
+    def test_imported_seeds_have_no_thresholds_to_move(self, copied):
+        project = opened()
+        rows = imported(project)
+        grid = project.seeds.seeds.shape[1]
+        write_seeds(project.file["seeds"], rows, count=len(rows), grid=grid, classes=project.classes, params="{}")
+        project = opened()
+        assert "imported" in project.why_fixed()["seeds"] and project.to_count() == [] and project.to_watch() == []
+        layers = {layer["key"]: layer for layer in project.layers("train0000")}
+        assert layers["maps"]["kind"] == "missing" and layers["seeds"]["kind"] == "labels"
+        same = project.live("train0000", project.before._replace(seeds_fg=0.9), growing=True)
+        np.testing.assert_array_equal(labels_of(same["seeds"]), project.seeds.seeds[0])
+
+    def test_seeds_that_the_crf_replaces_have_no_thresholds_to_move(self, project):
+        changed = project.params.model_dump()
+        changed["seeds"]["crf"]["use"] = "replace"
+        replaced = Project(file=project.file, root=project.root, params=type(project.params).model_validate(changed))
+        assert "seeds.crf.use" in replaced.why_fixed()["seeds"]
+
+
+def imported(project: Project) -> list[SeedRow]:
+    """The project's seeds as rows without maps."""
+    side = project.seeds.seeds.shape[1]
+    none = np.full((side, side), np.nan), np.zeros((0, side, side)), np.zeros(0, np.uint8)
+    columns = zip(project.seeds.ids, project.seeds.present, project.seeds.seeds, strict=True)
+    return [SeedRow(*row, *none) for row in columns]
+
+
+# The door
+
+
+class TestDoor:
+    @pytest.mark.parametrize(
+        "image_id",
+        ["nothing", "..", "%2e%2e", "..%2findex.csv", "%2Fetc%2Fpasswd", "train0000.jpg", "train0000%00", "a%5Cb", ""],
+    )
+    def test_other_ids_get_404(self, project, image_id):
+        paths = [f"{start}/{image_id}" for start in ("/image", "/thumb", "/api/image", "/api/prediction")]
+        paths.append(live_path(image_id, project.before))
+        assert [status for status, *_ in asked(project, *paths)] == [404] * 5
+
+    @pytest.mark.parametrize("image_id", ["../../secret", "/etc/passwd", ".hidden", "a/b"])
+    def test_an_index_cannot_smuggle_a_path(self, copied, image_id):
+        index = copied / "data/index.csv"
+        index.write_text(index.read_text().replace("train0003,", f"{image_id},"))
+        project = opened()
+        assert image_id in project.row and not project.known(image_id)
+        (status, *_), _ = asked(project, f"/image/{image_id.replace('/', '%2F')}", "/api/state")
+        assert status == 404
+
+    def test_an_index_cannot_lead_out_of_the_data(self, copied):
+        index = copied / "data/index.csv"
+        index.write_text(index.read_text().replace("JPEGImages/train0003", "../../JPEGImages/train0003"))
+        with pytest.raises(InputError, match="does not lie under the data root"):
+            opened()
+
+    def test_files_beside_the_page_are_not_served(self, project):
+        paths = ["/params.yaml", "/data/index.csv", "/server.py", "/..%2fserver.py", "/page.html", "/static/page.css"]
+        assert [status for status, *_ in asked(project, *paths)] == [404] * 6
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+    def test_nothing_can_be_written(self, project, method):
+        assert [status for status, *_ in asked(project, "/", "/api/state", "/image/train0000", method=method)] == [
+            405
+        ] * 3
+
+    def test_a_strange_name_is_refused_everywhere(self, project):
+        for path in ("/", "/api/state", "/image/train0000", "/nowhere"):
+            for name in ("evil.example", "evil.example:8765", "127.0.0.1.evil.example", ""):
+                ((status, body, _),) = asked(project, path, Host=name)
+                assert status == 403 and b"train" not in body
+
+    @pytest.mark.parametrize(
+        "name, host, own",
+        [
+            ("127.0.0.1:8765", "127.0.0.1", True),
+            ("localhost:8765", "127.0.0.1", True),
+            ("LOCALHOST", "127.0.0.1", True),
+            ("[::1]:8765", "::1", True),
+            ("[::1]", "127.0.0.1", True),
+            ("192.168.1.7:8765", "127.0.0.1", False),
+            ("192.168.1.7:8765", "0.0.0.0", True),
+            ("lab.example:8765", "0.0.0.0", False),
+            ("lab.example:8765", "lab.example", True),
+            ("lab.example.evil.example", "lab.example", False),
+            ("192.168.1.7", "localhost", False),
+            ("", "127.0.0.1", False),
+        ],
+    )
+    def test_own_names(self, name, host, own):
+        assert is_own_name(name, host) is own
+
+    def test_the_page_may_load_nothing_from_elsewhere(self, project):
+        for status, _, headers in asked(project, "/", "/page.js", "/nowhere"):
+            assert headers["Content-Security-Policy"].startswith("default-src 'self';"), status
+            assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+    @pytest.mark.parametrize(
+        "query", ["", "seeds.fg_thresh=0.5", "seeds.fg_thresh=2&seeds.bg_thresh=0&grow.fg_thresh=0&grow.bg_thresh=0"]
+    )
+    def test_thresholds_are_checked(self, project, query):
+        assert asked(project, f"/api/live/train0000?{query}")[0][0] == 400
+
+    def test_not_a_number_is_no_threshold(self, project):
+        assert asked(project, live_path("train0000", Thresholds(float("nan"), 0, 0, 0)))[0][0] == 400
+
+    def test_thresholds_of_an_evaluation_image(self, project):
+        assert asked(project, live_path("val0000", project.before))[0][0] == 409
+
+    def test_live_over_the_wire(self, project):
+        now = project.before._replace(seeds_fg=0.5)
+        answer = told(project, live_path("train0000", now))
+        direct = project.live("train0000", now, growing=True)
+        assert answer["seeds"] == direct["seeds"] and answer["regrown"] == direct["regrown"]
+        assert answer["command"] == "dvc exp run -S seeds.fg_thresh=0.5"
+        assert answer["of"] == 12
+
+    def test_coverage_of_all_is_told_once_counted(self, project):
+        async def talk() -> dict:
+            async with TestClient(TestServer(create_app(project, host=HOME))) as client:
+                while True:
+                    now = project.before._replace(seeds_fg=0.5)
+                    answer = await (await client.get(live_path("train0000", now))).json()
+                    if not answer["counting"]:
+                        return answer
+                    await asyncio.sleep(0.02)
+
+        answer = asyncio.run(asyncio.wait_for(talk(), 20))
+        before, after = answer["coverage"]["set"]
+        assert answer["counted"] == 12 and before == pytest.approx((project.seeds.seeds != UNLABELLED).mean())
+        assert after != before
+        recorded = [project.live(image_id, project.before, growing=True) for image_id in project.watched_ids]
+        shares = [(labels_of(one["regrown"]) != UNLABELLED).mean() for one in recorded]
+        assert answer["coverage"]["watched"][0] == pytest.approx(np.mean(shares))
+
+    def test_nothing_in_the_project_changes(self, copied):
+        def contents() -> dict:
+            files = (path for path in copied.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+            return {path: path.read_bytes() for path in files}
+
+        before = contents()
+        paths = ["/", "/api/images?sort=iou", "/api/image/train0000", "/thumb/train0000?seeds=1"]
+        asked(opened(), *paths, live_path("train0000", opened().before), "/api/prediction/val0000")
+        assert contents() == before
+
+    def test_an_address_in_use(self, project):
+        with socket.create_server((HOME, 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(InputError, match=f"127.0.0.1:{port}: .*--port"):
+                serve(project, host=HOME, port=port, ready=print)
+
+    def test_command(self, folder, monkeypatch):
+        """The command prints its address, opens it unless told not to, and listens at loopback only."""
+        monkeypatch.chdir(folder)
+        served, visited = [], []
+        monkeypatch.setattr("aiohttp.web.run_app", lambda app, *, sock, **_: served.append(sock.getsockname()))
+        monkeypatch.setattr("webbrowser.open", visited.append)
+        for options in (["--no-browser"], []):
+            result = CliRunner().invoke(main, ["inspect", "--port", "0", *options])
+            assert result.exit_code == 0, result.output
+            assert result.output == f"http://127.0.0.1:{served[-1][1]}/\n"
+        assert visited == [result.output.strip()] and all(host == HOME for host, _ in served)
+
+    def test_command_without_an_index(self, copied):
+        (copied / "data/index.csv").unlink()
+        result = CliRunner().invoke(main, ["inspect", "--no-browser"])
+        assert result.exit_code == 2 and "dvc repro prepare" in result.output
+
+
+# Another run beside
+
+
+def run_git(*arguments: str) -> None:
+    subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@y.z", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def committed(folder, tmp_path_factory) -> Path:
+    """A finished run in Git and DVC, and after it a working tree whose seeds are gone."""
+    place = tmp_path_factory.mktemp("committed") / "copy"
+    shutil.copytree(folder, place)
+    (place / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", place / ".dvc" / "config")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(place)
+        run_git("init", "-q")
+        with Repo() as repo:
+            repo.commit(force=True)
+        run_git("add", "-A")
+        run_git("commit", "-qm", "a run")
+        run_git("tag", "first")
+    (place / "data/seeds.h5").unlink()
+    return place
+
+
+class TestBeside:
+    def at(self, revision: str, folder: Path) -> Project:
+        stage = load_stage("inspect")
+        return project_at(revision, folder, file=stage.file, root=stage.data_root)
+
+    def test_its_layers_are_those_of_that_run(self, committed, project, tmp_path, monkeypatch):
+        expected = project.layers("train0000")
+        monkeypatch.chdir(committed)
+        other, now = self.at("first", tmp_path), opened()
+        assert other.layers("train0000") == expected
+        mine, beside = asked(now, "/api/image/train0000", "/api/image/train0000?run=other", other=Other("first", other))
+        assert json.loads(beside[1])["layers"] == expected
+        assert json.loads(mine[1])["layers"][0]["kind"] == "missing", "this one has lost its seeds"
+
+    def test_without_another_run_there_is_one(self, project):
+        first, second = asked(project, "/api/image/train0000", "/api/image/train0000?run=other")
+        assert first[1] == second[1]
+        assert told(project, "/api/state")["other"] is None
+
+    def test_no_such_revision(self, committed, tmp_path, monkeypatch):
+        monkeypatch.chdir(committed)
+        with pytest.raises(InputError, match="--rev nonsense: unknown Git revision"):
+            self.at("nonsense", tmp_path)
+
+    def test_no_repository(self, copied, tmp_path):
+        with pytest.raises(InputError, match="--rev first: .*not inside of a DVC repository"):
+            self.at("first", tmp_path)
+
+    def test_a_cache_that_has_lost_its_files(self, committed, tmp_path, monkeypatch):
+        shutil.copytree(committed, tmp_path / "lost")
+        monkeypatch.chdir(tmp_path / "lost")
+        shutil.rmtree(tmp_path / "lost/.dvc/cache")
+        with pytest.raises(InputError, match="--rev first: .*dvc fetch"):
+            self.at("first", tmp_path / "files")
+
+    def test_command(self, committed, monkeypatch):
+        """The copy is gone when the server has ended."""
+        monkeypatch.chdir(committed)
+        served = []
+        monkeypatch.setattr("dsrg.inspect.server.serve", lambda *_, other, **__: served.append(other))
+        result = CliRunner().invoke(main, ["inspect", "--rev", "first"])
+        assert result.exit_code == 0, result.output
+        assert served[0].name == "first" and not served[0].project.file["seeds"].exists()
+
+
+# Many images
+
+
+class TestMany:
+    COUNT = 10_000
+
+    @pytest.fixture
+    def many(self, tmp_path, project) -> Project:
+        """Ten thousand rows that share the tiny project's pictures."""
+        few = project.index.split("train")
+        rows = [k % len(few) for k in range(self.COUNT)]
+        one = few.pick(rows)
+        ids = [f"image{k:05d}" for k in range(self.COUNT)]
+        index = Index(ids, one.splits, one.paths, one.heights, one.widths, one.present, one.checksums)
+        write_index(tmp_path / "index.csv", index, project.classes)
+        file = project.file | {"index": tmp_path / "index.csv"}
+        return Project(file=file, root=project.root, params=project.params)
+
+    def test_any_part_of_the_grid_comes_at_once(self, many):
+        for query in ("", "sort=coverage&order=descending&start=9000", "search=999", "sort=disagreement"):
+            began = time.perf_counter()
+            answer = told(many, f"/api/images?{query}")
+            assert time.perf_counter() - began < 2 and len(answer["rows"]) > 0
+        assert told(many, "/api/images")["total"] == self.COUNT
+
+    def test_thumbnails_are_made_on_demand_and_few_are_kept(self, many):
+        tracemalloc.start()
+        many.thumbnail.cache_clear()
+        for image_id in many.index.ids[:40]:
+            many.thumbnail(image_id, False)
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        info = many.thumbnail.cache_info()
+        assert info.currsize == 40 and info.maxsize * kept / 40 < 64 * 2**20
