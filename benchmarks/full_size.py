@@ -79,7 +79,7 @@ def measure(recipe: str) -> dict:
 
         def watched(*arguments):
             loss, values = objective(*arguments)
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             return loss, values
 
         segmenter = fit(

@@ -16,7 +16,7 @@ from dsrg.method.losses import smoothed_softmax
 from dsrg.method.seeds import agreed_seeds, make_seeds
 from dsrg.params import Params
 from dsrg.params import Seeds as SeedSettings
-from dsrg.training.supervision import Supervisor, confidence
+from dsrg.training.supervision import Supervisor
 
 
 class SeedMaps(NamedTuple):
@@ -76,23 +76,19 @@ class Grower:
         self.segmenter, model = load_segmenter(path, made_by="train_dsrg")
         self.segmenter = self.segmenter.to(memory_format=torch.channels_last)  # as while it was trained
         self.size, self.params = model.size, params
-        still = params.grow.model_dump() | {"enabled": False}
-        self.refine = Supervisor(crf=params.crf.train.model_dump(), grow=still, boundary_loss=True)
+        grow = params.grow.model_dump()
+        self.supervisor = Supervisor(crf=params.crf.train.model_dump(), grow=grow, boundary_loss=False)
 
     @torch.no_grad()
-    def deciding(self, images: list[NDArray[np.uint8]], seeds: Tensor, present: Tensor) -> Tensor:
+    def deciding(self, images: list[NDArray[np.uint8]], present: Tensor) -> Tensor:
         """The probabilities float32 (B, C+1, h, w) that growth goes by (params `grow.on`), on the CPU.
 
-        They depend on the images (uint8 (H, W, 3) each) and their tags alone; `seeds` only lend their shape.
+        images: uint8 (H, W, 3) each; present: their tags, bool (B, C+1).
         """
-        batch = squares(images, self.size)
         device = next(self.segmenter.parameters()).device
-        half = self.params.dsrg.precision == "bf16"
+        batch, half = squares(images, self.size).to(device), self.params.dsrg.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            logits = self.segmenter(batch.to(device))
+            logits = self.segmenter(batch)
         probs = smoothed_softmax(logits.float(), min_prob=self.params.dsrg.min_prob)
-        if self.params.grow.on == "softmax":
-            return probs.cpu()
-        present = present.to(device)
-        refined = self.refine(batch.to(device), probs, seeds.to(device), present, step=0).crf_probs
-        return (refined if self.params.grow.on == "crf" else confidence(probs, refined, present)).cpu()
+        crf_probs = None if self.params.grow.on == "softmax" else self.supervisor.refined(batch, probs)
+        return self.supervisor.deciding(probs, crf_probs, present.to(device)).cpu()

@@ -333,7 +333,8 @@ class Project:
         return Grower(self.file["dsrg"], self.params)
 
     def _deciding(self, image_id: str) -> torch.Tensor:
-        return self.grower.deciding([self.image(image_id)], *self._seeds_and_tags([image_id]))
+        _, present = self._seeds_and_tags([image_id])
+        return self.grower.deciding([self.image(image_id)], present)
 
     def _seeds_and_tags(self, ids: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(self.seeds.in_order(ids)), torch.from_numpy(self.seeds.tags_in_order(ids))

@@ -40,16 +40,24 @@ class Supervisor:
         growing = self.enabled and step >= self.start
         crf_probs = None
         if self.boundary_loss or (growing and self.on != "softmax"):
-            # every eighth pixel is the aligned-corners resize of an 8k+1 square to its grid
-            small = images[:, :, ::8, ::8]
-            energies = unary_energies(probs, unary=self.unary, min_prob=self.min_prob)
-            crf_probs = clamped(dense_crf(small, energies, **self.kernel), min_prob=self.min_prob)
+            crf_probs = self.refined(images, probs)
         if not growing:
             return Supervision(seeds, crf_probs)
-        deciding = {"crf": crf_probs, "softmax": probs}.get(self.on)
-        if deciding is None:
-            deciding = confidence(probs, crf_probs, present)
+        deciding = self.deciding(probs, crf_probs, present)
         return Supervision(grow(seeds, deciding, present, **self.thresholds), crf_probs)
+
+    def refined(self, images: Tensor, probs: Tensor) -> Tensor:
+        """The CRF's probabilities, float32 (B, C+1, h, w)."""
+        # every eighth pixel is the aligned-corners resize of an 8k+1 square to its grid
+        small = images[:, :, ::8, ::8]
+        energies = unary_energies(probs, unary=self.unary, min_prob=self.min_prob)
+        return clamped(dense_crf(small, energies, **self.kernel), min_prob=self.min_prob)
+
+    def deciding(self, probs: Tensor, crf_probs: Tensor | None, present: Tensor) -> Tensor:
+        """The probabilities that growth goes by, float32 (B, C+1, h, w); "softmax" needs no crf_probs."""
+        if self.on == "both":
+            return confidence(probs, crf_probs, present)
+        return crf_probs if self.on == "crf" else probs
 
 
 def confidence(probs: Tensor, crf_probs: Tensor, present: Tensor) -> Tensor:
