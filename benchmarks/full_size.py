@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.experiments import RESULTS
+from dsrg import parallel
 from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import read_image
@@ -101,6 +102,7 @@ def measure(recipe: str) -> dict:
         classes = np.arange(len(probs), dtype=np.uint8)
         labels = label_map(LabelJob(image, probs.numpy(), classes, params.crf.test.model_dump(), 0.0))
         seconds = time.perf_counter() - began
+    parallel.pool().shutdown()  # a process that has processes of its own does not end before them
     if not (np.isfinite(losses).all() and probs.isfinite().all() and labels.shape == image.shape[:2]):
         raise RuntimeError(f"{recipe}: losses {losses}, label map {labels.shape}")
     return {
