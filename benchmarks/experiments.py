@@ -54,12 +54,12 @@ class Experiments:
 
     def figures(self, name: str, changes: list[str], *, network: str) -> dict:
         """mIoU, with and without CRF, and IoU per class of a network, "dsrg" or "retrain", with changed params."""
-        changes = [*self.common, *changes]
+        everything = [*self.common, *changes]
         write_text(Path("params.yaml"), self.params)  # `dvc exp run` leaves the changes of the one before in it
-        key = f"{network}-{params_digest(changes)}"
+        key = f"{network}-{params_digest(everything)}"
         if key not in self.known:
-            options = [part for change in changes for part in ("--set-param", change)]
-            click.echo(f"{name}: {' '.join(changes)}")
+            options = [part for change in everything for part in ("--set-param", change)]
+            click.echo(f"{name}: {' '.join(everything)}")
             # a name is taken once; the stages of the one before come from DVC's cache
             subprocess.run(["dvc", "exp", "remove", name], capture_output=True)
             subprocess.run(["dvc", "exp", "run", "--name", name, *options, MADE_BY[network]], check=True)
