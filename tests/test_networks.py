@@ -200,6 +200,14 @@ class TestFrozenNorms:
             assert F.cosine_similarity(rounded[key].flatten(), gradient.flatten(), dim=0) > 0.65, key
             assert 0.7 < rounded[key].norm() / gradient.norm() < 1.4, key
 
+    def test_a_random_resnet101_stays_within_bounds(self):
+        """Its frozen norms do nothing against random weights; unscaled, 33 blocks would reach a deviation of 1e5."""
+        torch.manual_seed(0)
+        backbone = BACKBONES["resnet101"].build(output_stride=8, classifier=False).eval()
+        with torch.no_grad():
+            features = backbone(torch.randn(1, 3, 65, 65))
+        assert 0.1 < features.std() < 20
+
     @pytest.mark.parametrize("stride", [8, 16])
     @torch.inference_mode()
     def test_dilated_depthwise_convolutions_are_left_out_of_bf16(self, stride):

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from dsrg.networks.timm_features import timm_features
@@ -148,6 +149,11 @@ def resnet101(*, output_stride: int, classifier: bool) -> _ResNet:
         norm_layer=FrozenBatchNorm2d, replace_stride_with_dilation=[False, output_stride == 8, True]
     )
     resnet.maxpool.ceil_mode = True
+    # Frozen norms do not tame random weights: every block would double the variance, 2 ** 33 in all. ImageNet's weights
+    # replace this.
+    blocks = [module for module in resnet.modules() if isinstance(module, Bottleneck)]
+    for block in blocks:
+        nn.init.constant_(block.bn3.weight, len(blocks) ** -0.5)
     _absorb_norms(resnet)
     return _ResNet(resnet)
 
