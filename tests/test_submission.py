@@ -148,7 +148,9 @@ def test_all_offenders_at_once(tmp_path):
         assert fault.startswith(f"{name}: {reason}")
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no archive either" * 99)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", gzip.compress(b"no archive either" * 99)], ids=["empty", "bytes", "gzip"]
+)
 def test_no_archive(tmp_path, content):
     path = tmp_path / "x.tar.gz"
     path.write_bytes(content)
