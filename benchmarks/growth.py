@@ -25,7 +25,8 @@ from rich.table import Table
 from torch import Tensor
 
 from dsrg.files import write_json
-from dsrg.method.growing import UNLABELLED, grow
+from dsrg.method.growing import grow
+from dsrg.method.label_maps import UNLABELLED
 
 RESULTS = Path(__file__).parent / "results"
 PAPER = {"fg_thresh": 0.85, "bg_thresh": 0.99}

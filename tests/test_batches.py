@@ -14,7 +14,6 @@ from toy import picture, save_index
 from dsrg.data import batches as module
 from dsrg.data.batches import (
     OUTSIDE,
-    UNLABELLED,
     WHOLE,
     Batches,
     Window,
@@ -26,6 +25,7 @@ from dsrg.data.batches import (
     vary_colour,
 )
 from dsrg.errors import InputError
+from dsrg.method.label_maps import UNLABELLED
 
 MIRRORED = Window(0.0, 0.0, 1.0, 1.0, True)
 

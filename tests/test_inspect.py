@@ -39,7 +39,7 @@ from dsrg.inspect.project import KEYS, MAKERS, Project, Thresholds
 from dsrg.inspect.revision import project_at
 from dsrg.inspect.server import Other, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps
-from dsrg.method.growing import UNLABELLED
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.params import Seeds, load_params
 from dsrg.pipeline import load_stage
 

@@ -12,7 +12,8 @@ from dsrg.data.batches import Batch, Batches
 from dsrg.data.images import read_mask
 from dsrg.inference.squares import squares
 from dsrg.method.crf import clamped, dense_crf, unary_energies
-from dsrg.method.growing import UNLABELLED, grow
+from dsrg.method.growing import grow
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Dsrg

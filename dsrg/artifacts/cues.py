@@ -23,8 +23,8 @@ from dsrg.artifacts.seeds_h5 import SeedRow, Seeds
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import read_text, whole_file, write_text
+from dsrg.method.label_maps import UNLABELLED
 
-UNLABELLED = 255
 CONFLICTS = ("highest", "unlabelled")
 MOST_LINES = 10  # of each kind of problem that are told one by one
 

@@ -17,6 +17,7 @@ from dsrg.artifacts.label_png import write_label_png
 from dsrg.artifacts.polygons import annotations_of, coco_document
 from dsrg.data.classes import write_classes
 from dsrg.files import write_csv, write_text
+from dsrg.method.label_maps import UNLABELLED
 
 COLUMNS = ["id", "image", "width", "height", "classes"]
 
@@ -37,7 +38,7 @@ class PredictionFolder:
         """labels uint8 (H, W); probs float (C+1, h, w)."""
         write_label_png(self.folder / "masks" / f"{image_id}.png", labels)
         height, width = labels.shape
-        found = [self.classes[k - 1] for k in np.unique(labels).tolist() if 0 < k < 255]
+        found = [self.classes[k - 1] for k in np.unique(labels).tolist() if 0 < k < UNLABELLED]
         self.rows.append([image_id, path.as_posix(), width, height, "|".join(found)])
         if probs is not None:
             (self.folder / "probabilities").mkdir(exist_ok=True)

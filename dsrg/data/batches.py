@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dsrg.data.images import read_image
 from dsrg.data.index import Index
+from dsrg.method.label_maps import UNLABELLED
 
-UNLABELLED = 255
 OUTSIDE = (124, 116, 104)  # ImageNet's mean colour: what lies beyond the image is neutral after normalising
 
 

@@ -23,8 +23,8 @@ from dsrg.data.images import REMARKS, ImageFacts, check_image, read_mask
 from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
+from dsrg.method.label_maps import UNLABELLED
 
-UNLABELLED = 255
 EXAMPLES = 5  # ids quoted in a warning
 FEW = 5  # training images of a class below which people are warned
 

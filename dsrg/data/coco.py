@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from dsrg.data.check import UNLABELLED, DrawMask, Fault, Record, Scan
+from dsrg.data.check import DrawMask, Fault, Record, Scan
 from dsrg.data.classes import MOST_CLASSES, class_problems, read_classes
 from dsrg.data.ids import Listed, id_problems, image_ids
 from dsrg.errors import InputError
 from dsrg.files import read_text
+from dsrg.method.label_maps import UNLABELLED
 
 PARTS = {
     "images": {"id": int, "file_name": str},

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dsrg.data.palette import voc_palette
 from dsrg.files import whole_file
+from dsrg.method.label_maps import UNLABELLED
 
 CAPTION = 18  # pixels above a panel
 GAP = 4
@@ -17,9 +18,10 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8], *, opacity: flo
     """Class colours over the image (H, W, 3): classes get an outline, background is darkened, 255 stays as it is."""
     labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     colours = voc_palette()[labels]
-    mixed = np.where((labels == 255)[..., None], image, (1 - opacity) * image + opacity * colours).astype(np.uint8)
+    known = labels != UNLABELLED
+    mixed = np.where(known[..., None], (1 - opacity) * image + opacity * colours, image).astype(np.uint8)
     edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    mixed[edges & (labels != 255)] = 255
+    mixed[edges & known] = 255
     return mixed
 
 

@@ -15,6 +15,7 @@ from dsrg import parallel
 from dsrg.artifacts.model_file import Model, load_model
 from dsrg.data.index import Index
 from dsrg.inference.squares import image_batches, native, scaled_side, squares
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.mean_field import mean_field
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
@@ -77,7 +78,7 @@ def label_map(job: LabelJob) -> NDArray[np.uint8]:
         probs = mean_field((job.image.transpose(2, 0, 1), energies, job.kernel))
     labels = job.classes[probs.argmax(axis=0)]
     if job.unsure_below > 0:
-        labels = np.where(probs.max(axis=0) < job.unsure_below, 255, labels)
+        labels = np.where(probs.max(axis=0) < job.unsure_below, UNLABELLED, labels)
     return labels.astype(np.uint8)
 
 

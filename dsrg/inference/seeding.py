@@ -21,7 +21,7 @@ from dsrg.files import find_in_project, write_csv
 from dsrg.inference.cams import activation_maps
 from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.squares import image_batches
-from dsrg.method.growing import UNLABELLED
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.mean_field import mean_field
 from dsrg.method.saliency import combined, mbd, rbd
 from dsrg.method.seeds import agreed_seeds, make_seeds, normalise_cams, tag_probs

@@ -22,6 +22,7 @@ from dsrg.errors import InputError
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.squares import native, scaled_side, squares
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.mean_field import mean_field
 from dsrg.params import CrfKernel, Predict
 
@@ -38,7 +39,6 @@ RELEASED_CRF = CrfKernel(
 )
 MAX_SIDE = 1024  # pixels; twice VOC's
 PIXELS_MAX = 100_000_000  # as in the recipes
-UNLABELLED = 255
 
 
 class Prediction(NamedTuple):

@@ -6,7 +6,7 @@ Paper section 3.3; released code `pylayers.py`, `generate_seed_step` and `DSRGLa
 import torch
 from torch import Tensor
 
-UNLABELLED = 255
+from dsrg.method.label_maps import UNLABELLED
 
 
 def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float) -> Tensor:

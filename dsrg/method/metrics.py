@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.method.label_maps import UNLABELLED
+
 
 def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], *, classes: int) -> NDArray[np.int64]:
     """Pixel counts (classes + 1, classes + 2): rows truth 0..C, columns predicted 0..C and, last, unlabelled (255).
@@ -12,11 +14,12 @@ def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], *, 
     if truth.shape != predicted.shape:
         raise ValueError(f"shapes differ: truth {truth.shape}, predicted {predicted.shape}")
     for name, labels in (("truth", truth), ("predicted", predicted)):
-        strange = labels[(labels > classes) & (labels != 255)]
+        strange = labels[(labels > classes) & (labels != UNLABELLED)]
         if strange.size:
-            raise ValueError(f"{name}: expected labels 0 to {classes} or 255, found {np.unique(strange).tolist()}")
+            found = np.unique(strange).tolist()
+            raise ValueError(f"{name}: expected labels 0 to {classes} or {UNLABELLED}, found {found}")
     columns = classes + 2
-    known = truth != 255
+    known = truth != UNLABELLED
     column = np.minimum(predicted[known].astype(np.int64), classes + 1)
     flat = truth[known].astype(np.int64) * columns + column
     return np.bincount(flat, minlength=(classes + 1) * columns).reshape(classes + 1, columns)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch
-from dsrg.method.growing import UNLABELLED
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import seeding_loss, smoothed_softmax
 from dsrg.training.fit import Objective
 

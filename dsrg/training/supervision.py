@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dsrg.method.crf import clamped, dense_crf, unary_energies
-from dsrg.method.growing import UNLABELLED, grow
+from dsrg.method.growing import grow
+from dsrg.method.label_maps import UNLABELLED
 
 
 @dataclass(frozen=True)
