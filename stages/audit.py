@@ -1,6 +1,6 @@
 """Hold seeds and pseudo labels against the training masks, where there are any. Nothing depends on this stage."""
 
-from dsrg.artifacts.label_png import LabelFolder
+from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.images import read_mask

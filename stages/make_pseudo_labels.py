@@ -1,9 +1,9 @@
 """Label every training image with the trained network, its tags and the fully connected CRF."""
 
-from dsrg.artifacts.label_png import write_label_png
 from dsrg.data.classes import read_classes
 from dsrg.data.images import read_image
 from dsrg.data.index import read_index
+from dsrg.data.palette import label_png
 from dsrg.figures.overlays import labels_beside, write_picture
 from dsrg.files import whole_folder
 from dsrg.inference.predict import label_maps, load_segmenter, prediction_jobs
@@ -29,7 +29,7 @@ def make_pseudo_labels(stage: Stage) -> None:
     labels = tracked(label_maps(jobs), stage.name, len(index))
     with whole_folder(stage.file["pseudo_labels"]) as folder, whole_folder(stage.results / "overlays") as overlays:
         for row, (image_id, label_map) in enumerate(zip(index.ids, labels, strict=True)):
-            write_label_png(folder / f"{image_id}.png", label_map)
+            (folder / f"{image_id}.png").write_bytes(label_png(label_map))
             if row < pseudo.overlays:
                 image = read_image(stage.data_root / index.paths[row])
                 pictures = labels_beside(image_id, image, {"pseudo label": label_map})

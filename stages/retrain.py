@@ -1,6 +1,6 @@
 """Train the final network on the pseudo labels."""
 
-from dsrg.artifacts.label_png import LabelFolder
+from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes

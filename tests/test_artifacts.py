@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dsrg.artifacts.label_png import LabelFolder, write_label_png
+from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.images import read_mask
-from dsrg.data.palette import voc_palette
+from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
 
 CLASSES = ["cat", "dög"]
@@ -269,23 +269,19 @@ class TestLabelPng:
 
     def test_comes_back_with_its_palette(self, tmp_path):
         path = tmp_path / "a.png"
-        write_label_png(path, self.LABELS)
+        path.write_bytes(label_png(self.LABELS))
         np.testing.assert_array_equal(read_mask(path), self.LABELS)
         with Image.open(path) as image:
             assert image.mode == "P" and image.size == (3, 2)
             np.testing.assert_array_equal(np.array(image.convert("RGB")), voc_palette()[self.LABELS])
 
-    def test_kind_of_file_does_not_depend_on_its_name(self, tmp_path):
-        write_label_png(tmp_path / ".a.png.7.tmp", self.LABELS)
-        assert (tmp_path / ".a.png.7.tmp").read_bytes().startswith(b"\x89PNG")
-
     def test_folder_reads_when_asked(self, tmp_path):
         for k, name in enumerate(("b", "a")):
-            write_label_png(tmp_path / f"{name}.png", self.LABELS[:, k:])
+            (tmp_path / f"{name}.png").write_bytes(label_png(self.LABELS[:, k:]))
         folder = LabelFolder(tmp_path, ["a", "b"], made_by="make_pseudo_labels")
         assert len(folder) == 2 and folder[0].shape == (2, 2) and folder[1].shape == (2, 3)
 
     def test_folder_names_missing_files_at_once(self, tmp_path):
-        write_label_png(tmp_path / "a.png", self.LABELS)
+        (tmp_path / "a.png").write_bytes(label_png(self.LABELS))
         with pytest.raises(InputError, match=r"2 of 3 label maps .*b.png, c.png.*`make_pseudo_labels` again"):
             LabelFolder(tmp_path, ["a", "b", "c"], made_by="make_pseudo_labels")

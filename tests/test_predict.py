@@ -377,19 +377,21 @@ def test_all_that_is_wrong_at_once(place):
 def test_nothing_is_left_when_it_breaks(place, monkeypatch):
     save("a.png")
     save("b.png")
-    monkeypatch.setattr("dsrg.artifacts.predictions.write_label_png", _breaks_at("b"))
+    monkeypatch.setattr("dsrg.artifacts.predictions.label_png", _works_once())
     result = CliRunner().invoke(main, ["predict", "a.png", "b.png", "--out", "out"])
     assert isinstance(result.exception, OSError)
     assert sorted(path.name for path in place.iterdir()) == ["a.png", "b.png", "data"]
 
 
-def _breaks_at(name: str):
-    def write(path: Path, labels: np.ndarray) -> None:
-        if path.stem == name:
-            raise OSError("disk full")
-        path.touch()
+def _works_once():
+    pngs = iter([b"a.png"])
 
-    return write
+    def label_png(labels: np.ndarray) -> bytes:
+        if png := next(pngs, None):
+            return png
+        raise OSError("disk full")
+
+    return label_png
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "5", "x"])

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.artifacts.label_png import write_label_png
 from dsrg.artifacts.polygons import annotations_of, coco_document
 from dsrg.data.classes import write_classes
+from dsrg.data.palette import label_png
 from dsrg.files import write_csv, write_text
 from dsrg.method.label_maps import UNLABELLED
 
@@ -36,7 +36,7 @@ class PredictionFolder:
         self, image_id: str, path: Path, labels: NDArray[np.uint8], *, probs: NDArray[np.float32] | None = None
     ) -> None:
         """labels uint8 (H, W); probs float (C+1, h, w)."""
-        write_label_png(self.folder / "masks" / f"{image_id}.png", labels)
+        (self.folder / "masks" / f"{image_id}.png").write_bytes(label_png(labels))
         height, width = labels.shape
         found = [self.classes[k - 1] for k in np.unique(labels).tolist() if 0 < k < UNLABELLED]
         self.rows.append([image_id, path.as_posix(), width, height, "|".join(found)])

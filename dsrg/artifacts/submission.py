@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dsrg.artifacts.label_png import write_label_png
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.data.palette import voc_palette
+from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
 from dsrg.files import whole_file
 
@@ -57,12 +56,10 @@ def _write(file: BinaryIO, labels: Iterable[tuple[str, NDArray[np.uint8]]]) -> N
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
         for image_id, label_map in labels:
-            png = io.BytesIO()
-            write_label_png(png, label_map)
+            png = label_png(label_map)
             member = tarfile.TarInfo(str(FOLDER / f"{image_id}.png"))
-            member.size = png.tell()
-            png.seek(0)
-            archive.addfile(member, png)
+            member.size = len(png)
+            archive.addfile(member, io.BytesIO(png))
 
 
 def _problems(path: Path, shapes: Shapes) -> list[str]:

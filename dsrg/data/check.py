@@ -11,17 +11,15 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from dsrg.data.images import REMARKS, ImageFacts, check_image, read_mask
 from dsrg.data.index import GroundTruth, Index, present_from_tags
-from dsrg.data.palette import voc_palette
+from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.method.label_maps import UNLABELLED
 
@@ -236,19 +234,11 @@ def _keep_mask(
     if masks_to is None and not callable(record.mask):
         path, content = record.mask, (root / record.mask).read_bytes()
     else:
-        path, content = f"{record.id}.png", _label_png(labels)
+        path, content = f"{record.id}.png", label_png(labels)
         if masks_to is not None:
             (masks_to / path).write_bytes(content)
     present = np.bincount(labels.ravel(), minlength=UNLABELLED + 1)[: len(classes) + 1] > 0
     return _MaskFacts(path, hashlib.sha256(content).hexdigest(), present)
-
-
-def _label_png(labels: np.ndarray) -> bytes:
-    image = Image.fromarray(labels)
-    image.putpalette(voc_palette().tobytes())  # makes it a palette image
-    content = BytesIO()
-    image.save(content, "PNG")
-    return content.getvalue()
 
 
 def _warnings(

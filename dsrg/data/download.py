@@ -16,14 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from torchvision.datasets import SBDataset
 from torchvision.datasets.utils import calculate_md5, check_integrity, download_url, extract_archive
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from dsrg.data.palette import voc_palette
+from dsrg.data.palette import label_png
 from dsrg.data.sbd import TRAINAUG, list_ids, list_path, read_sbd_mask, write_trainaug
 from dsrg.errors import InputError
 from dsrg.files import read_text, whole_file
@@ -164,20 +161,14 @@ def _add_sbd(archive: Path, voc: Path, release: Release) -> None:
                 except InputError as error:
                     problems += error.problems
                     continue
-                _write_mask(voc / "SegmentationClassAug" / f"{match[1]}.png", mask)
+                with whole_file(voc / "SegmentationClassAug" / f"{match[1]}.png") as temporary:
+                    temporary.write_bytes(label_png(mask))
                 tracker.advance()
     if missing := {"train", "val"} - lists.keys():
         problems.append(f"{archive}: no list {' nor '.join(sorted(missing))}; fetch it again")
     if problems:
         raise InputError(problems)
     write_trainaug(voc, sbd_train=lists["train"], sbd_val=lists["val"], expected=release.trainaug)
-
-
-def _write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
-    image = Image.fromarray(mask)
-    image.putpalette(voc_palette().tobytes())
-    with whole_file(path) as temporary:
-        image.save(temporary, format="PNG")
 
 
 def _masks(voc: Path) -> set[str]:

@@ -1,9 +1,13 @@
-"""The colours of label maps."""
+"""Label maps as palette PNGs in VOC's colours: the pixels hold class numbers, a viewer shows colours."""
+
+from io import BytesIO
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 
-def voc_palette() -> np.ndarray:
+def voc_palette() -> NDArray[np.uint8]:
     """The PASCAL VOC colour map -> uint8 (256, 3) RGB.
 
     The bits of an index, three at a time from the lowest, become the highest bits of R, G and B: 0 is black,
@@ -15,3 +19,12 @@ def voc_palette() -> np.ndarray:
         for channel in range(3):
             palette[:, channel] |= ((index >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
     return palette
+
+
+def label_png(labels: NDArray[np.uint8]) -> bytes:
+    """Label map uint8 (H, W) -> a palette PNG of the same size; `data.images.read_mask` reads it."""
+    image = Image.fromarray(labels)
+    image.putpalette(voc_palette().tobytes())  # makes it a palette image
+    content = BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()

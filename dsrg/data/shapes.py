@@ -18,10 +18,9 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 from numpy.random import Generator
-from PIL import Image
 
 from dsrg.data.classes import read_classes, write_classes
-from dsrg.data.palette import voc_palette
+from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.files import whole_folder
 
@@ -366,9 +365,7 @@ def _write_picture(root: Path, picture_id: str, picture: Picture) -> None:
     _, jpeg = cv2.imencode(".jpg", picture.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     (root / "JPEGImages" / f"{picture_id}.jpg").write_bytes(jpeg.tobytes())
     (root / "Annotations" / f"{picture_id}.xml").write_bytes(_annotation(f"{picture_id}.jpg", picture))
-    mask = Image.fromarray(picture.mask)
-    mask.putpalette(voc_palette().ravel().tolist())
-    mask.save(root / "SegmentationClass" / f"{picture_id}.png")
+    (root / "SegmentationClass" / f"{picture_id}.png").write_bytes(label_png(picture.mask))
 
 
 def draw_dataset(

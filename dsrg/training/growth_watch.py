@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dsrg.artifacts.label_png import write_label_png
 from dsrg.data.images import read_image
 from dsrg.data.index import Index
+from dsrg.data.palette import label_png
 from dsrg.files import whole_file
 from dsrg.inference.squares import squares
 from dsrg.method.losses import smoothed_softmax
@@ -62,5 +62,5 @@ class GrowthWatch:
         grown = self.supervisor(images, probs, seeds, present, step=step - 1).labels.cpu().numpy()
         for image_id, labels in zip(self.ids, grown, strict=True):
             with whole_file(self.folder / image_id / f"{step:06d}.png") as temporary:
-                write_label_png(temporary, labels)
+                temporary.write_bytes(label_png(labels))
         network.train()

@@ -1,25 +1,13 @@
-"""Label maps as palette PNGs in VOC's colours: the pixels hold class numbers, a viewer shows colours."""
+"""Label maps of many images, one PNG each."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dsrg.data.images import read_mask
-from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
-
-_PALETTE = voc_palette().tobytes()
-
-
-def write_label_png(path: Path | BinaryIO, labels: NDArray[np.uint8]) -> None:
-    """uint8 (H, W) -> a palette PNG of the same size; 255 = unlabelled."""
-    image = Image.fromarray(labels)
-    image.putpalette(_PALETTE)  # makes it a palette image
-    image.save(path, format="PNG")
 
 
 class LabelFolder:
