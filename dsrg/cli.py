@@ -38,31 +38,19 @@ def main() -> None:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the findings to this file too.")
 def check(json_path: Path | None) -> None:
     """Check params.yaml and every image, tag and mask, without writing anything else."""
-    from dsrg.data.check import check_records
-    from dsrg.data.sources import scan
+    from dsrg.data.sources import read_source
     from dsrg.files import write_json
     from dsrg.pipeline import load_stage
 
     problems, warnings, found = [], [], {}
     try:
         stage = load_stage("prepare")
-        data = stage.params.data
-        read = scan(
-            data.source,
-            stage.data_root,
-            train=data.train,
-            val=data.val,
-            tags=data.tags,
-            separator=data.separator,
-            val_share=data.val_share,
-            split_seed=data.split_seed,
-        )
-        checked = check_records(read, pixels_max=data.pixels_max, on_bad=data.on_bad, untagged=data.untagged)
+        classes, checked = read_source(stage.data_root, **stage.params.data.model_dump(exclude={"root", "size"}))
         warnings = checked.warnings
         found = {split: len(checked.index.split(split)) for split in ("train", "val")}
         found["masks"] = len(checked.ground_truth)
         found["skipped"] = [fault.problem for fault in checked.skipped]
-        found["classes"] = _images_per_class(checked.index, read.classes)
+        found["classes"] = _images_per_class(checked.index, classes)
     except InputError as error:
         problems = error.problems
     if json_path is not None:

@@ -12,6 +12,7 @@ from dsrg.data.index import read_index, write_index
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 
+RULES = {"pixels_max": 100, "on_bad": "fail", "untagged": "background"}
 CLASSES = ["cat", "dog"]
 H, W = 4, 6
 
@@ -32,7 +33,7 @@ def make_scan(root, *records, problems=(), faults=()) -> Scan:
 
 def problems_of(scan, **options) -> list[str]:
     with pytest.raises(InputError) as error:
-        check_records(scan, pixels_max=100, **options)
+        check_records(scan, **RULES | options)
     assert not any("\n" in problem for problem in error.value.problems)
     return error.value.problems
 
@@ -52,7 +53,7 @@ def root(tmp_path):
 
 
 def test_sound_records_become_an_index(root):
-    index, ground_truth, warnings, skipped = check_records(make_scan(root, C, A, B), pixels_max=H * W)
+    index, ground_truth, warnings, skipped = check_records(make_scan(root, C, A, B), **RULES | {"pixels_max": H * W})
     assert (index.ids, index.splits, index.paths) == (
         ["c", "a", "b"],
         ["train", "train", "val"],
@@ -75,7 +76,7 @@ def test_size_is_that_of_the_turned_image(root):
     (problem,) = problems_of(make_scan(root, A, C))
     assert problem.startswith(f"{root / 'a.png'}: 6 x 4 pixels, but its image has 4 x 6 (as turned by its EXIF")
     save_mask(root, "a.png", 0, 2, shape=(W, H))
-    index = check_records(make_scan(root, A, C), pixels_max=100).index
+    index = check_records(make_scan(root, A, C), **RULES).index
     assert (index.heights[0], index.widths[0]) == (W, H)
 
 
@@ -141,7 +142,7 @@ def test_warnings_count_and_quote(root):
         Record("d", "val", "d.jpg", ("dog",), None),
         *(Record(f"c{k}", "train", f"c{k}.jpg", (), None) for k in range(6)),
     ]
-    assert check_records(make_scan(root, *records), pixels_max=100).warnings == [
+    assert check_records(make_scan(root, *records), **RULES).warnings == [
         "2 classes have no training image, so cannot be learned: cat, dog",
         "7 training images have no tag, so teach background only: a, c0, c1, c2, c3, ...",
         "1 images have a class in their mask that is not among their tags: a",
@@ -155,7 +156,7 @@ def test_copies_and_rare_classes_are_said(root):
     for k in range(4):
         (root / f"d{k}.jpg").write_bytes((root / "a.jpg").read_bytes())
     records = [A, C, *(Record(f"d{k}", "train", f"d{k}.jpg", ("dog",), None) for k in range(4))]
-    assert check_records(make_scan(root, *records), pixels_max=100).warnings == [
+    assert check_records(make_scan(root, *records), **RULES).warnings == [
         "1 classes have fewer than 5 training images: cat (1)",
         "4 images are byte for byte copies of others in their split: d0 = a, d1 = a, d2 = a, d3 = a",
     ]
@@ -164,14 +165,14 @@ def test_copies_and_rare_classes_are_said(root):
 def test_odd_images_are_read_by_a_rule_and_said(root):
     save_image(root, "png.jpg", format="PNG")
     records = [C, Record("odd", "train", "png.jpg", ("cat",), None)]
-    assert check_records(make_scan(root, *records), pixels_max=100).warnings[-1] == (
+    assert check_records(make_scan(root, *records), **RULES).warnings[-1] == (
         "1 images are of another format than their names say, and read as what they are: odd"
     )
 
 
 def test_warnings_of_the_source_come_first(root):
     scan = Scan(root, CLASSES, [C], [], [], ["3 rows are not used"])
-    assert check_records(scan, pixels_max=100).warnings[0] == "3 rows are not used"
+    assert check_records(scan, **RULES).warnings[0] == "3 rows are not used"
 
 
 def test_bad_images_can_be_left_out(root):
@@ -188,7 +189,7 @@ def test_bad_images_can_be_left_out(root):
         drawn,
     ]
     scan = make_scan(root, *records, faults=[Fault("t.csv:9", "t.csv:9: no image"), Fault("c", "t.csv:3: no class")])
-    checked = check_records(scan, pixels_max=100, on_bad="skip", untagged="bad", masks_to=root / "masks")
+    checked = check_records(scan, **RULES | {"on_bad": "skip", "untagged": "bad"}, masks_to=root / "masks")
     assert checked.index.ids == ["a", "f"]
     assert [row.id for row in checked.ground_truth] == ["a", "f"]
     assert sorted(path.name for path in (root / "masks").iterdir()) == ["a.png", "f.png"]
@@ -196,7 +197,7 @@ def test_bad_images_can_be_left_out(root):
     assert [fault.id for fault in checked.skipped] == [name for name, _ in expected]
     assert all(why in fault.problem for (_, why), fault in zip(expected, checked.skipped, strict=True))
     with pytest.raises(InputError) as error:
-        check_records(scan, pixels_max=100, untagged="bad")
+        check_records(scan, **RULES | {"untagged": "bad"})
     assert error.value.problems == [fault.problem for fault in checked.skipped]
 
 
@@ -210,7 +211,7 @@ def test_nothing_left_is_an_error(root):
 
 def test_untagged_images_are_background_or_bad(root):
     scan = make_scan(root, A, C._replace(tags=()))
-    assert check_records(scan, pixels_max=100).index.present.tolist() == [[True, False, True], [True, False, False]]
+    assert check_records(scan, **RULES).index.present.tolist() == [[True, False, True], [True, False, False]]
     assert problems_of(scan, untagged="bad") == [
         "c.jpg: has no tag; tag it, or set data.untagged: background if none of the classes is on it"
     ]
@@ -223,7 +224,7 @@ def test_masks_are_kept_in_one_place(root, tmp_path):
     image.save(root / "b.png")
     drawn = np.arange(H * W, dtype=np.uint8).reshape(H, W) % 3
     c = C._replace(mask=lambda height, width: drawn)
-    index, ground_truth, _, _ = check_records(make_scan(root, A, B, c), pixels_max=100, masks_to=masks)
+    index, ground_truth, _, _ = check_records(make_scan(root, A, B, c), **RULES, masks_to=masks)
     assert [row.mask for row in ground_truth] == ["a.png", "b.png", "c.png"]
     for row, expected in zip(ground_truth, [root / "a.png", root / "b.png", None], strict=True):
         kept = Image.open(masks / row.mask)
@@ -258,5 +259,5 @@ def test_a_tag_that_is_no_class_comes_with_a_hint(tag, hint):
 
 def test_progress_counts_every_file(root):
     calls = []
-    check_records(make_scan(root, A, B, C), pixels_max=100, progress=lambda done, total: calls.append((done, total)))
+    check_records(make_scan(root, A, B, C), **RULES, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(k, 5) for k in range(1, 6)]

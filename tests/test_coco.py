@@ -17,6 +17,7 @@ from dsrg.data.sources import scan
 from dsrg.errors import InputError
 
 H, W = 8, 10
+RULES = {"pixels_max": H * W, "on_bad": "fail", "untagged": "background"}
 SQUARE = [[2, 2, 6, 2, 6, 6, 2, 6]]
 CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}, {"id": 17, "name": "cat"}]
 
@@ -100,7 +101,7 @@ def test_cocos_own_layout(root):
 def test_masks_are_written_checked_and_named(root, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
-    checked = check_records(look(root), pixels_max=H * W, masks_to=masks)
+    checked = check_records(look(root), **RULES, masks_to=masks)
     assert sorted(path.name for path in masks.iterdir()) == sorted(row.mask for row in checked.ground_truth)
     truth = {row.split + row.mask[0]: read_mask(masks / row.mask) for row in checked.ground_truth}
     square = np.zeros((H, W), bool)
@@ -108,7 +109,7 @@ def test_masks_are_written_checked_and_named(root, tmp_path):
     np.testing.assert_array_equal(truth["vala"], square)  # car is class 1
     np.testing.assert_array_equal(truth["traina"], 255 * square)  # a car and two cats at one place
     assert not truth["valc"].any()
-    assert check_records(look(root), pixels_max=H * W).ground_truth == checked.ground_truth
+    assert check_records(look(root), **RULES).ground_truth == checked.ground_truth
 
 
 @pytest.mark.parametrize("place", [".", "images", "all", "images/all", "annotations"])
@@ -123,7 +124,8 @@ def test_images_are_found_where_tools_put_them(tmp_path, place):
 def test_a_file_beside_its_images_and_one_split_to_draw_from(tmp_path):
     save(tmp_path, *(f"train/{k}.jpg" for k in range(10)))
     put(tmp_path / "train/_annotations.coco.json", content({k: f"{k}.jpg" for k in range(10)}, [(0, 3, SQUARE)]))
-    found = scan("coco", tmp_path, train="train/_annotations.coco.json", val=None, val_share=0.3, split_seed=1)
+    layout = {"source": "coco", "train": "train/_annotations.coco.json", "val": None, "tags": None, "separator": "|"}
+    found = scan(tmp_path, **layout, val_share=0.3, split_seed=1)
     assert problems_of(found) == []
     assert sum(record.split == "val" for record in found.records) == 3
 
@@ -315,4 +317,4 @@ def test_an_image_of_another_size(root):
         draw(SQUARE, size=(W, H))
     Image.fromarray(np.zeros((W, H, 3), np.uint8)).save(root / "val2017/c.jpg")
     with pytest.raises(InputError, match="instances_val2017.json: image 7: 10 x 8 pixels are annotated"):
-        check_records(look(root), pixels_max=H * W)
+        check_records(look(root), **RULES)

@@ -261,7 +261,9 @@ def test_from_nothing_to_a_tree_that_the_pipeline_takes(release, network, tmp_pa
     mask = voc / "SegmentationClassAug" / f"{C}.png"
     assert np.array_equal(read_mask(mask), MASK)
     assert Image.open(mask).mode == "P" and Image.open(mask).getpalette() == voc_palette().ravel().tolist()
-    checked = check_records(scan_voc(voc, train="trainaug", val="val"), pixels_max=100)
+    checked = check_records(
+        scan_voc(voc, train="trainaug", val="val"), pixels_max=100, on_bad="fail", untagged="background"
+    )
     assert [row.mask for row in checked.ground_truth] == [
         f"SegmentationClass/{A}.png",
         *sorted(aug),

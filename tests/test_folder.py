@@ -63,7 +63,8 @@ def test_sound_folder(root):
         ("dogs__one", "val", "images/dogs/one.webp", ("dog",), None),
         ("three", "val", "three.tiff", (), None),
     ]
-    assert check_records(found, pixels_max=24).index.ids == ["cats__one", "cats__two", "dogs__one", "three"]
+    index = check_records(found, pixels_max=24, on_bad="fail", untagged="background").index
+    assert index.ids == ["cats__one", "cats__two", "dogs__one", "three"]
 
 
 @pytest.mark.parametrize(
@@ -327,7 +328,8 @@ def test_an_end_finds_the_only_path_that_has_it(paths, data):
 
 
 def draw(root, share, *, seed=0):
-    found = scan("folder", root, train="all", val=None, tags=TABLE, separator="|", val_share=share, split_seed=seed)
+    layout = {"source": "folder", "train": "all", "val": None, "tags": TABLE, "separator": "|"}
+    found = scan(root, **layout, val_share=share, split_seed=seed)
     assert problems_of(found) == []
     return {record.id for record in found.records if record.split == "val"}
 
@@ -357,4 +359,4 @@ def test_nothing_to_draw_from():
 
 def test_no_such_source(root):
     with pytest.raises(ValueError, match="no source 'zip'; there are voc, folder, coco"):
-        scan("zip", root, train="train", val=None)
+        scan(root, source="zip", train="a", val=None, tags=None, separator="|", val_share=0.2, split_seed=0)

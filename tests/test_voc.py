@@ -225,7 +225,7 @@ def test_all_offenders_come_at_once(root):
 def test_real_data():
     found = scan_voc(REAL, train="trainaug", val="val")
     assert found.problems == [] and found.faults == []
-    checked = check_records(found, pixels_max=500 * 500)
+    checked = check_records(found, pixels_max=500 * 500, on_bad="fail", untagged="background")
     assert (len(checked.index.split("train")), len(checked.index.split("val"))) == (642, 122)
     assert len(checked.ground_truth) == 764
     assert [warning.split(":")[0] for warning in checked.warnings] == [

@@ -102,8 +102,8 @@ def check_records(
     scan: Scan,
     *,
     pixels_max: int,
-    on_bad: str = "fail",
-    untagged: str = "background",
+    on_bad: str,
+    untagged: str,
     masks_to: Path | None = None,
     progress: Progress | None = None,
 ) -> Checked:

@@ -74,8 +74,8 @@ def _scalar(value: str | None) -> str:
 def first_look(params: str, root: Path) -> tuple[list[str], list[str]]:
     """What the data that a params file describes has, and what it lacks, as lines for people; opens no image."""
     data = YAML(typ="safe", pure=True).load(params)["data"]
-    keys = ("train", "val", "tags", "separator", "val_share", "split_seed")
-    read = scan(data["source"], root, **{key: data[key] for key in keys if key in data})
+    keys = ("source", "train", "val", "tags", "separator", "val_share", "split_seed")
+    read = scan(root, **{key: data[key] for key in keys})
     images = Counter(record.split for record in read.records)
     masks = Counter(record.split for record in read.records if record.mask is not None)
     drawn = ", drawn at random (data.val_share)" if data["val"] is None else ""

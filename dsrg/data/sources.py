@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from dsrg.data.check import Record, Scan
+from dsrg.data.check import Checked, Record, Scan, check_records
 from dsrg.data.coco import scan_coco
 from dsrg.data.folder import scan_folder
 from dsrg.data.voc import scan_voc
@@ -12,27 +12,40 @@ from dsrg.data.voc import scan_voc
 SOURCES = ("voc", "folder", "coco")
 
 
+def read_source(
+    root: Path, *, pixels_max: int, on_bad: str, untagged: str, masks_to: Path | None = None, **layout: object
+) -> tuple[list[str], Checked]:
+    """`scan` and `check_records` in one: the classes, and the data under `root` once it may be trusted.
+
+    Keywords are params `data`, without its root and size. Raises InputError with all that is wrong.
+    """
+    found = scan(root, **layout)
+    return found.classes, check_records(
+        found, pixels_max=pixels_max, on_bad=on_bad, untagged=untagged, masks_to=masks_to
+    )
+
+
 def scan(
-    source: str,
     root: Path,
     *,
+    source: str,
     train: str,
     val: str | None,
-    tags: str | None = None,
-    separator: str = "|",
-    val_share: float = 0.0,
-    split_seed: int = 0,
+    tags: str | None,
+    separator: str,
+    val_share: float,
+    split_seed: int,
 ) -> Scan:
     """Read the splits `train` and `val` of the data under `root`; all that is wrong is in the scan's problems.
 
     Without `val`, the share `val_share` of the images is drawn for evaluation. What `train` and `val` name, see the
-    source's own module; `tags` and `separator` are for source `folder` alone.
+    source's own module; the table `tags` and `separator` are for source `folder` alone.
     """
     match source:
         case "voc":
             found = scan_voc(root, train=train, val=val)
         case "folder":
-            found = scan_folder(root, train=train, val=val, table=tags or "tags.csv", separator=separator)
+            found = scan_folder(root, train=train, val=val, table=tags, separator=separator)
         case "coco":
             found = scan_coco(root, train=train, val=val)
         case _:

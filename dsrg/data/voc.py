@@ -83,7 +83,8 @@ def untagged_index(root: str | Path, name: str, classes: list[str], *, key: str,
     listed = [entry for entry in listed if not id_fault(entry.id)]
     faults = _image_faults(listed, images)
     records = [Record(entry.id, entry.split, images[entry.id][0], (), None) for entry in listed if entry.id in images]
-    return check_records(Scan(root, classes, records, problems, faults), pixels_max=pixels_max).index
+    scan = Scan(root, classes, records, problems, faults)
+    return check_records(scan, pixels_max=pixels_max, on_bad="fail", untagged="background").index
 
 
 def _layout_problems(root: Path, folders: Iterable[str]) -> list[str]:
