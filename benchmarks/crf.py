@@ -31,7 +31,7 @@ from dsrg.data.images import read_image
 from dsrg.errors import InputError
 from dsrg.files import write_json
 from dsrg.method.crf import dense_crf, unary_energies
-from dsrg.method.mean_field import mean_field
+from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.parallel import worker_count
 from dsrg.params import load_params
 from dsrg.progress import tracked
@@ -98,7 +98,7 @@ def engines(kernel: dict) -> dict[str, Engine]:
 
     def plain(images: Tensor, energies: Tensor) -> Tensor:
         pairs = zip(images.numpy(), energies.numpy(), strict=True)
-        return torch.stack([torch.from_numpy(mean_field((image, energy, kernel))) for image, energy in pairs])
+        return torch.stack([torch.from_numpy(mean_field((image, energy, Kernel(**kernel)))) for image, energy in pairs])
 
     def lattice_on(device: str) -> Engine:
         def refine(images: Tensor, energies: Tensor) -> Tensor:

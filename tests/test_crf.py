@@ -238,6 +238,12 @@ def test_an_unknown_engine_is_refused():
         dense_crf(*two_colours(0), **PAPER, iterations=1, engine="fast")
 
 
+@pytest.mark.parametrize("change", [{"iterations": 3}, {**PAPER, "iterations": 3, "min_prob": 0.1}])
+def test_another_kernel_is_refused(change, engine):
+    with pytest.raises(TypeError, match="min_prob|gaussian_weight"):
+        dense_crf(*two_colours(0), **change, engine=engine)
+
+
 def test_an_image_of_another_size_than_the_energies_is_refused(engine):
     images, _ = two_colours(0, 5, 7)
     with pytest.raises(ValueError, match="shape"):

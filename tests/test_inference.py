@@ -45,7 +45,7 @@ from dsrg.inference.scoring import (
 from dsrg.inference.seeding import SeedCounts, crf_labels, saliency_map, saliency_maps, seed_rows
 from dsrg.inference.squares import image_batches, native, scaled_side, squares
 from dsrg.inference.tags import mean_average_precision, tag_scores
-from dsrg.method.mean_field import mean_field
+from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Predict, Saliency, Seeds
 
@@ -197,7 +197,8 @@ class TestLabels:
     def test_crf_gets_the_image_and_minus_log_probabilities(self):
         job = self.job(kernel=KERNEL)
         energies = -np.log(np.maximum(job.probs, KERNEL["min_prob"]))
-        refined = mean_field((job.image.transpose(2, 0, 1), energies, KERNEL))
+        kernel = Kernel(**{key: value for key, value in KERNEL.items() if key != "min_prob"})
+        refined = mean_field((job.image.transpose(2, 0, 1), energies, kernel))
         np.testing.assert_array_equal(label_map(job), job.classes[refined.argmax(axis=0)])
         assert (label_map(job) != label_map(self.job())).any()
 
@@ -401,7 +402,7 @@ class TestSeeding:
         cams, saliency = torch.rand(2, 3, 9, 9), torch.rand(2, 9, 9)
         present = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
         crf = self.sections()[0].crf
-        kernel = crf.model_dump(exclude={"use", "background"})
+        kernel = Kernel(**crf.model_dump(exclude={"use", "background", "min_prob"}))
         found = list(crf_labels(images, cams, saliency, present, crf=crf))
         for row, tagged in enumerate([[0, 2, 3], [0, 1]]):
             scores = [crf.background * (1 - saliency[row]), *(cams[row, k - 1] for k in tagged[1:])]

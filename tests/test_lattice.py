@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsrg.method import lattice
 from dsrg.method.lattice import Lattice, elevate, enclosing_simplex, lattice_mean_field
-from dsrg.method.mean_field import mean_field
+from dsrg.method.mean_field import Kernel, mean_field
 
 REAL = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOCdevkit" / "VOC2012"
 needs_pydensecrf = pytest.mark.skipif(not importlib.util.find_spec("pydensecrf"), reason="pydensecrf is not installed")
@@ -42,6 +42,10 @@ KERNELS = {
     "deeplab": kernel(3.0, 1.0, 4.0, 67.0, 3.0),
     "irn": kernel(3.0, 3.0, 10.0, 50.0, 5.0),
 }
+
+
+def training_kernel(iterations: int) -> Kernel:
+    return Kernel(**KERNELS["training"], iterations=iterations)
 
 
 def points(seed: int, *shape: int, spread: float = 3.0) -> Tensor:
@@ -247,7 +251,7 @@ def test_iterations_do_not_wait_for_the_device():
     ran = []
     for iterations in (0, 4):
         with Watch() as watch:
-            lattice_mean_field(images, energies, **KERNELS["training"], iterations=iterations)
+            lattice_mean_field(images, energies, training_kernel(iterations))
         ran.append(watch.ran)
     more = ran[1] - ran[0]
     assert more["_embedding_bag_forward_only"] == 4 * (2 + 3 + 2 + 6) and not WAITING.intersection(more)
@@ -257,15 +261,15 @@ def test_iterations_do_not_wait_for_the_device():
 def test_all_tensors_are_made_on_the_device_of_the_energies():
     """A tensor made without one would land on the default device, and mixing devices is an error."""
     images, energies = drawn_texture(12)[None], opinions(0, 3, 12)[None]
-    expected = lattice_mean_field(images, energies, **KERNELS["training"], iterations=2)
+    expected = lattice_mean_field(images, energies, training_kernel(2))
     with torch.device("meta"):
-        assert torch.equal(lattice_mean_field(images, energies, **KERNELS["training"], iterations=2), expected)
+        assert torch.equal(lattice_mean_field(images, energies, training_kernel(2)), expected)
 
 
 def test_nothing_is_summed_by_atomic_additions():
     """On a GPU these would add in another order every time, or slowly where torch is told to be deterministic."""
     with Watch() as watch:
-        lattice_mean_field(drawn_texture(12)[None], opinions(0, 3, 12)[None], **KERNELS["training"], iterations=1)
+        lattice_mean_field(drawn_texture(12)[None], opinions(0, 3, 12)[None], training_kernel(1))
     assert not {name for name in watch.ran if name.startswith(("index_add", "scatter_add", "scatter_reduce", "put"))}
     assert not watch.ran["index_put_"] and not watch.ran["mm"] and watch.ran["_embedding_bag_forward_only"]
 
@@ -273,8 +277,8 @@ def test_nothing_is_summed_by_atomic_additions():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_what_the_cpu_gives_and_the_same_twice():
     images, energies = drawn_texture(41)[None], opinions(0, 21, 41)[None]
-    here = lattice_mean_field(images, energies, **KERNELS["training"], iterations=10)
-    there = [lattice_mean_field(images.cuda(), energies.cuda(), **KERNELS["training"], iterations=10) for _ in "ab"]
+    here = lattice_mean_field(images, energies, training_kernel(10))
+    there = [lattice_mean_field(images.cuda(), energies.cuda(), training_kernel(10)) for _ in "ab"]
     assert torch.equal(*there) and there[0].is_cuda
     assert (there[0].cpu() - here).abs().mean() < 1e-5
 
@@ -303,8 +307,8 @@ def drawn_texture(side: int) -> Tensor:
 
 
 def assert_as_pydensecrf(image: Tensor, energies: Tensor, parameters: dict) -> None:
-    ours = lattice_mean_field(image[None], energies[None], **parameters, iterations=10)[0].numpy()
-    theirs = mean_field((image.numpy(), energies.numpy(), parameters | {"iterations": 10}))
+    ours = lattice_mean_field(image[None], energies[None], Kernel(**parameters, iterations=10))[0].numpy()
+    theirs = mean_field((image.numpy(), energies.numpy(), Kernel(**parameters, iterations=10)))
     assert abs(ours - theirs).mean() < 1e-6
     assert (ours.argmax(0) == theirs.argmax(0)).mean() > 0.999
     # the CRF decided something

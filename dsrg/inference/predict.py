@@ -16,7 +16,7 @@ from dsrg.artifacts.model_file import Model, load_model
 from dsrg.data.index import Index
 from dsrg.inference.squares import image_batches, native, scaled_side, squares
 from dsrg.method.label_maps import UNLABELLED
-from dsrg.method.mean_field import mean_field
+from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
 
@@ -74,8 +74,9 @@ def label_map(job: LabelJob) -> NDArray[np.uint8]:
     """Label map uint8 (H, W): the most probable class, after the fully connected CRF if there is a kernel."""
     probs = job.probs
     if job.kernel is not None:
-        energies = -np.log(np.maximum(probs, job.kernel["min_prob"]))
-        probs = mean_field((job.image.transpose(2, 0, 1), energies, job.kernel))
+        kernel = dict(job.kernel)
+        energies = -np.log(np.maximum(probs, kernel.pop("min_prob")))
+        probs = mean_field((job.image.transpose(2, 0, 1), energies, Kernel(**kernel)))
     labels = job.classes[probs.argmax(axis=0)]
     if job.unsure_below > 0:
         labels = np.where(probs.max(axis=0) < job.unsure_below, UNLABELLED, labels)

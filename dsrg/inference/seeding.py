@@ -22,7 +22,7 @@ from dsrg.inference.cams import activation_maps
 from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.squares import image_batches
 from dsrg.method.label_maps import UNLABELLED
-from dsrg.method.mean_field import mean_field
+from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.method.saliency import combined, mbd, rbd
 from dsrg.method.seeds import agreed_seeds, make_seeds, normalise_cams, tag_probs
 from dsrg.networks.network import Classifier, grid_size
@@ -111,7 +111,7 @@ def crf_labels(
 
     images uint8 (H, W, 3); cams float (B, C, h, w); saliency float (B, h, w); present bool (B, C+1).
     """
-    kernel = crf.model_dump(exclude={"use", "background"})
+    kernel = Kernel(**crf.model_dump(exclude={"use", "background", "min_prob"}))
     side = cams.shape[-1]
     jobs = []
     for image, maps, salient, tags in zip(images, cams, saliency, present, strict=True):

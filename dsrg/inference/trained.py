@@ -23,7 +23,7 @@ from dsrg.inference.predict import load_segmenter
 from dsrg.inference.squares import native, scaled_side, squares
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.label_maps import UNLABELLED
-from dsrg.method.mean_field import mean_field
+from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.params import CrfKernel, Predict
 
 # Released `test-ms.py`, as recipes/voc2012-vgg16.yaml has it.
@@ -229,7 +229,7 @@ def _grid(network: nn.Module, batch: Tensor, *, flip: bool) -> Tensor:
 
 def _mean_field(job: tuple) -> tuple:
     image, numbers, energies, kernel = job
-    return image, numbers, mean_field((image.transpose(2, 0, 1), energies, kernel))
+    return image, numbers, mean_field((image.transpose(2, 0, 1), energies, Kernel(**kernel)))
 
 
 def _best(numbers: NDArray[np.uint8], values: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -5,30 +5,16 @@ from torch import Tensor
 
 from dsrg import parallel
 from dsrg.method.lattice import lattice_mean_field
-from dsrg.method.mean_field import mean_field
+from dsrg.method.mean_field import Kernel, mean_field
 
 
-def dense_crf(
-    images: Tensor,
-    unary: Tensor,
-    *,
-    gaussian_weight: float,
-    gaussian_xy: float,
-    bilateral_weight: float,
-    bilateral_xy: float,
-    bilateral_rgb: float,
-    iterations: int,
-    engine: str = "auto",
-) -> Tensor:
+def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: float) -> Tensor:
     """Mean-field marginals of a CRF that joins every pair of pixels by a Gaussian and a bilateral kernel.
 
     Args:
         images: uint8 (B, 3, H, W) RGB.
         unary: energies, float32 (B, C, H, W): minus log probability, up to a constant per pixel.
-        gaussian_weight, bilateral_weight: Potts weights of the two kernels (released code: 3 and 10).
-        gaussian_xy, bilateral_xy: standard deviations in pixels of these images (3 and 80, over 12 in training).
-        bilateral_rgb: standard deviation in colour, 0..255 (13).
-        iterations: mean-field updates (10).
+        kernel: all of `Kernel` (params `crf.train`, `crf.test`).
         engine: "pydensecrf" (C++ on CPU, the images of a batch over processes), "lattice" (the same numbers but for
             rounding, in torch on the device of `unary`, all images at once), or "auto", see `engine_on`.
 
@@ -36,20 +22,13 @@ def dense_crf(
         float32 (B, C, H, W) on the device of `unary`, summing to 1 over C.
 
     Raises:
-        ValueError: for any other `engine`, or images and energies of different sizes.
+        ValueError: for any other `engine`, or images and energies of different sizes; TypeError for another kernel.
     """
     if engine not in ("auto", "lattice", "pydensecrf"):
         raise ValueError(f"engine: expected auto, lattice or pydensecrf, not {engine!r}")
-    kernel = {
-        "gaussian_weight": gaussian_weight,
-        "gaussian_xy": gaussian_xy,
-        "bilateral_weight": bilateral_weight,
-        "bilateral_xy": bilateral_xy,
-        "bilateral_rgb": bilateral_rgb,
-        "iterations": iterations,
-    }
+    kernel = Kernel(**kernel)
     if (engine_on(unary.device) if engine == "auto" else engine) == "lattice":
-        return lattice_mean_field(images, unary, **kernel)
+        return lattice_mean_field(images, unary, kernel)
     energies = unary.detach().float().cpu().numpy()
     jobs = [(image, energy, kernel) for image, energy in zip(images.cpu().numpy(), energies, strict=True)]
     results = parallel.ordered_map(mean_field, jobs) if len(jobs) > 1 else map(mean_field, jobs)

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsrg.method.mean_field import Kernel
+
 # Floats in the table of the vertices' values (128 MiB; the blur holds two). Channels do not mix: where an image has so
 # many vertices that not all channels fit, they are filtered some at a time, with the same result.
 TABLE = 2**25
@@ -192,17 +194,7 @@ def neighbouring(keys: Tensor, strides: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def lattice_mean_field(
-    images: Tensor,
-    unary: Tensor,
-    *,
-    gaussian_weight: float,
-    gaussian_xy: float,
-    bilateral_weight: float,
-    bilateral_xy: float,
-    bilateral_rgb: float,
-    iterations: int,
-) -> Tensor:
+def lattice_mean_field(images: Tensor, unary: Tensor, kernel: Kernel) -> Tensor:
     """`dsrg.method.crf.dense_crf` with engine "lattice": arguments and result are described there.
 
     The lattices are built once and the iterations never wait for the device. A batch gives what its images give alone.
@@ -215,7 +207,7 @@ def lattice_mean_field(
         raise ValueError(f"images {tuple(images.shape)} and energies {tuple(unary.shape)} differ in their shape")
     device = unary.device
     # as tensors: a GPU would multiply by the reciprocal of a Python number, which rounds otherwise
-    deviations = torch.tensor([gaussian_xy, bilateral_xy, bilateral_rgb], device=device)
+    deviations = torch.tensor([kernel.gaussian_xy, kernel.bilateral_xy, kernel.bilateral_rgb], device=device)
     down, right = torch.meshgrid(*(torch.arange(side, device=device) for side in (height, width)), indexing="ij")
     place = torch.stack([right, down], dim=-1).flatten(0, 1).expand(batch, -1, -1)
     colour = images.to(device).permute(0, 2, 3, 1).flatten(1, 2)
@@ -224,8 +216,8 @@ def lattice_mean_field(
 
     evidence = -unary.float().permute(0, 2, 3, 1).reshape(-1, classes)
     probs = evidence.softmax(1)
-    for _ in range(iterations):
-        logits = evidence + gaussian_weight * gaussian.filter(probs)
-        logits += bilateral_weight * bilateral.filter(probs)
+    for _ in range(kernel.iterations):
+        logits = evidence + kernel.gaussian_weight * gaussian.filter(probs)
+        logits += kernel.bilateral_weight * bilateral.filter(probs)
         probs = logits.softmax(1)
     return probs.view(batch, height, width, classes).permute(0, 3, 1, 2).contiguous()
