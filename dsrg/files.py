@@ -1,6 +1,7 @@
 """Whole files only: everything is written beside its place under a temporary name and renamed when complete."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -8,41 +9,114 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dsrg.errors import InputError
 
+# What a file system may refuse, and what a person can do about it.
+REFUSALS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "your quota is used up; make room or ask for more",
+    errno.EFBIG: "a file may not be so large here (ulimit -f); raise the limit",
+    errno.EROFS: "nothing can be written there; choose another place or mount it writable",
+    errno.EACCES: "you may not write there; change its permissions or choose another place",
+    errno.EPERM: "you may not write there; change its permissions or choose another place",
+    errno.ENAMETOOLONG: "the file system takes no name so long; move the project to a shorter path",
+    errno.ENOTDIR: "a file stands where a folder should; move it away",
+    errno.EEXIST: "a file stands where a folder should; move it away",
+}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write; renamed to `path` (after fsync) on success, removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def whole_file(path: Path, *, size: int = 0) -> Iterator[Path]:
+    """Yields the temporary path of an empty file to fill; renamed to `path` (after fsync) on success, else removed.
+
+    Raises InputError before anything is done where less than `size` bytes are free or nothing may be written, and
+    afterwards where the disk is full, a quota or a limit is reached; an older file at `path` is left as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _refused(path, REFUSALS):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            require_room(path.parent, size)
+            temporary.touch()
+        with _refused(path, NO_ROOM):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        _forget(temporary)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, size: int = 0) -> Iterator[Path]:
     """The same for a folder; an older one at `path` is set aside whole, then replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary, older = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        yield temporary
-        if path.is_dir():
-            os.replace(path, older)
-        os.replace(temporary, path)
-        shutil.rmtree(older, ignore_errors=True)
+        with _refused(path, REFUSALS):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            require_room(path.parent, size)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        with _refused(path, NO_ROOM):
+            yield temporary
+            os.sync()  # once for all: an fsync of each of thousands of files takes a minute
+            if path.is_dir():
+                os.replace(path, older)
+            os.replace(temporary, path)
+            _sync(path.parent)
+            shutil.rmtree(older, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raises InputError unless `size` bytes are free where `folder` is, or will be."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if (free := shutil.disk_usage(there).free) < size:
+        raise InputError(f"{folder}: needs about {readable(size)}, {readable(free)} are free; make room")
+
+
+def readable(size: float) -> str:
+    """Bytes as people say them.
+
+    >>> readable(999), readable(1536), readable(3 * 2**30)
+    ('999 bytes', '1.5 KiB', '3.0 GiB')
+    """
+    if size < 1024:
+        return f"{size:.0f} bytes"
+    power = min(int(math.log(size, 1024)), 4)
+    return f"{size / 1024**power:.1f} {'KMGT'[power - 1]}iB"
+
+
+@contextmanager
+def _refused(path: Path, numbers: Iterable[int]) -> Iterator[None]:
+    """What the operating system refuses, if it is one of these `numbers`, becomes an InputError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
+        free = f" ({readable(shutil.disk_usage(path.parent).free)} free)" if error.errno == errno.ENOSPC else ""
+        what, advice = os.strerror(error.errno), REFUSALS[error.errno]
+        raise InputError(f"{path}: cannot be written: {what}{free}; {advice}, then run this again") from None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _forget(path: Path) -> None:
+    """Remove a file if it is there; where it cannot even be looked for, it is not."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def find_in_project(path: str) -> Path:

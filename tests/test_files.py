@@ -50,7 +50,7 @@ class TestWholeFile:
 
         monkeypatch.setattr(files.os, "fsync", full)
         write_tree(tmp_path, {"a.txt": "old"})
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(InputError, match="a.txt: cannot be written: No space"):
             write_text(tmp_path / "a.txt", "new")
         assert tree(tmp_path) == {"a.txt": "old"}
 

@@ -1,0 +1,126 @@
+"""Nowhere to write: full disks, limits, folders that take nothing. A message, nothing half-written, and then as new."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsrg.errors import InputError
+from dsrg.files import readable, require_room, whole_file, whole_folder, write_text
+
+# Run by itself, because a limit on the size of files cannot be taken back.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from dsrg.errors import InputError
+from dsrg.files import whole_file, whole_folder
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+def into_file(path):
+    with whole_file(path) as temporary:
+        temporary.write_bytes(bytes(5000))
+def into_folder(path):
+    with whole_folder(path) as temporary:
+        (temporary / "a").write_bytes(bytes(5000))
+for write in (into_file, into_folder):
+    try:
+        write(Path("out") / write.__name__)
+    except InputError as error:
+        print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+into_file(Path("out/into_file"))
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB; the test skips where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(small_disk):
+    write_text(small_disk / "a.txt", "old")
+    with pytest.raises(InputError, match=r"a\.txt: cannot be written: No space left on device \(.* free\); make room"):
+        write_text(small_disk / "a.txt", "new" * 200_000)
+    assert os.listdir(small_disk) == ["a.txt"] and (small_disk / "a.txt").read_text() == "old"
+    write_text(small_disk / "a.txt", "new" * 1000)  # room was made
+    assert (small_disk / "a.txt").read_text() == "new" * 1000
+
+
+def test_a_folder_on_a_full_disk(small_disk):
+    with pytest.raises(InputError, match="out: cannot be written: No space"), whole_folder(small_disk / "out") as new:
+        for number in range(100):
+            (new / str(number)).write_bytes(bytes(8192))
+    assert os.listdir(small_disk) == []
+
+
+def test_what_is_needed_is_compared_with_what_is_free_before_the_work(small_disk):
+    for whole in (whole_file, whole_folder):
+        with pytest.raises(InputError, match=r"disk: needs about 1\.0 MiB, 2\d\d\.0 KiB are free; make room"):
+            with whole(small_disk / "out", size=2**20):
+                raise AssertionError("the work was begun")
+    assert os.listdir(small_disk) == []
+    require_room(small_disk / "not" / "there" / "yet", 1000)
+
+
+def test_a_disk_mounted_read_only(small_disk):
+    write_text(small_disk / "a.txt", "old")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for path in (small_disk / "a.txt", small_disk / "new" / "b.txt"):
+        with pytest.raises(InputError, match=f"{path.name}: cannot be written: Read-only file system; .*mount it"):
+            write_text(path, "new")
+    assert (small_disk / "a.txt").read_text() == "old"
+
+
+def test_a_limit_on_the_size_of_files(tmp_path, root):
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(root)}}
+    result = subprocess.run([sys.executable, "-c", LIMITED], **options)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0 and len(lines) == 2, result.stderr
+    for line, name in zip(lines, ("into_file", "into_folder"), strict=True):
+        assert line.startswith(f"out/{name}: cannot be written: File too large; ") and "ulimit -f" in line
+    assert os.listdir(tmp_path / "out") == ["into_file"] and (tmp_path / "out/into_file").stat().st_size == 5000
+
+
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+@pytest.mark.parametrize(
+    "name, said",
+    [("a" * 250, "takes no name so long"), ("file/b", "a file stands where"), ("file/b/c", "a file stands")],
+)
+def test_places_where_nothing_can_be(tmp_path, whole, name, said):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"cannot be written: .*{said}"), whole(tmp_path / name):
+        raise AssertionError("the work was begun")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("number", ["EACCES", "EPERM", "EDQUOT"])
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_what_else_a_system_may_refuse(tmp_path, monkeypatch, whole, number):
+    """Root may write anywhere and has no quota, so the refusal is made up."""
+
+    def refuse(*arguments, **options):
+        raise OSError(getattr(errno, number), "no")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match="out: cannot be written: .*(permissions|quota)"), whole(tmp_path / "out"):
+        raise AssertionError("the work was begun")
+
+
+def test_errors_of_reading_stay_what_they_are(tmp_path):
+    with pytest.raises(PermissionError), whole_file(tmp_path / "a"):
+        raise PermissionError(13, "of another file")
+
+
+def test_sizes_as_people_say_them():
+    assert [readable(size) for size in (0, 1023, 1024, 5 * 2**30, 2**60)] == [
+        "0 bytes", "1023 bytes", "1.0 KiB", "5.0 GiB", "1048576.0 TiB"
+    ]  # fmt: skip
