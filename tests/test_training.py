@@ -193,7 +193,7 @@ class TestFit:
         assert header == ["step", "loss", "lr"] and [line[0] for line in lines] == ["10", "20", "30", "40"]
         losses = [float(line[1]) for line in lines]
         assert losses[-1] < 0.5 * losses[0] and losses[0] > 0.3
-        assert not (tmp_path / "run/scratch").exists()  # too short for a checkpoint
+        assert not (tmp_path / "run/scratch/checkpoint.pt").exists()  # too short for one
 
     def test_learning_rate_follows_the_schedule(self, train, tmp_path):
         train("run", steps=20, optimiser=SGD)

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
+from dsrg.files import write_text
 from dsrg.progress import track
 from dsrg.training.curves import Curves
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
@@ -55,7 +56,7 @@ def fit(
     Args:
         precision: "fp32", or "bf16" for convolutions in bfloat16 with float32 weights.
         optimiser: params of the section `optimiser`.
-        curves: TSV of the loss and the other values over the steps.
+        curves: TSV to write, of the loss and the other values over the steps.
         watch: called with the network and the number of steps done after every step.
 
     Raises:
@@ -69,7 +70,8 @@ def fit(
     network, optim = fabric.setup(network, build_optimiser(groups, **kind))
     schedule = {key: optimiser[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
 
-    checkpoints = Checkpoints(scratch, curves)
+    growing = scratch / "growing.tsv"  # the curves so far, to be watched; in their place only when they are whole
+    checkpoints = Checkpoints(scratch, growing)
     state = checkpoints.load()
     start = 0
     if state is not None:
@@ -78,7 +80,7 @@ def fit(
         optim.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
         print(f"{name}: going on from step {start} of {steps} ({scratch})", flush=True)
-    lines = Curves(curves, resume=state is not None)
+    lines = Curves(growing, resume=state is not None)
 
     network.train()
     recent: list[tuple[dict[str, Tensor], list[str]]] = []
@@ -106,6 +108,7 @@ def fit(
                     checkpoints.save(_state(done, network, optim))
                     last_saved = time.monotonic()
             tracker.advance(note)
+    write_text(curves, growing.read_text(encoding="utf-8"))
     return network.module.eval()
 
 
