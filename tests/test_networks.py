@@ -210,12 +210,12 @@ class TestFrozenNorms:
 
     @pytest.mark.parametrize("stride", [8, 16])
     @torch.inference_mode()
-    def test_dilated_depthwise_convolutions_are_left_out_of_bf16(self, stride):
+    def test_strided_and_dilated_depthwise_convolutions_are_left_out_of_bf16(self, stride):
         network, kinds = build("mobilenet_v2", stride), {True: [], False: []}
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
-                dilated = module.dilation != (1, 1)
-                module.register_forward_hook(lambda _, given, output, kind=kinds[dilated]: kind.append(output.dtype))
+                slow = module.groups > 1 and (module.dilation != (1, 1) or module.stride != (1, 1))
+                module.register_forward_hook(lambda _, given, output, kind=kinds[slow]: kind.append(output.dtype))
         with torch.autocast("cpu", torch.bfloat16):
             network(torch.zeros(1, 3, 33, 33))
         assert set(kinds[True]) == {torch.float32} and set(kinds[False]) == {torch.bfloat16}

@@ -103,7 +103,8 @@ class _NormedConv(nn.Conv2d):
         weight, bias = self.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
         if not self.float32:
             return self._conv_forward(inputs, weight, bias)
-        # dilated depthwise convolutions in bf16 have slow and, on some CPUs, wrong weight gradients
+        # on CPUs, gradients of depthwise convolutions in bf16 are many times slower where these are strided or dilated,
+        # and those of dilated weights can be wrong
         with torch.autocast(inputs.device.type, enabled=False):
             return self._conv_forward(inputs.to(weight.dtype), weight, bias)
 
@@ -177,9 +178,9 @@ def mobilenet_v2(*, output_stride: int, classifier: bool) -> nn.Sequential:
                 module.stride, dilation = (1, 1), dilation * 2
             else:
                 stride *= 2
-        if module.kernel_size == (3, 3) and applied > 1:
+        if module.kernel_size == (3, 3):
             module.dilation = module.padding = (applied, applied)
-            module.float32 = True
+            module.float32 = module.groups > 1 and (applied > 1 or module.stride == (2, 2))
     features.channels = 1280 if classifier else 320
     return features
 
