@@ -45,8 +45,10 @@ def one_process_and_seed(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setenv("DSRG_WORKERS", "1")
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+    torch.utils.deterministic.fill_uninitialized_memory = filling
 
 
 def small_segmenter() -> Segmenter:
@@ -300,6 +302,14 @@ class TestFit:
         seen = []
         train("run", steps=12, watch=lambda network, step: seen.append((step, network.training)))
         assert seen == [(step, True) for step in range(1, 13)]
+
+
+def test_torch_is_deterministic_and_does_not_fill_new_memory():
+    set_up_torch(5)
+    drawn = torch.rand(3)
+    set_up_torch(5)
+    assert torch.equal(torch.rand(3), drawn) and torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
 class TestCheckpoints:

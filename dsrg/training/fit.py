@@ -31,6 +31,7 @@ def set_up_torch(seed: int) -> None:
     """Seed torch and choose its deterministic algorithms: same params, same bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, and takes up to a tenth of a step
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(seed)
 
