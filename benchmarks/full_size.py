@@ -29,7 +29,7 @@ from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import read_image
 from dsrg.data.index import Index, present_from_tags
 from dsrg.files import write_json
-from dsrg.inference.predict import LabelJob, label_map, predict_probs
+from dsrg.inference.predict import opinions, predictions
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
@@ -98,13 +98,12 @@ def measure(recipe: str) -> dict:
         training_peak = peak_gib()
         image = read_image(Path(folder) / index.paths[0])
         began = time.perf_counter()
-        (probs,) = predict_probs(segmenter, [image], params.evaluate, size=size)
-        classes = np.arange(len(probs), dtype=np.uint8)
-        labels = label_map(LabelJob(image, probs.numpy(), classes, params.crf.test.model_dump(), 0.0))
+        own = opinions(segmenter, [image], None, params.evaluate, size=size)
+        (found,) = predictions(own, kernel=params.crf.test.model_dump())
         seconds = time.perf_counter() - began
     parallel.pool().shutdown()  # a process that has processes of its own does not end before them
-    if not (np.isfinite(losses).all() and probs.isfinite().all() and labels.shape == image.shape[:2]):
-        raise RuntimeError(f"{recipe}: losses {losses}, label map {labels.shape}")
+    if not (np.isfinite(losses).all() and found.labels.shape == image.shape[:2]):
+        raise RuntimeError(f"{recipe}: losses {losses}, label map {found.labels.shape}")
     return {
         "batch": dsrg.batch,
         "size": size,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dsrg import released
 from dsrg.errors import InputError
 
 if TYPE_CHECKING:
@@ -230,7 +231,8 @@ def submission(name: str, out: Path) -> None:
     from dsrg.artifacts.submission import write_submission
     from dsrg.data.classes import VOC_CLASSES
     from dsrg.data.voc import untagged_index
-    from dsrg.inference.predict import label_maps, load_segmenter, prediction_jobs
+    from dsrg.inference.predict import load_segmenter, opinions, predictions
+    from dsrg.inference.squares import read_images
     from dsrg.pipeline import load_stage
     from dsrg.progress import tracked
 
@@ -241,18 +243,10 @@ def submission(name: str, out: Path) -> None:
         span = f"{len(model.classes)} classes ({model.classes[0]} ... {model.classes[-1]})"
         raise InputError(f"{stage.file['retrain']}: knows {span}; the evaluation server expects VOC's twenty, in order")
     index = untagged_index(stage.data_root, name, model.classes, key="--list", pixels_max=params.data.pixels_max)
-    jobs = prediction_jobs(
-        segmenter,
-        index,
-        stage.data_root,
-        params.evaluate,
-        size=model.size,
-        kernel=params.crf.test.model_dump(),
-        tags_only=False,
-        unsure_below=0,
-    )
+    found = opinions(segmenter, read_images(index, stage.data_root), None, params.evaluate, size=model.size)
+    labels = (one.labels for one in predictions(found, kernel=params.crf.test.model_dump()))
     shapes = dict(zip(index.ids, zip(index.heights.tolist(), index.widths.tolist(), strict=True), strict=True))
-    write_submission(out, shapes, tracked(label_maps(jobs), "submission", len(index)))
+    write_submission(out, shapes, tracked(labels, "submission", len(index)))
     click.echo(f"{out}: {len(index)} label maps, checked")
 
 
@@ -265,6 +259,7 @@ class _Finite(click.FloatRange):
 
 
 _POSITIVE, _SHARE, _COUNT = _Finite(0, min_open=True), _Finite(0, 1), click.IntRange(1)
+_RELEASED = released.CRF | released.PREDICT
 _PREDICT_OPTIONS = {
     "--model": {
         "type": click.Path(path_type=Path),
@@ -278,19 +273,17 @@ _PREDICT_OPTIONS = {
     "--skip-bad": {"is_flag": True, "help": "Leave out images that cannot be read, instead of stopping."},
     "--shape": {
         "type": click.Choice(["square", "native"]),
-        "default": "square",
         "help": "How the network sees an image: warped to the model's square, as in training, or in its own shape.",
     },
     "--scale": {
         "type": _Finite(0, 4, min_open=True),
         "multiple": True,
-        "default": [0.75, 1.0, 1.25],
+        "default": _RELEASED["scales"],
         "help": "Scale at which the network sees an image; several are merged.",
     },
-    "--flip/--no-flip": {"default": False, "help": "See the mirror image too."},
+    "--flip/--no-flip": {"help": "See the mirror image too."},
     "--merge": {
         "type": click.Choice(["sum", "mean"]),
-        "default": "sum",
         "help": "How scores of several scales are merged; sum sharpens the probabilities.",
     },
     "--unsure-below": {
@@ -300,40 +293,50 @@ _PREDICT_OPTIONS = {
     },
     "--max-side": {
         "type": _COUNT,
-        "default": 1024,
+        "default": released.MAX_SIDE,
         "help": "Pixels; a longer image is worked on at this longer side, its mask enlarged to the image's size.",
     },
-    "--pixels-max": {"type": _COUNT, "default": 100_000_000, "help": "Larger images are refused."},
+    "--pixels-max": {"type": _COUNT, "default": released.PIXELS_MAX, "help": "Larger images are refused."},
     "--batch": {"type": _COUNT, "default": 8, "help": "Images in the network at once; changes roundings only."},
     "--device": {
         "type": click.Choice(["auto", "cpu", "cuda"]),
         "default": "auto",
         "help": "Where the network runs; auto = on a GPU if there is one.",
     },
-    "--gaussian-weight": {"type": _Finite(0), "default": 3.0, "help": "CRF: weight of the position kernel."},
-    "--gaussian-xy": {"type": _POSITIVE, "default": 3.0, "help": "CRF: its deviation, pixels."},
-    "--bilateral-weight": {"type": _Finite(0), "default": 10.0, "help": "CRF: weight of the colour kernel."},
-    "--bilateral-xy": {"type": _POSITIVE, "default": 80.0, "help": "CRF: its deviation in place, pixels."},
-    "--bilateral-rgb": {"type": _POSITIVE, "default": 13.0, "help": "CRF: its deviation in colour, 0..255."},
-    "--iterations": {"type": click.IntRange(0, 100), "default": 10, "help": "CRF: mean-field updates."},
-    "--min-prob": {
-        "type": _Finite(0, 0.1, min_open=True, max_open=True),
-        "default": 1e-5,
-        "help": "CRF: lower bound of probabilities.",
-    },
+    "--gaussian-weight": {"type": _Finite(0), "help": "CRF: weight of the position kernel."},
+    "--gaussian-xy": {"type": _POSITIVE, "help": "CRF: its deviation, pixels."},
+    "--bilateral-weight": {"type": _Finite(0), "help": "CRF: weight of the colour kernel."},
+    "--bilateral-xy": {"type": _POSITIVE, "help": "CRF: its deviation in place, pixels."},
+    "--bilateral-rgb": {"type": _POSITIVE, "help": "CRF: its deviation in colour, 0..255."},
+    "--iterations": {"type": click.IntRange(0, 100), "help": "CRF: mean-field updates."},
+    "--min-prob": {"type": _Finite(0, 0.1, min_open=True, max_open=True), "help": "CRF: lower bound of probabilities."},
 }
 
 
+def _predict_option(name: str) -> Callable:
+    """One of _PREDICT_OPTIONS; those that are params default to the released code's."""
+    key = name.split("/")[0].strip("-").replace("-", "_")
+    settings = {"default": _RELEASED[key]} if key in _RELEASED else {}
+    settings |= _PREDICT_OPTIONS[name]
+    return click.option(name, show_default="required" not in settings, **settings)
+
+
 def _predict_options(command: Callable) -> Callable:
-    """What predict and pseudo-label have in common; the defaults are the released code's."""
-    for name, settings in reversed(_PREDICT_OPTIONS.items()):
-        command = click.option(name, show_default="required" not in settings, **settings)(command)
+    """What predict and pseudo-label have in common."""
+    for name in reversed(_PREDICT_OPTIONS):
+        command = _predict_option(name)(command)
     return click.argument("pictures", nargs=-1, required=True, metavar="PICTURES...")(command)
+
+
+def _crf_option(*, default: bool) -> Callable:
+    return click.option(
+        "--crf/--no-crf", default=default, show_default=True, help="Follow the image's edges with a CRF; slow."
+    )
 
 
 @main.command()
 @_predict_options
-@click.option("--crf/--no-crf", default=False, show_default=True, help="Follow the image's edges with a CRF; slow.")
+@_crf_option(default=False)
 def predict(**options: object) -> None:
     """Predict masks of pictures: files, folders, patterns such as 'holiday/**/*.jpg'. No tags are needed.
 
@@ -346,7 +349,7 @@ def predict(**options: object) -> None:
 
 @main.command("pseudo-label")
 @_predict_options
-@click.option("--crf/--no-crf", default=True, show_default=True, help="Follow the image's edges with a CRF; slow.")
+@_crf_option(default=True)
 @click.option(
     "--tags", type=click.Path(path_type=Path), required=True, help="Table with the columns image and tags; or .jsonl."
 )
@@ -377,12 +380,12 @@ def _predict(
     **settings: object,
 ) -> None:
     from dsrg.artifacts.predictions import PredictionFolder
-    from dsrg.data.images import read_image
+    from dsrg.data.images import read_image, shrunk
     from dsrg.data.index import present_from_tags
     from dsrg.figures.overlays import overlay, write_picture
     from dsrg.files import whole_folder
     from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
-    from dsrg.inference.trained import Segmenter, enlarged, shrunk
+    from dsrg.inference.trained import Segmenter, enlarged
     from dsrg.params import CrfKernel, Predict
     from dsrg.progress import tracked
 
@@ -419,7 +422,7 @@ def _predict(
     with whole_folder(out.resolve()) as folder:
         results = PredictionFolder(folder, segmenter.classes, polygons=polygons)
         rows = zip(checked.pictures, checked.facts, predictions, strict=True)
-        for (path, image_id), facts, (labels, probs) in tracked(rows, "predict", len(checked.pictures)):
+        for (path, image_id), facts, (labels, _, probs) in tracked(rows, "predict", len(checked.pictures)):
             whole = enlarged(labels, (facts.height, facts.width))
             results.add(image_id, path, whole, probs=probs)
             if overlays:
@@ -433,9 +436,9 @@ def _predict(
 @click.option("--model", type=click.Path(path_type=Path), default=Path("data/retrain.pt"), show_default=True)
 @click.option("--format", "form", type=click.Choice(["onnx", "torch"]), required=True, help="torch = torch.export.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
-@click.option("--scale", show_default=True, **_PREDICT_OPTIONS["--scale"])
-@click.option("--flip/--no-flip", show_default=True, **_PREDICT_OPTIONS["--flip/--no-flip"])
-@click.option("--merge", show_default=True, **_PREDICT_OPTIONS["--merge"])
+@_predict_option("--scale")
+@_predict_option("--flip/--no-flip")
+@_predict_option("--merge")
 def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bool, merge: str) -> None:
     """Hand a network on to other programs, for images of any size, with all that `predict` does without a CRF.
 

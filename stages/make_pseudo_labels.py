@@ -6,7 +6,8 @@ from dsrg.data.index import read_index
 from dsrg.data.palette import label_png
 from dsrg.figures.overlays import labels_beside, write_picture
 from dsrg.files import whole_folder
-from dsrg.inference.predict import label_maps, load_segmenter, prediction_jobs
+from dsrg.inference.predict import load_segmenter, opinions, predictions
+from dsrg.inference.squares import read_images
 from dsrg.pipeline import Stage, run_stage
 from dsrg.progress import tracked
 
@@ -16,19 +17,12 @@ def make_pseudo_labels(stage: Stage) -> None:
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes).split("train")
     segmenter, model = load_segmenter(stage.file["dsrg"], made_by="train_dsrg")
-    jobs = prediction_jobs(
-        segmenter,
-        index,
-        stage.data_root,
-        pseudo,
-        size=model.size,
-        kernel=params.crf.test.model_dump() if pseudo.crf else None,
-        tags_only=pseudo.tags_only,
-        unsure_below=pseudo.unsure_below,
-    )
-    labels = tracked(label_maps(jobs), stage.name, len(index))
+    present = index.present if pseudo.tags_only else None
+    found = opinions(segmenter, read_images(index, stage.data_root), present, pseudo, size=model.size)
+    kernel = params.crf.test.model_dump() if pseudo.crf else None
+    found = tracked(predictions(found, kernel=kernel, unsure_below=pseudo.unsure_below), stage.name, len(index))
     with whole_folder(stage.file["pseudo_labels"]) as folder, whole_folder(stage.results / "overlays") as overlays:
-        for row, (image_id, label_map) in enumerate(zip(index.ids, labels, strict=True)):
+        for row, (image_id, (label_map, *_)) in enumerate(zip(index.ids, found, strict=True)):
             (folder / f"{image_id}.png").write_bytes(label_png(label_map))
             if row < pseudo.overlays:
                 image = read_image(stage.data_root / index.paths[row])

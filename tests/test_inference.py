@@ -24,16 +24,7 @@ from dsrg.errors import InputError
 from dsrg.files import write_json
 from dsrg.inference.cams import activation_maps, load_classifier
 from dsrg.inference.gradients import gradient_saliency
-from dsrg.inference.predict import (
-    LabelJob,
-    label_map,
-    label_maps,
-    load_segmenter,
-    only_present,
-    plain_and_refined,
-    predict_probs,
-    prediction_jobs,
-)
+from dsrg.inference.predict import Opinion, class_scores, load_segmenter, opinions, predictions
 from dsrg.inference.scoring import (
     Scores,
     enlarge_grid,
@@ -43,7 +34,7 @@ from dsrg.inference.scoring import (
     write_quality,
 )
 from dsrg.inference.seeding import SeedCounts, crf_labels, saliency_map, saliency_maps, seed_rows
-from dsrg.inference.squares import image_batches, native, scaled_side, squares
+from dsrg.inference.squares import image_batches, native, read_images, scaled_side, squares
 from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.networks.network import Classifier, Segmenter
@@ -116,6 +107,11 @@ class TestSquares:
             np.testing.assert_array_equal(image, expected)
 
 
+def class_probs(network, images, settings):
+    """Probabilities float (C+1, H, W) of each image."""
+    return [scores.softmax(dim=0) for scores in class_scores(network, images, settings, size=33)]
+
+
 class TestPrediction:
     IMAGES = [picture(40, 60, seed=3), picture(33, 20, seed=4)]
 
@@ -124,7 +120,7 @@ class TestPrediction:
     def test_against_a_plain_transcription(self, merge, flip):
         network, scales = Uneven(), [0.75, 1.0, 1.5]
         settings = Predict(shape="square", scales=scales, flip=flip, merge=merge)
-        found = list(predict_probs(network, self.IMAGES, settings, size=33))
+        found = class_probs(network, self.IMAGES, settings)
         for image, probs in zip(self.IMAGES, found, strict=True):
             logits = []
             for side in (25, 33, 49):
@@ -141,9 +137,7 @@ class TestPrediction:
         """Released `test-ms-f.py`: each image at scales of its own size, sides brought to 8k+1."""
         network, settings = Uneven(), Predict(shape="native", scales=[0.75, 1.25], flip=True, merge="sum")
         sides = [[(33, 49), (49, 73)], [(25, 17), (41, 25)]]
-        for image, own, probs in zip(
-            self.IMAGES, sides, predict_probs(network, self.IMAGES, settings, size=33), strict=True
-        ):
+        for image, own, probs in zip(self.IMAGES, sides, class_probs(network, self.IMAGES, settings), strict=True):
             logits = 0
             for side in own:
                 seen = torch.from_numpy(cut_image(image, WHOLE, size=side).transpose(2, 0, 1).copy())[None]
@@ -156,15 +150,14 @@ class TestPrediction:
 
     def test_probabilities_of_the_images_own_size(self):
         settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum")
-        for image, probs in zip(self.IMAGES, predict_probs(Colours(), self.IMAGES, settings, size=33), strict=True):
+        for image, probs in zip(self.IMAGES, class_probs(Colours(), self.IMAGES, settings), strict=True):
             assert probs.shape == (3, *image.shape[:2])
             torch.testing.assert_close(probs.sum(dim=0), torch.ones(image.shape[:2]))
 
     def test_sum_is_sharper_than_mean(self):
         options = {"shape": "square", "scales": [0.75, 1.0, 1.25], "flip": False}
         by_sum, by_mean = (
-            next(predict_probs(Colours(), self.IMAGES, Predict(merge=merge, **options), size=33))
-            for merge in ("sum", "mean")
+            class_probs(Colours(), self.IMAGES, Predict(merge=merge, **options))[0] for merge in ("sum", "mean")
         )
         assert torch.equal(by_sum.argmax(dim=0), by_mean.argmax(dim=0))
         assert (by_sum.amax(dim=0) > by_mean.amax(dim=0)).all()
@@ -172,49 +165,57 @@ class TestPrediction:
     def test_a_mirror_image_is_predicted_alike(self):
         mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
         settings = Predict(shape="square", scales=[1.0], flip=True, merge="mean")
-        pairs = [predict_probs(Uneven(), images, settings, size=33) for images in (self.IMAGES, mirrored)]
+        pairs = [class_probs(Uneven(), images, settings) for images in (self.IMAGES, mirrored)]
         for here, there in zip(*pairs, strict=True):
             torch.testing.assert_close(here, there.flip(2), rtol=0, atol=0.02)  # a grey level of rounding
         settings = settings.model_copy(update={"flip": False})
-        here, there = (next(predict_probs(Uneven(), images, settings, size=33)) for images in (self.IMAGES, mirrored))
+        here, there = (class_probs(Uneven(), images, settings)[0] for images in (self.IMAGES, mirrored))
         assert (here - there.flip(2)).abs().max() > 0.2  # without flip it is not
 
 
 class TestLabels:
-    @staticmethod
-    def job(**changes) -> LabelJob:
-        image = picture(12, 15, seed=5)
-        probs = np.random.default_rng(0).dirichlet([1, 1, 1], (12, 15)).transpose(2, 0, 1).astype(np.float32)
-        return LabelJob(image, probs, np.array([0, 4, 7], np.uint8), None, 0.0)._replace(**changes)
+    PRESENT = np.isin(np.arange(9), [0, 4, 7])
 
-    def test_most_probable_of_the_classes_listed(self):
-        job = self.job()
-        labels = label_map(job)
-        assert labels.dtype == np.uint8
-        expected = [[(0, 4, 7)[int(np.argmax(job.probs[:, y, x]))] for x in range(15)] for y in range(12)]
-        np.testing.assert_array_equal(labels, expected)
+    def opinion(self, seed: int = 0, **changes) -> Opinion:
+        image = picture(12, 15, seed=5)
+        probs = np.random.default_rng(seed).dirichlet([1, 1, 1], (12, 15)).transpose(2, 0, 1).astype(np.float32)
+        return Opinion(image, self.PRESENT, torch.from_numpy(probs).log() + 3)._replace(**changes)
+
+    def test_most_probable_of_the_classes_in_question(self):
+        opinion = self.opinion()
+        (found,) = predictions([opinion], kernel=None)
+        assert found.labels.dtype == np.uint8 and found.probs is None
+        scores = opinion.scores.numpy()
+        expected = [[(0, 4, 7)[int(np.argmax(scores[:, y, x]))] for x in range(15)] for y in range(12)]
+        np.testing.assert_array_equal(found.labels, expected)
+        np.testing.assert_array_equal(found.plain, expected)
 
     def test_crf_gets_the_image_and_minus_log_probabilities(self):
-        job = self.job(kernel=KERNEL)
-        energies = -np.log(np.maximum(job.probs, KERNEL["min_prob"]))
+        opinion = self.opinion()
+        energies = -np.log(np.maximum(opinion.scores.softmax(dim=0).numpy(), KERNEL["min_prob"]))
         kernel = Kernel(**{key: value for key, value in KERNEL.items() if key != "min_prob"})
-        refined = mean_field((job.image.transpose(2, 0, 1), energies, kernel))
-        np.testing.assert_array_equal(label_map(job), job.classes[refined.argmax(axis=0)])
-        assert (label_map(job) != label_map(self.job())).any()
+        refined = mean_field((opinion.image.transpose(2, 0, 1), energies, kernel))
+        (found,) = predictions([opinion], kernel=KERNEL, probabilities=True)
+        np.testing.assert_array_equal(found.labels, np.array([0, 4, 7])[refined.argmax(axis=0)])
+        np.testing.assert_allclose(found.probs[[0, 4, 7]], refined, atol=1e-6)
+        assert not found.probs[~self.PRESENT].any() and (found.labels != found.plain).any()
 
     @pytest.mark.parametrize("kernel", [None, KERNEL])
     def test_background_alone(self, kernel):
-        ones, numbers = np.ones((1, 12, 15), np.float32), np.array([0], np.uint8)
-        assert (label_map(self.job(probs=ones, classes=numbers, kernel=kernel, unsure_below=0.9)) == 0).all()
+        alone = self.opinion(scores=torch.full((1, 12, 15), -3.0), present=np.arange(9) == 0)
+        (found,) = predictions([alone], kernel=kernel, unsure_below=0.9)
+        assert (found.labels == 0).all()
 
-    def test_unsure_pixels_become_255(self):
-        job = self.job(unsure_below=0.6)
-        unsure = job.probs.max(axis=0) < 0.6
+    @pytest.mark.parametrize("kernel", [None, KERNEL | {"iterations": 0}])
+    def test_unsure_pixels_become_255(self, kernel):
+        opinion = self.opinion()
+        (found,) = predictions([opinion], kernel=kernel, unsure_below=0.6)
+        unsure = opinion.scores.softmax(dim=0).amax(dim=0).numpy() < 0.6
         assert 0 < unsure.sum() < unsure.size
-        np.testing.assert_array_equal(label_map(job), np.where(unsure, 255, label_map(self.job())))
+        np.testing.assert_array_equal(found.labels, np.where(unsure, 255, found.plain))
 
     @pytest.mark.parametrize("in_flight", [1, 3])
-    def test_pairs_come_in_order(self, monkeypatch, in_flight):
+    def test_results_come_in_order(self, monkeypatch, in_flight):
         def several(function, items):
             """What `ordered_map` does with several workers: it takes items ahead of the results fetched."""
             items = iter(items)
@@ -222,26 +223,22 @@ class TestLabels:
                 yield from map(function, taken)
 
         monkeypatch.setattr(parallel, "ordered_map", several)
-        probs = np.random.default_rng(1).dirichlet([1, 1, 1], (4, 12, 15)).transpose(0, 3, 1, 2).astype(np.float32)
-        jobs = [self.job(probs=each, kernel=KERNEL) for each in probs]
-        pairs = list(plain_and_refined(iter(jobs)))
-        assert len(pairs) == 4
-        for job, (plain, refined) in zip(jobs, pairs, strict=True):
-            np.testing.assert_array_equal(plain, label_map(job._replace(kernel=None)))
-            np.testing.assert_array_equal(refined, label_map(job))
-        np.testing.assert_array_equal(list(label_maps(jobs)), [refined for _, refined in pairs])
+        several_opinions = [self.opinion(seed) for seed in range(4)]
+        found = list(predictions(iter(several_opinions), kernel=KERNEL))
+        assert len(found) == 4 and not list(predictions([], kernel=KERNEL))
+        for opinion, together in zip(several_opinions, found, strict=True):
+            (alone,), (plain,) = predictions([opinion], kernel=KERNEL), predictions([opinion], kernel=None)
+            np.testing.assert_array_equal(together.labels, alone.labels)
+            np.testing.assert_array_equal(together.plain, plain.labels)
 
-    def test_only_present_classes_stay(self):
-        probs = torch.rand(4, 5, 6).softmax(dim=0)
-        kept, numbers = only_present(probs, torch.tensor([True, False, True, False]))
-        assert numbers.tolist() == [0, 2] and numbers.dtype == np.uint8
-        torch.testing.assert_close(kept, probs[[0, 2]] / (probs[0] + probs[2]))
-
-    def test_present_classes_without_any_probability_are_no_nan(self):
-        """Logits summed over scales can be so far apart that a float holds nothing of the present classes."""
-        probs = torch.tensor([[[0.0]], [[0.0]], [[1.0]]])
-        kept, _ = only_present(probs, torch.tensor([True, True, False]))
-        assert kept.isfinite().all() and torch.equal(kept.sum(dim=0), torch.ones(1, 1))
+    def test_present_classes_far_below_an_absent_one_are_told_apart(self):
+        """Logits summed over scales can be so far apart that a softmax over all holds nothing of the present ones."""
+        settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum")
+        blue = np.full((20, 30, 3), (10, 20, 250), np.uint8)
+        present = np.array([[True, True, False]])
+        (opinion,) = opinions(Colours(scale=1.0), [blue], present, settings, size=33)
+        (found,) = predictions([opinion], kernel=None, probabilities=True)
+        assert (found.labels == 1).all() and np.allclose(found.probs.sum(axis=0), 1) and not found.probs[2].any()
 
     @pytest.mark.parametrize("tags_only", [False, True])
     def test_tags_exclude_the_other_classes(self, tmp_path, tags_only):
@@ -253,15 +250,12 @@ class TestLabels:
         pictures = {"blue": blue, "green": green, "both": green}
         index = save_index(tmp_path, pictures, [[0, 0], [1, 0], [1, 1]])
         settings = Predict(shape="square", scales=[1.0], flip=True, merge="sum")
-        options = {"size": 33, "kernel": None, "unsure_below": 0.0}
-        jobs = list(prediction_jobs(Colours(), index, tmp_path, settings, tags_only=tags_only, batch=2, **options))
-        assert [job.image.shape for job in jobs] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
-        assert all(np.allclose(job.probs.sum(axis=0), 1) for job in jobs)
-        labels = list(label_maps(jobs))
-        assert [job.classes.tolist() for job in jobs] == ([[0], [0, 1], [0, 1, 2]] if tags_only else [[0, 1, 2]] * 3)
-        assert set(np.unique(labels[0])) == ({0} if tags_only else {2})
-        assert set(np.unique(labels[1])) == ({1} if tags_only else {1, 2})
-        assert set(np.unique(labels[2])) == {1, 2}
+        present, images = index.present if tags_only else None, read_images(index, tmp_path)
+        found = list(opinions(Colours(), images, present, settings, size=33, batch=2))
+        assert [opinion.image.shape for opinion in found] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
+        assert [len(opinion.scores) for opinion in found] == ([1, 2, 3] if tags_only else [3] * 3)
+        blue, green, both = (set(np.unique(one.labels)) for one in predictions(found, kernel=None))
+        assert blue == ({0} if tags_only else {2}) and green == ({1} if tags_only else {1, 2}) and both == {1, 2}
 
 
 class TestLoading:

@@ -20,17 +20,16 @@ from torch import nn
 from toy import ROOT, picture
 
 import dsrg
-from dsrg import cli
+from dsrg import cli, released
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.polygons import annotations_of, rings
 from dsrg.cli import main
-from dsrg.data.images import read_image, read_mask
+from dsrg.data.images import read_image, read_mask, shrunk
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
-from dsrg.inference import trained
+from dsrg.inference import predict, trained
 from dsrg.inference.pictures import find_pictures, tags_of
-from dsrg.inference.predict import LabelJob, label_map, only_present, predict_probs
-from dsrg.inference.trained import RELEASED, RELEASED_CRF, class_scores, enlarged, shrunk
+from dsrg.inference.trained import RELEASED, RELEASED_CRF, enlarged
 from dsrg.networks import network
 from dsrg.params import CrfKernel, Predict, load_params
 
@@ -87,44 +86,24 @@ def run(command: str, *arguments: object) -> str:
 # The numbers
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"flip": True}, {"merge": "mean", "flip": True}, {"shape": "native"}, {"scales": [1.0], "shape": "native"}],
-    ids=str,
-)
-def test_scores_are_those_of_the_pipeline(changes):
-    own, pictures = segmenter_of(3), [picture(30, 70, seed=1), picture(64, 50, seed=2)]
-    chosen = RELEASED.model_copy(update=changes)
-    expected = predict_probs(own.network, pictures, chosen, size=65)
-    found = class_scores(own.network, pictures, chosen, size=65)
-    for image, probs, scores in zip(pictures, expected, found, strict=True):
-        assert scores.shape == (4, *image.shape[:2])
-        torch.testing.assert_close(scores.softmax(dim=0), probs, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("tags", [None, [], ["c2"], ["c3", "c1"]], ids=str)
 @pytest.mark.parametrize("crf", [False, True])
-def test_prediction_is_that_of_the_pipeline(tags, crf):
+def test_labels_and_probabilities_are_of_the_tags(tags, crf):
     own, image = segmenter_of(3), picture(30, 41, seed=3)
     labels, probs = own.predict(image, tags=tags, crf=crf, probabilities=True)
-    present = torch.tensor([True] + [tags is None or name in tags for name in own.classes])
-    (all_probs,) = predict_probs(own.network, [image], RELEASED, size=65)
-    kept, numbers = only_present(all_probs, present)
-    job = LabelJob(image, kept.numpy(), numbers, RELEASED_CRF.model_dump() if crf else None, 0.0)
-    assert np.mean(labels == label_map(job)) > 0.999  # roundings may decide where two classes are equal
     assert len(np.unique(labels)) > 1 or not tags
     assert np.array_equal(own.predict(image, tags=tags, crf=crf), labels)
     assert np.array_equal(probs.argmax(axis=0), labels)
     np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-4)
-    assert not probs[~present.numpy()].any()
+    assert not probs[[False] + [tags is not None and name not in tags for name in own.classes]].any()
 
 
 def test_crf_on_a_lattice_gives_the_same(monkeypatch):
     own, image = segmenter_of(2), picture(30, 41, seed=3)
     by_processes = own.predict(image, crf=True, probabilities=True)
-    monkeypatch.setattr(trained, "engine_on", lambda device: "lattice")
-    engine = trained.dense_crf
-    monkeypatch.setattr(trained, "dense_crf", lambda *a, **k: engine(*a, **k, engine="lattice"))
+    monkeypatch.setattr(predict, "engine_on", lambda device: "lattice")
+    engine = predict.dense_crf
+    monkeypatch.setattr(predict, "dense_crf", lambda *a, **k: engine(*a, **k, engine="lattice"))
     on_a_lattice = own.predict(image, crf=True, probabilities=True)
     np.testing.assert_allclose(on_a_lattice[1], by_processes[1], atol=1e-3)
 
@@ -189,16 +168,11 @@ def test_shipped_numbers_are_the_released_ones():
     params = load_params(ROOT / "recipes/voc2012-vgg16.yaml")
     assert Predict(**params.evaluate.model_dump(exclude={"overlays"})) == RELEASED
     assert CrfKernel(**params.crf.test.model_dump()) == RELEASED_CRF
-    default = {
-        name.split("/")[0].strip("-").replace("-", "_"): o.get("default") for name, o in cli._PREDICT_OPTIONS.items()
-    }
-    assert {key: default[key] for key in CrfKernel.model_fields} == RELEASED_CRF.model_dump()
-    assert {"scale": default["scale"]} | {key: default[key] for key in ("shape", "flip", "merge")} == {
-        "scale": RELEASED.scales,
-        **RELEASED.model_dump(exclude={"scales"}),
-    }
-    assert (default["max_side"], default["pixels_max"]) == (trained.MAX_SIDE, trained.PIXELS_MAX)
-    assert default["pixels_max"] == params.data.pixels_max
+    assert released.PIXELS_MAX == params.data.pixels_max
+    default = {option.name: option.default for option in cli.predict.params}
+    expected = released.CRF | released.PREDICT | {"pixels_max": released.PIXELS_MAX}
+    expected["scale"] = expected.pop("scales")
+    assert expected == {key: default[key] for key in expected}
 
 
 # In a notebook

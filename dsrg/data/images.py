@@ -100,6 +100,16 @@ def check_image(path: str | Path, *, pixels_max: int) -> ImageFacts:
     return ImageFacts(height, width, hashlib.sha256(data).hexdigest(), remarks)
 
 
+def shrunk(image: np.ndarray, max_side: int) -> np.ndarray:
+    """The image (H, W, 3), or, if its longer side is more than `max_side`, scaled down to that (mean of the areas)."""
+    height, width = image.shape[:2]
+    if max(height, width) <= max_side:
+        return image
+    scale = max_side / max(height, width)
+    size = tuple(max(1, round(side * scale)) for side in (width, height))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def file_checksum(path: str | Path) -> str:
     """sha256 of a file, hexadecimal."""
     return hashlib.sha256(_read_bytes(path)).hexdigest()

@@ -12,7 +12,7 @@ from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
 from dsrg.figures.overlays import overlay, panels, write_picture
 from dsrg.figures.steps import growth_pictures, seed_pictures
-from dsrg.inference.predict import label_map, load_segmenter, prediction_jobs
+from dsrg.inference.predict import load_segmenter, opinions, predictions
 from dsrg.params import Params
 
 
@@ -25,20 +25,18 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
     index = read_index(file["index"], classes)
     if image_id not in index.ids:
         raise InputError(f"{image_id}: no such image in {file['index']}")
-    one = index.pick([index.ids.index(image_id)])
-    image = read_image(root / one.paths[0])
+    row = index.ids.index(image_id)
+    image = read_image(root / index.paths[row])
 
     segmenter, model = load_segmenter(file["retrain"], made_by="retrain")
-    kernel = params.crf.test.model_dump()
-    (job,) = prediction_jobs(
-        segmenter, one, root, params.evaluate, size=model.size, kernel=kernel, tags_only=False, unsure_below=0
-    )
-    results = [("prediction", overlay(image, label_map(job)))]
+    own = opinions(segmenter, [image], None, params.evaluate, size=model.size)
+    ((labels, *_),) = predictions(own, kernel=params.crf.test.model_dump())
+    results = [("prediction", overlay(image, labels))]
     truth = read_ground_truth(file["ground_truth"])
     if image_id in truth:
         results.append(("ground truth", overlay(image, read_mask(file["masks"] / truth[image_id].mask))))
     rows = [[(image_id, image), *results]]
-    if one.splits[0] == "train":
+    if index.splits[row] == "train":
         seeds = read_seeds(file["seeds"], classes=classes)
         labels, (saliency, cams) = seeds.in_order([image_id])[0], seeds.maps(image_id)
         first = seed_pictures(image, cams=cams, saliency=saliency, seeds=labels, classes=classes)

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index
-from dsrg.inference.predict import plain_and_refined, prediction_jobs
+from dsrg.inference.predict import opinions, predictions
 from dsrg.inference.scoring import Scores
+from dsrg.inference.squares import read_images
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
 from dsrg.progress import tracked
@@ -32,10 +33,9 @@ def evaluate_segmenter(
     masks: the ground truth's files, one an image. size: side of the training square, pixels. kernel: params `crf.test`.
     """
     scores, kept = Scores(classes), []
-    jobs = prediction_jobs(segmenter, index, root, settings, size=size, kernel=kernel, tags_only=False, unsure_below=0)
-    pairs = tracked(plain_and_refined(jobs), title, len(index))
-    for mask, (plain, refined) in zip(map(read_mask, masks), pairs, strict=True):
-        scores.add(mask, plain=plain, refined=refined)
+    found = predictions(opinions(segmenter, read_images(index, root), None, settings, size=size), kernel=kernel)
+    for mask, one in zip(map(read_mask, masks), tracked(found, title, len(index)), strict=True):
+        scores.add(mask, plain=one.plain, refined=one.labels)
         if len(kept) < keep:
-            kept.append(refined)
+            kept.append(one.labels)
     return scores, kept

@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import reduce
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,96 +11,38 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsrg import parallel
 from dsrg.artifacts.model_file import Model, load_model
-from dsrg.data.index import Index
-from dsrg.inference.squares import image_batches, native, scaled_side, squares
+from dsrg.inference.squares import native, scaled_side, squares
+from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
 
 
-@torch.inference_mode()
-def predict_probs(
-    segmenter: Segmenter, images: list[NDArray[np.uint8]], settings: Predict, *, size: int
-) -> Iterator[Tensor]:
-    """Class probabilities of each image at its own size.
+class Opinion(NamedTuple):
+    """What a network makes of an image uint8 (H, W, 3): scores float (K, H, W) of the classes in question.
 
-    Each image is seen at `settings.scales`: as squares of scale * size pixels (settings.shape "square", released
-    `test-ms.py`), or at scale times its own size ("native", released `test-ms-f.py`). The logits are brought to the
-    image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as the released code (it
-    sharpens), or "mean".
-
-    Yields:
-        float (C+1, H, W) an image, in order.
-    """
-    if settings.shape == "native":
-        views = [[native(image, scale) for scale in settings.scales] for image in images]
-        logits = [[_logits(segmenter, view, flip=settings.flip)[0] for view in own] for own in views]
-    else:
-        batches = [squares(images, scaled_side(size, scale)) for scale in settings.scales]
-        logits = zip(*(_logits(segmenter, batch, flip=settings.flip) for batch in batches), strict=True)
-    for image, own in zip(images, logits, strict=True):
-        full = [F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True).sum(dim=0) for grid in own]
-        merged = torch.stack(full).sum(dim=0)
-        if settings.merge == "mean":
-            merged = merged / (len(settings.scales) * (1 + settings.flip))
-        yield merged.softmax(dim=0)
-
-
-def _logits(segmenter: Segmenter, batch: Tensor, *, flip: bool) -> Tensor:
-    """Logits (B, 1, C+1, h, w) of images uint8 (B, 3, H, W); (B, 2, ...) with those of their mirror images."""
-    batch = batch.to(next(segmenter.parameters()).device)
-    views = [segmenter(batch), segmenter(batch.flip(3)).flip(3)] if flip else [segmenter(batch)]
-    return torch.stack(views, dim=1)
-
-
-class LabelJob(NamedTuple):
-    """Work for `label_map`, light enough to be sent to another process.
-
-    image uint8 (H, W, 3); probs float32 (K, H, W) of the classes `classes` uint8 (K,); kernel: params `crf.test`, or
-    None for no CRF; pixels whose highest probability is below `unsure_below` become 255.
+    present: bool (C+1,), which K of them these are.
     """
 
     image: NDArray[np.uint8]
-    probs: NDArray[np.float32]
-    classes: NDArray[np.uint8]
-    kernel: dict | None
-    unsure_below: float
+    present: NDArray[np.bool_]
+    scores: Tensor
 
 
-def label_map(job: LabelJob) -> NDArray[np.uint8]:
-    """Label map uint8 (H, W): the most probable class, after the fully connected CRF if there is a kernel."""
-    probs = job.probs
-    if job.kernel is not None:
-        kernel = dict(job.kernel)
-        energies = -np.log(np.maximum(probs, kernel.pop("min_prob")))
-        probs = mean_field((job.image.transpose(2, 0, 1), energies, Kernel(**kernel)))
-    labels = job.classes[probs.argmax(axis=0)]
-    if job.unsure_below > 0:
-        labels = np.where(probs.max(axis=0) < job.unsure_below, UNLABELLED, labels)
-    return labels.astype(np.uint8)
+class Prediction(NamedTuple):
+    """labels uint8 (H, W), a label map; plain, the same by the network alone: without CRF, no pixel unsure.
 
+    probs: float32 (C+1, H, W) or, if not asked for, None; after the CRF if there is one, 0 for classes out of question.
+    """
 
-def label_maps(jobs: Iterable[LabelJob]) -> Iterator[NDArray[np.uint8]]:
-    """`label_map` over processes while this one makes the next jobs; results in order."""
-    return parallel.ordered_map(label_map, jobs)
-
-
-def plain_and_refined(jobs: Iterable[LabelJob]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Each job's label map without and with its CRF."""
-    plain: deque[NDArray[np.uint8]] = deque()
-
-    def remembered() -> Iterator[LabelJob]:
-        for job in jobs:
-            plain.append(label_map(job._replace(kernel=None)))
-            yield job
-
-    for refined in label_maps(remembered()):
-        yield plain.popleft(), refined
+    labels: NDArray[np.uint8]
+    plain: NDArray[np.uint8]
+    probs: NDArray[np.float32] | None
 
 
 def load_segmenter(path: Path, *, made_by: str) -> tuple[Segmenter, Model]:
@@ -109,31 +53,128 @@ def load_segmenter(path: Path, *, made_by: str) -> tuple[Segmenter, Model]:
     return segmenter.eval().to("cuda" if torch.cuda.is_available() else "cpu"), model
 
 
-def only_present(probs: Tensor, present: Tensor) -> tuple[Tensor, NDArray[np.uint8]]:
-    """Probabilities (C+1, H, W) of the present classes (bool (C+1,)) alone, renormalised, and the classes' numbers."""
-    # far below the best absent class every present one may have come out as 0
-    kept = probs[present.to(probs.device)].clamp(min=torch.finfo(probs.dtype).tiny)
-    return kept / kept.sum(dim=0, keepdim=True), np.flatnonzero(present.numpy()).astype(np.uint8)
+@torch.inference_mode()
+def class_scores(
+    segmenter: nn.Module, images: list[NDArray[np.uint8]], settings: Predict, *, size: int
+) -> Iterator[Tensor]:
+    """Logits of each image at its own size, float (C+1, H, W), in order.
+
+    Each image is seen at `settings.scales`: as squares of scale * size pixels (settings.shape "square", released
+    `test-ms.py`), or at scale times its own size ("native", released `test-ms-f.py`). The logits are brought to the
+    image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as the released code (it
+    sharpens), or "mean".
+    """
+    if settings.shape == "native":
+        views = ([native(image, scale) for scale in settings.scales] for image in images)
+        grids = ([_grid(segmenter, view, flip=settings.flip) for view in own] for own in views)
+    else:
+        batches = (squares(images, scaled_side(size, scale)) for scale in settings.scales)
+        grids = zip(*[_grid(segmenter, batch, flip=settings.flip).split(1) for batch in batches], strict=True)
+    for image, own in zip(images, grids, strict=True):
+        full = (F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0] for grid in own)
+        merged = reduce(Tensor.add_, full)  # in place: these are large
+        yield merged / (len(settings.scales) * (1 + settings.flip)) if settings.merge == "mean" else merged
 
 
-def prediction_jobs(
-    segmenter: Segmenter,
-    index: Index,
-    root: Path,
+def _grid(segmenter: nn.Module, batch: Tensor, *, flip: bool) -> Tensor:
+    """Logits (B, C+1, h, w) of images uint8 (B, 3, H, W), with `flip` those of their mirror images added."""
+    batch = batch.to(next(segmenter.parameters()).device)
+    return segmenter(batch) + segmenter(batch.flip(3)).flip(3) if flip else segmenter(batch)
+
+
+def opinions(
+    segmenter: nn.Module,
+    images: Iterable[NDArray[np.uint8]],
+    present: NDArray[np.bool_] | None,
     settings: Predict,
     *,
     size: int,
-    kernel: dict | None,
-    tags_only: bool,
-    unsure_below: float,
     batch: int = 8,
-) -> Iterator[LabelJob]:
-    """A LabelJob of every image of the index, in order. `tags_only`: among the image's tags and background alone."""
-    for rows, images in image_batches(index, root, batch=batch):
-        present = torch.from_numpy(index.present[rows])
-        if not tags_only:
-            present = torch.ones_like(present)
-        all_probs = predict_probs(segmenter, images, settings, size=size)
-        for image, tags, probs in zip(images, present, all_probs, strict=True):
-            kept, numbers = only_present(probs, tags)
-            yield LabelJob(image, kept.cpu().numpy(), numbers, kernel, unsure_below)
+) -> Iterator[Opinion]:
+    """`class_scores` of any number of images, `batch` of which are in the network at once, in order.
+
+    present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all.
+    """
+    images, rows = iter(images), repeat(None) if present is None else iter(present)
+    while group := list(islice(images, batch)):
+        for image, scores in zip(group, class_scores(segmenter, group, settings, size=size), strict=True):
+            known = next(rows)
+            if known is None:
+                known = np.ones(len(scores), bool)
+            yield Opinion(image, known, scores if known.all() else scores[np.flatnonzero(known).tolist()])
+
+
+def predictions(
+    found: Iterable[Opinion], *, kernel: dict | None, unsure_below: float = 0.0, probabilities: bool = False
+) -> Iterator[Prediction]:
+    """The most probable of the classes in question at each pixel, after the fully connected CRF if there is a kernel.
+
+    kernel: params `crf.test`; pixels whose highest probability is below `unsure_below` become 255. The CRF runs on the
+    GPU if the scores are there, else over processes, while this one makes the next opinions. Results are in order.
+    """
+    if kernel is None:
+        for _, present, scores in found:
+            plain = _most_likely(present, scores)[0]
+            if unsure_below or probabilities:
+                labels, probs = _decided(present, scores.softmax(dim=0), unsure_below, probabilities)
+                yield Prediction(labels, plain, probs)
+            else:  # the highest score needs no softmax, and takes a third of the time
+                yield Prediction(plain, plain, None)
+        return
+
+    found = iter(found)
+    first = list(islice(found, 1))
+    on_gpu = any(engine_on(one.scores.device) == "lattice" for one in first)
+    weights = dict(kernel)
+    min_prob = weights.pop("min_prob")
+    waiting: deque[NDArray[np.uint8]] = deque()
+
+    def jobs() -> Iterator[_CrfJob]:
+        for image, present, scores in chain(first, found):
+            waiting.append(_most_likely(present, scores)[0])
+            energies = unary_energies(scores.softmax(dim=0), unary="logp", min_prob=min_prob)
+            energies = energies if on_gpu else energies.numpy()
+            yield _CrfJob(image, present, energies, Kernel(**weights), unsure_below, probabilities)
+
+    for labels, probs in (map if on_gpu else parallel.ordered_map)(_after_crf, jobs()):
+        yield Prediction(labels, waiting.popleft(), probs)
+
+
+class _CrfJob(NamedTuple):
+    """An opinion's energies (K, H, W): an array is light enough to be sent to another process, a tensor stays."""
+
+    image: NDArray[np.uint8]
+    present: NDArray[np.bool_]
+    energies: NDArray[np.float32] | Tensor
+    kernel: Kernel
+    unsure_below: float
+    probabilities: bool
+
+
+def _after_crf(job: _CrfJob) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    image = job.image.transpose(2, 0, 1)
+    if isinstance(job.energies, Tensor):
+        pixels = torch.from_numpy(image.copy()).to(job.energies.device)
+        probs = dense_crf(pixels[None], job.energies[None], **vars(job.kernel))[0]
+    else:
+        probs = torch.from_numpy(mean_field((image, job.energies, job.kernel)))
+    return _decided(job.present, probs, job.unsure_below, job.probabilities)
+
+
+def _decided(
+    present: NDArray[np.bool_], probs: Tensor, unsure_below: float, probabilities: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Label map (H, W) of the probabilities (K, H, W) of the present classes, and those of all classes if wanted."""
+    labels, highest = _most_likely(present, probs)
+    labels = np.where(highest < unsure_below, np.uint8(UNLABELLED), labels)
+    if not probabilities:
+        return labels, None
+    full = np.zeros((len(present), *labels.shape), np.float32)
+    full[present] = probs.float().cpu().numpy()
+    return labels, full
+
+
+def _most_likely(present: NDArray[np.bool_], values: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The class of the highest of the values (K, H, W) at each pixel, and that value, both (H, W)."""
+    highest, rows = values.max(dim=0)  # many times faster than argmax
+    return np.flatnonzero(present).astype(np.uint8)[rows.cpu().numpy()], highest.cpu().numpy()

@@ -30,6 +30,11 @@ def native(image: NDArray[np.uint8], scale: float) -> Tensor:
     return torch.from_numpy(cut_image(image, WHOLE, size=size).transpose(2, 0, 1).copy())[None]
 
 
+def read_images(index: Index, root: Path) -> Iterator[NDArray[np.uint8]]:
+    """The images of the index, uint8 (H, W, 3) each, in order."""
+    return (read_image(root / path) for path in index.paths)
+
+
 def image_batches(index: Index, root: Path, *, batch: int) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
     """Rows of the index and their images, a few at a time, in order."""
     for start in range(0, len(index), batch):

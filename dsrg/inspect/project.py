@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.ids import id_fault
-from dsrg.data.images import read_image, read_mask
+from dsrg.data.images import read_image, read_mask, shrunk
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
 from dsrg.figures.overlays import overlay
-from dsrg.inference.predict import label_maps, load_segmenter, prediction_jobs
+from dsrg.inference.predict import load_segmenter, opinions, predictions
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
 from dsrg.inspect.live import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
 from dsrg.inspect.tally import Coverage, Tally, threshold_steps
@@ -208,11 +208,11 @@ class Project:
 
     def picture(self, image_id: str) -> bytes:
         """JPEG of the image, at most SIDE_MAX pixels a side."""
-        return _jpeg(_fitted(self.image(image_id), SIDE_MAX), quality=92)
+        return _jpeg(shrunk(self.image(image_id), SIDE_MAX), quality=92)
 
     def _thumbnail(self, image_id: str, seeded: bool) -> bytes:
         """A small JPEG, with the seeds over it if there are any and they are wanted."""
-        image = _fitted(self.image(image_id), THUMBNAIL)
+        image = shrunk(self.image(image_id), THUMBNAIL)
         if seeded and isinstance(self.seeds, Seeds) and image_id in self._seed_row:
             image = overlay(image, self.seeds.seeds[self._seed_row[image_id]])
         return _jpeg(image, quality=80)
@@ -295,13 +295,10 @@ class Project:
     def _predicted(self, image_id: str, key: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
         """Label map uint8 (H, W) with CRF and the network's probability of these labels, float16 (H, W)."""
         segmenter, model = self.segmenter(key)
-        kernel = self.params.crf.test.model_dump()
-        one, settings = self.index.pick([self.row[image_id]]), self.params.evaluate
-        (job,) = prediction_jobs(
-            segmenter, one, self.root, settings, size=model.size, kernel=kernel, tags_only=False, unsure_below=0
-        )
-        (labels,) = label_maps([job])
-        return labels, np.take_along_axis(job.probs, labels[None].astype(np.int64), axis=0)[0].astype(np.float16)
+        (own,) = opinions(segmenter, [self.image(image_id)], None, self.params.evaluate, size=model.size)
+        ((labels, *_),) = predictions([own], kernel=self.params.crf.test.model_dump())
+        probs = own.scores.softmax(dim=0).cpu().numpy()
+        return labels, np.take_along_axis(probs, labels[None].astype(np.int64), axis=0)[0].astype(np.float16)
 
     def score(self, image_id: str) -> None:
         """Note an evaluation image's IoU: the mean over the classes in its mask or its prediction."""
@@ -453,15 +450,6 @@ def _labelled(coverage: Coverage | None) -> float | None:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _fitted(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """An image (H, W, 3) made smaller, where it must be, so that neither side is longer than `side`."""
-    factor = side / max(image.shape[:2])
-    if factor >= 1:
-        return image
-    size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _jpeg(image: NDArray[np.uint8], *, quality: int) -> bytes:
