@@ -54,7 +54,21 @@ class Normalise(nn.Module):
         return ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-class Segmenter(nn.Module):
+class Network(nn.Module):
+    """What both networks begin with: plain images to features of a backbone."""
+
+    def __init__(self, *, backbone: str, output_stride: int, input: str, classifier: bool) -> None:
+        super().__init__()
+        self.normalise = Normalise(input)
+        self.output_stride = output_stride
+        self.backbone = BACKBONES[backbone].build(output_stride=output_stride, classifier=classifier)
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) -> float (B, channels, h, w) at the backbone's stride."""
+        return self.backbone(self.normalise(images))
+
+
+class Segmenter(Network):
     """Images uint8 (B, 3, H, W) -> logits float (B, C+1, h, w) on the stride-8 grid, 0 = background.
 
     Keywords are params `network`. `fast_layers` are the starts of the names of the parameters that learn at the
@@ -75,12 +89,9 @@ class Segmenter(nn.Module):
         dropout: float,
         init_std: float,
     ) -> None:
-        super().__init__()
         if head == "largefov" and len(rates) != 1:
             raise ValueError(f"head largefov has one branch, so one rate, not {rates}")
-        self.normalise = Normalise(input)
-        self.output_stride = output_stride
-        self.backbone = BACKBONES[backbone].build(output_stride=output_stride, classifier=False)
+        super().__init__(backbone=backbone, output_stride=output_stride, input=input, classifier=False)
         self.head = ParallelBranches(
             self.backbone.channels,
             classes + 1,
@@ -93,14 +104,14 @@ class Segmenter(nn.Module):
         self.fast_layers: tuple[str, ...] = ("head.",)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.head(self.backbone(self.normalise(images))).float()
+        logits = self.head(self.features(images)).float()
         height, width = images.shape[2:]
         logits = corner_aligned(logits, stride=self.output_stride, height=height, width=width)
         grid = grid_size(height), grid_size(width)
         return logits if logits.shape[2:] == grid else F.interpolate(logits, grid, mode="bilinear", align_corners=True)
 
 
-class Classifier(nn.Module):
+class Classifier(Network):
     """Images uint8 (B, 3, H, W) -> scores float (B, C), the means of the class activation maps.
 
     The last layer has no bias, so that a class's score is the mean of its map (Zhou et al. 2016, as in SEC). VGG16 has
@@ -119,12 +130,8 @@ class Classifier(nn.Module):
         dropout: float,
         init_std: float,
     ) -> None:
-        super().__init__()
-        self.normalise = Normalise(input)
-        self.output_stride = output_stride
-        kind = BACKBONES[backbone]
-        self.backbone = kind.build(output_stride=output_stride, classifier=True)
-        widths = kind.cam_channels
+        super().__init__(backbone=backbone, output_stride=output_stride, input=input, classifier=True)
+        widths = BACKBONES[backbone].cam_channels
         self.inner = cam_layers(self.backbone.channels, channels=widths, dropout=dropout, init_std=init_std)
         self.head = nn.Conv2d((self.backbone.channels, *widths)[-1], classes, 1, bias=False)
         nn.init.normal_(self.head.weight, std=init_std)
@@ -135,7 +142,7 @@ class Classifier(nn.Module):
 
     def maps(self, images: Tensor) -> Tensor:
         """Class activation maps float (B, C, h, w), positive and negative evidence, at the backbone's stride."""
-        return self.maps_of(self.backbone(self.normalise(images)))
+        return self.maps_of(self.features(images))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.maps(images).mean(dim=(2, 3))
