@@ -1,10 +1,10 @@
 """Both networks on the evaluation split, with and without CRF."""
 
 from dsrg.data.classes import read_classes
-from dsrg.data.images import read_image, read_mask
+from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth, read_index
-from dsrg.figures.overlays import labels_beside, write_picture
-from dsrg.files import whole_folder, write_json
+from dsrg.figures.overlays import write_label_overlays
+from dsrg.files import write_json
 from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.scoring import with_ground_truth, write_per_class
@@ -32,11 +32,7 @@ def evaluate(stage: Stage) -> None:
             keep=settings.overlays,
             title=f"{stage.name} {name}",
         )
-    with whole_folder(stage.results / "overlays") as folder:
-        for image_id, path, *labels in zip(index.ids, index.paths, *shown.values(), strict=False):
-            image = read_image(stage.data_root / path)
-            pictures = labels_beside(image_id, image, dict(zip(shown, labels, strict=True)))
-            write_picture(folder / f"{image_id}.png", pictures)
+    write_label_overlays(stage.results / "overlays", index, stage.data_root, shown)
     scores["retrain"].write_confusion(stage.results / "confusion.csv")
     write_per_class(stage.results / "per_class.csv", scores)
     write_json(stage.results / "metrics.json", {name: score.metrics() for name, score in scores.items()})

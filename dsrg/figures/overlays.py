@@ -1,13 +1,16 @@
 """Label maps drawn over their images."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.data.images import read_image
+from dsrg.data.index import Index
 from dsrg.data.palette import voc_palette
-from dsrg.files import whole_file
+from dsrg.files import whole_file, whole_folder
 from dsrg.method.label_maps import UNLABELLED
 
 CAPTION = 18  # pixels above a panel
@@ -37,10 +40,18 @@ def panels(pictures: list[tuple[str, NDArray[np.uint8]]], *, height: int = 160) 
     return np.concatenate(columns[:-1], axis=1)
 
 
-def labels_beside(caption: str, image: NDArray[np.uint8], label_maps: dict[str, NDArray]) -> NDArray[np.uint8]:
-    """An image (H, W, 3) and label maps over it, by caption, side by side."""
-    drawn = [(name, overlay(image, labels)) for name, labels in label_maps.items()]
-    return panels([(caption, image), *drawn])
+def write_label_overlays(
+    folder: Path, index: Index, root: Path, label_maps: dict[str, Iterable[NDArray[np.uint8]]]
+) -> None:
+    """ID.png an image, whole or not at all: the image, and over it its label maps by caption, side by side.
+
+    label_maps: of the index's first images, in order.
+    """
+    with whole_folder(folder) as temporary:
+        for image_id, path, *own in zip(index.ids, index.paths, *label_maps.values(), strict=False):
+            image = read_image(root / path)
+            drawn = [(caption, overlay(image, labels)) for caption, labels in zip(label_maps, own, strict=True)]
+            write_picture(temporary / f"{image_id}.png", panels([(image_id, image), *drawn]))
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
