@@ -5,7 +5,7 @@ from dsrg.pipeline import Stage, run_stage
 
 
 def draw_shapes(stage: Stage) -> None:
-    draw_dataset(stage.file["shapes"], **stage.params.shapes.model_dump())
+    draw_dataset(stage.file["shapes"], stage.params.shapes)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,9 @@ def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
         ("seeds.scales", [], "at least 1 item"),
         ("crf.test.min_prob", 0, "greater than 0"),
         ("cam", 3, "dictionary"),
+        ("shapes.train", 0, "greater than or equal to 1"),
+        ("shapes.objects_max", 6, "less than or equal to 5"),
+        ("shapes.hue_spread", 200, "less than or equal to 180"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**64, "less than"),  # torch cannot take more
     ],

@@ -23,6 +23,7 @@ from dsrg.data.classes import read_classes, write_classes
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.files import whole_folder
+from dsrg.params import Shapes
 
 SPLITS = ("train", "val")
 SUPERSAMPLING = 2  # creatures are drawn this much larger, then averaged down, for smooth edges
@@ -301,41 +302,28 @@ class Scene:
         return Scene(image, owner, heads, whole)
 
 
-def draw_picture(
-    rng: Generator,
-    first_class: int,
-    *,
-    size_min: int,
-    size_max: int,
-    objects_max: int,
-    clutter_max: int,
-    cover_min: float,
-    cover_max: float,
-    hue_spread: float,
-    coat_spread: float,
-) -> Picture:
-    """Draw one picture; its first creature is of class `first_class` (1..C). The numbers: see `draw_dataset`."""
-    height, width = (int(n) for n in rng.integers(size_min, size_max + 1, 2))
-    ground = _draw_background(rng, height, width, clutter=int(rng.integers(0, clutter_max + 1)))
+def draw_picture(rng: Generator, first_class: int, shapes: Shapes) -> Picture:
+    """Draw one picture; its first creature is of class `first_class` (1..C)."""
+    height, width = (int(n) for n in rng.integers(shapes.size_min, shapes.size_max + 1, 2))
+    ground = _draw_background(rng, height, width, clutter=int(rng.integers(0, shapes.clutter_max + 1)))
     scene = Scene(ground, np.zeros((height, width), np.uint8), np.zeros((height, width), bool), ())
-    others = rng.integers(1, len(CLASSES) + 1, rng.integers(0, objects_max))
-    area = rng.uniform(cover_min, cover_max) * height * width / (1 + len(others))
+    others = rng.integers(1, len(CLASSES) + 1, rng.integers(0, shapes.objects_max))
+    area = rng.uniform(shapes.cover_min, shapes.cover_max) * height * width / (1 + len(others))
+    spreads = {"hue_spread": shapes.hue_spread, "coat_spread": shapes.coat_spread}
     classes = []
     for class_id in (first_class, *others.tolist()):
-        scene, found = _add_creature(rng, scene, class_id, area=area, hue_spread=hue_spread, coat_spread=coat_spread)
+        scene, found = _add_creature(rng, scene, class_id, area=area, **spreads)
         classes += [class_id] if found else []
     noisy = np.clip(scene.image + 2.0 * rng.normal(size=scene.image.shape), 0, 255).astype(np.uint8)
     return Picture(noisy, np.array([0, *classes], np.uint8)[scene.owner], classes)
 
 
-def _add_creature(
-    rng: Generator, scene: Scene, class_id: int, *, area: float, hue_spread: float, coat_spread: float
-) -> tuple[Scene, bool]:
+def _add_creature(rng: Generator, scene: Scene, class_id: int, *, area: float, **spreads: float) -> tuple[Scene, bool]:
     """Add a creature of about `area` pixels at a random place, unless no place is found -> the scene, whether found."""
     height, width = scene.owner.shape
     for _ in range(TRIES):
         length = np.clip(np.sqrt(area / AREA_OVER_LENGTH_SQUARED) * rng.uniform(0.85, 1.2), *BODY_LENGTH)
-        creature = _draw_creature(rng, class_id, length=length, hue_spread=hue_spread, coat_spread=coat_spread)
+        creature = _draw_creature(rng, class_id, length=length, **spreads)
         h, w = creature.alpha.shape
         for _ in range(TRIES):
             # At most a quarter of the canvas beyond a border.
@@ -368,21 +356,7 @@ def _write_picture(root: Path, picture_id: str, picture: Picture) -> None:
     (root / "SegmentationClass" / f"{picture_id}.png").write_bytes(label_png(picture.mask))
 
 
-def draw_dataset(
-    root: Path,
-    *,
-    train: int,
-    val: int,
-    size_min: int,
-    size_max: int,
-    objects_max: int,
-    clutter_max: int,
-    cover_min: float,
-    cover_max: float,
-    hue_spread: float,
-    coat_spread: float,
-    seed: int,
-) -> None:
+def draw_dataset(root: Path, shapes: Shapes) -> None:
     """Draw the demo set into the folder `root`: PASCAL VOC's layout and `classes.txt` (class k = line k).
 
     train, val            pictures of each split: train0000, train0001, ... and val0000, ...
@@ -397,51 +371,21 @@ def draw_dataset(
                           less = a body hints at its class, as a cow's hide does
     seed                  the same numbers draw the same files, byte for byte
 
-    An older set at `root` is replaced when the new one is complete. Raises InputError for numbers out of range and for
-    a `root` that holds anything else.
+    An older set at `root` is replaced when the new one is complete. Raises InputError for a `root` that holds anything
+    else.
     """
-    problems = [
-        f"shapes.{key}: {found}; expected {expected}"
-        for key, found, expected, fine in [
-            ("train", train, "at least 1", train >= 1),
-            ("val", val, "at least 1", val >= 1),
-            ("size_min", size_min, "at least 64", size_min >= 64),
-            ("size_max", size_max, f"at least size_min, {size_min}", size_max >= size_min),
-            ("objects_max", objects_max, "1 to 5", 1 <= objects_max <= 5),
-            ("clutter_max", clutter_max, "at least 0", clutter_max >= 0),
-            ("cover_min", cover_min, "above 0, at most 1", 0 < cover_min <= 1),
-            ("cover_max", cover_max, f"at least cover_min, {cover_min}, at most 1", cover_min <= cover_max <= 1),
-            ("hue_spread", hue_spread, "0 to 180", 0 <= hue_spread <= 180),
-            ("coat_spread", coat_spread, "0 to 180", 0 <= coat_spread <= 180),
-            ("seed", seed, "at least 0", seed >= 0),
-        ]
-        if not fine
-    ]
     if not _may_be_replaced(root):
-        problems.append(f"{root}: not a drawn set, and not empty; name a new folder, or delete this one yourself")
-    if problems:
-        raise InputError(problems)
-
+        raise InputError(f"{root}: not a drawn set, and not empty; name a new folder, or delete this one yourself")
     with whole_folder(root) as new:
         for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
             (new / folder).mkdir(parents=True)
         write_classes(new / "classes.txt", list(CLASSES))
-        for split, count in zip(SPLITS, (train, val), strict=True):
+        for split, count in zip(SPLITS, (shapes.train, shapes.val), strict=True):
             ids = [f"{split}{number:04d}" for number in range(count)]
             (new / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{i}\n" for i in ids))
             for number, picture_id in enumerate(ids):
-                picture = draw_picture(
-                    np.random.default_rng([seed, SPLITS.index(split), number]),
-                    _first_class(seed, split, number),
-                    size_min=size_min,
-                    size_max=size_max,
-                    objects_max=objects_max,
-                    clutter_max=clutter_max,
-                    cover_min=cover_min,
-                    cover_max=cover_max,
-                    hue_spread=hue_spread,
-                    coat_spread=coat_spread,
-                )
+                rng = np.random.default_rng([shapes.seed, SPLITS.index(split), number])
+                picture = draw_picture(rng, _first_class(shapes.seed, split, number), shapes)
                 _write_picture(new, picture_id, picture)
 
 
