@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.experiments import RESULTS
+from benchmarks import RESULTS
 from dsrg.data.images import read_image
 from dsrg.errors import InputError
 from dsrg.files import write_json

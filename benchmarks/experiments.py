@@ -21,7 +21,6 @@ from dsrg.inference.scoring import with_ground_truth
 from dsrg.params import load_params
 from dsrg.pipeline import load_stage
 
-RESULTS = Path(__file__).parent / "results"
 MADE_BY = {"dsrg": "train_dsrg", "retrain": "retrain"}
 yaml = YAML(typ="safe", pure=True)
 

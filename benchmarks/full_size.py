@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments import RESULTS
+from benchmarks import RESULTS
 from dsrg import parallel
 from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES

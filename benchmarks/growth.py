@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 import cv2
@@ -24,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks import RESULTS
 from dsrg.files import write_json
 from dsrg.method.growing import grow
 from dsrg.method.label_maps import UNLABELLED
 
-RESULTS = Path(__file__).parent / "results"
 PAPER = {"fg_thresh": 0.85, "bg_thresh": 0.99}
 CLASSES, IMAGES = 21, 20
 Components = Callable[[NDArray[np.bool_]], NDArray]

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments import RESULTS
+from benchmarks import RESULTS
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import WHOLE, cut_labels
 from dsrg.data.classes import read_classes

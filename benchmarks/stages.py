@@ -19,9 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
+from benchmarks import RESULTS
 from dsrg.files import write_json
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def measured(command: list[str]) -> tuple[float, float]:

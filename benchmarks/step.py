@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import RESULTS
 from benchmarks.full_size import noise_images
 from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
@@ -32,8 +33,6 @@ from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
 from dsrg.training.fit import set_up_torch
 from dsrg.training.optimisers import build_optimiser, parameter_groups
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @click.command()

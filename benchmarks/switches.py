@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments import RESULTS, Experiments, recipe_in_place
+from benchmarks import RESULTS
+from benchmarks.experiments import Experiments, recipe_in_place
 
 SWITCHES = [
     [],

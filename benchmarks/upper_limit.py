@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 
+from benchmarks import RESULTS
+from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
-from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.files import write_json
 from dsrg.inference.evaluating import evaluate_segmenter
@@ -21,18 +22,6 @@ from dsrg.networks.weights import initial_segmenter
 from dsrg.pipeline import load_stage
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.mask_objective import mask_objective
-
-RESULTS = Path(__file__).parent / "results"
-
-
-class Masks:
-    """True masks by row, read when asked for."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-
-    def __getitem__(self, row: int):
-        return read_mask(self.paths[row])
 
 
 @click.command()
@@ -49,7 +38,7 @@ def main(name: str) -> None:
     batches = Batches(
         train,
         root=root,
-        labels=Masks([stage.file["masks"] / truth[image_id].mask for image_id in train.ids]),
+        labels=LabelFolder(stage.file["masks"], train.ids, made_by="prepare"),
         size=params.data.size,
         batch=retrain.batch,
         seed=params.seed,

@@ -132,6 +132,12 @@ class TestTable2:
         assert lines[5] == "| growing | 50.0 ± 0.0 | 55.0 ± 7.1 | 57.6 | 90.0 | 60.0 |"
         assert len(lines) == 6
 
+    def test_retraining_follows_every_row_but_the_papers_own(self):
+        rows = table2.with_retraining([*table2.ROWS, table2.SEC])
+        assert [row.network for row in rows] == ["dsrg", "retrain"] * 4
+        assert [row for row in rows if row.paper] == [*table2.ROWS, table2.SEC]
+        assert all(first.changes == second.changes for first, second in zip(rows[::2], rows[1::2], strict=True))
+
     def test_figure_has_a_bar_a_row_in_each_group(self, tmp_path):
         table2.draw(tmp_path / "a.png", self.FOUND)
         picture = cv2.imread(str(tmp_path / "a.png")).reshape(-1, 3)[:, ::-1]
