@@ -62,9 +62,14 @@ def check(json_path: Path | None) -> None:
         click.echo(f"warning: {warning}")
     for problem in found.get("skipped", []):
         click.echo(f"left out: {problem}")
+    _refuse(problems)
+    click.echo(f"fine: {found['train']} training images, {found['val']} evaluation images, {found['masks']} masks")
+
+
+def _refuse(problems: list[str]) -> None:
+    """Raise an InputError with all problems and their number, if there are any."""
     if problems:
         raise InputError([*problems, f"{len(problems)} problem{'s' * (len(problems) > 1)}"])
-    click.echo(f"fine: {found['train']} training images, {found['val']} evaluation images, {found['masks']} masks")
 
 
 def _images_per_class(index: "Index", classes: list[str]) -> dict[str, dict[str, int]]:
@@ -403,8 +408,7 @@ def _predict(
         problems += checked.problems
     elif not checked.pictures:
         problems += [*checked.problems, "no image is left"]
-    if problems:
-        raise InputError([*problems, f"{len(problems)} problem{'s' * (len(problems) > 1)}"])
+    _refuse(problems)
     for line in [*found.warnings, *remark_counts(checked.facts)]:
         click.echo(f"warning: {line}")
     for line in checked.problems:

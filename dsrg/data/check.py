@@ -278,8 +278,11 @@ def _warnings(
     }
     for what in REMARKS:
         offenders[f"images {what}"] = [image_id for image_id in index.ids if what in remarks[image_id]]
-    return [
-        f"{len(names)} {what}: {', '.join(names[:EXAMPLES])}{', ...' if len(names) > EXAMPLES else ''}"
-        for what, names in offenders.items()
-        if names
-    ]
+    return [line for what, names in offenders.items() for line in warn_of(what, names)]
+
+
+def warn_of(what: str, names: Iterable[str]) -> list[str]:
+    """A warning about names, if there are any: how many, and the first of them."""
+    names = list(names)
+    more = ", ..." if len(names) > EXAMPLES else ""
+    return [f"{len(names)} {what}: {', '.join(names[:EXAMPLES])}{more}"] if names else []

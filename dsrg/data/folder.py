@@ -17,11 +17,11 @@ import json
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from dsrg.data.check import EXAMPLES, Fault, Record, Scan, tag_faults
+from dsrg.data.check import EXAMPLES, Fault, Record, Scan, tag_faults, warn_of
 from dsrg.data.classes import class_problems, read_classes
 from dsrg.data.ids import Listed, id_problems, image_ids
 from dsrg.data.images import ENDINGS
@@ -96,7 +96,7 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
     records = [
         Record(ids[image], split, image, row_of[image].tags, masks.get(image)) for _, image, split in choice.entries
     ]
-    unlisted = _quoted("images are in no row of the table, so not used", set(files.images) - row_of.keys())
+    unlisted = warn_of("images are in no row of the table, so not used", sorted(set(files.images) - row_of.keys()))
     warnings = [*files.warnings, *unlisted, *choice.warnings, *mask_warnings]
     return Scan(root, classes, records, [*problems, *mask_problems], faults, warnings)
 
@@ -246,7 +246,7 @@ def find_files(root: Path) -> Files:
     if not images:
         raise InputError(f"{root}: no image in this folder or below it; expected {', '.join(ENDINGS)} (data.root)")
     shown = [name.encode(errors="backslashreplace").decode() for name in unnameable]
-    return Files(images, masks, _quoted("files have names that are not UTF-8, so are not used", shown))
+    return Files(images, masks, warn_of("files have names that are not UTF-8, so are not used", sorted(shown)))
 
 
 def _is_broken(name: str) -> bool:
@@ -258,15 +258,11 @@ class Names:
     """Finds a path by its end, with or without the file's ending, as long as only one path ends so."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self._paths = list(paths)
         self._by_end: dict[str, list[str]] = defaultdict(list)
         self._by_folded: dict[str, str] = {}
-        for path in self._paths:
-            parts = _normal(path).split("/")
-            for start in range(len(parts)):
-                end = "/".join(parts[start:])
-                bare = str(PurePosixPath(end).with_suffix(""))
-                for name in {end, bare}:
+        for path in paths:
+            for end in _ends(path):
+                for name in {end, _bare(end)}:
                     self._by_end[name].append(path)
                     self._by_folded.setdefault(name.casefold(), path)
 
@@ -312,9 +308,7 @@ def _match_masks(masks: list[str], ids: dict[str, str], root: Path) -> tuple[dic
     by_name = {_normal(_bare(mask).partition("/")[2]): mask for mask in masks}
     owners = defaultdict(list)
     for image in ids:
-        parts = _normal(_bare(image)).split("/")
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        if mask := next((by_name[end] for end in ends if end in by_name), None):
+        if mask := next((by_name[end] for end in _ends(_bare(image)) if end in by_name), None):
             owners[mask].append(image)
     problems += [
         f"{root / mask}: the mask of {len(images)} images: {', '.join(images[:EXAMPLES])}; "
@@ -322,19 +316,18 @@ def _match_masks(masks: list[str], ids: dict[str, str], root: Path) -> tuple[dic
         for mask, images in owners.items()
         if len(images) > 1
     ]
-    warnings = _quoted("masks belong to no image that is used", set(masks) - owners.keys())
+    warnings = warn_of("masks belong to no image that is used", sorted(set(masks) - owners.keys()))
     return {images[0]: mask for mask, images in owners.items()}, problems, warnings
+
+
+def _ends(path: str) -> Iterator[str]:
+    """a/b/c.jpg, b/c.jpg, c.jpg."""
+    parts = _normal(path).split("/")
+    return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 def _bare(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
-
-
-def _quoted(what: str, names: Iterable[str]) -> list[str]:
-    """A warning about names, if there are any."""
-    names = sorted(names)
-    more = ", ..." if len(names) > EXAMPLES else ""
-    return [f"{len(names)} {what}: {', '.join(names[:EXAMPLES])}{more}"] if names else []
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -346,10 +339,10 @@ def _choose_by_column(located: list[tuple[Row, str]], table: Path, wanted: dict[
     if not any(row.split is not None for row, _ in located):
         problem = (
             f"{table}: no column 'split', so data.val: {wanted['val']!r} names nothing; add the column, name a list "
+            "of images (val.txt), or set data.val: null to draw data.val_share of the images"
         )
-        problem += "of images (val.txt), or set data.val: null to draw data.val_share of the images"
         entries = [Entry(row.where, image, "train") for row, image in located]
-        return Choice(entries, [problem] * (wanted["val"] is not None), [], [])
+        return Choice(entries, [problem] if wanted["val"] is not None else [], [], [])
     rows_of = Counter(row.split for row, _ in located)
     problems = [
         f"{table}: no row has the split {name!r} (data.{split}); there are {', '.join(sorted(rows_of))}"
@@ -361,7 +354,7 @@ def _choose_by_column(located: list[tuple[Row, str]], table: Path, wanted: dict[
         problems.append(f"{table}: data.train and data.val both name {wanted['train']!r}; expected two splits")
     entries = [Entry(row.where, image, split_of[row.split]) for row, image in located if row.split in split_of]
     others = [f"{name!r} ({count})" for name, count in rows_of.items() if name not in split_of]
-    return Choice(entries, problems, [], _quoted("other splits are not used", others))
+    return Choice(entries, problems, [], warn_of("other splits are not used", sorted(others)))
 
 
 def _choose_by_lists(located: list[tuple[Row, str]], names: Names, root: Path, wanted: dict[str, str | None]) -> Choice:
@@ -394,4 +387,5 @@ def _choose_by_lists(located: list[tuple[Row, str]], names: Names, root: Path, w
     twice = Counter(image for _, image in located)
     problems += [f"{row.where}: {image} has another row; remove one" for row, image in located if twice[image] > 1]
     used = {entry.image for entry in entries}
-    return Choice(entries, problems, faults, _quoted("tagged images are in no list, so not used", tagged - used))
+    warnings = warn_of("tagged images are in no list, so not used", sorted(tagged - used))
+    return Choice(entries, problems, faults, warnings)

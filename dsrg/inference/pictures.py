@@ -28,7 +28,7 @@ class Found(NamedTuple):
     warnings: list[str]
 
 
-class Checked(NamedTuple):
+class Readable(NamedTuple):
     """Pictures that can be used, their facts in the same order, and what is wrong with the others."""
 
     pictures: list[Picture]
@@ -83,7 +83,7 @@ def find_pictures(named: Iterable[str]) -> Found:
     return Found([Picture(Path(path), ids[path]) for path in names], problems, warnings)
 
 
-def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Checked:
+def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:
     """Read every picture to its end."""
     good, facts, problems = [], [], []
     for picture in pictures:
@@ -92,7 +92,7 @@ def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Checked:
             good.append(picture)
         except InputError as error:
             problems += [problem.replace("data.pixels_max", "--pixels-max") for problem in error.problems]
-    return Checked(good, facts, problems)
+    return Readable(good, facts, problems)
 
 
 def remark_counts(facts: Iterable[ImageFacts]) -> list[str]:

@@ -1,6 +1,6 @@
 // Layers to pixels. Values come from the server as the project computed them; here they only get colours.
 
-const UNLABELLED = 255;
+export const UNLABELLED = 255;
 const DETAIL = 640; // pixels that the longer side of the canvas has at least, so that outlines are thin
 
 export function decode(layer) {

@@ -1,6 +1,6 @@
 // The page: a grid of all images, and one image large with its layers and thresholds.
 
-import { canvasSize, decode, drawLabels, drawMap, nameRegions, valueAt } from "./drawing.js";
+import { UNLABELLED, canvasSize, decode, drawLabels, drawMap, nameRegions, valueAt } from "./drawing.js";
 
 const PAGE = 100; // images asked for at once
 const FADE = { image: 1, map: 0.7, labels: 0.6 };
@@ -49,6 +49,9 @@ function make(tag, properties = {}, ...children) {
 }
 
 const percent = share => share === null || share === undefined ? "?" : `${(100 * share).toFixed(1)} %`;
+const namesOf = tags => tags.map(k => state.classes[k]).join(", ") || "no class";
+const nameOf = label => label === UNLABELLED ? "unlabelled" : state.classes[label];
+const rgb = (colours, k) => `rgb(${colours.slice(3 * k, 3 * k + 3).join()})`;
 const path = (start, id) => `${start}/${encodeURIComponent(id)}`;
 
 // The grid
@@ -76,7 +79,7 @@ async function fill(start = 0) {
 }
 
 function tile(row) {
-  const names = row.tags.map(k => state.classes[k]).join(", ") || "no class";
+  const names = namesOf(row.tags);
   const number = $("sort").value === "id" ? "coverage" : $("sort").value;
   const value = row[number] === null ? "" : `${percent(row[number])} ${number} · `;
   const src = `${path("/thumb", row.id)}?seeds=${Number($("seeded").checked)}`;
@@ -130,14 +133,13 @@ async function open(id) {
   $("viewer").hidden = false;
   delete $("viewer").dataset.ready;
   $("title").textContent = id;
-  const names = answer.tags.map(k => state.classes[k]).join(", ") || "no class";
-  $("facts").textContent = `${training ? "training" : "evaluation"} image, tagged ${names}`;
+  $("facts").textContent = `${training ? "training" : "evaluation"} image, tagged ${namesOf(answer.tags)}`;
   $("readout").textContent = "Point at the image to read its values.";
-  const grown = layers.find(layer => layer.key === "grown");
-  $("time").hidden = !grown?.steps;
-  if (grown?.steps) {
-    $("step").max = grown.steps.length - 1;
-    goToStep(grown.steps.length - 1);
+  const steps = grownSteps();
+  $("time").hidden = !steps;
+  if (steps) {
+    $("step").max = steps.length - 1;
+    goToStep(steps.length - 1);
   }
   listLayers();
   showThresholds();
@@ -240,13 +242,12 @@ function drawLegend() {
   for (const layer of layers.filter(one => one.kind === "labels")) values(layer).forEach(label => present.add(label));
   const entries = [...present].sort((a, b) => a - b).map(label => {
     const swatch = make("i");
-    const colour = `rgb(${palette.slice(3 * label, 3 * label + 3).join()})`;
-    swatch.style.background = { 0: HATCH, 255: "none" }[label] ?? colour;
-    return make("span", {}, swatch, label === 255 ? "unlabelled" : state.classes[label]);
+    swatch.style.background = { 0: HATCH, [UNLABELLED]: "none" }[label] ?? rgb(palette, label);
+    return make("span", {}, swatch, nameOf(label));
   });
   if (layers.some(layer => layer.kind === "map")) {
     const ramp = make("i", { className: "ramp" });
-    const stops = [0, 64, 128, 191, 255].map(shade => `rgb(${viridis.slice(3 * shade, 3 * shade + 3).join()})`);
+    const stops = [0, 64, 128, 191, 255].map(shade => rgb(viridis, shade));
     ramp.style.background = `linear-gradient(90deg, ${stops.join()})`;
     entries.unshift(make("span", {}, "0 ", ramp, "1"));
   }
@@ -302,7 +303,7 @@ function read(event) {
       parts.push(`${layer.name} ${at(layer, x, y).toFixed(2)}`);
     } else if (layer.kind === "labels" && settings[layer.key].on) {
       const label = at(layer, x, y);
-      let text = `${layer.name}: ${label === 255 ? "unlabelled" : state.classes[label]}`;
+      let text = `${layer.name}: ${nameOf(label)}`;
       if (layer.sure) {
         const likeliest = layer.likeliest ? at(layer.likeliest, x, y) : label;
         text += ` (network: ${state.classes[likeliest] ?? ""} ${at(layer.sure, x, y).toFixed(2)})`;
@@ -315,12 +316,14 @@ function read(event) {
 
 // Growth over time
 
+const grownSteps = () => shown.layers.find(layer => layer.key === "grown")?.steps;
+
 function goToStep(step) {
-  const grown = shown.layers.find(layer => layer.key === "grown");
-  if (!grown?.steps) return;
-  shown.step = Math.min(grown.steps.length - 1, Math.max(0, step));
+  const steps = grownSteps();
+  if (!steps) return;
+  shown.step = Math.min(steps.length - 1, Math.max(0, step));
   $("step").value = shown.step;
-  $("step-number").textContent = grown.steps[shown.step].step;
+  $("step-number").textContent = steps[shown.step].step;
 }
 
 function stepTo(step) {
@@ -331,7 +334,7 @@ function stepTo(step) {
 
 function play() {
   if (playing) return stop();
-  const steps = shown.layers.find(layer => layer.key === "grown")?.steps?.length;
+  const steps = grownSteps()?.length;
   if (!steps) return;
   stepTo(0);
   $("play").textContent = "stop";

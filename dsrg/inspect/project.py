@@ -190,7 +190,7 @@ class Project:
         return known + [row for row in rows if not np.isfinite(values[row])]
 
     def values(self, sort: str) -> NDArray[np.float64]:
-        return {name: getattr(self, name) for name in SORTS if name != "id"}[sort]
+        return getattr(self, sort)
 
     def described(self, row: int) -> dict:
         """An image in the grid."""

@@ -163,7 +163,7 @@ class _Pages:
         query, project = request.query, self.project
         wanted = {name: query.get(name, "") for name in ("search", "tag", "split")}
         sort, order = query.get("sort", "id"), query.get("order", "ascending")
-        start, count = (_count(query.get(name, default)) for name, default in (("start", "0"), ("count", "100")))
+        start, count = (_whole_number(query.get(name, default)) for name, default in (("start", "0"), ("count", "100")))
         expected = {"tag": ["", *project.classes], "split": ["", "train", "val"]}
         if sort not in SORTS or order not in ("ascending", "descending") or None in (start, count):
             raise web.HTTPBadRequest(text="no such order or range")
@@ -270,7 +270,7 @@ def _thresholds(request: web.Request) -> Thresholds:
     return values
 
 
-def _count(text: str) -> int | None:
+def _whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
