@@ -110,11 +110,6 @@ def shrunk(image: np.ndarray, max_side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def file_checksum(path: str | Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    return hashlib.sha256(_read_bytes(path)).hexdigest()
-
-
 @contextmanager
 def _opened(path: str | Path) -> Iterator[BinaryIO]:
     """A file opened for reading that is a file, not a pipe that would never end, and not empty."""

@@ -61,10 +61,6 @@ class Segmenter:
         """Names of the classes 1..C; 0 is background."""
         return self.model.classes
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
-
     def predict(
         self,
         image: str | Path | NDArray[np.uint8],
