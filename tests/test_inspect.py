@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 import subprocess
-import time
 import tracemalloc
 from base64 import b64decode
 from io import BytesIO
@@ -177,13 +176,16 @@ class TestLive:
                 text = before._replace(seeds_bg=value).command(before).split("=")[1]
                 assert YAML(typ="safe", pure=True).load(text) == value
 
-    def test_an_answer_takes_less_than_150_ms(self, project):
-        image_id, now = project.watched_ids[0], project.before._replace(seeds_fg=0.3, grow_fg=0.7)
-        project.live(image_id, now, growing=True)
-        began = time.perf_counter()
-        for _ in range(5):
-            project.live(image_id, now, growing=True)
-        assert (time.perf_counter() - began) / 5 < 0.15
+    def test_moving_a_threshold_runs_no_network_and_reads_no_file(self, project, monkeypatch):
+        image_id = project.watched_ids[0]
+        project.live(image_id, project.before, growing=True)
+
+        def refuse(*_: object) -> None:
+            pytest.fail("it is at hand already")
+
+        monkeypatch.setattr(project, "image", refuse)
+        monkeypatch.setattr(project.grower, "deciding", refuse)
+        assert project.live(image_id, project.before._replace(seeds_fg=0.3, grow_fg=0.7), growing=True)["regrown"]
 
     def test_evaluation_images_have_no_seeds(self, project):
         with pytest.raises(InputError, match="val0000.*training images only"):
@@ -702,11 +704,10 @@ class TestMany:
         file = project.file | {"index": tmp_path / "index.csv"}
         return Project(file=file, root=project.root, params=project.params)
 
-    def test_any_part_of_the_grid_comes_at_once(self, many):
+    def test_the_grid_comes_in_parts(self, many):
         for query in ("", "sort=coverage&order=descending&start=9000", "search=999", "sort=disagreement"):
-            began = time.perf_counter()
             answer = told(many, f"/api/images?{query}")
-            assert time.perf_counter() - began < 2 and len(answer["rows"]) > 0
+            assert len(answer["rows"]) == min(100, answer["total"]) > 0
         assert told(many, "/api/images")["total"] == self.COUNT
 
     def test_thumbnails_are_made_on_demand_and_few_are_kept(self, many):

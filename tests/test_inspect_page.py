@@ -281,10 +281,14 @@ def tags(page: Chromium) -> dict[str, int]:
 
 def test_growth_plays(page):
     open_image(page, "train0000")
+    page.run(
+        "window.seen = []; new MutationObserver(() => seen.push("
+        "[document.querySelector('#step').value, document.querySelector('#play').innerText].join(' ')"
+        ")).observe(document.querySelector('#step-number'), {childList: true}); 0"
+    )
     page.press(" ")
-    assert text(page, "#play") == "stop" and page.run("document.querySelector('#step').value") == "0"
-    page.wait("document.querySelector('#step').value === '2'")
-    page.wait("document.querySelector('#play').innerText === 'play'")
+    page.wait("seen.length >= 3 && document.querySelector('#play').innerText === 'play'")
+    assert page.run("seen") == ["0 stop", "1 stop", "2 stop"]
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
