@@ -1,17 +1,25 @@
-"""What the tables of benchmarks/ stand on: the params they change, the figures they keep, the sums they print."""
+"""What benchmarks/ stands on: the params they change, the figures they keep, the sums they print; that timings run."""
 
+import importlib
 import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 from closure import ROOT
 from ruamel.yaml import YAML
 
-from benchmarks import experiments, table2
+from benchmarks import experiments, table2, timing
 from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
+from benchmarks.growth import PAPER
+from benchmarks.released_growth import released_growth
 from benchmarks.switches import SWITCHES
 from dsrg.errors import InputError
+from dsrg.method.growing import grow
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.params import Params
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -146,3 +154,60 @@ class TestTable2:
 
     def test_a_single_value_has_no_deviation(self):
         assert mean_and_deviation([3.0]) == (3.0, 0.0) and percent([0.5]) == "50.0 ± 0.0"
+
+
+class TestTimings:
+    @pytest.fixture(autouse=True)
+    def threads(self):
+        """OpenCV's and torch's threads put back."""
+        before = torch.get_num_threads(), cv2.getNumThreads()
+        yield
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+    @pytest.mark.parametrize("name", ["growth"])
+    def test_a_quick_run_writes_its_figures(self, name, tmp_path):
+        out = tmp_path / "figures.json"
+        command = importlib.import_module(f"benchmarks.{name}").main
+        run = CliRunner().invoke(command, ["--quick", "--out", str(out)], catch_exceptions=False)
+        assert run.exit_code == 0, run.output
+        figures = json.loads(out.read_text())
+        assert {"device", "cores", "threads", "torch", "others"} <= set(figures.pop("machine"))
+        assert list(numbers(figures)) and min(numbers(figures)) >= 0
+
+    def test_sides_take_turns_and_the_first_round_does_not_count(self):
+        turns = []
+        runs = timing.in_turn({name: lambda name=name: turns.append(name) for name in "ab"}, rounds=2)
+        assert turns == list("ababab")
+        assert all(len(run.wall) == len(run.processor) == 2 and min(run.wall) >= 0 for run in runs.values())
+
+    def test_figures_by_hand(self):
+        run = timing.Runs(wall=[0.2, 0.05, 0.3], processor=[0.02, 0.01, 0.03])
+        assert run.figures() == {
+            **{"median_s": 0.2, "min_s": 0.05, "max_s": 0.3},
+            **{"processor_median_s": 0.02, "processor_min_s": 0.01},
+        }
+        assert run.cells() == ["200", "50.0", "300", "20.0", "10.0"]
+        assert timing.ratio([1.0, 6.0, 2.0], [1.0, 2.0, 1.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
+
+    def test_the_released_loops_and_ours_grow_alike(self):
+        rng = np.random.default_rng(0)
+        present = np.array([[True, True, False, True], [True, False, True, True]])
+        labels = [[*np.flatnonzero(tags), UNLABELLED] for tags in present]
+        seeds = np.stack([rng.choice(some, (9, 11), p=[0.1] * 3 + [0.7]) for some in labels]).astype(np.uint8)
+        probs = rng.choice([0.5, 0.9, 1.0], (2, 4, 9, 11))
+        grown = grow(*map(torch.from_numpy, (seeds, probs, present)), **PAPER).numpy()
+        assert (grown != seeds).any()
+        for given, values, tags, expected in zip(seeds, probs, present, grown, strict=True):
+            cues = released_growth((given == np.arange(4)[:, None, None]).astype(float), values, tags, **PAPER)
+            assert cues.sum(axis=0).max() == 1
+            np.testing.assert_array_equal(np.where(cues.any(axis=0), cues.argmax(axis=0), UNLABELLED), expected)
+
+
+def numbers(value):
+    """All numbers in some JSON."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from numbers(inner)
+    elif isinstance(value, int | float):
+        yield value
