@@ -8,6 +8,8 @@ from torch import Tensor
 
 from dsrg.method.label_maps import UNLABELLED
 
+GPU_ROUNDS = 4  # of spreading between two looks at whether anything has changed: a look waits for the GPU
+
 
 def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float) -> Tensor:
     """Grow every seed into the 8-connected region of confident pixels of its class.
@@ -41,27 +43,28 @@ def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_
     confident = (highest > fg_thresh) & ((winner != 0) | (highest > bg_thresh))
     region = torch.where(confident, winner.to(torch.uint8), seeds)
     anchors = (region == seeds) & (seeds != UNLABELLED)
-    reached = _spread(anchors, region)
+    reached = _spread(anchors, region, rounds=GPU_ROUNDS if region.is_cuda else 1)
     return torch.where(seeds != UNLABELLED, seeds, torch.where(reached, region, UNLABELLED))
 
 
-def _spread(marked: Tensor, region: Tensor) -> Tensor:
+def _spread(marked: Tensor, region: Tensor, *, rounds: int) -> Tensor:
     """Marked pixels, bool (B, h, w), spread through 8-connected pixels of equal `region` until nothing changes.
 
     Runs of equal pixels along rows and columns are filled in one sweep each, so the number of rounds is the number of
-    turns and diagonal steps on the longest path, not its length in pixels.
+    turns and diagonal steps on the longest path, not its length in pixels. Whether anything changed is looked at after
+    every so many `rounds`.
     """
     rows, columns = _runs(region, 2), _runs(region, 1)
     falling = region[:, 1:, 1:] == region[:, :-1, :-1]
     rising = region[:, 1:, :-1] == region[:, :-1, 1:]
     while True:
         before = marked
-        marked = _fill_runs(_fill_runs(marked, rows, 2), columns, 1)
-        marked = marked.clone()
-        marked[:, 1:, 1:] |= falling & marked[:, :-1, :-1]
-        marked[:, :-1, :-1] |= falling & marked[:, 1:, 1:]
-        marked[:, 1:, :-1] |= rising & marked[:, :-1, 1:]
-        marked[:, :-1, 1:] |= rising & marked[:, 1:, :-1]
+        for _ in range(rounds):
+            marked = _fill_runs(_fill_runs(marked, rows, 2), columns, 1)
+            marked[:, 1:, 1:] |= falling & marked[:, :-1, :-1]
+            marked[:, :-1, :-1] |= falling & marked[:, 1:, 1:]
+            marked[:, 1:, :-1] |= rising & marked[:, :-1, 1:]
+            marked[:, :-1, 1:] |= rising & marked[:, 1:, :-1]
         if torch.equal(marked, before):
             return marked
 
