@@ -1,6 +1,6 @@
 """Time of the CRF's engines, side by side in one run, and how far they are from plain pydensecrf.
 
-    python -m benchmarks.crf [--images data/VOCdevkit/VOC2012/JPEGImages] [--rounds 5]
+    python -m benchmarks.crf [--images data/VOCdevkit/VOC2012/JPEGImages] [--quick]
 
 Plain is what one would write first: pydensecrf in one process, one image at a time. A round runs every engine once, in
 turn, so that whatever else the machine does meets all of them. Networks' opinions are smooth random ones; without a
@@ -8,14 +8,13 @@ folder the images are drawn. Without pydensecrf the rest is held against the lat
 the lattice runs there too. Prints a table, writes JSON.
 """
 
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import cv2
@@ -27,14 +26,13 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import RESULTS
+from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, write_figures
 from dsrg.data.images import read_image
 from dsrg.errors import InputError
-from dsrg.files import write_json
 from dsrg.method.crf import dense_crf, unary_energies
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.parallel import worker_count
 from dsrg.params import load_params
-from dsrg.progress import tracked
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,15 @@ class Case:
     kernel: str
 
 
-CASES = [Case("training step", 20, 41, 41, 21, "train"), Case("whole image", 1, 375, 500, 21, "test")]
+CASES = [Case("training step", 20, 41, 41, 21, "train"), Case("whole images", 4, 375, 500, 21, "test")]
+QUICK = [Case("few small images", 2, 17, 25, 3, "train")]
+ALIKE = [Case("grid", 4, 41, 41, 21, "train"), Case("square", 2, 321, 321, 21, "test")]
+# Parameters of other systems, by the names of the params, for engines to agree on: DeepLab v2's, IRN's, a gentle CRF.
+OTHERS = {
+    "deeplab": (3.0, 1.0, 4.0, 67.0, 3.0),
+    "irn": (3.0, 3.0, 10.0, 50.0, 5.0),
+    "gentle": (1.0, 3.0, 1.0, 80.0, 13.0),
+}
 
 
 def drawn_images(case: Case) -> list[NDArray[np.uint8]]:
@@ -93,12 +99,22 @@ def probs_of(case: Case) -> Tensor:
 Engine = Callable[[Tensor, Tensor], Tensor]
 
 
+class Compared(NamedTuple):
+    """run: timings; speed: times the first engine's; distance: of the probabilities from the first engine's."""
+
+    run: Runs
+    speed: dict[str, float]
+    distance: dict[str, float]
+
+
+def plain(images: Tensor, energies: Tensor, kernel: dict) -> Tensor:
+    """pydensecrf as one would write it first: in this process, image after image."""
+    pairs = zip(images.numpy(), energies.numpy(), strict=True)
+    return torch.stack([torch.from_numpy(mean_field((image, energy, Kernel(**kernel)))) for image, energy in pairs])
+
+
 def engines(kernel: dict) -> dict[str, Engine]:
     """Title -> engine, those that this machine has; the first is what the others are held against."""
-
-    def plain(images: Tensor, energies: Tensor) -> Tensor:
-        pairs = zip(images.numpy(), energies.numpy(), strict=True)
-        return torch.stack([torch.from_numpy(mean_field((image, energy, Kernel(**kernel)))) for image, energy in pairs])
 
     def lattice_on(device: str) -> Engine:
         def refine(images: Tensor, energies: Tensor) -> Tensor:
@@ -109,7 +125,7 @@ def engines(kernel: dict) -> dict[str, Engine]:
 
     found: dict[str, Engine] = {}
     if find_spec("pydensecrf"):
-        found["pydensecrf, plain"] = plain
+        found["pydensecrf, plain"] = partial(plain, kernel=kernel)
         processes = f"pydensecrf, {worker_count()} processes"
         found[processes] = lambda images, energies: dense_crf(images, energies, **kernel, engine="pydensecrf")
     found["lattice, CPU"] = lattice_on("cpu")
@@ -118,70 +134,84 @@ def engines(kernel: dict) -> dict[str, Engine]:
     return found
 
 
-def compare(case: Case, crf: dict, *, folder: Path | None, rounds: int) -> dict[str, dict]:
-    """Seconds a batch of each engine (median, least and most of the rounds), and its distance from the first engine.
-
-    Args:
-        crf: the params `crf.train` or `crf.test`, as a dict.
-    """
-    images = images_of(case, folder)
+def inputs(case: Case, crf: dict, *, folder: Path | None) -> tuple[Tensor, Tensor, dict]:
+    """Images, energies and the kernel's parameters of a case, `crf` being the params `crf.train` or `crf.test`."""
     energies = unary_energies(probs_of(case), unary=crf.get("unary", "logp"), min_prob=crf["min_prob"])
-    running = engines({key: value for key, value in crf.items() if key not in ("unary", "min_prob")})
-    seconds: dict[str, list[float]] = {title: [] for title in running}
-    # the first round starts processes and devices and counts for nothing but the results
+    return images_of(case, folder), energies, {key: crf[key] for key in crf if key not in ("unary", "min_prob")}
+
+
+def compare(case: Case, crf: dict, *, folder: Path | None, rounds: int) -> dict[str, Compared]:
+    """Each engine's seconds a batch, and its distance from the first engine."""
+    images, energies, kernel = inputs(case, crf, folder=folder)
+    running = engines(kernel)
     results = {title: engine(images, energies) for title, engine in running.items()}
-    for _ in tracked(range(rounds), case.name, rounds):
-        for title, engine in running.items():
-            began = time.perf_counter()
-            engine(images, energies)
-            seconds[title].append(time.perf_counter() - began)
-    reference = next(iter(results.values()))
+    sides = {title: partial(engine, images, energies) for title, engine in running.items()}
+    runs = in_turn(sides, rounds=rounds)
+    first = next(iter(results))
     return {
-        title: {
-            "median_seconds": statistics.median(seconds[title]),
-            "least_seconds": min(seconds[title]),
-            "most_seconds": max(seconds[title]),
-            "mean_difference": float((probs - reference).abs().mean()),
-            "greatest_difference": float((probs - reference).abs().max()),
-            "same_label": float((probs.argmax(1) == reference.argmax(1)).float().mean()),
-        }
-        for title, probs in results.items()
+        title: Compared(run, ratio(runs[first].wall, run.wall), distance(results[title], results[first]))
+        for title, run in runs.items()
     }
+
+
+def distance(probs: Tensor, reference: Tensor) -> dict[str, float]:
+    """How far two engines are apart: absolute differences of probabilities, share of pixels with the same label."""
+    apart = (probs - reference).abs()
+    return {
+        "mean_difference": float(apart.mean()),
+        "greatest_difference": float(apart.max()),
+        "same_label": float((probs.argmax(1) == reference.argmax(1)).float().mean()),
+    }
+
+
+def agreement(cases: list[Case], sets: dict[str, dict], *, folder: Path | None) -> dict[str, dict[str, float]]:
+    """Lattice against pydensecrf, one process each, for every case and set of parameters."""
+    found = {}
+    for case in cases:
+        for name, crf in sets.items():
+            images, energies, kernel = inputs(case, crf, folder=folder)
+            lattice = dense_crf(images, energies, **kernel, engine="lattice")
+            found[f"{case.name} {case.height} x {case.width}, {name}"] = distance(
+                lattice, plain(images, energies, kernel)
+            )
+    return found
 
 
 @click.command()
 @click.option("--images", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="JPEGs to use.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-def main(folder: Path | None, rounds: int) -> None:
+@click.option("--quick", is_flag=True, help="Few small images once: to see that it runs.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "crf.json", help="The JSON file.")
+def main(folder: Path | None, quick: bool, out: Path) -> None:
     params = load_params().crf
-    figures = {}
-    for case in CASES:
+    cases, rounds = (QUICK, 1) if quick else (CASES, 7)
+    batches = {}
+    for case in cases:
         found = compare(case, getattr(params, case.kernel).model_dump(), folder=folder, rounds=rounds)
         title = f"{case.name}: {case.batch} x {case.height} x {case.width}, {case.classes} classes"
-        figures[title] = found
-        plain = next(iter(found.values()))["median_seconds"]
-        table = Table(
-            "engine", "ms, median", "least - most", "times plain", "mean difference", "same label", title=title
-        )
+        table = Table("engine", *COLUMNS, "speed", "difference", "same label", title=f"{title}; speed: of plain")
         for engine, row in found.items():
+            share = f"{100 * row.distance['same_label']:.3f} %"
             table.add_row(
-                engine,
-                f"{1e3 * row['median_seconds']:.0f}",
-                f"{1e3 * row['least_seconds']:.0f} - {1e3 * row['most_seconds']:.0f}",
-                f"{row['median_seconds'] / plain:.2f}",
-                f"{row['mean_difference']:.1e}",
-                f"{100 * row['same_label']:.3f} %",
+                *(engine, *row.run.cells(), f"{row.speed['median']:.2f}"),
+                *(f"{row.distance['mean_difference']:.1e}", share),
             )
         Console().print(table)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "workers": worker_count(),
-        "torch": torch.__version__,
-        "images": "drawn" if folder is None else "photos",
-        "rounds": rounds,
-    }
-    write_json(RESULTS / "crf.json", {"machine": machine, "batches": figures})
+        batches[title] = {
+            engine: {**row.run.figures(), "speed": row.speed, **row.distance} for engine, row in found.items()
+        }
+    alike = {}
+    if find_spec("pydensecrf"):
+        plain_sets = {name: getattr(params, name).model_dump() for name in ("train", "test")}
+        names = ("gaussian_weight", "gaussian_xy", "bilateral_weight", "bilateral_xy", "bilateral_rgb")
+        others = {name: plain_sets["test"] | dict(zip(names, values, strict=True)) for name, values in OTHERS.items()}
+        alike = agreement(QUICK if quick else ALIKE, plain_sets | others, folder=folder)
+        table = Table("lattice against pydensecrf", "mean difference", "greatest", "same label")
+        for name, row in alike.items():
+            share = f"{100 * row['same_label']:.3f} %"
+            table.add_row(name, f"{row['mean_difference']:.1e}", f"{row['greatest_difference']:.1e}", share)
+        Console().print(table)
+    source = "drawn" if folder is None else "photos"
+    write_figures(out, {"workers": worker_count(), "images": source, "batches": batches, "alike": alike})
 
 
 if __name__ == "__main__":

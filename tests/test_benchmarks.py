@@ -165,7 +165,7 @@ class TestTimings:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
 
-    @pytest.mark.parametrize("name", ["growth"])
+    @pytest.mark.parametrize("name", ["growth", "crf"])
     def test_a_quick_run_writes_its_figures(self, name, tmp_path):
         out = tmp_path / "figures.json"
         command = importlib.import_module(f"benchmarks.{name}").main
