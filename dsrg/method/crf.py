@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dsrg import parallel
 from dsrg.method.lattice import lattice_mean_field
-from dsrg.method.mean_field import Kernel, mean_field
+from dsrg.method.mean_field import Kernel, mean_fields
 
 
 def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: float) -> Tensor:
@@ -31,8 +31,11 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
         return lattice_mean_field(images, unary, kernel)
     energies = unary.detach().float().cpu().numpy()
     jobs = [(image, energy, kernel) for image, energy in zip(images.cpu().numpy(), energies, strict=True)]
-    results = parallel.ordered_map(mean_field, jobs) if len(jobs) > 1 else map(mean_field, jobs)
-    return torch.stack([torch.from_numpy(probs) for probs in results]).to(unary.device)
+    # two shares a process: few messages to and fro, yet no process idle for long where images differ in time
+    share = -(-len(jobs) // (2 * parallel.worker_count()))
+    shares = [jobs[start : start + share] for start in range(0, len(jobs), share)]
+    results = parallel.ordered_map(mean_fields, shares) if len(jobs) > 1 else map(mean_fields, shares)
+    return torch.stack([torch.from_numpy(probs) for some in results for probs in some]).to(unary.device)
 
 
 def engine_on(device: torch.device) -> str:

@@ -40,3 +40,8 @@ def mean_field(job: tuple[NDArray[np.uint8], NDArray[np.float32], Kernel]) -> ND
         compat=kernel.bilateral_weight,
     )
     return np.array(crf.inference(kernel.iterations), dtype=np.float32).reshape(energies.shape)
+
+
+def mean_fields(jobs: list[tuple]) -> list[NDArray[np.float32]]:
+    """`mean_field` of several images, one after the other."""
+    return [mean_field(job) for job in jobs]
