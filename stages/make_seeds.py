@@ -6,10 +6,11 @@ from dsrg.artifacts.cues import read_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
-from dsrg.figures.seeds import write_seed_overlays
+from dsrg.figures.seeds import write_contact_sheet, write_seed_overlays
 from dsrg.files import find_in_project, write_json
 from dsrg.inference.cams import load_classifier
-from dsrg.inference.seeding import SeedCounts, seed_rows
+from dsrg.inference.seed_counts import SeedCounts
+from dsrg.inference.seeding import seed_rows
 from dsrg.networks.network import grid_size
 from dsrg.pipeline import Stage, run_stage
 
@@ -18,7 +19,7 @@ def make_seeds(stage: Stage) -> None:
     params, seeds = stage.params, stage.params.seeds
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes).split("train")
-    size, counts = params.data.size, SeedCounts(classes)
+    size, counts = params.data.size, SeedCounts(classes, seeds)
     if seeds.cues is None:
         classifier = load_classifier(stage.file["cam"], made_by="train_cam")
         rows = seed_rows(classifier, index, stage.data_root, size=size, seeds=seeds, saliency=params.saliency)
@@ -35,16 +36,12 @@ def make_seeds(stage: Stage) -> None:
         classes=classes,
         params=json.dumps(seeds.model_dump() | {"saliency": params.saliency.model_dump()}),
     )
-    write_seed_overlays(
-        stage.results / "overlays",
-        read_seeds(stage.file["seeds"], classes=classes),
-        index,
-        stage.data_root,
-        classes=classes,
-        count=seeds.overlays,
-    )
+    made = read_seeds(stage.file["seeds"], classes=classes), index, stage.data_root
+    write_seed_overlays(stage.results / "overlays", *made, classes=classes, count=seeds.overlays)
+    write_contact_sheet(stage.results / "contact_sheet.png", counts.images, *made)
     write_json(stage.results / "metrics.json", counts.metrics())
-    counts.write_table(stage.results / "per_class.csv")
+    counts.write_classes(stage.results / "per_class.csv")
+    counts.write_images(stage.results / "per_image.csv")
 
 
 if __name__ == "__main__":

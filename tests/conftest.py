@@ -10,6 +10,8 @@ import cv2
 import pytest
 import torch
 
+from dsrg import parallel
+
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
@@ -20,3 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Sets the number of worker processes; the pool that a test starts ends with the test."""
+    parallel.pool.cache_clear()
+    yield lambda count: monkeypatch.setenv("DSRG_WORKERS", str(count))
+    if parallel.pool.cache_info().currsize:
+        parallel.pool().shutdown()
+    parallel.pool.cache_clear()

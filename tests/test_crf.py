@@ -28,16 +28,6 @@ PAPER_IN_TRAINING = PAPER | {"gaussian_xy": 0.25, "bilateral_xy": 80 / 12}
 GENTLE = PAPER | {"gaussian_weight": 1.0, "bilateral_weight": 1.0}
 
 
-@pytest.fixture
-def processes(monkeypatch):
-    """Sets the number of worker processes; the pool that a test starts ends with the test."""
-    parallel.pool.cache_clear()
-    yield lambda count: monkeypatch.setenv("DSRG_WORKERS", str(count))
-    if parallel.pool.cache_info().currsize:
-        parallel.pool().shutdown()
-    parallel.pool.cache_clear()
-
-
 @pytest.fixture(params=[pytest.param("pydensecrf", marks=needs_pydensecrf), "lattice"])
 def engine(request):
     return request.param

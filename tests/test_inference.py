@@ -33,7 +33,7 @@ from dsrg.inference.scoring import (
     write_per_class,
     write_quality,
 )
-from dsrg.inference.seeding import SeedCounts, crf_labels, saliency_map, saliency_maps, seed_rows
+from dsrg.inference.seeding import crf_labels, saliency_map, saliency_maps, seed_rows
 from dsrg.inference.squares import image_batches, native, read_images, scaled_side, squares
 from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.method.mean_field import Kernel, mean_field
@@ -462,25 +462,6 @@ class TestSeeding:
         assert [problem.rsplit(" ", 1)[1] for problem in error.value.problems] == ["green.png", "none.png"]
         with pytest.raises(InputError, match="red.png: expected a grey PNG"):
             saliency_map(folder / "red.png", saliency=saliency, grid=9)
-
-    def test_counts(self, data, tmp_path, capsys):
-        index, root = data
-        seeds, saliency = self.sections(method="mbd", with_cam=True)
-        counts = SeedCounts(["red", "green", "blue"])
-        rows = seed_rows(Colours(), index, root, size=65, seeds=seeds, saliency=saliency)
-        rows = list(counts.watch(rows, name="make_seeds", total=3))
-        every = np.stack([row.seeds for row in rows])
-        metrics = counts.metrics()
-        assert metrics["coverage"] == pytest.approx((every != 255).mean())
-        assert metrics["background"] == pytest.approx((every == 0).mean())
-        assert metrics["foreground"] == pytest.approx(((every > 0) & (every < 255)).mean())
-        assert metrics["tags_seeded"] == 1
-        counts.write_table(tmp_path / "table.csv")
-        table = read_csv(tmp_path / "table.csv")
-        assert [line["class"] for line in table] == ["background", "red", "green", "blue"]
-        assert [line["images"] for line in table] == ["3", "1", "1", "0"]
-        assert [int(line["pixels"]) for line in table] == [(every == k).sum() for k in range(4)]
-        assert "make_seeds: 3/3" in capsys.readouterr().err
 
 
 def read_csv(path) -> list[dict]:

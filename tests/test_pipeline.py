@@ -87,6 +87,15 @@ def test_same_params_same_bits(project, tmp_path, monkeypatch):
     assert checksums(again) == checksums(project)
 
 
+def test_seeds_and_their_report_are_the_same_bytes_with_two_workers(project, monkeypatch, processes):
+    monkeypatch.chdir(project)
+    before = checksums(project)
+    assert {"results/make_seeds/contact_sheet.png", "results/make_seeds/per_image.csv"} <= before.keys()
+    processes(2)
+    run("make_seeds")
+    assert checksums(project) == before
+
+
 def test_another_seed_gives_another_network(project, tmp_path, monkeypatch):
     tiny_project(tmp_path, seed=1)
     monkeypatch.chdir(tmp_path)

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.images import read_image, read_mask
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
-from dsrg.figures.overlays import overlay, panels, write_picture
+from dsrg.figures.overlays import overlay, panels, stacked, write_picture
 from dsrg.figures.steps import growth_pictures, seed_pictures
 from dsrg.inference.predict import load_segmenter, opinions, predictions
 from dsrg.params import Params
@@ -43,7 +41,4 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
         growth = growth_pictures(image, seeds=labels, grown=read_growth(file["growth"], image_id))[1:]
         pseudo = ("pseudo label", overlay(image, read_mask(file["pseudo_labels"] / f"{image_id}.png")))
         rows = [first, [*growth, pseudo, *results]]
-    pictures = [panels(row, height=200) for row in rows]
-    width = max(picture.shape[1] for picture in pictures)
-    padded = [np.pad(p, ((0, 8), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
-    write_picture(out, np.concatenate(padded))
+    write_picture(out, stacked([panels(row, height=200) for row in rows]))

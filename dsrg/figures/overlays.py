@@ -33,11 +33,25 @@ def panels(pictures: list[tuple[str, NDArray[np.uint8]]], *, height: int = 160) 
     columns = []
     for caption, picture in pictures:
         width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        panel = np.full((CAPTION + height, width, 3), 255, np.uint8)
-        panel[CAPTION:] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        cv2.putText(panel, caption, (2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        panel = captioned(caption, height=CAPTION + height, width=width)
+        panel[CAPTION:, :width] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         columns += [panel, np.full((CAPTION + height, GAP, 3), 255, np.uint8)]
     return np.concatenate(columns[:-1], axis=1)
+
+
+def captioned(caption: str, *, height: int = CAPTION, width: int = 1) -> NDArray[np.uint8]:
+    """White (height, width, 3) with a caption at its top; wider where the caption is."""
+    (text_width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+    panel = np.full((height, max(width, text_width + 4), 3), 255, np.uint8)
+    cv2.putText(panel, caption, (2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+    return panel
+
+
+def stacked(rows: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures (H, W, 3) one below the other, on white."""
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 2 * GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate(padded)
 
 
 def write_label_overlays(

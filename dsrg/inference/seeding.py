@@ -1,6 +1,6 @@
 """Seeds of a whole data set: activation maps in this process, saliency in others, rows for seeds.h5 in order."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,17 +17,15 @@ from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import read_image
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.files import find_in_project, write_csv
+from dsrg.files import find_in_project
 from dsrg.inference.cams import activation_maps
 from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.squares import image_batches
-from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.method.saliency import combined, mbd, rbd
 from dsrg.method.seeds import agreed_seeds, make_seeds, normalise_cams, tag_probs
 from dsrg.networks.network import Classifier, grid_size
 from dsrg.params import Saliency, SeedCrf, Seeds
-from dsrg.progress import tracked
 
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
@@ -120,37 +118,3 @@ def crf_labels(
         jobs.append((small.transpose(2, 0, 1), -probs.log().numpy(), kernel))
     for tags, probs in zip(present, parallel.ordered_map(mean_field, jobs), strict=True):
         yield tags.nonzero()[:, 0][torch.from_numpy(probs).argmax(dim=0)].to(torch.uint8)
-
-
-class SeedCounts:
-    """What the seeds of a data set amount to, counted while they pass."""
-
-    def __init__(self, classes: list[str]) -> None:
-        self.classes = ["background", *classes]
-        self.pixels = np.zeros(len(self.classes), np.int64)
-        self.tagged = np.zeros(len(self.classes), np.int64)
-        self.seeded = np.zeros(len(self.classes), np.int64)
-        self.total = 0
-
-    def watch(self, rows: Iterable[SeedRow], *, name: str, total: int) -> Iterator[SeedRow]:
-        for row in tracked(rows, name, total):
-            pixels = np.bincount(row.seeds[row.seeds != UNLABELLED], minlength=len(self.classes))
-            self.pixels += pixels
-            self.tagged += row.present
-            self.seeded += (pixels > 0) & row.present
-            self.total += row.seeds.size
-            yield row
-
-    def metrics(self) -> dict[str, float]:
-        """Share of all pixels that are seeds, of foreground and background, and of tags that got a seed."""
-        return {
-            "coverage": float(self.pixels.sum() / self.total),
-            "foreground": float(self.pixels[1:].sum() / self.total),
-            "background": float(self.pixels[0] / self.total),
-            "tags_seeded": float(self.seeded[1:].sum() / max(self.tagged[1:].sum(), 1)),
-        }
-
-    def write_table(self, path: Path) -> None:
-        header = ["class", "images", "images_seeded", "pixels", "coverage"]
-        columns = self.classes, self.tagged, self.seeded, self.pixels, (self.pixels / self.total).round(6)
-        write_csv(path, header, zip(*columns, strict=True))

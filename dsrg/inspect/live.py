@@ -13,7 +13,7 @@ from dsrg.inference.predict import load_segmenter
 from dsrg.inference.seeding import crf_labels
 from dsrg.inference.squares import squares
 from dsrg.method.losses import smoothed_softmax
-from dsrg.method.seeds import agreed_seeds, make_seeds
+from dsrg.method.seeds import agreed_seeds, make_seeds, seed_claims
 from dsrg.params import Params
 from dsrg.params import Seeds as SeedSettings
 from dsrg.training.supervision import Supervisor
@@ -61,11 +61,8 @@ def live_seeds(maps: SeedMaps, settings: SeedSettings, *, fg_thresh: float, bg_t
 
 def disagreement(maps: SeedMaps, *, fg_thresh: float) -> float:
     """Share of all cells that two or more tagged classes claim at this threshold."""
-    claims = {
-        conflict: make_seeds(*maps[:3], fg_thresh=fg_thresh, bg_thresh=0, conflict=conflict)
-        for conflict in ("smaller", "unlabelled")
-    }
-    return float((claims["smaller"] != claims["unlabelled"]).float().mean())
+    claims = seed_claims(*maps[:3], fg_thresh=fg_thresh, bg_thresh=0)  # no saliency is below 0
+    return float((claims.sum(dim=1) > 1).float().mean())
 
 
 class Grower:

@@ -40,17 +40,23 @@ def make_seeds(
     """
     if conflict not in ("smaller", "unlabelled"):
         raise ValueError(f"conflict: expected smaller or unlabelled, not {conflict!r}")
-    highest = cams.amax(dim=(2, 3), keepdim=True)
-    fires = (cams > fg_thresh * highest) & present[:, 1:, None, None]
+    claims = seed_claims(cams, saliency, present, fg_thresh=fg_thresh, bg_thresh=bg_thresh)
+    background, fires = claims[:, 0], claims[:, 1:]
     area = fires.sum(dim=(2, 3), keepdim=True)
     # rank 1 is the largest class; a stable sort keeps the lower index first among equals, so the higher one wins
     rank = area[..., 0, 0].argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
     strength, winner = (fires * rank[:, :, None, None]).max(dim=1)
-    background = saliency < bg_thresh
     seeds = torch.where(strength > 0, winner + 1, torch.where(background, 0, UNLABELLED))
     if conflict == "unlabelled":
-        seeds = torch.where(fires.sum(dim=1) + background > 1, UNLABELLED, seeds)
+        seeds = torch.where(claims.sum(dim=1) > 1, UNLABELLED, seeds)
     return seeds.to(torch.uint8)
+
+
+def seed_claims(cams: Tensor, saliency: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float) -> Tensor:
+    """Which classes claim a pixel, before `make_seeds` decides between them: bool (B, C+1, h, w), background first."""
+    highest = cams.amax(dim=(2, 3), keepdim=True)
+    fires = (cams > fg_thresh * highest) & present[:, 1:, None, None]
+    return torch.cat([(saliency < bg_thresh)[:, None], fires], dim=1)
 
 
 def tag_probs(cams: Tensor, saliency: Tensor, present: Tensor, *, background: float, min_prob: float) -> Tensor:
