@@ -62,6 +62,7 @@ def train_dsrg(stage: Stage) -> None:
         optimiser=dsrg.optimiser.model_dump(),
         scratch=stage.scratch,
         curves=stage.results / "curves.tsv",
+        classes=["background", *classes],
         watch=watch,
     )
     write_growth(watch, maps=stage.file["growth"], strips=stage.results / "growth")

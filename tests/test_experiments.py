@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from chromium import PROGRAM, Chromium
 from click.testing import CliRunner
 from closure import ROOT
 from PIL import Image
+from test_dag import DAG
 from tiny import tiny_project
 
 from dsrg.cli import main
@@ -59,11 +61,26 @@ def test_experiment_reruns_growth_and_what_follows_only(project):
     table = json.loads(run("dvc", "exp", "show", "--json", cwd=project))
     shown = json.dumps(table)
     assert "results/evaluate/metrics.json" in shown and "miou_crf" in shown
-    run("dvc", "plots", "show", cwd=project)
-    page = (project / "dvc_plots" / "index.html").read_text()
-    for title in ("Losses of DSRG", "Share of labelled pixels", "IoU per class"):
-        assert title in page
-    assert "<script src=" not in page, "the page works offline"
+
+
+@pytest.mark.parametrize("command", [["show"], ["diff", "HEAD", "HEAD~1", "workspace"]], ids=["show", "diff"])
+def test_plots_say_all_offline(project, tmp_path, command):
+    run("dvc", "plots", *command, "--out", str(tmp_path / "plots"), cwd=project)
+    path = tmp_path / "plots" / "index.html"
+    page = path.read_text()
+    titles = [key for plot in DAG["plots"] if isinstance(plot, dict) for key in plot]
+    assert len(titles) == 9 and all(json.dumps(title) in page for title in titles)
+    assert "<script src=" not in page and "contact_sheet.png" in page
+    if PROGRAM is None:
+        pytest.skip("the rest needs Chromium: apt-get install chromium")
+    browser = Chromium(tmp_path / "profile")
+    try:
+        browser.send("Page.navigate", url=path.as_uri())
+        browser.wait(f"document.querySelectorAll('.vega-embed canvas, .vega-embed svg.marks').length >= {len(titles)}")
+        assert [url for url in browser.requests if not url.startswith(("file:", "data:", "about:"))] == []
+        assert [said for said in browser.errors if '"WARN"' not in said] == []  # Vega's remarks on DVC's templates
+    finally:
+        browser.close()
 
 
 def test_wrong_params_stop_before_any_work(project):

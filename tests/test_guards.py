@@ -28,8 +28,8 @@ MAY_WRITE = {
     "dsrg.data.palette.label_png": "into a buffer",
     "dsrg.data.shapes._write_picture": "in the folder that draw_dataset opened with whole_folder",
     "dsrg.training.fit.fit": "calls Checkpoints.save, and writes the curves whole",
-    "dsrg.training.curves.Curves.__init__": "unfinished work in the scratch folder",
-    "dsrg.training.curves.Curves.log": "unfinished work in the scratch folder",
+    "dsrg.training.curves.Curves.begin": "unfinished work in the scratch folder",
+    "dsrg.training.curves._append": "unfinished work in the scratch folder",
     "dsrg.training.resume.Checkpoints.save": "into a buffer",
 }
 

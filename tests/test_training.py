@@ -25,7 +25,7 @@ from dsrg.training.mask_objective import mask_objective
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
 from dsrg.training.resume import Checkpoints
 from dsrg.training.seed_objective import seed_objective
-from dsrg.training.supervision import Supervisor, confidence, labelled_share
+from dsrg.training.supervision import Supervisor, class_shares, confidence
 from dsrg.training.tag_objective import tag_objective
 
 NEW = {"input": "torchvision", "init_std": 0.01, "dropout": 0.5}
@@ -172,7 +172,7 @@ class TestFit:
         """Train a classifier with dropout in a folder of its own -> the network."""
         index, root = data
 
-        def train(name: str, *, steps=40, precision="fp32", optimiser=ADAMW, objective=tags, watch=None):
+        def train(name: str, *, steps=40, precision="fp32", optimiser=ADAMW, objective=tags, watch=None, classes=None):
             set_up_torch(3)
             network = Classifier(classes=2, backbone="vgg_mini", output_stride=8, **NEW | {"dropout": 0.0})
             network.backbone.append(nn.Dropout(0.2))  # random numbers must go on where they were too
@@ -180,7 +180,7 @@ class TestFit:
             batches = Batches(index, root=root, labels=None, size=33, batch=4, seed=1, **augment)
             folder = tmp_path / name
             places = {"scratch": folder / "scratch", "curves": folder / "curves.tsv"}
-            options = {"optimiser": optimiser, "watch": watch, **places}
+            options = {"optimiser": optimiser, "watch": watch, "classes": classes, **places}
             return fit(network, objective, batches, name=name, steps=steps, precision=precision, **options)
 
         return train
@@ -279,6 +279,38 @@ class TestFit:
         train("short", watch=lambda network, step: now.__setitem__(0, now[0] + 1), steps=20)
         assert saved == [10]  # none at the end, where nothing is left to do
 
+    def test_values_a_class_get_a_table_that_survives_too(self, train, tmp_path, monkeypatch):
+        def objective(network, batch: Batch, step: int):
+            loss, values = tags(network, batch, step)
+            return loss, values | {"number": torch.tensor(float(step)), "share": torch.tensor([step, 0.25, 1 / 3])}
+
+        def stop(network, step):
+            if step == 17:
+                raise Failing
+
+        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
+        options = {"objective": objective, "classes": ["background", "red", "green"], "steps": 25}
+        with pytest.raises(Failing):
+            train("run", watch=stop, **options)
+        assert len((tmp_path / "run/scratch/per_class.tsv").read_text().splitlines()) == 1 + 3
+        assert not (tmp_path / "run/per_class.tsv").exists(), "in its place only when it is whole"
+        train("run", **options)
+        header, *lines = (line.split("\t") for line in (tmp_path / "run/per_class.tsv").read_text().splitlines())
+        assert header == ["step", "class", "share"]
+        means = {"10": "4.5", "20": "14.5", "25": "22"}  # of the steps since the last point
+        expected = [
+            [[step, "background", mean], [step, "red", "0.25"], [step, "green", "0.333333"]]
+            for step, mean in means.items()
+        ]
+        assert lines == sum(expected, [])
+        header, *lines = (line.split("\t") for line in (tmp_path / "run/curves.tsv").read_text().splitlines())
+        assert header == ["step", "loss", "number", "lr"]
+        assert [(line[0], line[2]) for line in lines] == list(means.items())
+
+    def test_without_names_of_classes_there_is_no_such_table(self, train, tmp_path):
+        train("run", steps=2)
+        assert {path.name for path in (tmp_path / "run").rglob("*.tsv")} == {"curves.tsv", "growing.tsv"}
+
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     def test_a_loss_that_is_no_number_stops_with_step_and_images(self, train, tmp_path, monkeypatch, bad):
         seen = {}
@@ -323,6 +355,17 @@ class TestCheckpoints:
         state = checkpoints.load()
         assert state["step"] == 10 and torch.equal(state["network"]["w"], torch.ones(2)) and "curves" not in state
         assert curves.read_text() == "step\tloss\n10\t0.5\n"
+
+    def test_each_of_several_files_gets_its_own_text_back(self, tmp_path):
+        paths = tmp_path / "curves.tsv", tmp_path / "per_class.tsv"
+        for path in paths:
+            path.write_text(path.name)
+        checkpoints = Checkpoints(tmp_path / "scratch", *paths)
+        checkpoints.save({"step": 10})
+        for path in paths:
+            path.write_text("more")
+        checkpoints.load()
+        assert [path.read_text() for path in paths] == ["curves.tsv", "per_class.tsv"]
 
     def test_killed_while_saving_the_older_one_is_left_whole(self, tmp_path, monkeypatch):
         """State and curves are one file, so they are always of the same step."""
@@ -443,8 +486,12 @@ class TestSupervisor:
         assert not found.crf_probs.requires_grad and not found.labels.requires_grad
 
     def test_shares(self):
-        labels = torch.tensor([[[0, 1], [2, 255]], [[255, 255], [255, 0]]], dtype=torch.uint8)
-        assert [float(share) for share in labelled_share(labels)] == [2 / 8, 2 / 8]
+        labels = torch.tensor([[[0, 1], [2, 255]], [[255, 255], [2, 0]]], dtype=torch.uint8)
+        assert class_shares(labels, classes=3).tolist() == [2 / 8, 1 / 8, 2 / 8, 0]
+
+    def test_shares_of_the_most_classes_there_can_be(self):
+        labels = torch.arange(256).view(1, 16, 16).to(torch.uint8)
+        assert class_shares(labels, classes=254).tolist() == [1 / 256] * 255
 
 
 class TestObjectives:
@@ -524,6 +571,42 @@ class TestObjectives:
         (found,) = torch.autograd.grad(loss, logits)
         (wanted,) = torch.autograd.grad(expected, logits)
         torch.testing.assert_close(found, wanted)
+
+    def test_how_much_is_labelled_and_agreed_upon_by_literal_loops(self):
+        images, _, seeds, present = example(4)
+        logits = 10 * torch.randn(2, 3, 5, 5)
+        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=False)
+        objective = seed_objective(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
+        _, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
+        grown = supervisor(images, smoothed_softmax(logits, min_prob=1e-4), seeds, present, step=0).labels
+        expected = {name: np.zeros(3) for name in ("seeds", "agreed", "grown")}
+        for image in range(2):
+            for y in range(5):
+                for x in range(5):
+                    seed, label = int(seeds[image, y, x]), int(grown[image, y, x])
+                    if seed != UNLABELLED:
+                        expected["seeds"][seed] += 1 / 50
+                        if int(logits[image, :, y, x].argmax()) == seed:
+                            expected["agreed"][seed] += 1 / 50
+                    if label != UNLABELLED:
+                        expected["grown"][label] += 1 / 50
+        for name, shares in expected.items():
+            np.testing.assert_allclose(values[name], shares, rtol=1e-6)
+        total = {name: shares.sum() for name, shares in expected.items()}
+        assert 0 < total["agreed"] < total["seeds"] < total["grown"]
+        assert values["agreement"] == pytest.approx(total["agreed"] / total["seeds"])
+        assert values["foreground"] == pytest.approx(expected["grown"][1:].sum())
+        assert values["background"] == pytest.approx(expected["grown"][0])
+        assert values["seed_foreground"] == pytest.approx(expected["seeds"][1:].sum())
+        assert values["seed_background"] == pytest.approx(expected["seeds"][0])
+
+    def test_a_batch_without_seeds_contradicts_none(self):
+        images, _, seeds, present = example(4)
+        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=False)
+        objective = seed_objective(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
+        batch = Batch(images, torch.full_like(seeds, UNLABELLED), present, ["a", "b"])
+        _, values = objective(lambda images: torch.randn(2, 3, 5, 5), batch, 0)
+        assert values["agreement"] == 1 and not values["seeds"].any()
 
     def test_the_step_decides_whether_seeds_grow(self):
         images, _, seeds, present = example(5)

@@ -10,13 +10,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
-from dsrg.files import write_text
 from dsrg.progress import track
 from dsrg.training.curves import Curves
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
 from dsrg.training.resume import Checkpoints
 
-# (network, batch, step) -> the loss, and the named values worth a curve, scalars still on the device
+# (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the
+# objective knows classes, vectors of one number a class
 Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
 
 LOG_EVERY = 10  # steps between points of the curves
@@ -47,6 +47,7 @@ def fit(
     optimiser: dict,
     scratch: Path,
     curves: Path,
+    classes: list[str] | None = None,
     watch: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
     """Train `network` for `steps` steps and return it, in evaluation mode, on its device.
@@ -58,6 +59,7 @@ def fit(
         precision: "fp32", or "bf16" for convolutions in bfloat16 with float32 weights.
         optimiser: params of the section `optimiser`.
         curves: TSV to write, of the loss and the other values over the steps.
+        classes: background and the classes, for an objective that has values a class, see `Curves`.
         watch: called with the network and the number of steps done after every step.
 
     Raises:
@@ -71,17 +73,18 @@ def fit(
     network, optim = fabric.setup(network, build_optimiser(groups, **kind))
     schedule = {key: optimiser[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
 
-    growing = scratch / "growing.tsv"  # the curves so far, to be watched; in their place only when they are whole
-    checkpoints = Checkpoints(scratch, growing)
+    lines = Curves(scratch / "growing.tsv", classes)  # to be watched; in their place only when they are whole
+    checkpoints = Checkpoints(scratch, *lines.paths)
     state = checkpoints.load()
     start = 0
-    if state is not None:
+    if state is None:
+        lines.begin()
+    else:
         start = state["step"]
         network.load_state_dict(state["network"])
         optim.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["random"])
         print(f"{name}: going on from step {start} of {steps} ({scratch})", flush=True)
-    lines = Curves(growing, resume=state is not None)
 
     network.train()
     recent: list[tuple[dict[str, Tensor], list[str]]] = []
@@ -102,14 +105,14 @@ def fit(
                 watch(network, done)
             if done % LOG_EVERY == 0 or done == steps:
                 means = _means(recent, done=done, scratch=scratch)
-                lines.log(done, {**means, "lr": optim.param_groups[0]["lr"]})
+                lines.log(done, {**means, "lr": torch.tensor(optim.param_groups[0]["lr"], dtype=torch.float64)})
                 note = f"loss {means['loss']:.4f}"
                 recent.clear()
                 if time.monotonic() - last_saved > interval and done < steps:
                     checkpoints.save(_state(done, network, optim))
                     last_saved = time.monotonic()
             tracker.advance(note)
-    write_text(curves, growing.read_text(encoding="utf-8"))
+    lines.finish(curves)
     return network.module.eval()
 
 
@@ -122,11 +125,13 @@ def _state(step: int, network: nn.Module, optim: torch.optim.Optimizer) -> dict:
     }
 
 
-def _means(recent: list, *, done: int, scratch: Path) -> dict[str, float]:
+def _means(recent: list, *, done: int, scratch: Path) -> dict[str, Tensor]:
     """Mean of each value over the steps since the last point, fetched from the device at once."""
-    names = list(recent[0][0])
-    table = torch.stack([torch.stack([values[name].float() for name in names]) for values, _ in recent]).cpu()
-    losses = table[:, names.index("loss")]
+    first, _ = recent[0]
+    flat = [torch.cat([value.float().flatten() for value in values.values()]) for values, _ in recent]
+    columns = torch.stack(flat).cpu().split([value.numel() for value in first.values()], dim=1)
+    table = {name: column.reshape(-1, *first[name].shape) for name, column in zip(first, columns, strict=True)}
+    losses = table["loss"]
     if not losses.isfinite().all():
         row = int((~losses.isfinite()).nonzero()[0])
         raise NotFiniteError(
@@ -134,4 +139,4 @@ def _means(recent: list, *, done: int, scratch: Path) -> dict[str, float]:
             f"{', '.join(recent[row][1])}; the last good checkpoint, if there is one, is in {scratch}. "
             "A lower learning rate or precision: fp32 usually helps"
         )
-    return dict(zip(names, table.mean(dim=0).tolist(), strict=True))
+    return {name: column.mean(dim=0) for name, column in table.items()}

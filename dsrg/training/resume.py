@@ -9,15 +9,16 @@ from dsrg.files import whole_file, write_text
 
 
 class Checkpoints:
-    """The newest state of one training in `scratch`, with its curves (the text of a file) as they were then."""
+    """The newest state of one training in `scratch`, with its curves (the text of files) as they were then."""
 
-    def __init__(self, scratch: Path, curves: Path) -> None:
+    def __init__(self, scratch: Path, *curves: Path) -> None:
         self.path, self.curves = scratch / "checkpoint.pt", curves
 
     def save(self, state: dict) -> None:
         """Write {step, network, optimiser, random}, of tensors and plain values, and the curves, whole or not."""
         buffer = io.BytesIO()
-        torch.save({**state, "curves": self.curves.read_text(encoding="utf-8")}, buffer)
+        texts = [path.read_text(encoding="utf-8") for path in self.curves]
+        torch.save({**state, "curves": texts}, buffer)
         with whole_file(self.path) as temporary:
             temporary.write_bytes(buffer.getvalue())
 
@@ -26,5 +27,6 @@ class Checkpoints:
         if not self.path.is_file():
             return None
         state = torch.load(self.path, map_location="cpu", weights_only=True)
-        write_text(self.curves, state.pop("curves"))
+        for path, text in zip(self.curves, state.pop("curves"), strict=True):
+            write_text(path, text)
         return state

@@ -4,15 +4,20 @@ from torch import Tensor, nn
 
 from dsrg.data.batches import Batch
 from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
+from dsrg.method.seeds import agreed_seeds
 from dsrg.params import Dsrg
 from dsrg.training.fit import Objective
-from dsrg.training.supervision import Supervisor, labelled_share
+from dsrg.training.supervision import Supervisor, class_shares
 
 
 def seed_objective(settings: Dsrg, *, supervisor: Supervisor) -> Objective:
     """Seeding loss on the grown seeds plus, as the settings say, boundary (paper equation 4) and expand loss (SEC).
 
     settings: params `dsrg`; `supervisor` must run the CRF for the boundary loss.
+
+    Its values, beside the losses, are shares of the batch's pixels. Vectors (C+1,), background first: `seeds`, labelled
+    by a seed; `agreed`, by a seed whose class the network predicts too; `grown`, by what it learns from. Scalars:
+    `foreground`, `background` of grown, `seed_foreground`, `seed_background` of seeds, and `agreement`, agreed / seeds.
     """
 
     def objective(network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -27,8 +32,22 @@ def seed_objective(settings: Dsrg, *, supervisor: Supervisor) -> Objective:
             decays = {"fg_decay": settings.expand_fg, "bg_decay": settings.expand_bg}
             losses["expand_loss"] = expand_loss(probs, batch.present, **decays)
         loss = sum(losses.values())
-        foreground, background = labelled_share(supervision.labels)
         values = {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
-        return loss, {**values, "foreground": foreground, "background": background}
+        return loss, values | _labelled(batch.labels, probs.detach(), supervision.labels)
 
     return objective
+
+
+def _labelled(seeds: Tensor, probs: Tensor, grown: Tensor) -> dict[str, Tensor]:
+    """How much is labelled, and what the network makes of its seeds, see `seed_objective`."""
+    maps = {"seeds": seeds, "agreed": agreed_seeds(seeds, probs.argmax(dim=1)), "grown": grown}
+    shares = {name: class_shares(labels, classes=probs.shape[1] - 1) for name, labels in maps.items()}
+    return {
+        "foreground": shares["grown"][1:].sum(),
+        "background": shares["grown"][0],
+        "seed_foreground": shares["seeds"][1:].sum(),
+        "seed_background": shares["seeds"][0],
+        # a batch without any seed has no seed that is contradicted
+        "agreement": 1 - (shares["seeds"] - shares["agreed"]).sum() / shares["seeds"].sum().clamp(min=1e-12),
+        **shares,
+    }
