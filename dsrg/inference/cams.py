@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dsrg.artifacts.model_file import load_model
 from dsrg.inference.squares import scaled_side, squares
+from dsrg.method.seeds import normalise_cams
 from dsrg.networks.network import Classifier, corner_aligned, grid_size
 
 
@@ -43,3 +44,11 @@ def activation_maps(
             maps = F.interpolate(maps, (grid, grid), mode="bilinear", align_corners=True)
             total = total + (maps.flip(3) if mirrored else maps)
     return total / (len(scales) * (1 + flip))
+
+
+def stored_cams(maps: Tensor, present: Tensor) -> Tensor:
+    """Activation maps as the seeds file holds them, and as seeds are made from them: what float16 keeps of 0..1.
+
+    maps: float (B, C, h, w), on any device; present: bool (B, C+1) -> float32 (B, C, h, w), untagged classes 0.
+    """
+    return (normalise_cams(maps.cpu()) * present[:, 1:, None, None]).half().float()

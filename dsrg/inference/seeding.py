@@ -18,12 +18,12 @@ from dsrg.data.images import read_image
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
-from dsrg.inference.cams import activation_maps
+from dsrg.inference.cams import activation_maps, stored_cams
 from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.squares import image_batches
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.method.saliency import combined, mbd, rbd
-from dsrg.method.seeds import agreed_seeds, make_seeds, normalise_cams, tag_probs
+from dsrg.method.seeds import agreed_seeds, make_seeds, tag_probs
 from dsrg.networks.network import Classifier, grid_size
 from dsrg.params import Saliency, SeedCrf, Seeds
 
@@ -73,10 +73,8 @@ def seed_rows(
     maps = None if by_classifier else saliency_maps(index, root, saliency=saliency, grid=grid_size(size))
     for rows, images in image_batches(index, root, batch=batch):
         present = torch.from_numpy(index.present[rows])
-        cams = activation_maps(classifier, images, size=size, scales=seeds.scales, flip=seeds.flip).cpu()
-        cams = normalise_cams(cams) * present[:, 1:, None, None]
-        # what the file holds is what the seeds are made from: float16
-        cams = cams.half().float()
+        maps_of_all = activation_maps(classifier, images, size=size, scales=seeds.scales, flip=seeds.flip)
+        cams = stored_cams(maps_of_all, present)
         salient = active = cams.amax(dim=1)
         if saliency.method == "gradient":
             salient = gradient_saliency(classifier, images, size=size).cpu().half().float()

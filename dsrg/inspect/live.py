@@ -34,6 +34,12 @@ class SeedMaps(NamedTuple):
 
 def seed_maps(seeds: Seeds, image_id: str, image: NDArray[np.uint8], settings: SeedSettings) -> SeedMaps | None:
     """One image's (B = 1), or None where its seeds were imported without maps. image uint8 (H, W, 3)."""
+    stored = stored_maps(seeds, image_id)
+    return stored and with_crf([image], *stored, settings)
+
+
+def stored_maps(seeds: Seeds, image_id: str) -> tuple[Tensor, Tensor, Tensor] | None:
+    """One image's activation maps, saliency and tags, as in SeedMaps; None where there are no maps."""
     saliency, by_class = seeds.maps(image_id)
     if saliency is None:
         return None
@@ -41,9 +47,15 @@ def seed_maps(seeds: Seeds, image_id: str, image: NDArray[np.uint8], settings: S
     cams = torch.zeros(1, present.shape[1] - 1, *saliency.shape)
     for number, cam in by_class.items():
         cams[0, number - 1] = torch.from_numpy(cam)
-    salient = torch.from_numpy(saliency)[None]
-    labels = torch.stack(list(crf_labels([image], cams, salient, present, crf=settings.crf)))
-    return SeedMaps(cams, salient, present, labels)
+    return cams, torch.from_numpy(saliency)[None], present
+
+
+def with_crf(
+    images: list[NDArray[np.uint8]], cams: Tensor, saliency: Tensor, present: Tensor, settings: SeedSettings
+) -> SeedMaps:
+    """The maps of some images, uint8 (H, W, 3) each, and what the CRF makes of them."""
+    labels = torch.stack(list(crf_labels(images, cams, saliency, present, crf=settings.crf)))
+    return SeedMaps(cams, saliency, present, labels)
 
 
 def joined(maps: list[SeedMaps]) -> SeedMaps:
