@@ -162,6 +162,30 @@ def inspect(host: str, port: int, browser: bool, rev: str | None) -> None:
         serve(project, host=host, port=port, ready=ready, other=other or None)
 
 
+@main.command()
+@click.option("--images", type=click.IntRange(2), default=200, show_default=True, help="Training images, drawn.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results/advise"), show_default=True)
+def advise(images: int, out: Path) -> None:
+    """Advise seeds.fg_thresh and seeds.bg_thresh where there are no masks, by tags and images alone.
+
+    Runs after the stage make_seeds: makes seeds at every twentieth of both thresholds, writes OUT/advice.png and
+    OUT/advice.json, and names a range with its reason.
+    """
+    from dsrg.figures.advice import draw_advice
+    from dsrg.files import write_json
+    from dsrg.inspect.advice import Sweep, findings, swept, words
+    from dsrg.pipeline import load_stage
+
+    stage = load_stage("advise")
+    sweep = Sweep(stage.params.seeds)
+    for _ in swept(sweep, file=stage.file, root=stage.data_root, params=stage.params, images=images):
+        pass
+    found = findings(sweep, stage.params)
+    write_json(out / "advice.json", found)
+    draw_advice(out / "advice.png", found)
+    click.echo("\n".join([*words(found), f"{out / 'advice.png'}, {out / 'advice.json'}"]))
+
+
 @main.command("import-cues")
 @click.argument("cues", type=click.Path(path_type=Path), metavar="CUES.pickle")
 @click.option("--list", "list_path", type=click.Path(path_type=Path), required=True, help="Its input_list.txt.")
