@@ -260,6 +260,7 @@ class PseudoLabels(Predict):
 
 class Retrain(Training):
     init: Literal["dsrg", "weights"]
+    rounds: Annotated[int, Field(ge=1, le=20)]
     loss: Literal["cross_entropy", "balanced"]
     min_prob: Annotated[float, Field(gt=0, lt=0.01)]
 

@@ -1,46 +1,68 @@
-"""Train the final network on the pseudo labels."""
+"""Train the final network on the pseudo labels; in further rounds, if asked for, on its own."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import LabelFolder
-from dsrg.artifacts.model_file import Model, load_model, save_model
+from dsrg.artifacts.model_file import Model, load_model
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
-from dsrg.data.index import read_index
+from dsrg.data.index import read_images, read_index
+from dsrg.files import whole_file, write_csv
+from dsrg.inference.predict import load_segmenter, opinions, predictions
 from dsrg.networks.weights import initial_segmenter
+from dsrg.params import Predict
 from dsrg.pipeline import Stage, run_stage
+from dsrg.progress import tracked
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.mask_objective import mask_objective
+from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds
 
 
 def retrain(stage: Stage) -> None:
-    params, retrain = stage.params, stage.params.retrain
+    params, retrain, labelling = stage.params, stage.params.retrain, stage.params.pseudo_labels
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes).split("train")
-    set_up_torch(params.seed)
     network = params.network.model_dump(exclude={"weights"})
-    segmenter = initial_segmenter(classes=len(classes), weights=params.network.weights, **network)
-    if retrain.init == "dsrg":
-        segmenter.load_state_dict(load_model(stage.file["dsrg"], kind="segmenter", made_by="train_dsrg").weights)
-    batches = Batches(
-        index,
-        root=stage.data_root,
-        labels=LabelFolder(stage.file["pseudo_labels"], index.ids, made_by="make_pseudo_labels"),
-        size=params.data.size,
-        batch=retrain.batch,
-        seed=params.seed,
-        **retrain.augment.model_dump(),
-    )
-    segmenter = fit(
-        segmenter,
-        mask_objective(loss=retrain.loss, min_prob=retrain.min_prob),
-        batches,
-        name=stage.name,
-        steps=retrain.steps,
-        precision=retrain.precision,
-        optimiser=retrain.optimiser.model_dump(),
-        scratch=stage.scratch,
-        curves=stage.results / "curves.tsv",
-    )
-    save_model(stage.file["retrain"], Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
+
+    def train(labels: LabelFolder, folder: Path) -> Model:
+        set_up_torch(params.seed)
+        segmenter = initial_segmenter(classes=len(classes), weights=params.network.weights, **network)
+        if retrain.init == "dsrg":
+            segmenter.load_state_dict(load_model(stage.file["dsrg"], kind="segmenter", made_by="train_dsrg").weights)
+        shown = {"size": params.data.size, "batch": retrain.batch, "seed": params.seed}
+        segmenter = fit(
+            segmenter,
+            mask_objective(loss=retrain.loss, min_prob=retrain.min_prob),
+            Batches(index, root=stage.data_root, labels=labels, **shown, **retrain.augment.model_dump()),
+            name=stage.name,
+            steps=retrain.steps,
+            precision=retrain.precision,
+            optimiser=retrain.optimiser.model_dump(),
+            scratch=folder,
+            curves=folder / CURVES,
+        )
+        return Model("segmenter", classes, network, params.data.size, segmenter.state_dict())
+
+    def label(path: Path) -> Iterator[NDArray]:
+        segmenter, model = load_segmenter(path, made_by=stage.name)
+        views = Predict(shape=labelling.shape, scales=labelling.scales, flip=labelling.flip, merge=labelling.merge)
+        present = index.present if labelling.tags_only else None
+        found = opinions(segmenter, read_images(index, stage.data_root), present, views, size=model.size)
+        kernel = params.crf.test.model_dump() if labelling.crf else None
+        found = predictions(found, kernel=kernel, unsure_below=labelling.unsure_below)
+        return (labels for labels, *_ in tracked(found, f"{stage.name} labels", len(index)))
+
+    first = LabelFolder(stage.file["pseudo_labels"], index.ids, made_by="make_pseudo_labels")
+    limits = {"rounds": retrain.rounds, "classes": len(classes), "scratch": stage.scratch}
+    kept, rounds = train_in_rounds(first, train=train, label=label, **limits)
+    for name, target in ((MODEL, stage.file["retrain"]), (CURVES, stage.results / CURVES)):
+        with whole_file(target) as temporary:
+            shutil.copyfile(kept / name, temporary)
+    write_csv(stage.results / "rounds.csv", list(Round._fields), rounds)
     stage.finish()
 
 

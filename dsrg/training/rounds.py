@@ -1,0 +1,81 @@
+"""Retraining in rounds: the masks that a network gives teach the next one, for as long as that settles anything.
+
+The paper has one round. A further one labels the training images anew, with the network of the last round, and trains
+on these labels. Whether it was worth it must be told without true masks: by the agreement of a round, the mean IoU
+between the masks that its network learned from and those that it then gives for the same images. It is low while
+labels still change (a network that forgets a class agrees badly with masks that had it) and 1 where another round would
+learn from what the last one did. It rises while rounds settle; the first that does not raise it is given up.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from numpy.typing import NDArray
+
+from dsrg.artifacts.label_folder import LabelFolder
+from dsrg.artifacts.model_file import Model, save_model
+from dsrg.data.palette import label_png
+from dsrg.files import whole_folder
+from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
+
+MODEL, CURVES = "model.pt", "curves.tsv"  # of a round, in its folder
+
+
+class Round(NamedTuple):
+    """One round: its number from 1, its agreement 0..1, where it was asked for, and whether its network is the one."""
+
+    number: int
+    agreement: float | None
+    kept: bool
+
+
+def train_in_rounds(
+    labels: LabelFolder,
+    *,
+    rounds: int,
+    classes: int,
+    train: Callable[[LabelFolder, Path], Model],
+    label: Callable[[Path], Iterator[NDArray]],
+    scratch: Path,
+) -> tuple[Path, list[Round]]:
+    """Train on `labels`, and in up to `rounds` - 1 further rounds -> the folder of the kept round, all rounds.
+
+    Each round has a folder in `scratch`, in the end with its network, MODEL; what is finished there is not done again.
+    A single round is not looked at, and costs nothing beside its training.
+
+    train   (labels, the round's folder): trains a network, with its unfinished work in the folder
+    label   (the network's file): its label maps uint8 (H, W) of the same images, in order
+    """
+    done: list[Round] = []
+    for number in range(1, rounds + 1):
+        folder = scratch / f"round{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MODEL).is_file():
+            save_model(folder / MODEL, train(labels, folder))
+        if rounds == 1:
+            return folder, [Round(1, None, True)]
+        own = _labels_of(folder, labels, label)
+        agreement = mean_agreement(labels, own, classes=classes)
+        print(f"round {number} of {rounds}: its masks agree to {agreement:.4f} with those it learned from", flush=True)
+        if done and not agreement > done[-1].agreement:
+            return scratch / f"round{number - 1}", [*done, Round(number, agreement, False)]
+        done = [*(earlier._replace(kept=False) for earlier in done), Round(number, agreement, True)]
+        labels = own
+    return folder, done
+
+
+def mean_agreement(learned: Iterable[NDArray], own: Iterable[NDArray], *, classes: int) -> float:
+    """Mean IoU over background and classes between label maps; where the first is 255 does not count."""
+    pairs = zip(learned, own, strict=True)
+    return mean_iou(iou_per_class(sum(confusion_matrix(first, second, classes=classes) for first, second in pairs)))
+
+
+def _labels_of(folder: Path, learned: LabelFolder, label: Callable[[Path], Iterator[NDArray]]) -> LabelFolder:
+    """What a round's network makes of the images whose labels it learned, in the round's folder."""
+    place = folder / "labels"
+    if not place.is_dir():
+        with whole_folder(place) as unfinished:
+            for path, labels in zip(learned.paths, label(folder / MODEL), strict=True):
+                (unfinished / path.name).write_bytes(label_png(labels))
+    return LabelFolder(place, [path.stem for path in learned.paths], made_by="retrain")
