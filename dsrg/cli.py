@@ -100,21 +100,33 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
 
     Knows a folder with a table of tags, COCO's JSON files and PASCAL VOC's layout. Opens no image: `dsrg check` does.
     """
-    from dsrg.data.guess import first_look, guess, is_own_work, params_text
+    from dsrg.data.guess import FROM_SCRATCH, SIZED_FOR, first_look, fitted, guess, is_own_work, params_text
     from dsrg.files import read_text, write_text
+    from dsrg.networks.weights import imagenet_fault
 
     found = guess(folder)
     root, here, params, recipes = found.root.resolve(), Path.cwd(), Path("params.yaml"), Path("recipes")
     named = root.relative_to(here) if root.is_relative_to(here) else root
-    recipe_path = recipes / f"{recipe or found.recipe}.yaml"
+    name = recipe or found.recipe
+    fault = imagenet_fault("mobilenet_v2") if name == "folder" and not recipe else None
+    if fault:
+        name = FROM_SCRATCH
+    recipe_path = recipes / f"{name}.yaml"
     text = params_text(recipe_path, found.data | {"root": named.as_posix()})
+    has, lacks, images = first_look(text, named)
+    if not recipe and name in SIZED_FOR and images:
+        text = fitted(text, images, sized_for=SIZED_FOR[name])
     if not force and is_own_work(params, recipes) and read_text(params) != text:
         raise InputError(f"{params}: differs from every recipe, so somebody has worked on it; keep it, or say --force")
-    has, lacks = first_look(text, named)
     write_text(params, text)
     click.echo("\n".join([f"{named}: {found.layout}", *(f"  has {line}" for line in has)]))
     for line in lacks:
         click.echo(f"missing: {line}")
+    if fault:
+        click.echo(
+            f"missing: ImageNet weights, so a small network is trained from nothing, enough for drawings and a few "
+            f"plain things, not for photographs ({fault}); with the weights in place: dsrg init {folder} --force"
+        )
     click.echo(f"{params}: written from {recipe_path}; look at its section data, then run: dsrg check")
 
 

@@ -12,8 +12,10 @@ from ruamel.yaml import YAML
 from toy import ROOT
 
 from dsrg.cli import main
-from dsrg.data.guess import guess, params_text
+from dsrg.data.guess import SIZED_FOR, fitted, guess, params_text
 from dsrg.errors import InputError
+from dsrg.networks import weights as weights_module
+from dsrg.params import load_params
 
 
 def write(path: Path, content: str) -> None:
@@ -39,6 +41,7 @@ def project(tmp_path, monkeypatch):
     save(tmp_path / "mine", "a.jpg", "b.png", "c.webp")
     write(tmp_path / "mine" / "tags.csv", "image,tags\na.jpg,cat\nb.png,cat;dog\nc.webp,dog\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights_module, "read_weights", lambda weights, *, name: {})  # they are there
     return tmp_path
 
 
@@ -56,15 +59,84 @@ def test_folder_with_a_table(project):
     assert "missing: no mask of an image to evaluate on" in said
     assert said.endswith("written from recipes/folder.yaml; look at its section data, then run: dsrg check\n")
     shipped = data_of(project / "recipes/folder.yaml")
-    assert data_of(project / "params.yaml") == shipped | {"root": "mine", "separator": ";"}
+    assert data_of(project / "params.yaml") == shipped | {"root": "mine", "separator": ";", "size": 161}
 
 
 def test_only_values_of_data_are_changed(project):
     init("mine")
     recipe, written = ((project / name).read_text().split("\n") for name in ("recipes/folder.yaml", "params.yaml"))
     changed = [(old, new) for old, new in zip(recipe, written, strict=True) if old != new]
-    assert [new.split(":")[0].strip() for _, new in changed] == ["root", "separator"]
-    assert all(old.split("  #")[1:] == new.split("  #")[1:] for old, new in changed)
+    assert [new.split(":")[0].strip() for _, new in changed] == [
+        *("root", "separator", "size"),
+        *("steps", "warmup", "start", "steps", "warmup", "steps", "warmup"),
+    ]
+    for old, new in changed:
+        value, comment = (*old.split(": ", 1)[1].split("  # ", 1), "")[:2]
+        note = f"dsrg init: for 2 training images, recipe {value}" if value.isdecimal() else ""
+        expected = "; ".join(part for part in (note, comment) if part)
+        assert new.partition("  # ")[2] == expected
+
+
+SIZED = ("data.size", "cam.steps", "dsrg.steps", "retrain.steps", "grow.start", "cam.optimiser.warmup")
+
+
+def sized(project: Path, recipe: str, images: int) -> tuple[int, ...]:
+    text = (project / f"recipes/{recipe}.yaml").read_text()
+    write(project / "sized.yaml", fitted(text, images, sized_for=SIZED_FOR[recipe]))
+    params = load_params(project / "sized.yaml").model_dump()
+    found = []
+    for key in SIZED:
+        section, *keys = key.split(".")
+        value = params[section]
+        for name in keys:
+            value = value[name]
+        found.append(value)
+    return tuple(found)
+
+
+def test_time_goes_with_the_number_of_images(project):
+    """A sixteenth of the images: a quarter of the steps on a quarter of the pixels; four times: twice the steps."""
+    whole = sized(project, "folder", 642)
+    assert whole == (321, 240, 450, 550, 150, 20)
+    assert sized(project, "folder", 642 // 16) == (161, 60, 112, 138, 38, 5) == sized(project, "folder", 1)
+    assert sized(project, "folder", 4 * 642) == (321, 480, 900, 1100, 300, 40) == sized(project, "folder", 10**6)
+    assert sized(project, "folder", 161)[:2] == (225, 120)
+    assert sized(project, "folder-scratch", 100) == (145, 160, 200, 200, 75, 5)
+    for images in (1, 50, 300, 3000):
+        size, *steps = sized(project, "folder", images)
+        assert size % 16 == 1 and 145 <= size <= 321 and min(steps) > 0
+
+
+def test_a_recipe_that_is_named_keeps_its_sizes(project):
+    init("mine", "--recipe", "folder")
+    written = YAML(typ="safe", pure=True).load((project / "params.yaml").read_text())
+    assert (written["data"]["size"], written["cam"]["steps"]) == (321, 240)
+
+
+def test_without_imagenet_weights_a_small_network_is_trained(project, monkeypatch):
+    def nothing(weights: str, *, name: str) -> dict:
+        raise InputError(f"no {weights} of {name}; put it at x.pth")
+
+    monkeypatch.setattr(weights_module, "read_weights", nothing)
+    said = init("mine")
+    assert "missing: ImageNet weights, so a small network is trained from nothing" in said
+    assert "(no imagenet of mobilenet_v2; put it at x.pth); with the weights in place: dsrg init mine --force" in said
+    assert "written from recipes/folder-scratch.yaml" in said
+    params = load_params(project / "params.yaml")
+    assert (params.network.backbone, params.network.weights) == ("vgg_mini", None)
+    assert (params.data.source, params.data.root, params.data.separator) == ("folder", "mine", ";")
+    assert init("mine").startswith("0 "), "the same again"
+    assert "recipes/folder.yaml" in init("mine", "--recipe", "folder", "--force"), "whoever names it gets it"
+
+
+@pytest.mark.parametrize("key", ["cam", "cam.steps", "cam.optimiser", "data.size"])
+def test_a_recipe_that_lacks_what_is_sized(project, key):
+    recipe = (project / "recipes/folder.yaml").read_text()
+    section, _, name = key.partition(".")
+    start = recipe.index(f"\n{section}:")
+    broken = recipe[:start] + recipe[start:].replace(f"  {name}:" if name else f"\n{section}:", "\n  x:", 1)
+    with pytest.raises(InputError, match="the recipe has no (cam|data)"):
+        fitted(broken, 10, sized_for=642)
 
 
 @pytest.mark.parametrize("name", ["schöne Bilder", 'a "b"', "1e5", "null", "x: y  # z", "-"])
@@ -120,7 +192,7 @@ def test_voc(project, depth):
     assert (
         "has 1 images to train on, 1 to evaluate on\n" in said and "written from recipes/voc2012-mobilenet.yaml" in said
     )
-    shipped = data_of(project / "recipes/voc2012-mobilenet.yaml")
+    shipped = data_of(project / "recipes/voc2012-mobilenet.yaml")  # its trainings are those of the README's figures
     assert data_of(project / "params.yaml") == shipped | {"root": f"mine/{depth}".rstrip("/"), "train": "trainaug"}
 
 

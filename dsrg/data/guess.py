@@ -4,7 +4,8 @@ import json
 import mmap
 import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container
+from math import sqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ COCO_PARTS = (b'"images"', b'"annotations"', b'"categories"')
 SEPARATORS = "|;,"  # of tags, the least likely in a name first
 TRAIN_NAMES = ("trainaug", "train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
+FROM_SCRATCH = "folder-scratch"  # the recipe for folders that needs no weights
+SIZED_FOR = {"folder": 642, FROM_SCRATCH: 400}  # training images that the trainings of these recipes were sized with
+STEPS = ("cam.steps", "grow.start", "dsrg.steps", "retrain.steps")
+WARMUPS = ("cam.optimiser.warmup", "dsrg.optimiser.warmup", "retrain.optimiser.warmup")
+STEPS_RANGE = 0.25, 2.0  # times a recipe's: fewer steps learn too little, more bring little
+SIZE_MIN = 145  # pixels, the demo's
 
 
 class Guess(NamedTuple):
@@ -65,14 +72,59 @@ def params_text(recipe: Path, data: dict[str, str | None]) -> str:
     return text[: section.start()] + lines + text[section.end() :]
 
 
+def fitted(params: str, images: int, *, sized_for: int) -> str:
+    """Params text whose trainings, sized for `sized_for` images, are sized for a set of `images`, each change noted.
+
+    The time that training takes goes with the number of images: half of it by the steps, which go with its square root,
+    and, for fewer images than the recipe's, half of it by the pixels, so `data.size` with its fourth root. Steps stay
+    within STEPS_RANGE, the size between SIZE_MIN and the recipe's, on both grids.
+    """
+    factor = min(max(sqrt(images / sized_for), STEPS_RANGE[0]), STEPS_RANGE[1])
+    note = f"dsrg init: for {images} training image{'s' * (images > 1)}, recipe "
+    for key in (*STEPS, *WARMUPS):
+        params = _changed(params, key, lambda steps: max(min(steps, 1), round(steps * factor)), note=note)
+    smaller = min(1.0, factor) ** 0.5
+    return _changed(params, "data.size", lambda size: min(size, max(SIZE_MIN, _on_grid(size * smaller))), note=note)
+
+
+def _on_grid(pixels: float) -> int:
+    """The nearest size whose corners are cells at stride 8 and 16."""
+    return 16 * round((pixels - 1) / 16) + 1
+
+
+def _changed(params: str, key: str, change: Callable[[int], int], *, note: str) -> str:
+    """Params text with another whole number at a dotted key, and a note with the old one in front of its comment."""
+    start, end = 0, len(params)
+    for depth, name in enumerate(key.split(".")):
+        found = re.compile(rf"^{'  ' * depth}{name}:", re.MULTILINE).search(params, start, end)
+        if found is None:
+            raise InputError(f"the recipe has no {key}; restore the file")
+        start = found.end()
+        after = re.compile(rf"^ {{0,{2 * depth}}}[^ #\n]", re.MULTILINE).search(params, start, end)
+        end = after.start() if after else end
+    line, newline, rest = params[start:].partition("\n")
+    value, comment = re.fullmatch(r" *(\d+)(?:  # (.*))?", line).groups(default="")
+    if (new := change(int(value))) == int(value):
+        return params
+    return f"{params[:start]} {new}  # {note}{value}{'; ' if comment else ''}{comment}{newline}{rest}"
+
+
 def _scalar(value: str | None) -> str:
     """A value as YAML; text is quoted, as in JSON, unless it is a plain word or path."""
     plain = value is not None and re.fullmatch(r"[A-Za-z/_][\w./-]*", value, re.ASCII)
     return value if plain and value.lower() not in ("null", "true", "false") else json.dumps(value, ensure_ascii=False)
 
 
-def first_look(params: str, root: Path) -> tuple[list[str], list[str]]:
-    """What the data that a params file describes has, and what it lacks, as lines for people; opens no image."""
+class Look(NamedTuple):
+    """What data has and lacks, as lines for people, and its number of training images."""
+
+    has: list[str]
+    lacks: list[str]
+    images: int
+
+
+def first_look(params: str, root: Path) -> Look:
+    """What there is of the data that a params file describes; opens no image."""
     data = YAML(typ="safe", pure=True).load(params)["data"]
     keys = ("source", "train", "val", "tags", "separator", "val_share", "split_seed")
     read = scan(root, **{key: data[key] for key in keys})
@@ -87,7 +139,7 @@ def first_look(params: str, root: Path) -> tuple[list[str], list[str]]:
     lacks = [*read.problems, *(fault.problem for fault in read.faults), *read.warnings]
     if read.records and not masks["val"]:
         lacks.append("no mask of an image to evaluate on, so the networks cannot be scored")
-    return has, lacks
+    return Look(has, lacks, images["train"])
 
 
 def is_own_work(params: Path, recipes: Path) -> bool:

@@ -1,5 +1,6 @@
 """Initial weights: random, ImageNet's from torchvision, or a state dict file of the user's."""
 
+import socket
 from math import isqrt
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from dsrg.networks.backbones import BACKBONES
 from dsrg.networks.heads import ParallelBranches
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.networks.timm_features import timm_features
+
+PATIENCE = 30  # seconds that a server may be silent while weights are fetched
 
 # VGG16 by Caffe's names and by torchvision's numbers; the numbers are the backbone's own names
 CAFFE_NAMES = [f"conv{block}_{n}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, convs + 1)]
@@ -44,6 +47,15 @@ def initial_classifier(*, classes: int, weights: str | None, **network: object) 
     if weights is not None:
         load_backbone_weights(classifier.backbone, read_weights(weights, name=name), name=name, source=weights)
     return classifier
+
+
+def imagenet_fault(name: str) -> str | None:
+    """Why ImageNet's weights of a backbone cannot be had, or None; then they are here, fetched if need be."""
+    try:
+        read_weights("imagenet", name=name)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def adopt_backbone(segmenter: Segmenter, classifier_weights: dict[str, Tensor]) -> None:
@@ -158,6 +170,8 @@ def _imagenet(name: str) -> dict[str, Tensor]:
     if enum is None:
         raise InputError(f"network.weights: there are no ImageNet weights for {name}; use null")
     entry = getattr(torchvision.models, enum).IMAGENET1K_V1
+    waits = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)  # torch itself would wait for ever
     try:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # no network, or a broken file: urllib and torch raise many kinds
@@ -167,6 +181,8 @@ def _imagenet(name: str) -> dict[str, Tensor]:
             f"network.weights: imagenet: cannot get {entry.url} ({reason}); download it elsewhere and put it at "
             f"{place}, or give the path of a state dict as network.weights"
         ) from None
+    finally:
+        socket.setdefaulttimeout(waits)
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
