@@ -10,9 +10,10 @@ from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model, load_model
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
-from dsrg.data.index import read_images, read_index
+from dsrg.data.index import read_index
 from dsrg.files import whole_file, write_csv
 from dsrg.inference.predict import load_segmenter, opinions, predictions
+from dsrg.inference.squares import read_images
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import Predict
 from dsrg.pipeline import Stage, run_stage

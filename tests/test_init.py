@@ -236,7 +236,7 @@ def test_another_recipe(project):
     written = YAML(typ="safe", pure=True).load((project / "params.yaml").read_text())
     assert written["data"]["source"] == "folder" and written["network"]["backbone"] == "vgg_mini"
     said = init("mine", "--recipe", "nope", "--force")
-    assert said.startswith("2 recipes/nope.yaml: no such recipe") and "folder, shapes" in said
+    assert said.startswith("2 recipes/nope.yaml: no such recipe") and "folder, folder-scratch, shapes" in said
 
 
 def test_folders_that_are_nothing(project):
