@@ -158,14 +158,18 @@ class TestTable2:
 
 class TestTimings:
     @pytest.fixture(autouse=True)
-    def threads(self):
-        """OpenCV's and torch's threads put back."""
-        before = torch.get_num_threads(), cv2.getNumThreads()
+    def settings(self, monkeypatch):
+        """No worker processes; torch's and OpenCV's settings put back."""
+        monkeypatch.setenv("DSRG_WORKERS", "1")
+        threads, filling = (torch.get_num_threads(), cv2.getNumThreads()), torch.utils.deterministic
+        before = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
         yield
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+        torch.use_deterministic_algorithms(before[0])
+        filling.fill_uninitialized_memory = before[1]
 
-    @pytest.mark.parametrize("name", ["growth", "crf"])
+    @pytest.mark.parametrize("name", ["growth", "crf", "step"])
     def test_a_quick_run_writes_its_figures(self, name, tmp_path):
         out = tmp_path / "figures.json"
         command = importlib.import_module(f"benchmarks.{name}").main
