@@ -12,7 +12,7 @@ import click
 from ruamel.yaml import YAML
 
 from dsrg.data.classes import read_classes
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.files import write_json, write_text
 from dsrg.inference.evaluating import evaluate_segmenter
@@ -93,7 +93,7 @@ def evaluated(network: str) -> dict:
         segmenter,
         index,
         stage.data_root,
-        [stage.file["masks"] / truth[image_id].mask for image_id in index.ids],
+        Masks(truth, index.ids, folder=stage.file["masks"]),
         stage.params.evaluate,
         classes=classes,
         size=model.size,

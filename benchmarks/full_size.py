@@ -26,9 +26,8 @@ from benchmarks import RESULTS
 from dsrg import parallel
 from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.data.images import read_image
 from dsrg.data.index import Index, present_from_tags
-from dsrg.files import write_json
+from dsrg.files import sha256, write_json
 from dsrg.inference.predict import opinions, predictions
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_segmenter
@@ -50,7 +49,8 @@ def noise_images(root: Path, count: int) -> Index:
         cv2.imwrite(str(root / f"{image_id}.jpg"), cv2.resize(coarse, (500, 375), interpolation=cv2.INTER_CUBIC))
     present = present_from_tags([VOC_CLASSES[2:4]] * count, VOC_CLASSES)
     sides = np.full(count, 375, np.int32), np.full(count, 500, np.int32)
-    return Index(ids, ["train"] * count, [f"{image_id}.jpg" for image_id in ids], *sides, present, [""] * count)
+    paths = [f"{image_id}.jpg" for image_id in ids]
+    return Index(ids, ["train"] * count, paths, *sides, present, [sha256(root / path) for path in paths])
 
 
 def measure(recipe: str) -> dict:
@@ -96,7 +96,7 @@ def measure(recipe: str) -> dict:
             watch=lambda network, step: ends.append(time.perf_counter()),
         )
         training_peak = peak_gib()
-        image = read_image(Path(folder) / index.paths[0])
+        image = index.image(0, root=Path(folder))
         began = time.perf_counter()
         own = opinions(segmenter, [image], None, params.evaluate, size=size)
         (found,) = predictions(own, kernel=params.crf.test.model_dump())

@@ -20,7 +20,6 @@ from benchmarks import RESULTS
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import WHOLE, cut_labels
 from dsrg.data.classes import read_classes
-from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.files import write_json
 from dsrg.inference.predict import load_segmenter
@@ -69,7 +68,7 @@ def main(name: str, network: Path | None) -> None:
         with torch.inference_mode():
             probs = smoothed_softmax(segmenter(inputs).float(), min_prob=params.dsrg.min_prob)
         present = torch.from_numpy(index.present[rows])
-        masks = [read_mask(stage.file["masks"] / truth[index.ids[row]].mask) for row in rows]
+        masks = [truth[index.ids[row]].labels(stage.file["masks"]) for row in rows]
         masks = np.stack([cut_labels(mask, WHOLE, size=grid) for mask in masks])
         for title, supervisor in rules.items():
             labels = seeds[rows]

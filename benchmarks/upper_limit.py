@@ -11,10 +11,9 @@ from pathlib import Path
 import click
 
 from benchmarks import RESULTS
-from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.files import write_json
 from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.scoring import with_ground_truth
@@ -38,7 +37,7 @@ def main(name: str) -> None:
     batches = Batches(
         train,
         root=root,
-        labels=LabelFolder(stage.file["masks"], train.ids, made_by="prepare"),
+        labels=Masks(truth, train.ids, folder=stage.file["masks"]),
         size=params.data.size,
         batch=retrain.batch,
         seed=params.seed,
@@ -56,7 +55,7 @@ def main(name: str) -> None:
             scratch=Path(scratch),
             curves=Path(scratch) / "curves.tsv",
         )
-    masks = [stage.file["masks"] / truth[image_id].mask for image_id in val.ids]
+    masks = Masks(truth, val.ids, folder=stage.file["masks"])
     kernel = params.crf.test.model_dump()
     scores, _ = evaluate_segmenter(
         segmenter, val, root, masks, params.evaluate, classes=classes, size=params.data.size, kernel=kernel

@@ -3,8 +3,7 @@
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
-from dsrg.data.images import read_mask
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.files import write_json
 from dsrg.inference.scoring import enlarge_grid, total_confusion, with_ground_truth, write_quality
 from dsrg.method.metrics import label_quality
@@ -23,7 +22,7 @@ def audit(stage: Stage) -> None:
     }
     metrics = {}
     for name, maps in label_maps.items():
-        masks = (read_mask(stage.file["masks"] / truth[image_id].mask) for image_id in index.ids)
+        masks = Masks(truth, index.ids, folder=stage.file["masks"])
         confusion = total_confusion(masks, maps, classes=len(classes))
         metrics[name] = label_quality(confusion)
         write_quality(stage.results / f"{name}.csv", confusion, classes)

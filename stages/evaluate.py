@@ -1,8 +1,9 @@
 """Both networks on the evaluation split, with and without CRF."""
 
+from itertools import islice
+
 from dsrg.data.classes import read_classes
-from dsrg.data.images import read_mask
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.figures.overlays import write_label_overlays
 from dsrg.files import write_json
 from dsrg.inference.evaluating import evaluate_segmenter
@@ -16,8 +17,8 @@ def evaluate(stage: Stage) -> None:
     classes = read_classes(stage.file["classes"])
     truth = read_ground_truth(stage.file["ground_truth"])
     index = with_ground_truth(read_index(stage.file["index"], classes).split("val"), truth)
-    masks = [stage.file["masks"] / truth[image_id].mask for image_id in index.ids]
-    scores, shown = {}, {"truth": map(read_mask, masks[: settings.overlays])}
+    masks = Masks(truth, index.ids, folder=stage.file["masks"])
+    scores, shown = {}, {"truth": islice(masks, settings.overlays)}
     for name, made_by in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
         segmenter, model = load_segmenter(stage.file[name], made_by=made_by)
         scores[name], shown[name] = evaluate_segmenter(

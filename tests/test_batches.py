@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import picture, save_index
 
-from dsrg.data import batches as module
 from dsrg.data.batches import (
     OUTSIDE,
     WHOLE,
@@ -24,6 +23,7 @@ from dsrg.data.batches import (
     image_rng,
     vary_colour,
 )
+from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.method.label_maps import UNLABELLED
 
@@ -253,16 +253,16 @@ class TestBatches:
         held = sum(image.nbytes for image in batches._cache.values())
         assert held <= room and batches._room == room - held
         read = []
-        whole = module.read_image
-        monkeypatch.setattr(module, "read_image", lambda path: read.append(path.name) or whole(path))
+        whole = Index.image
+        monkeypatch.setattr(Index, "image", lambda own, row, root: read.append(row) or whole(own, row, root=root))
         for row in range(5):
             batches._image(row)
-        assert read == [f"im{row}.png" for row in range(5) if row not in batches._cache]
+        assert read == [row for row in range(5) if row not in batches._cache]
         assert {0: len(read) == 5, 10**6: not read}.get(room, 0 < len(read) < 5)
 
     def test_threads_that_decode_the_same_image_take_its_room_once(self, make, monkeypatch):
-        both, whole = threading.Barrier(2), module.read_image
-        monkeypatch.setattr(module, "read_image", lambda path: (both.wait(timeout=10), whole(path))[1])
+        both, whole = threading.Barrier(2), Index.image
+        monkeypatch.setattr(Index, "image", lambda *row, root: (both.wait(timeout=10), whole(*row, root=root))[1])
         batches = make(cache_bytes=10**6)
         threads = [threading.Thread(target=batches._image, args=(0,)) for _ in range(2)]
         for thread in threads:

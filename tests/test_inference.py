@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from itertools import islice
 
 import cv2
@@ -21,7 +22,7 @@ from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import read_image
 from dsrg.data.index import GroundTruth
 from dsrg.errors import InputError
-from dsrg.files import write_json
+from dsrg.files import sha256, write_json
 from dsrg.inference.cams import activation_maps, load_classifier
 from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.predict import Opinion, class_scores, load_segmenter, opinions, predictions
@@ -411,6 +412,7 @@ class TestSeeding:
         untagged = np.full((65, 80, 3), 30, np.uint8)
         untagged[20:50, 25:55] = 200  # salient, yet of no class
         cv2.imwrite(str(root / "none.png"), untagged)
+        index = replace(index, checksums=[sha256(root / path) for path in index.paths])
         seeds, alone = self.sections(method="mbd", with_cam=False)
         both, cam = (self.sections(method=method, with_cam=True)[1] for method in ("mbd", "cam"))
         found = [

@@ -362,7 +362,7 @@ class TestLayers:
 
     def test_an_evaluation_image_has_ground_truth_and_prediction(self, project):
         (truth,) = told(project, "/api/image/val0001")["layers"]
-        np.testing.assert_array_equal(labels_of(truth), read_mask(project.masks["val0001"]))
+        np.testing.assert_array_equal(labels_of(truth), project.truth("val0001"))
         prediction = told(project, "/api/prediction/val0001")
         assert labels_of(prediction).shape == labels_of(truth).shape
         sure = np.frombuffer(b64decode(prediction["sure"]["data"]), "<f4")

@@ -8,6 +8,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from dsrg.data.index import Index
+from dsrg.files import sha256
 
 torch.set_num_threads(1)  # with small tensors, threads cost more than they bring
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,8 @@ def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[i
     count = len(pictures)
     tags = np.concatenate([np.ones((count, 1), bool), np.array(present, bool)], axis=1)
     paths = [f"{image_id}.png" for image_id in pictures]
-    return Index(list(pictures), ["train"] * count, paths, heights, widths, tags, [""] * count)
+    checksums = [sha256(root / path) for path in paths]
+    return Index(list(pictures), ["train"] * count, paths, heights, widths, tags, checksums)
 
 
 def recipe() -> dict:

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsrg.data.images import read_image
 from dsrg.data.index import Index
 from dsrg.method.label_maps import UNLABELLED
 
@@ -193,7 +192,7 @@ class Batches:
     def _image(self, row: int) -> NDArray[np.uint8]:
         if row in self._cache:
             return self._cache[row]
-        image = read_image(self.root / self.index.paths[row])
+        image = self.index.image(row, root=self.root)
         with self._lock:  # two threads may have decoded the same image
             if row not in self._cache and image.nbytes <= self._room:
                 self._room -= image.nbytes

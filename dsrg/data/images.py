@@ -39,23 +39,30 @@ class ImageFacts(NamedTuple):
     remarks: tuple[str, ...] = ()  # of REMARKS
 
 
-def read_image(path: str | Path) -> np.ndarray:
+class Noted(NamedTuple):
+    """The sha256 that a file must have, hexadecimal, and the stage that noted it."""
+
+    checksum: str
+    stage: str
+
+
+def read_image(path: str | Path, *, noted: Noted | None = None) -> np.ndarray:
     """Read an image -> uint8 (H, W, 3) RGB.
 
     Turned as its EXIF orientation says; grey, CMYK, palette and 16-bit pictures become RGB of 8 bits, transparency is
     dropped, and of several frames or pages the first is read.
-    Raises InputError if there is no readable image at `path`.
+    Raises InputError if there is no readable image at `path`, or not the one that was `noted`.
     """
-    return _decode(_read_bytes(path), path)
+    return _decode(_read_bytes(path, noted), path)
 
 
-def read_mask(path: str | Path, *, pixels_max: int | None = None) -> np.ndarray:
+def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: Noted | None = None) -> np.ndarray:
     """Read a label map -> uint8 (H, W), from a palette PNG (its indices; colours play no part) or an 8-bit grey PNG.
 
     Raises InputError for anything else, RGB above all: what its colours mean is not in the file. With `pixels_max`, a
-    larger one is refused before it is decoded.
+    larger one is refused before it is decoded; so is a file that is not the one `noted`.
     """
-    data = _read_bytes(path)
+    data = _read_bytes(path, noted)
     if not data.startswith(PNG_SIGNATURE):
         raise InputError(f"{path}: no PNG; a mask must be a palette or 8-bit grey PNG")
     depth, colour = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
@@ -126,9 +133,15 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: {error.strerror or error}; expected a file") from None
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def _read_bytes(path: str | Path, noted: Noted | None = None) -> bytes:
     with _opened(path) as file:
-        return file.read()
+        data = file.read()
+    if noted is not None and (found := hashlib.sha256(data).hexdigest()) != noted.checksum:
+        raise InputError(
+            f"{path}: damaged, or changed since the stage `{noted.stage}` (sha256 {found[:12]}..., expected "
+            f"{noted.checksum[:12]}...); restore it, or run the stage `{noted.stage}` again"
+        )
+    return data
 
 
 def _read_to_the_end(file: BinaryIO, path: str | Path, *, pixels_max: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dsrg.data.images import Noted, read_image, read_mask
 from dsrg.errors import InputError
 from dsrg.files import read_text, write_text
 
@@ -39,6 +40,14 @@ class Index:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def image(self, row: int, *, root: Path) -> np.ndarray:
+        """The image of a row, uint8 (H, W, 3) RGB. Raises InputError unless it is the file that `prepare` checked."""
+        return read_image(root / self.paths[row], noted=self.noted(row))
+
+    def noted(self, row: int) -> Noted:
+        """The checksum of a row's image file."""
+        return Noted(self.checksums[row], "prepare")
+
     def split(self, name: str) -> "Index":
         """The images of one split, "train" or "val", in the same order."""
         if name not in SPLITS:
@@ -60,6 +69,23 @@ class GroundTruth(NamedTuple):
     split: str
     mask: str
     checksum: str
+
+    def labels(self, folder: Path) -> np.ndarray:
+        """The label map, uint8 (H, W), in the folder of masks. Raises InputError unless it is what `prepare` kept."""
+        return read_mask(folder / self.mask, noted=Noted(self.checksum, "prepare"))
+
+
+class Masks:
+    """Ground truth of some images, read when asked for: masks[row] -> uint8 (H, W), in the order of `ids`."""
+
+    def __init__(self, truth: dict[str, GroundTruth], ids: Iterable[str], *, folder: Path) -> None:
+        self.rows, self.folder = [truth[image_id] for image_id in ids], folder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.rows[row].labels(self.folder)
 
 
 def present_from_tags(tags: Iterable[Iterable[str]], classes: list[str]) -> np.ndarray:

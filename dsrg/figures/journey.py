@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
-from dsrg.data.images import read_image, read_mask
+from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
@@ -24,7 +24,7 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
     if image_id not in index.ids:
         raise InputError(f"{image_id}: no such image in {file['index']}")
     row = index.ids.index(image_id)
-    image = read_image(root / index.paths[row])
+    image = index.image(row, root=root)
 
     segmenter, model = load_segmenter(file["retrain"], made_by="retrain")
     own = opinions(segmenter, [image], None, params.evaluate, size=model.size)
@@ -32,7 +32,7 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
     results = [("prediction", overlay(image, labels))]
     truth = read_ground_truth(file["ground_truth"])
     if image_id in truth:
-        results.append(("ground truth", overlay(image, read_mask(file["masks"] / truth[image_id].mask))))
+        results.append(("ground truth", overlay(image, truth[image_id].labels(file["masks"]))))
     rows = [[(image_id, image), *results]]
     if index.splits[row] == "train":
         seeds = read_seeds(file["seeds"], classes=classes)

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.data.images import read_image
 from dsrg.data.index import Index
 from dsrg.data.palette import voc_palette
 from dsrg.files import whole_file, whole_folder
@@ -62,8 +61,8 @@ def write_label_overlays(
     label_maps: of the index's first images, in order.
     """
     with whole_folder(folder) as temporary:
-        for image_id, path, *own in zip(index.ids, index.paths, *label_maps.values(), strict=False):
-            image = read_image(root / path)
+        for row, (image_id, *own) in enumerate(zip(index.ids, *label_maps.values(), strict=False)):
+            image = index.image(row, root=root)
             drawn = [(caption, overlay(image, labels)) for caption, labels in zip(label_maps, own, strict=True)]
             write_picture(temporary / f"{image_id}.png", panels([(image_id, image), *drawn]))
 

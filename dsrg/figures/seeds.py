@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from dsrg.artifacts.seeds_h5 import Seeds
-from dsrg.data.images import read_image
 from dsrg.data.index import Index
 from dsrg.figures.overlays import captioned, overlay, panels, stacked, write_picture
 from dsrg.figures.steps import seed_pictures
@@ -19,7 +18,7 @@ def write_seed_overlays(
     """folder/ID.png of the first `count` images: image, activation maps and saliency where known, seeds."""
     with whole_folder(folder) as temporary:
         for row in range(min(count, len(index))):
-            image_id, image = index.ids[row], read_image(root / index.paths[row])
+            image_id, image = index.ids[row], index.image(row, root=root)
             saliency, cams = seeds.maps(image_id)
             labels = seeds.in_order([image_id])[0]
             pictures = seed_pictures(image, cams=cams, saliency=saliency, seeds=labels, classes=classes)

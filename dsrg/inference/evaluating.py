@@ -1,11 +1,11 @@
 """A network on images that have masks: what the stage `evaluate` and the benchmarks report."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.data.images import read_mask
 from dsrg.data.index import Index
 from dsrg.inference.predict import opinions, predictions
 from dsrg.inference.scoring import Scores
@@ -19,7 +19,7 @@ def evaluate_segmenter(
     segmenter: Segmenter,
     index: Index,
     root: Path,
-    masks: list[Path],
+    masks: Iterable[NDArray[np.uint8]],
     settings: Predict,
     *,
     classes: list[str],
@@ -30,11 +30,11 @@ def evaluate_segmenter(
 ) -> tuple[Scores, list[NDArray[np.uint8]]]:
     """Scores over all images of the index without and with CRF, and the first `keep` label maps with it.
 
-    masks: the ground truth's files, one an image. size: side of the training square, pixels. kernel: params `crf.test`.
+    masks: ground truth, uint8 (H, W) an image. size: side of the training square, pixels. kernel: params `crf.test`.
     """
     scores, kept = Scores(classes), []
     found = predictions(opinions(segmenter, read_images(index, root), None, settings, size=size), kernel=kernel)
-    for mask, one in zip(map(read_mask, masks), tracked(found, title, len(index)), strict=True):
+    for mask, one in zip(masks, tracked(found, title, len(index)), strict=True):
         scores.add(mask, plain=one.plain, refined=one.labels)
         if len(kept) < keep:
             kept.append(one.labels)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dsrg import parallel
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.data.batches import WHOLE, cut_image
-from dsrg.data.images import read_image
+from dsrg.data.images import Noted, read_image
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
@@ -30,10 +30,11 @@ from dsrg.params import Saliency, SeedCrf, Seeds
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
 
-def saliency_map(path: Path, *, saliency: Saliency, grid: int) -> NDArray[np.float32]:
+def saliency_map(path: Path, *, saliency: Saliency, grid: int, noted: Noted | None = None) -> NDArray[np.float32]:
     """One image's saliency by the chosen method, float32 (grid, grid), 0..1, corners on corners as released.
 
-    `maps` reads a ready map (8- or 16-bit grey PNG, scaled to 0..1) from the file `path` instead of the image.
+    `maps` reads a ready map (8- or 16-bit grey PNG, scaled to 0..1) from the file `path` instead of the image. The file
+    must be the one that was `noted`.
     """
     cv2.setNumThreads(1)  # processes use the cores already
     if saliency.method == "maps":
@@ -44,7 +45,7 @@ def saliency_map(path: Path, *, saliency: Saliency, grid: int) -> NDArray[np.flo
     else:
         settings = {"mbd": saliency.mbd.model_dump(), "rbd": saliency.rbd.model_dump()}
         settings["combined"] = settings["mbd"] | settings["rbd"]
-        values = SALIENCY[saliency.method](read_image(path), **settings[saliency.method])
+        values = SALIENCY[saliency.method](read_image(path, noted=noted), **settings[saliency.method])
     whole = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
     return F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=True)[0, 0].numpy()
 
@@ -58,7 +59,14 @@ def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) ->
             raise InputError(f"saliency.maps: {saliency.maps}: no map {name}" for name in missing)
     else:
         paths = [root / path for path in index.paths]
-    return parallel.ordered_map(partial(saliency_map, saliency=saliency, grid=grid), paths)
+    ready = saliency.method == "maps"
+    jobs = [(path, None if ready else index.noted(row)) for row, path in enumerate(paths)]
+    return parallel.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid), jobs)
+
+
+def _saliency_of(job: tuple[Path, Noted | None], *, saliency: Saliency, grid: int) -> NDArray[np.float32]:
+    path, noted = job
+    return saliency_map(path, saliency=saliency, grid=grid, noted=noted)
 
 
 def seed_rows(

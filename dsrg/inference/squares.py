@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsrg.data.batches import WHOLE, cut_image
-from dsrg.data.images import read_image
 from dsrg.data.index import Index
 
 
@@ -32,11 +31,11 @@ def native(image: NDArray[np.uint8], scale: float) -> Tensor:
 
 def read_images(index: Index, root: Path) -> Iterator[NDArray[np.uint8]]:
     """The images of the index, uint8 (H, W, 3) each, in order."""
-    return (read_image(root / path) for path in index.paths)
+    return (index.image(row, root=root) for row in range(len(index)))
 
 
 def image_batches(index: Index, root: Path, *, batch: int) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
     """Rows of the index and their images, a few at a time, in order."""
     for start in range(0, len(index), batch):
         rows = list(range(start, min(start + batch, len(index))))
-        yield rows, [read_image(root / index.paths[row]) for row in rows]
+        yield rows, [index.image(row, root=root) for row in rows]

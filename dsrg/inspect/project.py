@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.ids import id_fault
-from dsrg.data.images import read_image, read_mask, shrunk
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.images import read_mask, shrunk
+from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
 from dsrg.figures.overlays import overlay
@@ -125,15 +125,13 @@ class Project:
         return isinstance(self.seeds, Seeds) and self.seeds.maps(self.seeds.ids[0])[0] is not None
 
     @cached_property
-    def masks(self) -> dict[str, Path]:
+    def masks(self) -> dict[str, GroundTruth]:
         """Ground truth by id, of evaluation images alone: thresholds are not to be chosen by training masks."""
         if not self.file["ground_truth"].is_file():
             return {}
         truth = read_ground_truth(self.file["ground_truth"])
         return {
-            image_id: self.file["masks"] / row.mask
-            for image_id, row in truth.items()
-            if image_id in self.row and not self.is_training(image_id)
+            image_id: row for image_id, row in truth.items() if image_id in self.row and not self.is_training(image_id)
         }
 
     @cached_property
@@ -204,7 +202,7 @@ class Project:
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
-        return read_image(self.root / self.index.paths[self.row[image_id]])
+        return self.index.image(self.row[image_id], root=self.root)
 
     def picture(self, image_id: str) -> bytes:
         """JPEG of the image, at most SIDE_MAX pixels a side."""
@@ -274,7 +272,11 @@ class Project:
     def _truth_layer(self, image_id: str) -> dict:
         if image_id not in self.masks:
             return missing_layer("truth", "ground truth", "this image has no mask")
-        return labels_layer("truth", "ground truth", at_most(read_mask(self.masks[image_id])), corners=False)
+        return labels_layer("truth", "ground truth", at_most(self.truth(image_id)), corners=False)
+
+    def truth(self, image_id: str) -> NDArray[np.uint8]:
+        """Ground truth of an evaluation image, uint8 (H, W)."""
+        return self.masks[image_id].labels(self.file["masks"])
 
     def prediction(self, image_id: str) -> dict:
         """The layer of the final network's prediction with CRF, and how sure the network itself is of it."""
@@ -304,7 +306,7 @@ class Project:
         """Note an evaluation image's IoU: the mean over the classes in its mask or its prediction."""
         key = "retrain" if self.file["retrain"].is_file() else "dsrg"
         labels, _ = self.predicted(image_id, key)
-        confusion = confusion_matrix(read_mask(self.masks[image_id]), labels, classes=len(self.classes))
+        confusion = confusion_matrix(self.truth(image_id), labels, classes=len(self.classes))
         self.iou[self.row[image_id]] = mean_iou(iou_per_class(confusion))
 
     # Other thresholds

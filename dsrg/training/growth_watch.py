@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dsrg.data.images import read_image
 from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.files import whole_file
@@ -45,7 +44,7 @@ class GrowthWatch:
         folder: Path,
     ) -> None:
         self.ids, self.folder = index.ids, folder
-        self.pictures = [read_image(root / path) for path in index.paths]
+        self.pictures = [index.image(row, root=root) for row in range(len(index))]
         self.seeds, self.present = seeds, torch.from_numpy(index.present)
         self.size, self.supervisor, self.min_prob = size, supervisor, min_prob
         self.moments = watched_steps(steps, times)

@@ -1,0 +1,92 @@
+"""A bit flips somewhere between two stages: it is named, or changes nothing that is used; nothing is trained on it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy import picture, recipe, save_index
+
+from dsrg.data.batches import Batches
+from dsrg.data.index import GroundTruth, Index, Masks
+from dsrg.data.palette import label_png
+from dsrg.errors import InputError
+from dsrg.files import sha256
+from dsrg.inference.seeding import saliency_maps
+from dsrg.inference.squares import image_batches
+from dsrg.params import Saliency
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    """Flip one bit of a file in place."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def flipped_somewhere(path: Path, places: int, *, seed: int = 0) -> list[tuple[int, int]]:
+    """Places and bits all over a file: its first and last bytes and `places` drawn between, each time the same."""
+    size = path.stat().st_size
+    drawn = np.random.default_rng(seed).integers(0, size, places).tolist()
+    return [(place, place % 8) for place in sorted({0, 1, size - 2, size - 1, *drawn})]
+
+
+class TestImages:
+    """The index knows every image's checksum; whoever reads one through the index is safe."""
+
+    @pytest.fixture
+    def data(self, tmp_path) -> tuple[Index, Path]:
+        return save_index(
+            tmp_path, {name: picture(20, 30, seed=ord(name)) for name in "abc"}, [[1], [0], [1]]
+        ), tmp_path
+
+    def readers(self, index: Index, root: Path) -> dict[str, Callable]:
+        augment = {"shape": "square", "flip": False, "scale_min": 1, "scale_max": 1, "colour": 0}
+        batches = Batches(index, root=root, labels=None, size=17, batch=3, seed=0, **augment)
+        saliency = Saliency(**recipe()["saliency"] | {"method": "mbd"})
+        return {
+            "training": lambda: list(batches.ahead(0, 1)),
+            "inference": lambda: list(image_batches(index, root, batch=2)),
+            "saliency": lambda: list(saliency_maps(index, root, saliency=saliency, grid=3)),
+        }
+
+    @pytest.mark.parametrize("reader", ["training", "inference", "saliency"])
+    def test_a_flipped_bit_is_named(self, data, reader):
+        index, root = data
+        read = self.readers(index, root)[reader]
+        flip(root / "b.png", 60, 3)
+        with pytest.raises(InputError, match=r"b\.png: damaged, or changed since the stage `prepare` \(sha256 \w{12}"):
+            read()
+
+    def test_every_place_counts(self, data):
+        """Also where no decoder would notice: PNG and JPEG have bytes that are never looked at."""
+        index, root = data
+        whole = (root / "b.png").read_bytes()
+        for place, bit in flipped_somewhere(root / "b.png", 100):
+            flip(root / "b.png", place, bit)
+            with pytest.raises(InputError, match=r"b\.png: "):
+                index.image(1, root=root)
+            (root / "b.png").write_bytes(whole)
+        np.testing.assert_array_equal(index.image(1, root=root), picture(20, 30, seed=ord("b")))
+
+    def test_another_image_in_its_place(self, data):
+        index, root = data
+        shutil.copy(root / "a.png", root / "b.png")
+        with pytest.raises(InputError, match="b.png: damaged, or changed"):
+            index.image(1, root=root)
+
+
+class TestMasks:
+    def test_a_flipped_bit_is_named(self, tmp_path):
+        labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+        (tmp_path / "a.png").write_bytes(label_png(labels))
+        truth = {"a": GroundTruth("a", "val", "a.png", sha256(tmp_path / "a.png"))}
+        masks = Masks(truth, ["a"], folder=tmp_path)
+        assert len(masks) == 1
+        np.testing.assert_array_equal(masks[0], labels)
+        for place, bit in flipped_somewhere(tmp_path / "a.png", 20):
+            flip(tmp_path / "a.png", place, bit)
+            with pytest.raises(InputError, match=r"a\.png: "):
+                list(masks)
+            flip(tmp_path / "a.png", place, bit)
