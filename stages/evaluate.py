@@ -20,7 +20,7 @@ def evaluate(stage: Stage) -> None:
     masks = Masks(truth, index.ids, folder=stage.file["masks"])
     scores, shown = {}, {"truth": islice(masks, settings.overlays)}
     for name, made_by in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
-        segmenter, model = load_segmenter(stage.file[name], made_by=made_by)
+        segmenter, model = load_segmenter(stage.file[name], made_by=made_by, classes=classes)
         scores[name], shown[name] = evaluate_segmenter(
             segmenter,
             index,

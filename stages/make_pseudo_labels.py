@@ -15,7 +15,7 @@ def make_pseudo_labels(stage: Stage) -> None:
     params, pseudo = stage.params, stage.params.pseudo_labels
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes).split("train")
-    segmenter, model = load_segmenter(stage.file["dsrg"], made_by="train_dsrg")
+    segmenter, model = load_segmenter(stage.file["dsrg"], made_by="train_dsrg", classes=classes)
     present = index.present if pseudo.tags_only else None
     found = opinions(segmenter, read_images(index, stage.data_root), present, pseudo, size=model.size)
     kernel = params.crf.test.model_dump() if pseudo.crf else None

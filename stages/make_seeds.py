@@ -21,7 +21,7 @@ def make_seeds(stage: Stage) -> None:
     index = read_index(stage.file["index"], classes).split("train")
     size, counts = params.data.size, SeedCounts(classes, seeds)
     if seeds.cues is None:
-        classifier = load_classifier(stage.file["cam"], made_by="train_cam")
+        classifier = load_classifier(stage.file["cam"], made_by="train_cam", classes=classes)
         rows = seed_rows(classifier, index, stage.data_root, size=size, seeds=seeds, saliency=params.saliency)
     else:
         files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)

@@ -7,7 +7,7 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import LabelFolder
-from dsrg.artifacts.model_file import Model, load_model
+from dsrg.artifacts.model_file import Model, load_model, refuse_misfit
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
@@ -33,7 +33,10 @@ def retrain(stage: Stage) -> None:
         set_up_torch(params.seed)
         segmenter = initial_segmenter(classes=len(classes), weights=params.network.weights, **network)
         if retrain.init == "dsrg":
-            segmenter.load_state_dict(load_model(stage.file["dsrg"], kind="segmenter", made_by="train_dsrg").weights)
+            dsrg = {"path": stage.file["dsrg"], "made_by": "train_dsrg"}
+            model = load_model(kind="segmenter", classes=classes, **dsrg)
+            refuse_misfit(segmenter, model, **dsrg)
+            segmenter.load_state_dict(model.weights)
         shown = {"size": params.data.size, "batch": retrain.batch, "seed": params.seed}
         segmenter = fit(
             segmenter,

@@ -51,7 +51,8 @@ def train_dsrg(stage: Stage) -> None:
     )
     segmenter = initial_segmenter(classes=len(classes), weights=params.network.weights, **network)
     if dsrg.init == "cam":
-        adopt_backbone(segmenter, load_model(stage.file["cam"], kind="classifier", made_by="train_cam").weights)
+        classifier = load_model(stage.file["cam"], kind="classifier", made_by="train_cam", classes=classes)
+        adopt_backbone(segmenter, classifier.weights)
     segmenter = fit(
         segmenter,
         seed_objective(dsrg, supervisor=supervisor),

@@ -4,6 +4,8 @@ import hashlib
 import os
 import pickle
 import time
+from dataclasses import replace
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import h5py
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 
 from dsrg.artifacts.label_folder import LabelFolder
-from dsrg.artifacts.model_file import Model, load_model, save_model
+from dsrg.artifacts.model_file import Model, built, load_model, refuse_misfit, save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.images import read_mask
 from dsrg.data.palette import label_png, voc_palette
@@ -74,10 +76,10 @@ class TestModelFile:
     @pytest.mark.parametrize(
         ("content", "said"),
         [
-            ({"format": "dsrg-model", "version": 1}, "version 1, this program reads 2"),
+            ({"format": "dsrg-model", "version": 1}, "version 1, this program reads 3"),
             ({"format": "dsrg-model"}, "version None"),
-            ({"format": "dsrg-model", "version": 2, "kind": "segmenter"}, "not a complete model"),
-            ({"format": "dsrg-model", "version": 2, "surplus": 1}, "not a complete model"),
+            ({"format": "dsrg-model", "version": 3, "kind": "segmenter"}, "not a complete model"),
+            ({"format": "dsrg-model", "version": 3, "surplus": 1}, "not a complete model"),
             ({"format": "other", "version": 1}, "not a model file of this program"),
             ({"weight": torch.zeros(2)}, "not a model file of this program"),
             ([1], "not a model file of this program"),
@@ -100,9 +102,69 @@ class TestModelFile:
     def test_missing(self, path):
         assert "no such file" in self.refusal(path)
 
+    def test_trained_for_other_classes(self, path, model):
+        save_model(path, model)
+        assert load_model(path, kind="segmenter", made_by="x", classes=list(CLASSES)).classes == CLASSES
+        with pytest.raises(InputError, match=f"trained for the classes {', '.join(CLASSES)}; expected dog; run the"):
+            load_model(path, kind="segmenter", made_by="train_dsrg", classes=["dog"])
+
+    def test_weights_that_do_not_fit_are_all_named(self, path, model):
+        network = torch.nn.ModuleDict({"bias": torch.nn.Linear(2, 3)})
+        with pytest.raises(InputError) as error:
+            refuse_misfit(network, model, path=path, made_by="retrain")
+        assert [problem.removeprefix(f"{path}: ") for problem in error.value.problems] == [
+            "bias: (4,), the network needs no such weight",
+            "bias.bias: missing, the network needs (3,)",
+            "bias.weight: missing, the network needs (3, 2)",
+            "weight: (4, 3, 3, 3), the network needs no such weight",
+            "its weights do not fit the network; run the stage `retrain` again",
+        ]
+
+    def test_a_network_too_large_for_any_memory_is_never_built(self, path, model):
+        def make(classes: int, **network: object) -> torch.nn.Module:
+            return torch.nn.Linear(10**7, 10**7)
+
+        with pytest.raises(InputError, match="the network needs \\(10000000, 10000000\\)"):
+            built(make, model, path=path, made_by="retrain")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"classes": "ab"},
+            {"classes": []},
+            {"classes": ["c"] * 255},
+            {"classes": [1]},
+            {"network": [1]},
+            {"size": "321"},
+            {"weights": {"w": 1}},
+            {"weights": {"w": torch.zeros(1).expand(10**12)}},  # 4 bytes that stand for 4 TB
+            {"weights": {"w": torch.zeros(2, 2).to_sparse()}},
+            {"network": {"deep": {1, 2}}},
+            {"sha256": "0" * 64},
+            {"sha256": None},
+        ],
+    )
+    def test_content_of_other_kinds(self, path, model, change):
+        save_model(path, model)
+        content = torch.load(path, weights_only=True)
+        torch.save(content | change, path)
+        said = self.refusal(path)
+        assert ("damaged" if "sha256" in change else "not a complete model") in said
+
+    def test_a_packed_archive_is_refused_before_it_is_unpacked(self, path, model):
+        """torch unpacks what others packed, 200 times its size here."""
+        save_model(path, replace(model, weights={"w": torch.zeros(1_000_000)}))
+        with ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        assert path.stat().st_size < 20_000 and torch.load(path, weights_only=True)["weights"]["w"].nbytes == 4_000_000
+        assert "a packed archive" in self.refusal(path)
+
     @pytest.mark.parametrize("archive", [True, False])
     def test_a_file_that_would_run_code_is_refused_before_it_does(self, path, tmp_path, archive):
-        content = {"format": "dsrg-model", "version": 2, "weights": RunsCode(tmp_path / "it ran")}
+        content = {"format": "dsrg-model", "version": 3, "weights": RunsCode(tmp_path / "it ran")}
         torch.save(content, path) if archive else path.write_bytes(pickle.dumps(content, protocol=2))
         assert "not readable as a model" in self.refusal(path)
         assert not (tmp_path / "it ran").exists()

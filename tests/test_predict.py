@@ -217,9 +217,9 @@ def test_no_model(tmp_path):
     missing = {key: value for key, value in NETWORK.items() if key != "head"}
     for name, changes, message in [
         ("kind", {"kind": "classifier"}, "holds a classifier"),
-        ("incomplete", {"network": missing}, "its weights do not fit its network"),
-        ("other", {"network": NETWORK | {"head_channels": 9}}, "its weights do not fit its network"),
-        ("unknown", {"network": NETWORK | {"backbone": "vgg17"}}, "its weights do not fit its network"),
+        ("incomplete", {"network": missing}, "describes no network"),
+        ("other", {"network": NETWORK | {"head_channels": 9}}, "its weights do not fit the network"),
+        ("unknown", {"network": NETWORK | {"backbone": "vgg17"}}, "describes no network"),
     ]:
         with pytest.raises(InputError, match=message):
             dsrg.Segmenter.load(save_network(tmp_path / f"{name}.pt", ["a"], **changes))

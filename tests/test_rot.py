@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from toy import picture, recipe, save_index
 
+from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.data.batches import Batches
 from dsrg.data.index import GroundTruth, Index, Masks
 from dsrg.data.palette import label_png
@@ -75,6 +77,34 @@ class TestImages:
         shutil.copy(root / "a.png", root / "b.png")
         with pytest.raises(InputError, match="b.png: damaged, or changed"):
             index.image(1, root=root)
+
+
+class TestModelFiles:
+    def test_a_flipped_bit_is_named_or_changes_nothing(self, tmp_path):
+        """Every byte counts but the padding of the archive: torch loads a damaged weight without a word."""
+        path = tmp_path / "m.pt"
+        torch.manual_seed(0)
+        weights = {"a": torch.randn(20, 10), "b": torch.randn(50).bfloat16(), "n": torch.tensor(7)}
+        save_model(path, Model("segmenter", ["cat", "dog"], {"backbone": "vgg_mini"}, 65, weights))
+        good, refused = path.read_bytes(), 0
+        for place, bit in flipped_somewhere(path, 400):
+            flip(path, place, bit)
+            try:
+                model = load_model(path, kind="segmenter", made_by="retrain")
+            except InputError as error:
+                refused += "run the stage `retrain` again" in str(error)
+            else:
+                assert (model.kind, model.classes, model.size) == ("segmenter", ["cat", "dog"], 65)
+                assert model.weights.keys() == weights.keys()
+                assert all(torch.equal(model.weights[name], value) for name, value in weights.items())
+            path.write_bytes(good)
+        start = good.index(weights["a"].numpy().tobytes())
+        for place in range(start, start + 800):
+            flip(path, place, place % 8)
+            with pytest.raises(InputError, match="m.pt: damaged"):
+                load_model(path, kind="segmenter", made_by="retrain")
+            path.write_bytes(good)
+        assert refused > 100
 
 
 class TestMasks:

@@ -202,6 +202,16 @@ class TestWeights:
             assert torch.equal(value, theirs[key]), key
         assert all(torch.equal(value, head[key]) for key, value in segmenter.head.state_dict().items())
 
+    def test_a_segmenter_does_not_take_over_another_backbone(self):
+        segmenter = Segmenter(classes=2, backbone="vgg_mini", output_stride=8, **HEAD)
+        theirs = Classifier(classes=2, backbone="vgg_mini", output_stride=8, **COMMON).state_dict()
+        first, second, *_ = segmenter.backbone.state_dict()
+        theirs |= {f"backbone.{first}": torch.zeros(1)}
+        del theirs[f"backbone.{second}"]
+        with pytest.raises(InputError, match="run the stage `train_cam` again") as error:
+            adopt_backbone(segmenter, theirs)
+        assert [problem.split()[4] for problem in error.value.problems] == [first, second]
+
 
 def head_of(layers: int, *, channels: int = 16, branches: int = 2) -> ParallelBranches:
     rates = list(range(1, branches + 1))

@@ -36,7 +36,7 @@ def write_contact_sheet(path: Path, images: list[ImageCount], seeds: Seeds, inde
         pictures = []
         lines.append(captioned(f"{kind}: share of cells with undisputed seeds"))
         for image in chosen:
-            pixels, labels = read_image(root / index.paths[place[image.id]]), seeds.in_order([image.id])[0]
+            pixels, labels = index.image(place[image.id], root=root), seeds.in_order([image.id])[0]
             pictures.append((f"{image.clear:.0%} {image.id}", overlay(pixels, labels)))
         for start in range(0, len(pictures), SHEET_COLUMNS):
             lines.append(panels(pictures[start : start + SHEET_COLUMNS], height=120))

@@ -7,17 +7,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsrg.artifacts.model_file import load_model
+from dsrg.artifacts.model_file import built, load_model
 from dsrg.inference.squares import scaled_side, squares
 from dsrg.method.seeds import normalise_cams
 from dsrg.networks.network import Classifier, corner_aligned, grid_size
 
 
-def load_classifier(path: Path, *, made_by: str) -> Classifier:
-    """A classifier ready to use, on the GPU where there is one."""
-    model = load_model(path, kind="classifier", made_by=made_by)
-    classifier = Classifier(classes=len(model.classes), **model.network)
-    classifier.load_state_dict(model.weights)
+def load_classifier(path: Path, *, made_by: str, classes: list[str] | None = None) -> Classifier:
+    """A classifier ready to use, on the GPU where there is one; see `load_model`."""
+    model = load_model(path, kind="classifier", made_by=made_by, classes=classes)
+    classifier = built(Classifier, model, path=path, made_by=made_by)
     return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrg import parallel
-from dsrg.artifacts.model_file import Model, load_model
+from dsrg.artifacts.model_file import Model, built, load_model
 from dsrg.inference.squares import native, scaled_side, squares
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.label_maps import UNLABELLED
@@ -45,11 +45,10 @@ class Prediction(NamedTuple):
     probs: NDArray[np.float32] | None
 
 
-def load_segmenter(path: Path, *, made_by: str) -> tuple[Segmenter, Model]:
-    """A segmenter ready to predict, on the GPU where there is one, and the file it comes from."""
-    model = load_model(path, kind="segmenter", made_by=made_by)
-    segmenter = Segmenter(classes=len(model.classes), **model.network)
-    segmenter.load_state_dict(model.weights)
+def load_segmenter(path: Path, *, made_by: str, classes: list[str] | None = None) -> tuple[Segmenter, Model]:
+    """A segmenter ready to predict, on the GPU where there is one, and the file it comes from; see `load_model`."""
+    model = load_model(path, kind="segmenter", made_by=made_by, classes=classes)
+    segmenter = built(Segmenter, model, path=path, made_by=made_by)
     return segmenter.eval().to("cuda" if torch.cuda.is_available() else "cpu"), model
 
 

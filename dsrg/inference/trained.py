@@ -49,11 +49,7 @@ class Segmenter:
             raise InputError(f"device {device!r}: expected cpu or cuda")
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("device cuda: torch sees no GPU here; use the CPU")
-        try:
-            network, model = load_segmenter(Path(path), made_by="retrain")
-        except (RuntimeError, TypeError, KeyError, ValueError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{path}: its weights do not fit its network ({reason}); train it again") from None
+        network, model = load_segmenter(Path(path), made_by="retrain")
         return cls(network.to(device) if device else network, model)
 
     @property

@@ -59,10 +59,16 @@ def imagenet_fault(name: str) -> str | None:
 
 
 def adopt_backbone(segmenter: Segmenter, classifier_weights: dict[str, Tensor]) -> None:
-    """Start a segmenter from a trained classifier's backbone of the same kind, without the layers it lacks."""
+    """Start a segmenter from a trained classifier's backbone of the same kind, without the layers it lacks.
+
+    Raises InputError with every layer that the classifier does not have, or in another shape.
+    """
     own = segmenter.backbone.state_dict()
     theirs = {key.removeprefix("backbone."): value for key, value in classifier_weights.items()}
-    segmenter.backbone.load_state_dict({key: value for key, value in theirs.items() if key in own})
+    if odd := [key for key in own if key not in theirs or theirs[key].shape != own[key].shape]:
+        advice = "network.backbone must be the classifier's; run the stage `train_cam` again"
+        raise InputError(f"the classifier has no {key} of shape {tuple(own[key].shape)}; {advice}" for key in odd)
+    segmenter.backbone.load_state_dict({key: theirs[key] for key in own})
 
 
 def read_weights(weights: str, *, name: str) -> dict[str, Tensor]:
