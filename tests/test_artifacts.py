@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model, built, load_model, refuse_misfit, save_model
-from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
+from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
 from dsrg.data.images import read_mask
 from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
@@ -194,12 +195,26 @@ def save_rows(path, rows=ROWS, **changes) -> None:
     write_seeds(path, iter(rows), **options)
 
 
+def virtual(path) -> h5py.VirtualLayout:
+    layout = h5py.VirtualLayout((4, 5, 5), "u1")
+    layout[:] = h5py.VirtualSource(path, "seeds", (4, 5, 5))
+    return layout
+
+
 class TestSeeds:
     @pytest.fixture
     def path(self, tmp_path):
         path = tmp_path / "seeds.h5"
         save_rows(path)
         return path
+
+    @staticmethod
+    @contextmanager
+    def changed(path):
+        """A seeds file to change, sealed again afterwards as if the program had written it so."""
+        with h5py.File(path, "r+") as file:
+            yield file
+        path.write_bytes(sealed(path.read_bytes()[HEAD:]))
 
     @staticmethod
     def refusal(path, classes=CLASSES, grid=5) -> str:
@@ -224,8 +239,9 @@ class TestSeeds:
 
     def test_layout_is_as_documented(self, path):
         with h5py.File(path) as file:
-            layout = {name: (data.shape, data.dtype.str) for name, data in file.items() if name != "ids"}
+            layout = {name: (data.shape, data.dtype.str) for name, data in file.items()}
             assert layout == {
+                "ids": ((4,), "|S4"),
                 "present": ((4, 3), "|b1"),
                 "seeds": ((4, 5, 5), "|u1"),
                 "saliency": ((4, 5, 5), "<f2"),
@@ -237,7 +253,7 @@ class TestSeeds:
             for name in ("seeds", "saliency", "cams"):
                 data = file[name]
                 assert data.chunks == (1, 5, 5) and data.compression == "gzip" and data.shuffle and data.fletcher32
-            wanted = {"format": "dsrg-seeds", "version": 1, "grid_stride": 8, "params": "{}", "complete": 1}
+            wanted = {"format": "dsrg-seeds", "version": 2, "grid_stride": 8, "params": "{}", "complete": 1}
             assert {key: value for key, value in file.attrs.items() if key != "classes"} == wanted
 
     def test_same_seeds_same_bytes_a_second_later(self, path, tmp_path):
@@ -279,14 +295,14 @@ class TestSeeds:
         [
             ("complete", None, "incomplete"),
             ("complete", 0, "incomplete"),
-            ("version", 2, "not a seeds file of version 1"),
+            ("version", 1, "not a seeds file of version 2"),
             ("format", "other", "not a seeds file"),
             ("format", None, "not a seeds file"),
             ("classes", None, "not readable"),
         ],
     )
     def test_attributes(self, path, name, value, said):
-        with h5py.File(path, "r+") as file:
+        with self.changed(path) as file:
             del file.attrs[name]
             if value is not None:
                 file.attrs[name] = value
@@ -294,7 +310,7 @@ class TestSeeds:
 
     @pytest.mark.parametrize("name", ["ids", "seeds", "present"])
     def test_a_missing_column(self, path, name):
-        with h5py.File(path, "r+") as file:
+        with self.changed(path) as file:
             del file[name]
         assert "not readable as HDF5 seeds" in self.refusal(path)
 
@@ -302,14 +318,16 @@ class TestSeeds:
     def test_truncated(self, path, length):
         content = path.read_bytes()
         path.write_bytes(content[: length if length in (0, 100) else int(length * len(content))])
-        assert "not readable as HDF5 seeds" in self.refusal(path)
+        assert ("damaged or cut off" if length else "not a seeds file") in self.refusal(path)
 
     def test_missing_file_and_other_files(self, path, tmp_path):
         assert "no such file" in self.refusal(tmp_path / "none.h5")
         (tmp_path / "text.h5").write_text("no HDF5")
+        assert "not a seeds file of version 2" in self.refusal(tmp_path / "text.h5")
+        (tmp_path / "text.h5").write_bytes(sealed(b"no HDF5"))
         assert "not readable as HDF5 seeds" in self.refusal(tmp_path / "text.h5")
 
-    @pytest.mark.parametrize("name", ["seeds", "present", "saliency", "cams", "cam_class", "cam_row"])
+    @pytest.mark.parametrize("name", ["ids", "seeds", "present", "saliency", "cams", "cam_class", "cam_row"])
     def test_a_flipped_byte_in_a_chunk(self, path, name):
         with h5py.File(path) as file:
             place = file[name].id.get_chunk_info(0)
@@ -318,12 +336,59 @@ class TestSeeds:
             byte = raw.read(1)[0]
             raw.seek(-1, os.SEEK_CUR)
             raw.write(bytes([byte ^ 0xFF]))
-        if name in ("seeds", "present"):
+        assert "damaged or cut off" in self.refusal(path)
+        path.write_bytes(sealed(path.read_bytes()[HEAD:]))  # HDF5's own checksums know too, of each chunk
+        if name in ("ids", "seeds", "present"):
             assert "not readable as HDF5 seeds" in self.refusal(path)
             return
         seeds = read_seeds(path, classes=CLASSES)  # maps are read when they are asked for
         with pytest.raises(InputError, match="not readable as HDF5 seeds"):
             seeds.maps("a")
+
+    @pytest.mark.parametrize(
+        ("name", "data", "said"),
+        [
+            ("ids", [1, 2, 3, 4], "no text"),
+            ("ids", np.array([b"a", b"a", b"b", b"c"]), "an id twice"),
+            ("ids", np.array([b"a"]), "present of shape"),
+            ("present", np.zeros((4, 5), bool), "present of shape (4, 5)"),
+            ("seeds", np.zeros((4, 5, 5), np.int8), "seeds of shape (4, 5, 5) and type int8"),
+            ("seeds", np.zeros((4, 25), np.uint8), "of shape"),
+            ("seeds", np.full((4, 5, 5), 3, np.uint8), "a label that is no class"),
+            ("cam_row", np.zeros((2, 2), np.int32), "too many values"),
+            ("saliency", np.zeros((4, 5, 5), np.float64), "saliency of shape (4, 5, 5) and type float64"),
+            ("cams", np.zeros((3, 5, 5), np.float16), "cams of shape (3, 5, 5)"),
+        ],
+    )
+    def test_columns_of_other_kinds(self, path, name, data, said):
+        with self.changed(path) as file:
+            del file[name]
+            file.create_dataset(name, data=data, chunks=True, fletcher32=True)
+        assert said in self.refusal(path) and "not readable as HDF5 seeds" in self.refusal(path)
+
+    def test_what_lies_in_other_files_is_not_read(self, path, tmp_path):
+        """HDF5 files can hold links, and columns whose numbers any other file holds."""
+        secret = tmp_path / "secret.h5"
+        save_rows(secret)
+        for plant in (
+            lambda file: file.__setitem__("seeds", h5py.ExternalLink(str(secret), "/seeds")),
+            lambda file: file.__setitem__("seeds", h5py.SoftLink("/saliency")),
+            lambda file: file.create_dataset("seeds", (4, 5, 5), "u1", external=[(str(secret), 0, 100)]),
+            lambda file: file.create_virtual_dataset("seeds", virtual(secret)),
+        ):
+            with self.changed(path) as file:
+                del file["seeds"]
+                plant(file)
+            assert "a link to another file" in self.refusal(path) or "is not kept as" in self.refusal(path)
+
+    def test_a_small_file_cannot_ask_for_much_memory(self, path):
+        with self.changed(path) as file:
+            for name, shape in {"ids": (2**40,), "present": (2**40, 3), "seeds": (2**40, 5, 5)}.items():
+                del file[name]
+                kind = "S1" if name == "ids" else file["cam_class"].dtype
+                file.create_dataset(name, shape, kind, chunks=(1, *shape[1:]), fletcher32=True)
+        assert path.stat().st_size < 50_000
+        assert "ids has parts that were never written" in self.refusal(path)
 
 
 class TestLabelPng:

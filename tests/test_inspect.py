@@ -445,7 +445,7 @@ class TestMissing:
 
     def test_damaged_seeds(self, copied):
         (copied / "data/seeds.h5").write_bytes(b"nothing")
-        assert "not readable as HDF5" in opened().why_fixed()["seeds"]
+        assert "not a seeds file of version 2" in opened().why_fixed()["seeds"]
 
     def test_imported_seeds_have_no_thresholds_to_move(self, copied):
         project = opened()

@@ -10,6 +10,7 @@ import torch
 from toy import picture, recipe, save_index
 
 from dsrg.artifacts.model_file import Model, load_model, save_model
+from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.batches import Batches
 from dsrg.data.index import GroundTruth, Index, Masks
 from dsrg.data.palette import label_png
@@ -105,6 +106,24 @@ class TestModelFiles:
                 load_model(path, kind="segmenter", made_by="retrain")
             path.write_bytes(good)
         assert refused > 100
+
+
+class TestSeeds:
+    def test_a_flipped_bit_is_named(self, tmp_path):
+        path = tmp_path / "seeds.h5"
+        rng = np.random.default_rng(0)
+        rows = [
+            SeedRow(name, np.ones(3, bool), rng.integers(0, 3, (9, 9)).astype(np.uint8), rng.random((9, 9)),
+                    rng.random((2, 9, 9)), np.array([1, 2], np.uint8))
+            for name in "abc"
+        ]  # fmt: skip
+        write_seeds(path, rows, count=3, grid=9, classes=["cat", "dog"], params="{}")
+        for place, bit in flipped_somewhere(path, 500):
+            flip(path, place, bit)
+            with pytest.raises(InputError, match="seeds.h5: .*; run the stage `make_seeds` again"):
+                read_seeds(path, classes=["cat", "dog"])
+            flip(path, place, bit)
+        assert read_seeds(path, classes=["cat", "dog"]).ids == ["a", "b", "c"]
 
 
 class TestMasks:
