@@ -1,10 +1,10 @@
-"""The one error that is the user's to mend: a message without a traceback, exit code 2."""
+"""The errors that end with a message and no traceback."""
 
 from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Something given to the program is wrong: a file, a line, a key.
+    """Something given to the program is wrong: a file, a line, a key. The user's to mend; exit code 2.
 
     `problems` holds one line per offender; each names the file, line or key, what was expected and what to do.
     """
@@ -12,3 +12,10 @@ class InputError(Exception):
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class RunError(Exception):
+    """The work cannot go on as things are, though nothing given is wrong: memory, a worker, another run. Exit code 1.
+
+    The message says what happened and what to do; notes (`add_note`) add what was kept.
+    """

@@ -1,13 +1,16 @@
 """Work spread over processes, results in order, the same for any number of workers."""
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
-from dsrg.errors import InputError
+from dsrg.errors import InputError, RunError
 
 
 def worker_count() -> int:
@@ -26,22 +29,42 @@ def pool() -> Executor:
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(["torch"])
-    return ProcessPoolExecutor(worker_count(), mp_context=context)
+    return ProcessPoolExecutor(worker_count(), mp_context=context, initializer=_serve)
+
+
+def _serve() -> None:
+    """A worker's first act: leave Ctrl-C to the main process, and never outlive it, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def ordered_map(function: Callable, items: Iterable) -> Iterator:
     """`map` over the pool: results come in the order of items, at most a few items a worker are in flight.
 
-    `function` must be importable by name. A worker that dies raises BrokenProcessPool here. With one worker everything
-    runs in this process.
+    `function` must be importable by name. With one worker everything runs in this process. Raises RunError when a
+    worker dies, at once.
     """
     if worker_count() < 2:
         yield from map(function, items)
         return
-    waiting: deque = deque()
-    for item in items:
-        waiting.append(pool().submit(function, item))
-        if len(waiting) > 3 * worker_count():
+    waiting: deque[Future] = deque()
+    try:
+        for item in items:
+            waiting.append(pool().submit(function, item))
+            if len(waiting) > 3 * worker_count():
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise RunError(
+            "a worker process was killed, most likely for want of memory; "
+            f"run this again with fewer of them (DSRG_WORKERS, now {worker_count()})"
+        ) from None
+    finally:
+        for future in waiting:
+            future.cancel()

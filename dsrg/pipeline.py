@@ -9,16 +9,25 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
+from typing import IO
 
 from ruamel.yaml import YAML
 
-from dsrg.errors import InputError
-from dsrg.files import find_in_project, sha256
+from dsrg.errors import InputError, RunError
+from dsrg.files import find_in_project, read_text, sha256, write_text
+from dsrg.lock import one_writer, try_lock
 from dsrg.params import Params, load_params
+from dsrg.stopping import Stopped, starter, stop_with, stoppable
+
+ORIGIN = "origin.json"  # in a scratch folder: what its name is the digest of
+LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python", "pydensecrf", "timm")  # that results may depend on
 
 
 @dataclass(frozen=True)
@@ -37,41 +46,101 @@ class Stage:
     def results(self) -> Path:
         return self.file["results"] / self.name
 
-    @cached_property
+    @property
     def scratch(self) -> Path:
         """Folder for unfinished work, outside of dvc's sight, named after everything the result depends on.
 
-        Under the main project even when dvc runs in a temporary copy, so a run that was killed there goes on too.
+        Under the main project even when dvc runs in a temporary copy, so a run that was killed there goes on too; where
+        two such runs do the same work at the same time, the second one has a folder of its own.
         """
-        root = Path(os.environ.get("DSRG_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".scratch")
-        folder = root / f"{self.name}-{self._fingerprint()[:16]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self._workplace[0]
 
     def finish(self) -> None:
         """The outs are in place: what was kept for going on is not needed any more."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _fingerprint(self) -> str:
-        """sha256 over what dvc.yaml says the stage depends on: the params' values and the contents of its deps."""
-        declared = read_dvc_yaml()["stages"][self.name]
-        values = self.params.model_dump()
-        digest = hashlib.sha256(json.dumps({key: _dig(values, key) for key in declared.get("params", [])}).encode())
-        for dep in declared["deps"]:
-            path = Path(_fill(dep, {"file": self.file, "data": {"root": self.params.data.root}}))
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """The only run of this stage in this folder, with what a killed one left half-written cleared away.
+
+        Raises RunError with the other's pid when there is one.
+        """
+        here = hashlib.sha256(str(Path.cwd().resolve()).encode()).hexdigest()[:8]
+        with one_writer(scratch_root() / f"{self.name}-in-{here}.lock", f"the stage `{self.name}`"):
+            for out in self.outs:
+                for rest in out.parent.glob(f".{out.name}.*"):
+                    if rest.suffix in (".tmp", ".old"):
+                        shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+            yield
+
+    @property
+    def outs(self) -> list[Path]:
+        """What dvc.yaml says that the stage makes."""
+        entries = [*self._declared.get("outs", []), *self._declared.get("metrics", [])]
+        return [self._path(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries]
+
+    @cached_property
+    def _workplace(self) -> tuple[Path, IO[str]]:
+        """The scratch folder and the lock on it, held as long as this stage is."""
+        origin = self._origin()
+        name = f"{self.name}-{hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]}"
+        folders = (scratch_root() / (f"{name}.{number}" if number else name) for number in count())
+        folder, lock = next((folder, lock) for folder in folders if (lock := try_lock(folder / "lock")))
+        if not (folder / ORIGIN).exists():
+            for line in _unlike(folder, origin):
+                print(f"{self.name}: {line}", flush=True)
+            write_text(folder / ORIGIN, json.dumps(origin))
+        return folder, lock
+
+    def _origin(self) -> dict[str, object]:
+        """What dvc.yaml says the stage depends on, the params' values and the sha256 of its deps, and the libraries."""
+        values, origin = self.params.model_dump(), {}
+        for key in self._declared.get("params", []):
+            origin |= _leaves(key, _dig(values, key))
+        for path in map(self._path, self._declared["deps"]):
             for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-                digest.update(f"{file}\0{sha256(file)}\0".encode())
-        return digest.hexdigest()
+                origin[str(file)] = sha256(file)
+        for library in LIBRARIES:
+            with suppress(PackageNotFoundError):
+                origin[library] = version(library)
+        return origin
+
+    @cached_property
+    def _declared(self) -> dict:
+        return read_dvc_yaml()["stages"][self.name]
+
+    def _path(self, text: str) -> Path:
+        return Path(_fill(text, {"file": self.file, "data": {"root": self.params.data.root}}))
 
 
 def run_stage(work: Callable[[Stage], None]) -> None:
-    """The whole of a stage's `if __name__ == "__main__"`: exit code 2 with a message when the input is wrong."""
+    """The whole of a stage's `if __name__ == "__main__"`: messages and exit codes instead of tracebacks.
+
+    2 = the input is wrong, 1 = the work cannot go on, 128 + the signal's number = stopped. A stage that dvc started
+    stops when that dvc ends: nobody would take its outs.
+    """
     name = Path(sys.modules[work.__module__].__file__).stem
+    stage = None
     try:
-        work(load_stage(name))
+        with stoppable():
+            if "DVC_STAGE" in os.environ:
+                stop_with(starter())
+            stage = load_stage(name)
+            with stage.alone():
+                work(stage)
     except InputError as error:
-        count = f"{len(error.problems)} problems\n" if len(error.problems) > 1 else ""
-        sys.exit(_refusal(f"{name}: {count}{error}"))
+        found = f"{len(error.problems)} problems\n" if len(error.problems) > 1 else ""
+        code, message = 2, f"{found}{error}"
+    except RunError as error:
+        code, message = 1, "\n".join([str(error), *getattr(error, "__notes__", [])])
+    except Stopped as stop:
+        began = stage is not None and "_workplace" in vars(stage)
+        kept = f"goes on with what is in {stage.scratch}" if began else "starts it again"
+        code, message = 128 + stop.number, f"{stop}; the same command {kept}"
+    else:
+        return
+    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def load_stage(name: str) -> Stage:
@@ -87,9 +156,26 @@ def read_dvc_yaml() -> dict:
         raise InputError(f"dvc.yaml: not found in {Path.cwd()}; run from the project's root") from None
 
 
-def _refusal(message: str) -> int:
-    print(message, file=sys.stderr)
-    return 2
+def scratch_root() -> Path:
+    """Where unfinished work and locks lie: DSRG_SCRATCH, or .scratch in the project."""
+    return Path(os.environ.get("DSRG_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".scratch")
+
+
+def _unlike(folder: Path, origin: dict[str, object]) -> Iterator[str]:
+    """A line for each unfinished work of the same stage that `folder` does not go on with, and why not."""
+    for other in sorted(folder.parent.glob(f"{folder.name.rsplit('-', 1)[0]}-*/{ORIGIN}")):
+        theirs = json.loads(read_text(other))
+        changed = sorted(key for key in theirs | origin if theirs.get(key) != origin.get(key))
+        if changed:
+            names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            yield f"unfinished work in {other.parent} is left alone, because of other {names}"
+
+
+def _leaves(key: str, value: object) -> dict[str, object]:
+    """Dotted keys and their values: ("grow", {"on": "crf"}) -> {"grow.on": "crf"}."""
+    if not isinstance(value, dict):
+        return {key: value}
+    return {name: leaf for child, inner in value.items() for name, leaf in _leaves(f"{key}.{child}", inner).items()}
 
 
 def _dig(values: dict, dotted: str) -> object:

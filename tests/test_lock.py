@@ -1,0 +1,95 @@
+"""Locks: one holder, its pid for the others, freed by its death."""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+from toy import ROOT
+
+from dsrg import lock
+from dsrg.errors import InputError, RunError
+from dsrg.lock import one_writer, try_lock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dsrg.lock import one_writer
+
+with one_writer(Path(sys.argv[1]), "the stage"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "deep" / "stage.lock"
+
+
+@pytest.fixture
+def holder(path):
+    """Another process that has the lock."""
+    settings = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", HOLD, path], env=settings, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_second_one_is_told_the_pid_of_the_first(path, holder, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    with pytest.raises(RunError, match=f"the stage is being run by another process .pid {holder.pid}."):
+        with one_writer(path, "the stage"):
+            raise AssertionError("never two")
+    assert path.exists()
+
+
+def test_death_by_force_frees_it(path, holder):
+    assert try_lock(path) is None
+    holder.kill()
+    holder.wait()
+    with one_writer(path, "the stage"):
+        assert path.read_text() == str(os.getpid())
+    assert not path.exists()
+
+
+def test_it_is_gone_afterwards_and_can_be_had_again(path):
+    for _ in range(2):
+        with pytest.raises(KeyError), one_writer(path, "the stage"):
+            raise KeyError
+        assert not path.exists()
+
+
+def test_one_that_ends_soon_is_waited_for(path, monkeypatch):
+    file = try_lock(path)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: file.close())
+    with one_writer(path, "the stage"):
+        pass
+
+
+def test_a_lock_on_a_file_that_was_removed_does_not_count(path, monkeypatch):
+    """Between opening it and locking it, its owner may have finished and removed it: others lock a new file then."""
+    opened, first = [], fcntl.flock
+
+    def flock(file, operation):
+        opened.append(file.name)
+        if len(opened) == 1:
+            path.unlink()
+        return first(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    file = try_lock(path)
+    assert len(opened) == 2 and os.path.samestat(os.fstat(file.fileno()), path.stat())
+    file.close()
+
+
+def test_a_file_system_without_locks_is_named(path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with pytest.raises(InputError, match="deep: this file system cannot lock files .*DSRG_SCRATCH"):
+        try_lock(path)

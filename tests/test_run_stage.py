@@ -1,0 +1,182 @@
+"""A stage as a process: one at a time, stopped in good order, nothing half-written left, an exit code that says why."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from tiny import tiny_project
+
+from dsrg.errors import RunError
+from dsrg.pipeline import load_stage
+
+BUSY = """
+    import time
+    from dsrg.errors import InputError, RunError
+    from dsrg.files import whole_file
+    from dsrg.pipeline import run_stage
+
+    def prepare(stage):
+        WORK
+
+    if __name__ == "__main__":
+        run_stage(prepare)
+"""
+WRITE = """
+with whole_file(stage.file["index"]) as temporary:
+    temporary.write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    return tiny_project(tmp_path / "project")
+
+
+def start(project: Path, work: str, **environment: str) -> subprocess.Popen:
+    """Start the stage `prepare` with `work` for its work; a stage that imports little starts quickly."""
+    source = textwrap.dedent(BUSY).replace("WORK", textwrap.indent(work.strip(), " " * 4).strip())
+    (project / "stages" / "prepare.py").write_text(source)
+    command = [sys.executable, "-m", "stages.prepare"]
+    settings = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    settings |= {"PYTHONPATH": "."} | environment
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=project, env=settings, **pipes)
+
+
+def files(project: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(project)) for name in ("data", ".scratch") for path in (project / name).rglob("*")
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_stopped_by_a_signal(project, number, code):
+    process = start(project, WRITE)
+    process.stdout.readline()
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == code
+    assert said == f"prepare: stopped by {number.name}; the same command starts it again\n"
+    assert files(project) == []
+
+
+def test_stopped_with_something_kept(project):
+    process = start(project, "print(stage.scratch, flush=True); time.sleep(60)")
+    scratch = process.stdout.readline().strip()
+    process.terminate()
+    assert f"the same command goes on with what is in {scratch}" in process.communicate()[1]
+
+
+def test_a_second_run_is_refused_with_the_pid_of_the_first_which_goes_on(project):
+    first = start(project, WRITE)
+    first.stdout.readline()
+    second = start(project, "pass")
+    said = second.communicate()[1]
+    assert second.returncode == 1
+    assert f"the stage `prepare` is being run by another process (pid {first.pid}); wait for it or stop it" in said
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+
+
+def test_killed_by_force_the_next_run_clears_its_leftovers_away(project):
+    killed = start(project, WRITE)
+    killed.stdout.readline()
+    killed.kill()
+    killed.communicate()
+    (project / "data" / ".masks.123.tmp").mkdir()
+    (project / "data" / ".masks.123.tmp" / "a.png").touch()
+    (project / "data" / ".mine.tmp").touch()
+    assert any(name.startswith("data/.index.csv.") for name in files(project))
+    again = start(project, "pass")
+    assert (again.communicate()[1], again.returncode) == ("", 0)
+    assert files(project) == ["data/.mine.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "message"),
+    [
+        ("pass", 0, ""),
+        ("raise InputError(['a: bad', 'b: bad'])", 2, "prepare: 2 problems\na: bad\nb: bad\n"),
+        ("e = RunError('no'); e.add_note('but'); raise e", 1, "prepare: no\nbut\n"),
+    ],
+    ids=["done", "input", "run"],
+)
+def test_exit_codes(project, work, code, message):
+    process = start(project, work)
+    assert (process.communicate()[1], process.returncode) == (message, code)
+    assert files(project) == []
+
+
+def test_a_stage_of_a_dvc_that_was_killed_stops(project):
+    start(project, WRITE).kill()  # for the file
+    command = f"import subprocess; subprocess.run(['{sys.executable}', '-m', 'stages.prepare'])"
+    settings = os.environ | {"PYTHONPATH": ".", "DVC_STAGE": "prepare"}
+    settings.pop("DVC_ROOT", None)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    dvc = subprocess.Popen([sys.executable, "-c", command], cwd=project, env=settings, **pipes)
+    dvc.stdout.readline()
+    dvc.kill()
+    assert "prepare: stopped by SIGTERM" in dvc.communicate()[1]  # the stage has the same pipe
+    assert files(project) == []
+
+
+class TestScratch:
+    @pytest.fixture(autouse=True)
+    def here(self, project, monkeypatch):
+        """A project whose stage make_seeds has its inputs."""
+        monkeypatch.chdir(project)
+        (project / "data").mkdir()
+        for name in ("index.csv", "classes.txt", "cam.pt"):
+            (project / "data" / name).write_text(name)
+
+    def test_the_same_for_the_same_inputs(self):
+        first = load_stage("make_seeds").scratch
+        assert load_stage("make_seeds").scratch == first
+        Path("data/cam.pt").write_text("another")
+        assert load_stage("make_seeds").scratch != first
+
+    def test_it_says_what_it_is_made_from(self):
+        origin = json.loads((load_stage("make_seeds").scratch / "origin.json").read_text())
+        assert origin["seeds.fg_thresh"] == 0.15 and len(origin["data/cam.pt"]) == 64
+        assert len(origin["dsrg/method/seeds.py"]) == 64 and "torch" in origin
+
+    def test_two_at_once_do_not_share_it(self):
+        """Two experiments, each in a folder of its own, may need the same classifier at the same time."""
+        first, second = load_stage("make_seeds"), load_stage("make_seeds")
+        beside = first.scratch.with_name(f"{first.scratch.name}.1")
+        assert second.scratch == beside
+        first.finish()
+        assert not first.scratch.exists() and second.scratch.exists()
+
+    def test_unfinished_work_of_other_inputs_is_named_with_what_differs(self, capsys):
+        old = load_stage("make_seeds").scratch
+        assert capsys.readouterr().out == ""
+        text = Path("params.yaml").read_text()
+        Path("params.yaml").write_text(text.replace("fg_thresh: 0.15", "fg_thresh: 0.25"))
+        Path("data/cam.pt").write_text("another")
+        load_stage("make_seeds").scratch  # noqa: B018
+        said = capsys.readouterr().out
+        assert f"unfinished work in {old} is left alone, because of other data/cam.pt, seeds.fg_thresh\n" in said
+
+
+def test_alone_counts_for_one_folder(project, tmp_path, monkeypatch):
+    """Experiments in temporary copies run beside each other."""
+    monkeypatch.setenv("DSRG_SCRATCH", str(tmp_path / "scratch"))
+    other = tiny_project(tmp_path / "other")
+    monkeypatch.chdir(project)
+    with load_stage("prepare").alone():
+        with pytest.raises(RunError, match=str(os.getpid())), load_stage("prepare").alone():
+            pass
+        with load_stage("make_seeds").alone():
+            pass
+        monkeypatch.chdir(other)
+        with load_stage("prepare").alone():
+            pass
