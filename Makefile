@@ -54,6 +54,6 @@ $(READY): export CPPFLAGS := -include pydensecrf_python313.h $(CPPFLAGS)
 $(READY): setup.cfg pyproject.toml constraints.txt Makefile .ci/preflight.sh .ci/pydensecrf_python313.h
 	@python=$$($(SHELL) .ci/preflight.sh $(PYTHON)) && \
 	  { $(VENV)/bin/python -c '' 2>/dev/null || "$$python" -m venv --clear $(VENV); }
-	$(VENV)/bin/python -m pip install --editable '.[test]'
+	$(VENV)/bin/python -m pip install --editable '.[test,export,timm]'
 	@$(VENV)/bin/python -c 'import cv2, pydensecrf.densecrf'
 	@touch $@

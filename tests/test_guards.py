@@ -27,6 +27,7 @@ MAY_WRITE = {
     "dsrg.data.download._unpack_voc": "into a temporary folder, renamed when checked",
     "dsrg.data.palette.label_png": "into a buffer",
     "dsrg.data.shapes._write_picture": "in the folder that draw_dataset opened with whole_folder",
+    "dsrg.lock.try_lock": "into a lock's own file, which says whose it is",
     "dsrg.training.fit.fit": "calls Checkpoints.save, and writes the curves whole",
     "dsrg.training.curves.Curves.begin": "unfinished work in the scratch folder",
     "dsrg.training.curves._append": "unfinished work in the scratch folder",
