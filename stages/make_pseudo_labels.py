@@ -1,5 +1,6 @@
 """Label every training image with the trained network, its tags and the fully connected CRF."""
 
+from dsrg.artifacts.label_folder import write_checksums
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.data.palette import label_png
@@ -26,6 +27,7 @@ def make_pseudo_labels(stage: Stage) -> None:
             (folder / f"{image_id}.png").write_bytes(label_png(labels))
             if len(shown) < pseudo.overlays:
                 shown.append(labels)
+        write_checksums(folder)
     write_label_overlays(stage.results / "overlays", index, stage.data_root, {"pseudo label": shown})
 
 

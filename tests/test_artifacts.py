@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsrg.artifacts.label_folder import LabelFolder
+from dsrg.artifacts.label_folder import CHECKSUMS, LabelFolder, write_checksums
 from dsrg.artifacts.model_file import Model, built, load_model, refuse_misfit, save_model
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
 from dsrg.data.images import read_mask
@@ -405,6 +406,7 @@ class TestLabelPng:
     def test_folder_reads_when_asked(self, tmp_path):
         for k, name in enumerate(("b", "a")):
             (tmp_path / f"{name}.png").write_bytes(label_png(self.LABELS[:, k:]))
+        write_checksums(tmp_path)
         folder = LabelFolder(tmp_path, ["a", "b"], made_by="make_pseudo_labels")
         assert len(folder) == 2 and folder[0].shape == (2, 2) and folder[1].shape == (2, 3)
 
@@ -412,3 +414,24 @@ class TestLabelPng:
         (tmp_path / "a.png").write_bytes(label_png(self.LABELS))
         with pytest.raises(InputError, match=r"2 of 3 label maps .*b.png, c.png.*`make_pseudo_labels` again"):
             LabelFolder(tmp_path, ["a", "b", "c"], made_by="make_pseudo_labels")
+
+    def test_checksums_are_those_of_coreutils(self, tmp_path):
+        (tmp_path / "ü a.png").write_bytes(label_png(self.LABELS))
+        write_checksums(tmp_path)
+        subprocess.run(["sha256sum", "--check", "--strict", CHECKSUMS], cwd=tmp_path, check=True, capture_output=True)
+        assert LabelFolder(tmp_path, ["ü a"], made_by="make_pseudo_labels")[0].shape == (2, 3)
+
+    @pytest.mark.parametrize(
+        "text, said",
+        [
+            (None, "SHA256SUMS: No such file"),
+            ("", "SHA256SUMS: 1 label maps lack"),
+            ("no checksum\n", "line 1: expected a sha256"),
+        ],
+    )
+    def test_checksums_that_are_missing_or_malformed(self, tmp_path, text, said):
+        (tmp_path / "a.png").write_bytes(label_png(self.LABELS))
+        if text is not None:
+            (tmp_path / CHECKSUMS).write_text(text)
+        with pytest.raises(InputError, match=f"{said}.*run the stage `make_pseudo_labels` again"):
+            LabelFolder(tmp_path, ["a"], made_by="make_pseudo_labels")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy import picture, recipe, save_index
 
+from dsrg.artifacts.label_folder import LabelFolder, write_checksums
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.batches import Batches
@@ -124,6 +125,20 @@ class TestSeeds:
                 read_seeds(path, classes=["cat", "dog"])
             flip(path, place, bit)
         assert read_seeds(path, classes=["cat", "dog"]).ids == ["a", "b", "c"]
+
+
+class TestPseudoLabels:
+    def test_a_flipped_bit_is_named(self, tmp_path):
+        path = tmp_path / "a.png"
+        path.write_bytes(label_png(np.arange(12, dtype=np.uint8).reshape(3, 4)))
+        write_checksums(tmp_path)
+        folder = LabelFolder(tmp_path, ["a"], made_by="make_pseudo_labels")
+        for place, bit in flipped_somewhere(path, 20):
+            flip(path, place, bit)
+            with pytest.raises(InputError, match=r"a\.png: .* run the stage `make_pseudo_labels` again"):
+                list(folder)
+            flip(path, place, bit)
+        assert folder[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
 class TestMasks:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
-from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
@@ -39,6 +39,6 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
         labels, (saliency, cams) = seeds.in_order([image_id])[0], seeds.maps(image_id)
         first = seed_pictures(image, cams=cams, saliency=saliency, seeds=labels, classes=classes)
         growth = growth_pictures(image, seeds=labels, grown=read_growth(file["growth"], image_id))[1:]
-        pseudo = ("pseudo label", overlay(image, read_mask(file["pseudo_labels"] / f"{image_id}.png")))
-        rows = [first, [*growth, pseudo, *results]]
+        (pseudo,) = LabelFolder(file["pseudo_labels"], [image_id], made_by="make_pseudo_labels")
+        rows = [first, [*growth, ("pseudo label", overlay(image, pseudo)), *results]]
     write_picture(out, stacked([panels(row, height=200) for row in rows]))

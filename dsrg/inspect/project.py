@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.ids import id_fault
-from dsrg.data.images import read_mask, shrunk
+from dsrg.data.images import shrunk
 from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
@@ -264,10 +265,11 @@ class Project:
         return missing_layer("grown", "grown in training", _run("train_dsrg"))
 
     def _pseudo_layer(self, image_id: str) -> dict:
-        path = self.file["pseudo_labels"] / f"{image_id}.png"
-        if not path.is_file():
+        folder = self.file["pseudo_labels"]
+        if not (folder / f"{image_id}.png").is_file():
             return missing_layer("pseudo", "pseudo label", _run("make_pseudo_labels"))
-        return labels_layer("pseudo", "pseudo label", at_most(read_mask(path)), corners=False)
+        (labels,) = LabelFolder(folder, [image_id], made_by="make_pseudo_labels")
+        return labels_layer("pseudo", "pseudo label", at_most(labels), corners=False)
 
     def _truth_layer(self, image_id: str) -> dict:
         if image_id not in self.masks:
