@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from test_pipeline import FILE, run
 from tiny import tiny_project
 
-from dsrg.artifacts.label_folder import LabelFolder
+from dsrg.artifacts.label_folder import LabelFolder, write_checksums
 from dsrg.artifacts.model_file import Model, load_model
 from dsrg.data.palette import label_png
 from dsrg.files import sha256
@@ -30,6 +30,7 @@ def label_folder(folder: Path, value: int) -> LabelFolder:
     folder.mkdir()
     for image_id in IDS:
         (folder / f"{image_id}.png").write_bytes(label_png(row_of(value)))
+    write_checksums(folder)
     return LabelFolder(folder, IDS, made_by="")
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from numpy.typing import NDArray
 
-from dsrg.artifacts.label_folder import LabelFolder
+from dsrg.artifacts.label_folder import LabelFolder, write_checksums
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.palette import label_png
 from dsrg.files import whole_folder
@@ -78,4 +78,5 @@ def _labels_of(folder: Path, learned: LabelFolder, label: Callable[[Path], Itera
         with whole_folder(place) as unfinished:
             for path, labels in zip(learned.paths, label(folder / MODEL), strict=True):
                 (unfinished / path.name).write_bytes(label_png(labels))
+            write_checksums(unfinished)
     return LabelFolder(place, [path.stem for path in learned.paths], made_by="retrain")
