@@ -144,6 +144,24 @@ def show(image_id: str, out: Path) -> None:
 
 
 @main.command()
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="HTML file to write.")
+def report(out: Path) -> None:
+    """Copy results/report.html, the page of the last run, and add how long each stage took.
+
+    The page itself has no times, so that the same params give the same files.
+    """
+    from dsrg.figures.report import with_times
+    from dsrg.files import read_text, write_text
+    from dsrg.pipeline import load_stage, read_seconds
+
+    page = load_stage("report").file["report"]
+    if not page.is_file():
+        raise InputError(f"{page}: not made yet; run `dvc repro evaluate`")
+    write_text(out, with_times(read_text(page), read_seconds()))
+    click.echo(str(out))
+
+
+@main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others let others look.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 = any free one.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")

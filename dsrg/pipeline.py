@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ from typing import IO
 from ruamel.yaml import YAML
 
 from dsrg.errors import InputError, RunError
-from dsrg.files import find_in_project, read_text, sha256, write_text
+from dsrg.files import find_in_project, read_text, sha256, write_json, write_text
 from dsrg.lock import one_writer, try_lock
 from dsrg.params import Params, load_params
 from dsrg.stopping import Stopped, starter, stop_with, stoppable
 
 ORIGIN = "origin.json"  # in a scratch folder: what its name is the digest of
 LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python", "pydensecrf", "timm")  # that results may depend on
+
+SECONDS = Path(".scratch/seconds.json")
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def run_stage(work: Callable[[Stage], None]) -> None:
     stops when that dvc ends: nobody would take its outs.
     """
     name = Path(sys.modules[work.__module__].__file__).stem
-    stage = None
+    stage, started = None, time.monotonic()
     try:
         with stoppable():
             if "DVC_STAGE" in os.environ:
@@ -128,6 +131,7 @@ def run_stage(work: Callable[[Stage], None]) -> None:
             stage = load_stage(name)
             with stage.alone():
                 work(stage)
+                write_json(SECONDS, _noted_seconds() | {name: time.monotonic() - started})
     except InputError as error:
         found = f"{len(error.problems)} problems\n" if len(error.problems) > 1 else ""
         code, message = 2, f"{found}{error}"
@@ -141,6 +145,23 @@ def run_stage(work: Callable[[Stage], None]) -> None:
         return
     print(f"{name}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def read_seconds() -> dict[str, float]:
+    """How long each stage took when it last ran in this folder, in the order of dvc.yaml; of a training that was
+    interrupted, since it went on. No outs of the stages: no two runs have the same. Raises InputError if none ran.
+    """
+    noted = _noted_seconds()
+    if not noted:
+        raise InputError(f"{SECONDS}: holds no times; no stage has run in this folder yet, run `dvc repro`")
+    return {name: noted[name] for name in read_dvc_yaml()["stages"] if name in noted}
+
+
+def _noted_seconds() -> dict[str, float]:
+    try:
+        return json.loads(SECONDS.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a note that nothing depends on must not stop a stage
+        return {}
 
 
 def load_stage(name: str) -> Stage:

@@ -1,27 +1,26 @@
-"""Both networks on the evaluation split, with and without CRF."""
-
-from itertools import islice
+"""Both networks on the evaluation split, with and without CRF, and the page that sums up the run."""
 
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.figures.overlays import write_label_overlays
-from dsrg.files import write_json
+from dsrg.figures.report import ENDS, report_page
+from dsrg.files import write_json, write_text
 from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
-from dsrg.inference.scoring import with_ground_truth, write_per_class
+from dsrg.inference.scoring import best_and_worst, with_ground_truth, write_per_class, write_per_image
 from dsrg.pipeline import Stage, run_stage
 
 
 def evaluate(stage: Stage) -> None:
     params, settings = stage.params, stage.params.evaluate
     classes = read_classes(stage.file["classes"])
-    truth = read_ground_truth(stage.file["ground_truth"])
-    index = with_ground_truth(read_index(stage.file["index"], classes).split("val"), truth)
+    truth, whole = read_ground_truth(stage.file["ground_truth"]), read_index(stage.file["index"], classes)
+    index = with_ground_truth(whole.split("val"), truth)
     masks = Masks(truth, index.ids, folder=stage.file["masks"])
-    scores, shown = {}, {"truth": islice(masks, settings.overlays)}
+    scores, maps = {}, {}
     for name, made_by in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
         segmenter, model = load_segmenter(stage.file[name], made_by=made_by, classes=classes)
-        scores[name], shown[name] = evaluate_segmenter(
+        scores[name], maps[name] = evaluate_segmenter(
             segmenter,
             index,
             stage.data_root,
@@ -31,12 +30,25 @@ def evaluate(stage: Stage) -> None:
             size=model.size,
             kernel=params.crf.test.model_dump(),
             keep=settings.overlays,
+            ends=ENDS,
             title=f"{stage.name} {name}",
         )
-    write_label_overlays(stage.results / "overlays", index, stage.data_root, shown)
+    ends = best_and_worst(dict(enumerate(scores["retrain"].images)), ENDS)
+    first = range(min(settings.overlays, len(index)))
+    for folder, rows, found in (
+        ("overlays", first, maps),
+        ("best_worst", ends, {"prediction": maps["retrain"]}),
+    ):
+        shown = {"truth": (masks[row] for row in rows)}
+        shown |= {name: [labels[row] for row in rows] for name, labels in found.items()}
+        write_label_overlays(stage.results / folder, index.pick(rows), stage.data_root, shown)
     scores["retrain"].write_confusion(stage.results / "confusion.csv")
     write_per_class(stage.results / "per_class.csv", scores)
+    write_per_image(stage.results / "per_image.csv", index.ids, scores)
     write_json(stage.results / "metrics.json", {name: score.metrics() for name, score in scores.items()})
+    images = {"to learn from": len(whole.split("train")), "to evaluate on": len(index)}
+    told = stage.params.model_dump(exclude={"data": {"root"}})  # where the data lies changes nothing
+    write_text(stage.file["report"], report_page(stage.file["results"], classes=classes, images=images, params=told))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,37 @@ def test_experiment_reruns_growth_and_what_follows_only(project):
     assert "results/evaluate/metrics.json" in shown and "miou_crf" in shown
 
 
+def test_times_of_the_stages_are_noted_and_told_in_a_copy_of_the_page(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(project)
+    noted = json.loads((project / ".scratch" / "seconds.json").read_text())
+    assert set(noted) == set(DAG["stages"]) and all(seconds > 0 for seconds in noted.values())
+    made = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
+    assert made.exit_code == 0, made.output
+    page, timed = (path.read_text() for path in (project / "results" / "report.html", tmp_path / "timed.html"))
+    for name in DAG["stages"]:
+        assert f'<th scope="row">{name}</th>' in timed and f'<th scope="row">{name}</th>' not in page
+    assert "up to date" in run("dvc", "status", cwd=project)
+
+
+def test_no_times_no_copy(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(project)
+    noted = project / ".scratch" / "seconds.json"
+    text = noted.read_text()
+    try:
+        for wrong in ("", "{}"):
+            noted.write_text(wrong)
+            refused = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
+            assert refused.exit_code == 2 and "no stage has run in this folder yet" in refused.output
+    finally:
+        noted.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(project / "dvc.yaml", tmp_path)
+    shutil.copy(project / "params.yaml", tmp_path)
+    refused = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
+    assert refused.exit_code == 2 and "report.html: not made yet; run `dvc repro evaluate`" in refused.output
+    assert not (tmp_path / "timed.html").exists()
+
+
 @pytest.mark.parametrize("command", [["show"], ["diff", "HEAD", "HEAD~1", "workspace"]], ids=["show", "diff"])
 def test_plots_say_all_offline(project, tmp_path, command):
     run("dvc", "plots", *command, "--out", str(tmp_path / "plots"), cwd=project)

@@ -24,14 +24,17 @@ from dsrg.data.index import GroundTruth
 from dsrg.errors import InputError
 from dsrg.files import sha256, write_json
 from dsrg.inference.cams import activation_maps, load_classifier
+from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.predict import Opinion, class_scores, load_segmenter, opinions, predictions
 from dsrg.inference.scoring import (
     Scores,
+    best_and_worst,
     enlarge_grid,
     total_confusion,
     with_ground_truth,
     write_per_class,
+    write_per_image,
     write_quality,
 )
 from dsrg.inference.seeding import crf_labels, saliency_map, saliency_maps, seed_rows
@@ -552,6 +555,48 @@ class TestScoring:
             "retrain": "0.0",
             "retrain_crf": "",
         }
+
+    def test_each_image_has_an_iou_of_its_own_with_crf(self, scores, tmp_path):
+        void = np.full_like(self.TRUTH, 255)
+        scores.add(void, plain=self.PLAIN, refined=self.REFINED)
+        alone = (4 / 5 + 2 / 3) / 2
+        assert scores.images[:2] == pytest.approx([alone, alone]) and np.isnan(scores.images[2])
+        write_per_image(tmp_path / "a.csv", ["x", "y", "z"], {"dsrg": scores, "retrain": scores})
+        table = read_csv(tmp_path / "a.csv")
+        assert list(table[0]) == ["id", "dsrg_crf", "retrain_crf"]
+        assert [line["id"] for line in table] == ["x", "y", "z"]
+        assert float(table[0]["dsrg_crf"]) == pytest.approx(alone, abs=1e-6) and table[2]["retrain_crf"] == ""
+
+    @given(st.lists(st.one_of(st.integers(0, 4), st.just(float("nan"))), max_size=30), st.integers(0, 4))
+    def test_best_and_worst_are_the_same_when_seen_one_by_one(self, values, count):
+        """Ties and images without a score included: what falls out on the way is never missed later."""
+        whole = best_and_worst(dict(enumerate(values)), count)
+        kept = []
+        for row in range(len(values)):
+            kept = best_and_worst({key: values[key] for key in [*kept, row]}, count)
+        assert set(kept) == set(whole)
+        known = sorted(value for value in values if value == value)
+        assert sorted(values[row] for row in whole[:count]) == known[len(known) - min(count, len(known)) :]
+        assert set(known[:count]) <= {values[row] for row in whole}
+
+    def test_label_maps_of_the_first_and_of_the_best_and_worst_images_are_kept(self, tmp_path):
+        pictures = {f"im{k}": picture(24, 30, seed=k) for k in range(6)}
+        index = save_index(tmp_path, pictures, [[1, 1]] * 6)
+        segmenter, settings = Colours(), Predict(shape="square", scales=[1.0], flip=False, merge="mean")
+        told = {"classes": ["a", "b"], "size": 33, "kernel": KERNEL}
+        blank = [np.zeros((24, 30), np.uint8)] * 6
+        _, found = evaluate_segmenter(segmenter, index, tmp_path, blank, settings, keep=6, **told)
+        assert list(found) == list(range(6))
+        shares = [0.3, 1.0, 0.7, 0.0, 0.9, 0.5]  # of an image that are as predicted
+        masks = [
+            np.where(np.arange(30) < 30 * share, found[row], (found[row] + 1) % 3).astype(np.uint8)
+            for row, share in enumerate(shares)
+        ]
+        scores, kept = evaluate_segmenter(segmenter, index, tmp_path, masks, settings, keep=1, ends=2, **told)
+        assert set(kept) == {0, 1, 4, 3} and len(scores.images) == 6
+        assert best_and_worst(dict(enumerate(scores.images)), 2) == [1, 4, 3, 0]
+        for row, labels in kept.items():
+            np.testing.assert_array_equal(labels, found[row])
 
     def test_confusion_gives_shares_of_what_is_there(self, scores, tmp_path):
         scores.write_confusion(tmp_path / "a.csv")

@@ -82,6 +82,19 @@ def test_metrics(project):
     assert quality["pseudo_labels"]["coverage"] == 1
 
 
+def test_the_page_of_the_run_tells_what_its_tables_say(project):
+    page = (project / FILE["report"]).read_text()
+    metrics = json.loads((project / "results/evaluate/metrics.json").read_text())
+    for network in ("dsrg", "retrain"):
+        for name in ("miou", "miou_crf"):
+            assert f"<td>{100 * metrics[network][name]:.1f}</td>" in page
+    assert "<pre>seed: 0\n" in page and "head_channels: 16" in page
+    assert str(project) not in page, "where a run was made says nothing about it"
+    assert {path.stem for path in (project / "results/evaluate/best_worst").iterdir()} == {
+        line.split(",")[0] for line in (project / "results/evaluate/per_image.csv").read_text().splitlines()[1:]
+    }, "of four images each is among the best or the worst"
+
+
 def test_same_params_same_bits(project, tmp_path, monkeypatch):
     again = run_all(tmp_path, monkeypatch)
     assert checksums(again) == checksums(project)

@@ -12,7 +12,7 @@ import pytest
 from tiny import tiny_project
 
 from dsrg.errors import RunError
-from dsrg.pipeline import load_stage
+from dsrg.pipeline import SECONDS, load_stage
 
 BUSY = """
     import time
@@ -51,9 +51,9 @@ def start(project: Path, work: str, **environment: str) -> subprocess.Popen:
 
 
 def files(project: Path) -> list[str]:
-    return sorted(
-        str(path.relative_to(project)) for name in ("data", ".scratch") for path in (project / name).rglob("*")
-    )
+    """What a run has left, but for the note of its time."""
+    found = (path for name in ("data", ".scratch") for path in (project / name).rglob("*"))
+    return sorted(str(path.relative_to(project)) for path in found if path.name != SECONDS.name)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -113,6 +113,7 @@ def test_exit_codes(project, work, code, message):
     process = start(project, work)
     assert (process.communicate()[1], process.returncode) == (message, code)
     assert files(project) == []
+    assert (project / SECONDS).exists() == (code == 0), "of work that was not done there is no time"
 
 
 def test_a_stage_of_a_dvc_that_was_killed_stops(project):

@@ -54,11 +54,14 @@ class Scores:
         self.names = ["background", *classes]
         shape = len(self.names), len(self.names) + 1
         self.plain, self.refined = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self.images: list[float] = []  # each one's mIoU with CRF, over the classes in mask or prediction; NaN: all void
 
     def add(self, mask: NDArray[np.uint8], *, plain: NDArray[np.uint8], refined: NDArray[np.uint8]) -> None:
         classes = len(self.names) - 1
         self.plain += confusion_matrix(mask, plain, classes=classes)
-        self.refined += confusion_matrix(mask, refined, classes=classes)
+        own = confusion_matrix(mask, refined, classes=classes)
+        self.refined += own
+        self.images.append(mean_iou(iou_per_class(own)))
 
     def metrics(self) -> dict[str, object]:
         """mIoU over the classes that occur in truth or prediction; `absent` names those that the truth lacks.
@@ -101,6 +104,24 @@ def write_per_class(path: Path, scores: dict[str, Scores]) -> None:
     rows = zip(names, *columns.values(), strict=True)
     kept = ([name, *map(_cell, values)] for name, *values in rows if np.isfinite(values).any())
     write_csv(path, ["class", *columns], kept)
+
+
+def write_per_image(path: Path, ids: list[str], scores: dict[str, Scores]) -> None:
+    """CSV id, then each network's mIoU with CRF on the image alone; empty where the mask is all void."""
+    columns = (map(_cell, score.images) for score in scores.values())
+    write_csv(path, ["id", *(f"{name}_crf" for name in scores)], zip(ids, *columns, strict=True))
+
+
+def best_and_worst(images: dict[int, float], count: int) -> list[int]:
+    """The `count` keys with the highest and those with the lowest values, each once; of equal values the first key's.
+
+    >>> best_and_worst({0: 0.5, 1: 0.9, 2: 0.1, 3: 0.4, 4: float("nan")}, 1)
+    [1, 2]
+    """
+    known = [key for key, value in sorted(images.items()) if np.isfinite(value)]
+    best = sorted(known, key=images.get, reverse=True)[:count]
+    worst = sorted(known, key=images.get)[:count]
+    return list(dict.fromkeys([*best, *worst]))
 
 
 def _cell(value: float) -> object:

@@ -1,0 +1,336 @@
+"""results/report.html and what it is made of: markup that escapes, charts, and a page that stands alone."""
+
+import doctest
+import math
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import cv2
+import numpy as np
+import pytest
+from chromium import PROGRAM, Chromium
+from hypothesis import given
+from hypothesis import strategies as st
+from toy import picture as toy_picture
+from toy import recipe
+
+from dsrg.errors import InputError
+from dsrg.figures import charts, markup
+from dsrg.figures.charts import (
+    DASHES,
+    INK,
+    LEFT,
+    MOST_POINTS,
+    RIGHT,
+    Line,
+    bar,
+    legend,
+    line_chart,
+    shade,
+    thinned,
+    ticks,
+)
+from dsrg.figures.markup import document, element, html, picture, table
+from dsrg.figures.overlays import write_picture
+from dsrg.figures.report import CONFUSIONS, ENDS, MATRIX_MOST, STRIPS, report_page, versions, with_times
+from dsrg.files import write_csv, write_json, write_text
+
+NASTY = ["<script>alert(1)</script>", "a & b \"c\" 'd'", "größe 猫"]
+CLASSES = [*NASTY, "never"]
+IDS = [f"im{k}" for k in range(20)]
+
+
+def numbered(rows: list[list], header: list[str]) -> str:
+    return "\n".join("\t".join(map(str, row)) for row in [header, *rows]) + "\n"
+
+
+def write_results(folder: Path, classes: list[str] = CLASSES, *, ids: list[str] = IDS) -> Path:
+    """What the stages leave behind, in small."""
+    names = ["background", *classes]
+    seen = names[:-1]
+    scores = {"miou": 0.4, "miou_crf": 0.5, "pixel_accuracy": 0.7, "pixel_accuracy_crf": 0.8, "absent": names[-1:]}
+    if not ids:
+        scores = dict.fromkeys(scores) | {"absent": names}
+    write_json(folder / "evaluate/metrics.json", {"dsrg": scores, "retrain": scores})
+    columns = ["class", "dsrg", "dsrg_crf", "retrain", "retrain_crf"]
+    write_csv(folder / "evaluate/per_class.csv", columns, [[name, 0.1, 0.2, "", 0.4] for name in seen if ids])
+    confused = [[a, b, 0.75 if a == b else 0.25 / (len(seen) - 1)] for a in seen for b in seen if ids]
+    unseen = [[a, names[-1], 0.0] for a in seen if ids]
+    write_csv(folder / "evaluate/confusion.csv", ["actual", "predicted", "share"], confused + unseen)
+    iou = [[name, 0.5, "" if k == 3 else k / 100] for k, name in enumerate(ids)]
+    write_csv(folder / "evaluate/per_image.csv", ["id", "dsrg_crf", "retrain_crf"], iou)
+    for name in ids:
+        write_picture(folder / f"evaluate/best_worst/{name}.png", toy_picture(40, 90, seed=1))
+    shares = {"coverage": 0.5, "foreground": 0.2, "background": 0.3, "conflicts": None, "tags_seeded": 0.9}
+    write_json(folder / "make_seeds/metrics.json", shares | {"unseeded_classes": [classes[1]]})
+    columns = ["class", "images", "images_seeded", "images_unseeded", "pixels", "coverage", "conflicts"]
+    counts = [[name, 0 if name == names[-1] else 7, 5, 2, 90, 0.125, ""] for name in names]
+    write_csv(folder / "make_seeds/per_class.csv", columns, counts)
+    write_picture(folder / "make_seeds/contact_sheet.png", toy_picture(60, 80, seed=2))
+    columns = ["step", "loss", "seeding_loss", "foreground", "background", "seed_foreground", "seed_background"]
+    curves = [[step, *(round(1 / step, 3) for _ in columns[1:]), 0.9, 1e-3] for step in (10, 20, 30)]
+    write_text(folder / "train_dsrg/curves.tsv", numbered(curves, [*columns, "agreement", "lr"]))
+    shares = [[step, name, *[0 if name == names[-1] else 0.1] * 3] for step in (10, 20, 30) for name in names]
+    write_text(folder / "train_dsrg/per_class.tsv", numbered(shares, ["step", "class", "seeds", "agreed", "grown"]))
+    for k in range(5):
+        write_picture(folder / f"train_dsrg/growth/im{k}.png", toy_picture(30, 150, seed=k))
+    return folder
+
+
+def page_of(folder: Path, classes: list[str] = CLASSES, **changes) -> str:
+    images = {"to learn from": 7, "to evaluate on": 3}
+    return report_page(folder, classes=classes, images=images, params=recipe() | changes)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    return write_results(tmp_path_factory.mktemp("results"))
+
+
+class Texts(HTMLParser):
+    """Tags, attributes and the text of cells of a page, as a browser reads it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.words = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+# The page
+
+
+def test_the_page_has_every_part(results):
+    read = Texts(page_of(results))
+    words = " ".join(read.words)
+    for title in ("Ladder", "IoU of each class", "Confusion", "Best and worst images", "Seeds", "Growth", "Params"):
+        assert title in read.words
+    for rung in ("DSRG", "DSRG + CRF", "retrained", "retrained + CRF", "+10.0", "-10.0"):
+        assert rung in read.words
+    assert "Classes that no mask shows: never." in words and "7 to learn from, 3 to evaluate on" in words
+    assert f"Tagged classes without any seed: {NASTY[1]}." in words
+    assert "fg_thresh: 0.85" in words and "hue_spread: 30.0" in words
+    assert "Python" in read.words and "torch" in read.words and versions()["torch"] in read.words
+    pictures = 2 * ENDS + 1 + STRIPS
+    assert read.tags.count("img") == pictures
+
+
+def test_best_and_worst_are_in_order_and_images_without_a_score_are_none(results):
+    captions = [word for word in Texts(page_of(results)).words if ": IoU " in word]
+    best = [f"im{k}: IoU {k}.0 %" for k in (19, 18, 17, 16, 15, 14)]
+    worst = [f"im{k}: IoU {k}.0 %" for k in (0, 1, 2, 4, 5, 6)]
+    assert captions == best + worst
+
+
+def test_names_are_text_wherever_they_stand(results):
+    read = Texts(page_of(results))
+    assert "script" not in read.tags
+    for name in NASTY:
+        assert read.words.count(name) >= 5
+
+
+def test_the_page_asks_for_nothing(results):
+    read = Texts(page_of(results))
+    addresses = [value for _, name, value in read.attributes if name in ("src", "href", "srcset", "action", "data")]
+    assert addresses and all(value.startswith("data:") for value in addresses)
+    assert not {"script", "iframe", "object", "embed", "form", "base"} & set(read.tags)
+    assert not re.search(r"url\(|@import", page_of(results))
+
+
+def test_the_same_run_has_the_same_page_and_another_another(results):
+    assert page_of(results) == page_of(results)
+    assert page_of(results) != page_of(results, seed=1)
+
+
+def test_what_nobody_saw_takes_no_place(results):
+    """A class without images or predictions has no line and no column, only its place in the remarks."""
+    words = Texts(page_of(results)).words
+    assert "never" not in words
+
+
+def test_many_classes_have_no_matrix_but_the_largest_confusions(tmp_path):
+    classes = [f"class{k}" for k in range(MATRIX_MOST + 1)]
+    read = Texts(page_of(write_results(tmp_path, classes), classes))
+    assert ("table", "class", "matrix") not in read.attributes
+    assert sum(" called " in word for word in read.words) == CONFUSIONS
+
+
+def test_a_run_without_evaluation_masks_still_has_a_page(tmp_path):
+    read = Texts(page_of(write_results(tmp_path, ids=[])))
+    assert "Ladder" in read.words and "nan" not in " ".join(read.words).lower()
+
+
+def test_times_are_put_in_instead_of_the_remark(results):
+    page = page_of(results)
+    timed = Texts(with_times(page, {"prepare": 0.4, "train_cam": 1302.2}))
+    for cell in ("prepare", "0", "train_cam", "1,302", "all", "1,303"):
+        assert cell in timed.words
+    assert not any("dsrg report" in word for word in timed.words)
+    assert any("dsrg report" in word for word in Texts(page).words)
+
+
+def test_a_page_without_a_place_for_times_is_refused(results):
+    timed = with_times(page_of(results), {"prepare": 1})
+    with pytest.raises(InputError, match="no place for times; run `dvc repro evaluate`"):
+        with_times(timed, {"prepare": 1})
+
+
+# In a browser
+
+
+needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory, results):
+    path = results / "report.html"
+    path.write_text(with_times(page_of(results), {"prepare": 1}), encoding="utf-8")
+    chromium = Chromium(tmp_path_factory.mktemp("profile"))
+    chromium.send("Page.navigate", url=path.as_uri())
+    chromium.wait("document.readyState === 'complete' && document.querySelector('img') !== null")
+    yield chromium
+    chromium.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "height", "mobile"), [(1280, 800, False), (390, 844, True)], ids=["desk", "phone"])
+def test_the_page_opens_from_disk_and_fits(browser, width, height, mobile):
+    browser.size(width, height, mobile=mobile)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.documentElement.scrollHeight") > 2 * height
+    assert browser.run("[...document.querySelectorAll('svg.bar rect')].every(r => r.getBoundingClientRect().width > 0)")
+    # whatever is wider than the window can be moved within its box
+    loose = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+    assert browser.run(f"{loose}.every(e => e.closest('.wide, pre'))")
+
+
+@needs_chromium
+def test_the_browser_has_nothing_to_complain_of_and_asks_for_nothing_else(browser):
+    browser.run("(() => { for (const img of document.images) img.loading = 'eager'; })()")
+    browser.wait("[...document.images].every(img => img.complete && img.naturalWidth > 0)")
+    assert browser.errors == []
+    asked = [url for url in browser.requests if not url.startswith(("data:", "about:"))]
+    assert len(asked) == 1 and asked[0].endswith("report.html")
+
+
+@needs_chromium
+def test_class_names_are_not_markup_to_the_browser(browser):
+    heads = browser.run("[...document.querySelectorAll('tbody th')].map(cell => cell.innerText.trim())")
+    assert set(NASTY) <= set(heads)
+
+
+# Charts
+
+
+@given(st.floats(1e-6, 1e9))
+def test_ticks_are_few_round_and_reach_above(highest):
+    found = ticks(highest)
+    assert 2 <= len(found) <= 5 + 1 and found[0] == 0 and found[-1] >= highest * (1 - 1e-9)
+    step = found[1]
+    assert re.fullmatch(r"[125]e[+-]\d+", f"{step:.0e}") and math.isclose(float(f"{step:.0e}"), step)
+    assert found[-1] - step < highest
+    np.testing.assert_allclose(np.diff(found), step)
+
+
+def test_without_heights_the_axis_goes_to_1():
+    assert ticks(0) == ticks(-3) == [0, 1]
+
+
+@given(st.lists(st.floats(-5, 5), max_size=1000))
+def test_long_lines_become_means_of_neighbours(values):
+    found = thinned(values)
+    assert len(found) <= MOST_POINTS
+    every = -(-len(values) // MOST_POINTS)
+    expected = [sum(values[k : k + every]) / len(values[k : k + every]) for k in range(0, len(values), every or 1)]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def points(chart: Element) -> list[list[tuple[float, float]]]:
+    found = [line.get("points").split() for line in chart.iter("polyline")]
+    return [[tuple(map(float, point.split(","))) for point in line] for line in found]
+
+
+def test_a_line_lies_where_its_numbers_say():
+    chart = line_chart("t", [10, 20, 40], [Line("a", [0.0, 1.0, 4.0]), Line("b", [math.nan, 2.0, 2.0])])
+    a, b = points(chart)
+    assert a[0][0] == pytest.approx(LEFT + (330 - LEFT - RIGHT) / 4, abs=0.1) and a[-1][0] == pytest.approx(330 - RIGHT)
+    heights = [y for _, y in a]
+    assert heights[0] - heights[2] == pytest.approx(4 * (heights[0] - heights[1]), abs=0.3)
+    assert len(b) == 2 and b[0][1] == b[1][1] == pytest.approx((heights[0] + heights[2]) / 2, abs=0.1)
+    drawn = list(chart.iter("polyline"))
+    assert [line.get("stroke") for line in drawn] == INK[:2]
+    assert [line.get("stroke-dasharray") for line in drawn] == DASHES[:2]
+
+
+def test_a_legend_names_lines_when_there_are_several():
+    one, two = [Line("a", [1.0])], [Line("a", [1.0]), Line("<b>", [2.0])]
+    assert "legend" not in html(line_chart("t", [1], one))
+    assert "legend" not in html(line_chart("t", [1], two, named=False))
+    assert "&lt;b&gt;" in html(line_chart("t", [1], two)) and html(legend(two)).count("<line") == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "width"), [(0.25, "25"), (0, "0"), (1.5, "100"), (-1, "0"), (math.nan, "0")], ids=str
+)
+def test_bars_are_as_long_as_their_share(value, width):
+    assert bar(value).find("rect").get("width") == width
+    assert len(bar(value, mark=0.5)) == 2 and len(bar(value, mark=math.nan)) == 1
+
+
+def test_text_on_every_shade_can_be_read():
+    """A contrast of 4.5 is what the WCAG ask for."""
+
+    def luminance(colour: list[int]) -> float:
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (one / 255 for one in colour)]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    for share in np.linspace(0, 1, 201):
+        background, colour = shade(float(share)).split("; ")
+        back = luminance([int(number) for number in re.findall(r"\d+", background)])
+        text = 1.0 if colour == "color: #fff" else 0.0
+        low, high = sorted((back, text))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, share
+
+
+# Markup
+
+
+def test_text_and_attributes_are_escaped_and_order_is_kept():
+    made = element("p", "a<", None, element("b", "c"), "&d", element("i"), class_='"x"', stroke_width=1.50, tabindex=0)
+    expected = '<p class="&quot;x&quot;" stroke-width="1.5" tabindex="0">a&lt;<b>c</b>&amp;d<i></i></p>'
+    assert html(made) == expected
+
+
+def test_the_document_is_whole():
+    page = document("a < b", "p { x: y > z }", element("p", "text"))
+    assert page.startswith('<!DOCTYPE html>\n<html lang="en">') and "<title>a &lt; b</title>" in page
+    assert "p { x: y > z }" in page, "CSS is left as it is"
+
+
+def test_tables_have_heads():
+    text = html(table(["a", "b"], [["c", element("i", "d")]], class_="x"))
+    assert '<table class="x">' in text and '<th scope="row">c</th><td><i>d</i></td>' in text
+
+
+def test_pictures_are_part_of_the_page():
+    pixels = toy_picture(20, 30, seed=0)
+    made = picture(pixels, alt="x")
+    kind, data = made.get("src").split(",")
+    assert kind == "data:image/jpeg;base64" and (made.get("width"), made.get("height")) == ("30", "20")
+    decoded = cv2.imdecode(np.frombuffer(b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(decoded[..., ::-1].astype(int) - pixels).mean() < 8
+
+
+@pytest.mark.parametrize("module", [charts, markup], ids=["charts", "markup"])
+def test_the_examples_are_true(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
