@@ -17,6 +17,7 @@ from dsrg.data.batches import (
     Batches,
     Window,
     batch_indices,
+    cache_room,
     cut_image,
     cut_labels,
     draw_window,
@@ -259,6 +260,28 @@ class TestBatches:
             batches._image(row)
         assert read == [row for row in range(5) if row not in batches._cache]
         assert {0: len(read) == 5, 10**6: not read}.get(room, 0 < len(read) < 5)
+
+    def test_room_for_decoded_images(self, make, monkeypatch):
+        monkeypatch.delenv("DSRG_CACHE_GIB", raising=False)
+        assert make()._room == cache_room() == 2 * 2**30
+        for wanted, room in [("", 2**31), ("0", 0), ("0.5", 2**29), ("12", 12 * 2**30)]:
+            monkeypatch.setenv("DSRG_CACHE_GIB", wanted)
+            assert make()._room == cache_room() == room
+        for wrong in ("-1", "2 GB", "much", "nan"):
+            monkeypatch.setenv("DSRG_CACHE_GIB", wrong)
+            with pytest.raises(InputError, match="DSRG_CACHE_GIB: expected GiB"):
+                make()
+
+    def test_batches_are_pinned_where_there_is_a_gpu(self, make, monkeypatch):
+        """Without a GPU there is nothing to pin for, so the pinning itself is stood in for."""
+        pinned = []
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.dtype) or tensor)
+        plain = [self.content(batch) for batch in make().ahead(0, 2)]
+        assert bool(pinned) == torch.cuda.is_available()
+        pinned.clear()
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert [self.content(batch) for batch in make().ahead(0, 2)] == plain
+        assert sorted(map(str, pinned)) == ["torch.bool"] * 2 + ["torch.uint8"] * 4
 
     def test_threads_that_decode_the_same_image_take_its_room_once(self, make, monkeypatch):
         both, whole = threading.Barrier(2), Index.image
