@@ -169,7 +169,7 @@ class TestTimings:
         torch.use_deterministic_algorithms(before[0])
         filling.fill_uninitialized_memory = before[1]
 
-    @pytest.mark.parametrize("name", ["growth", "crf", "step"])
+    @pytest.mark.parametrize("name", ["growth", "crf", "step", "throughput"])
     def test_a_quick_run_writes_its_figures(self, name, tmp_path):
         out = tmp_path / "figures.json"
         command = importlib.import_module(f"benchmarks.{name}").main

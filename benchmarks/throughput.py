@@ -1,0 +1,157 @@
+"""Images per second of seeds, of pseudo labels and of the loader, in one process and in two.
+
+    python -m benchmarks.throughput [--recipe recipes/voc2012-mobilenet.yaml] [--images FOLDER] [--quick]
+
+64 images, the first JPEGs of a folder or drawn ones, tagged with one to three random classes. Networks, scales,
+saliency and CRFs are the recipe's, the weights random. One process is one core: one worker (DSRG_WORKERS) and one
+thread of torch; two have two of each. Both take turns in one run. Seeds are written to an HDF5 file, pseudo labels to
+PNGs. The floor is the networks' convolutions alone, at the rate of a matrix product in fp32 on all cores. Prints a
+table, writes JSON.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import RESULTS
+from benchmarks.floors import operations, rates
+from benchmarks.full_size import noise_images
+from benchmarks.timing import now, ratio, spread, write_figures
+from dsrg.artifacts.seeds_h5 import write_seeds
+from dsrg.data.batches import Batches
+from dsrg.data.classes import VOC_CLASSES
+from dsrg.data.images import check_image
+from dsrg.data.index import Index, present_from_tags
+from dsrg.data.palette import label_png
+from dsrg.errors import InputError
+from dsrg.inference.predict import opinions, predictions
+from dsrg.inference.seeding import seed_rows
+from dsrg.inference.squares import read_images
+from dsrg.networks.network import grid_size
+from dsrg.networks.weights import initial_classifier, initial_segmenter
+from dsrg.params import Params, load_params
+from dsrg.training.fit import set_up_torch
+
+Work = Callable[[Index, Path], object]
+
+
+def photographs(folder: Path, count: int) -> Index:
+    """The first JPEGs of a folder, each tagged with one to three classes. Raises InputError if they are too few."""
+    paths = list(islice(sorted(folder.glob("*.jpg")), count))
+    if len(paths) < count:
+        raise InputError(f"--images {folder}: expected {count} files *.jpg or more, found {len(paths)}")
+    rng = np.random.default_rng(0)
+    tags = [rng.choice(VOC_CLASSES, rng.integers(1, 4), replace=False).tolist() for _ in paths]
+    facts = [check_image(path, pixels_max=10**8) for path in paths]
+    heights, widths = (np.array([getattr(one, side) for one in facts], np.int32) for side in ("height", "width"))
+    ids, checksums = [path.stem for path in paths], [one.checksum for one in facts]
+    present = present_from_tags(tags, VOC_CLASSES)
+    return Index(ids, ["train"] * count, [path.name for path in paths], heights, widths, present, checksums)
+
+
+def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]:
+    """What is timed, by name; `folder` takes what it writes."""
+    set_up_torch(params.seed)
+    network, size = params.network.model_dump(exclude={"weights"}), params.data.size
+    settings = {"classes": len(VOC_CLASSES), "weights": None}
+    segmenter = initial_segmenter(**settings, **network).eval().to(device)
+    shared = {key: network[key] for key in ("backbone", "output_stride", "input")}
+    cam = {"dropout": params.cam.dropout, "init_std": params.cam.init_std}
+    classifier = initial_classifier(**settings, **shared, **cam).eval().to(device)
+    kernel = params.crf.test.model_dump() if params.pseudo_labels.crf else None
+
+    def seeds(index: Index, root: Path) -> None:
+        rows = seed_rows(classifier, index, root, size=size, seeds=params.seeds, saliency=params.saliency)
+        grid = grid_size(size)
+        write_seeds(folder / "seeds.h5", rows, count=len(index), grid=grid, classes=VOC_CLASSES, params="{}")
+
+    def pseudo_labels(index: Index, root: Path) -> None:
+        present = index.present if params.pseudo_labels.tags_only else None
+        found = opinions(segmenter, read_images(index, root), present, params.pseudo_labels, size=size)
+        for image_id, one in zip(index.ids, predictions(found, kernel=kernel), strict=True):
+            (folder / f"{image_id}.png").write_bytes(label_png(one.labels))
+
+    def loader(index: Index, root: Path) -> None:
+        """An epoch from files: nothing is kept, as where the images are more than memory holds."""
+        options = {"root": root, "size": size, "seed": params.seed, **params.dsrg.augment.model_dump()}
+        batches = Batches(index, labels=None, batch=min(params.dsrg.batch, len(index)), cache_bytes=0, **options)
+        for _ in batches.ahead(0, len(index) // batches.batch):
+            pass
+
+    return {"seeds": seeds, "pseudo labels": pseudo_labels, "loader": loader}
+
+
+@contextmanager
+def cores(count: int) -> Iterator[None]:
+    """So many workers and threads meanwhile."""
+    before, threads = os.environ.get("DSRG_WORKERS"), torch.get_num_threads()
+    os.environ["DSRG_WORKERS"] = str(count)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        os.environ.pop("DSRG_WORKERS")
+        if before is not None:
+            os.environ["DSRG_WORKERS"] = before
+
+
+def measure(work: Work, index: Index, root: Path, *, counts: tuple[int, ...], rounds: int) -> dict[int, list[float]]:
+    """Seconds of the work on all images with so many cores each, in turn, after a few images that do not count."""
+    seconds: dict[int, list[float]] = {count: [] for count in counts}
+    for number in range(rounds + 1):
+        for count, found in seconds.items():
+            with cores(count):
+                began = now()
+                work(index if number else index.pick(range(min(8, len(index)))), root)
+                if number:
+                    found.append(now() - began)
+    return seconds
+
+
+@click.command()
+@click.option("--recipe", default="recipes/voc2012-mobilenet.yaml", show_default=True)
+@click.option("--images", "photos", type=click.Path(exists=True, file_okay=False, path_type=Path), help="JPEGs to use.")
+@click.option("--quick", is_flag=True, help="The demo's networks, four images, one core: to see that it runs.")
+@click.option("--out", type=click.Path(path_type=Path), help="The JSON; benchmarks/results/throughput-RECIPE.json.")
+def main(recipe: str, photos: Path | None, quick: bool, out: Path | None) -> None:
+    recipe = "params.yaml" if quick else recipe
+    name, params = Path(recipe).stem, load_params(recipe)
+    count, rounds, counts = (4, 1, (1,)) if quick else (64, 3, (1, 2))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rate = rates(device, quick=quick)["fp32_flop_per_s"]
+    table = Table(f"images/s, {name}", "cores", "median", "least", "most", "times one core", "of the floor")
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        index = photographs(photos, count) if photos else noise_images(Path(folder), count)
+        root, one = photos or Path(folder), index.pick([0])
+        for title, work in works(params, Path(folder), device).items():
+            with cores(1):
+                flop = operations(lambda work=work: work(one, root))
+            seconds = measure(work, index, root, counts=counts, rounds=rounds)
+            figures[title] = {"flop_per_image": flop, "floor_images_per_s": rate / flop if flop else None}
+            for used, runs in seconds.items():
+                rounds_of = spread([count / run for run in runs])
+                speed = {key.removesuffix("_s"): value for key, value in rounds_of.items()}
+                times = ratio(seconds[1], runs)
+                figures[title][f"{used} cores"] = {"images_per_s": speed, "times_one_core": times}
+                share = f"{100 * speed['median'] * flop / rate:.0f} %" if flop else ""
+                cells = (f"{value:.1f}" for value in speed.values())
+                table.add_row(title, str(used), *cells, f"{times['median']:.2f}", share)
+    Console().print(table)
+    source = "photos" if photos else "drawn"
+    figures = {"images": count, "source": source, "fp32_flop_per_s": rate, "work": figures}
+    write_figures(out or RESULTS / f"throughput-{name}.json", figures)
+
+
+if __name__ == "__main__":
+    main()
