@@ -136,6 +136,7 @@ def project(tmp_path_factory):
         for name in ("draw_shapes", "prepare"):
             run(name)
         shutil.copytree(FILE["masks"], FILE["pseudo_labels"])
+        write_checksums(Path(FILE["pseudo_labels"]))
         yield folder
 
 
