@@ -352,7 +352,6 @@ _PREDICT_OPTIONS = {
     },
     "--max-side": {
         "type": _COUNT,
-        "default": released.MAX_SIDE,
         "help": "Pixels; a longer image is worked on at this longer side, its mask enlarged to the image's size.",
     },
     "--pixels-max": {"type": _COUNT, "default": released.PIXELS_MAX, "help": "Larger images are refused."},
@@ -432,7 +431,6 @@ def _predict(
     crf: bool,
     scale: tuple[float, ...],
     unsure_below: float,
-    max_side: int,
     pixels_max: int,
     batch: int,
     device: str,
@@ -444,7 +442,8 @@ def _predict(
     from dsrg.figures.overlays import overlay, write_picture
     from dsrg.files import whole_folder
     from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
-    from dsrg.inference.trained import Segmenter, enlarged
+    from dsrg.inference.predict import enlarged
+    from dsrg.inference.trained import Segmenter
     from dsrg.params import CrfKernel, Predict
     from dsrg.progress import tracked
 
@@ -469,7 +468,7 @@ def _predict(
         click.echo(f"left out: {line}")
 
     predictions = segmenter.predictions(
-        (shrunk(read_image(picture.path), max_side) for picture in checked.pictures),
+        (read_image(picture.path) for picture in checked.pictures),
         None if tagged is None else present_from_tags(tagged, segmenter.classes),
         settings=Predict(scales=list(scale), **{key: settings[key] for key in Predict.model_fields if key in settings}),
         kernel=CrfKernel(**{key: settings[key] for key in CrfKernel.model_fields}) if crf else None,
@@ -479,12 +478,12 @@ def _predict(
     )
     with whole_folder(out.resolve()) as folder:
         results = PredictionFolder(folder, segmenter.classes, polygons=polygons)
-        rows = zip(checked.pictures, checked.facts, predictions, strict=True)
-        for (path, image_id), facts, (labels, _, probs) in tracked(rows, "predict", len(checked.pictures)):
-            whole = enlarged(labels, (facts.height, facts.width))
-            results.add(image_id, path, whole, probs=probs)
+        rows = zip(checked.pictures, predictions, strict=True)
+        for (path, image_id), (labels, _, probs) in tracked(rows, "predict", len(checked.pictures)):
+            results.add(image_id, path, labels, probs=probs)
             if overlays:
-                drawn = overlay(shrunk(read_image(path), max_side), labels)
+                image = shrunk(read_image(path), settings["max_side"])
+                drawn = overlay(image, enlarged(labels, image.shape[:2]))
                 write_picture(folder / "overlays" / f"{image_id}.png", drawn)
         results.finish()
     click.echo(f"{out}: masks of {len(checked.pictures)} image{'s' * (len(checked.pictures) > 1)}")
@@ -516,7 +515,7 @@ def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bo
             f"{out}: expected a name for the file such as model.{'onnx' if form == 'onnx' else 'pt2'} (--out)"
         )
     segmenter = Segmenter.load(model, device="cpu")
-    settings = Predict(shape="square", scales=list(scale), flip=flip, merge=merge)
+    settings = Predict(**released.PREDICT | {"scales": list(scale), "flip": flip, "merge": merge})
     sizes = write_network(Deployed(segmenter.network, settings, size=segmenter.model.size), out, form=form)
     usage = [
         f"- Format: {'ONNX' if form == 'onnx' else 'torch.export'}. Batch, height and width are free.",

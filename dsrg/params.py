@@ -249,6 +249,7 @@ class Predict(Section):
     scales: Annotated[list[Positive], Field(min_length=1)]
     flip: bool
     merge: Literal["sum", "mean"]
+    max_side: Annotated[int, Field(ge=1)]
 
 
 class PseudoLabels(Predict):

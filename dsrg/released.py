@@ -3,7 +3,13 @@
 recipes/voc2012-vgg16.yaml says the same.
 """
 
-PREDICT = {"shape": "square", "scales": [0.75, 1.0, 1.25], "flip": False, "merge": "sum"}  # `test-ms.py`
+PREDICT = {
+    "shape": "square",  # `test-ms.py`
+    "scales": [0.75, 1.0, 1.25],
+    "flip": False,
+    "merge": "sum",
+    "max_side": 1024,  # pixels, longer side worked on; twice VOC's (not of the released code)
+}
 CRF = {
     "gaussian_weight": 3.0,
     "gaussian_xy": 3.0,  # pixels
@@ -14,4 +20,3 @@ CRF = {
     "min_prob": 1e-5,
 }
 PIXELS_MAX = 100_000_000  # larger images are refused
-MAX_SIDE = 1024  # pixels, longer side worked on; twice VOC's (not of the released code)

@@ -53,7 +53,8 @@ def retrain(stage: Stage) -> None:
 
     def label(path: Path) -> Iterator[NDArray]:
         segmenter, model = load_segmenter(path, made_by=stage.name)
-        views = Predict(shape=labelling.shape, scales=labelling.scales, flip=labelling.flip, merge=labelling.merge)
+        seen = {"shape": labelling.shape, "scales": labelling.scales, "flip": labelling.flip}
+        views = Predict(**seen, merge=labelling.merge, max_side=labelling.max_side)
         present = index.present if labelling.tags_only else None
         found = opinions(segmenter, read_images(index, stage.data_root), present, views, size=model.size)
         kernel = params.crf.test.model_dump() if labelling.crf else None

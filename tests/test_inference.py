@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from toy import picture, recipe, save_index
 
-from dsrg import parallel
+from dsrg import parallel, released
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import read_image
@@ -123,7 +123,7 @@ class TestPrediction:
     @pytest.mark.parametrize("flip", [False, True])
     def test_against_a_plain_transcription(self, merge, flip):
         network, scales = Uneven(), [0.75, 1.0, 1.5]
-        settings = Predict(shape="square", scales=scales, flip=flip, merge=merge)
+        settings = Predict(shape="square", scales=scales, flip=flip, merge=merge, max_side=1024)
         found = class_probs(network, self.IMAGES, settings)
         for image, probs in zip(self.IMAGES, found, strict=True):
             logits = []
@@ -139,7 +139,10 @@ class TestPrediction:
 
     def test_native_shape_against_a_plain_transcription(self):
         """Released `test-ms-f.py`: each image at scales of its own size, sides brought to 8k+1."""
-        network, settings = Uneven(), Predict(shape="native", scales=[0.75, 1.25], flip=True, merge="sum")
+        network, settings = (
+            Uneven(),
+            Predict(shape="native", scales=[0.75, 1.25], flip=True, merge="sum", max_side=1024),
+        )
         sides = [[(33, 49), (49, 73)], [(25, 17), (41, 25)]]
         for image, own, probs in zip(self.IMAGES, sides, class_probs(network, self.IMAGES, settings), strict=True):
             logits = 0
@@ -153,13 +156,13 @@ class TestPrediction:
         assert native(picture(1, 100, seed=0), 0.5).shape == (1, 3, 9, 49)
 
     def test_probabilities_of_the_images_own_size(self):
-        settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum")
+        settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
         for image, probs in zip(self.IMAGES, class_probs(Colours(), self.IMAGES, settings), strict=True):
             assert probs.shape == (3, *image.shape[:2])
             torch.testing.assert_close(probs.sum(dim=0), torch.ones(image.shape[:2]))
 
     def test_sum_is_sharper_than_mean(self):
-        options = {"shape": "square", "scales": [0.75, 1.0, 1.25], "flip": False}
+        options = {"shape": "square", "scales": [0.75, 1.0, 1.25], "flip": False, "max_side": 1024}
         by_sum, by_mean = (
             class_probs(Colours(), self.IMAGES, Predict(merge=merge, **options))[0] for merge in ("sum", "mean")
         )
@@ -168,7 +171,7 @@ class TestPrediction:
 
     def test_a_mirror_image_is_predicted_alike(self):
         mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
-        settings = Predict(shape="square", scales=[1.0], flip=True, merge="mean")
+        settings = Predict(shape="square", scales=[1.0], flip=True, merge="mean", max_side=1024)
         pairs = [class_probs(Uneven(), images, settings) for images in (self.IMAGES, mirrored)]
         for here, there in zip(*pairs, strict=True):
             torch.testing.assert_close(here, there.flip(2), rtol=0, atol=0.02)  # a grey level of rounding
@@ -183,7 +186,7 @@ class TestLabels:
     def opinion(self, seed: int = 0, **changes) -> Opinion:
         image = picture(12, 15, seed=5)
         probs = np.random.default_rng(seed).dirichlet([1, 1, 1], (12, 15)).transpose(2, 0, 1).astype(np.float32)
-        return Opinion(image, self.PRESENT, torch.from_numpy(probs).log() + 3)._replace(**changes)
+        return Opinion(image, self.PRESENT, torch.from_numpy(probs).log() + 3, (12, 15))._replace(**changes)
 
     def test_most_probable_of_the_classes_in_question(self):
         opinion = self.opinion()
@@ -237,12 +240,24 @@ class TestLabels:
 
     def test_present_classes_far_below_an_absent_one_are_told_apart(self):
         """Logits summed over scales can be so far apart that a softmax over all holds nothing of the present ones."""
-        settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum")
+        settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
         blue = np.full((20, 30, 3), (10, 20, 250), np.uint8)
         present = np.array([[True, True, False]])
         (opinion,) = opinions(Colours(scale=1.0), [blue], present, settings, size=33)
         (found,) = predictions([opinion], kernel=None, probabilities=True)
         assert (found.labels == 1).all() and np.allclose(found.probs.sum(axis=0), 1) and not found.probs[2].any()
+
+    @pytest.mark.parametrize("kernel", [None, KERNEL])
+    def test_a_large_image_is_worked_on_smaller(self, kernel):
+        """Its label maps have its own size all the same, its probabilities that worked on."""
+        large, settings = picture(40, 90, seed=6), Predict(**released.PREDICT | {"max_side": 45})
+        (opinion,) = opinions(Uneven(), [large], None, settings, size=33)
+        assert opinion.image.shape == (20, 45, 3) and opinion.scores.shape == (3, 20, 45)
+        (found,) = predictions([opinion], kernel=kernel, probabilities=True)
+        (small,) = predictions(opinions(Uneven(), [opinion.image], None, settings, size=33), kernel=kernel)
+        for labels, expected in ((found.labels, small.labels), (found.plain, small.plain)):
+            np.testing.assert_array_equal(labels, expected.repeat(2, axis=0).repeat(2, axis=1))
+        assert found.probs.shape == (3, 20, 45)
 
     @pytest.mark.parametrize("tags_only", [False, True])
     def test_tags_exclude_the_other_classes(self, tmp_path, tags_only):
@@ -253,7 +268,7 @@ class TestLabels:
         green[..., 1], green[:, 20:, 2] = 100, 200  # its right half is more blue than green
         pictures = {"blue": blue, "green": green, "both": green}
         index = save_index(tmp_path, pictures, [[0, 0], [1, 0], [1, 1]])
-        settings = Predict(shape="square", scales=[1.0], flip=True, merge="sum")
+        settings = Predict(shape="square", scales=[1.0], flip=True, merge="sum", max_side=1024)
         present, images = index.present if tags_only else None, read_images(index, tmp_path)
         found = list(opinions(Colours(), images, present, settings, size=33, batch=2))
         assert [opinion.image.shape for opinion in found] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]

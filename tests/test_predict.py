@@ -29,7 +29,8 @@ from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 from dsrg.inference import predict, trained
 from dsrg.inference.pictures import find_pictures, tags_of
-from dsrg.inference.trained import RELEASED, RELEASED_CRF, enlarged
+from dsrg.inference.predict import enlarged
+from dsrg.inference.trained import RELEASED, RELEASED_CRF
 from dsrg.networks import network
 from dsrg.params import CrfKernel, Predict, load_params
 
@@ -290,8 +291,8 @@ def test_options_reach_the_network(place):
     own = dsrg.Segmenter.load("data/retrain.pt")
     options = "--scale 0.5 --scale 2 --flip --merge mean --shape native --unsure-below 0.4 --max-side 50 --batch 1"
     assert run("predict", "a.jpg", "--out", "one", "--device", "cpu", *options.split()).startswith("0 ")
-    chosen = Predict(shape="native", scales=[0.5, 2.0], flip=True, merge="mean")
-    expected = own.predict("a.jpg", settings=chosen, unsure_below=0.4, max_side=50)
+    chosen = Predict(shape="native", scales=[0.5, 2.0], flip=True, merge="mean", max_side=50)
+    expected = own.predict("a.jpg", settings=chosen, unsure_below=0.4)
     assert np.array_equal(read_mask("one/masks/a.png"), expected)
     kernel = "--crf --gaussian-weight 1 --gaussian-xy 2 --bilateral-weight 3 --bilateral-xy 4 --bilateral-rgb 5 "
     kernel += "--iterations 2 --min-prob 1e-3"

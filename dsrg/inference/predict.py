@@ -7,6 +7,7 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from dsrg import parallel
 from dsrg.artifacts.model_file import Model, built, load_model
+from dsrg.data.images import shrunk
 from dsrg.inference.squares import native, scaled_side, squares
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.label_maps import UNLABELLED
@@ -24,20 +26,22 @@ from dsrg.params import Predict
 
 
 class Opinion(NamedTuple):
-    """What a network makes of an image uint8 (H, W, 3): scores float (K, H, W) of the classes in question.
+    """What a network makes of an image uint8 (h, w, 3): scores float (K, h, w) of the classes in question.
 
-    present: bool (C+1,), which K of them these are.
+    present: bool (C+1,), which K of them these are; shape: (H, W) of the whole image, of which this may be a small one.
     """
 
     image: NDArray[np.uint8]
     present: NDArray[np.bool_]
     scores: Tensor
+    shape: tuple[int, int]
 
 
 class Prediction(NamedTuple):
     """labels uint8 (H, W), a label map; plain, the same by the network alone: without CRF, no pixel unsure.
 
-    probs: float32 (C+1, H, W) or, if not asked for, None; after the CRF if there is one, 0 for classes out of question.
+    probs: float32 (C+1, h, w) of the size worked on or, if not asked for, None; after the CRF if there is one, 0 for
+    classes out of question.
     """
 
     labels: NDArray[np.uint8]
@@ -92,15 +96,19 @@ def opinions(
 ) -> Iterator[Opinion]:
     """`class_scores` of any number of images, `batch` of which are in the network at once, in order.
 
-    present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all.
+    present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all. An image
+    whose longer side is more than `settings.max_side` is worked on scaled down to it.
     """
-    images, rows = iter(images), repeat(None) if present is None else iter(present)
-    while group := list(islice(images, batch)):
-        for image, scores in zip(group, class_scores(segmenter, group, settings, size=size), strict=True):
+    rows = repeat(None) if present is None else iter(present)
+    sized = ((image.shape[:2], shrunk(image, settings.max_side)) for image in images)  # one large image at a time
+    while taken := list(islice(sized, batch)):
+        shapes, group = zip(*taken, strict=True)
+        found = class_scores(segmenter, list(group), settings, size=size)
+        for shape, image, scores in zip(shapes, group, found, strict=True):
             known = next(rows)
             if known is None:
                 known = np.ones(len(scores), bool)
-            yield Opinion(image, known, scores if known.all() else scores[np.flatnonzero(known).tolist()])
+            yield Opinion(image, known, scores if known.all() else scores[np.flatnonzero(known).tolist()], shape)
 
 
 def predictions(
@@ -112,11 +120,11 @@ def predictions(
     GPU if the scores are there, else over processes, while this one makes the next opinions. Results are in order.
     """
     if kernel is None:
-        for _, present, scores in found:
-            plain = _most_likely(present, scores)[0]
+        for _, present, scores, shape in found:
+            plain = enlarged(_most_likely(present, scores)[0], shape)
             if unsure_below or probabilities:
                 labels, probs = _decided(present, scores.softmax(dim=0), unsure_below, probabilities)
-                yield Prediction(labels, plain, probs)
+                yield Prediction(enlarged(labels, shape), plain, probs)
             else:  # the highest score needs no softmax, and takes a third of the time
                 yield Prediction(plain, plain, None)
         return
@@ -129,14 +137,15 @@ def predictions(
     waiting: deque[NDArray[np.uint8]] = deque()
 
     def jobs() -> Iterator[_CrfJob]:
-        for image, present, scores in chain(first, found):
-            waiting.append(_most_likely(present, scores)[0])
+        for image, present, scores, shape in chain(first, found):
+            waiting.append(enlarged(_most_likely(present, scores)[0], shape))
             energies = unary_energies(scores.softmax(dim=0), unary="logp", min_prob=min_prob)
             energies = energies if on_gpu else energies.numpy()
             yield _CrfJob(image, present, energies, Kernel(**weights), unsure_below, probabilities)
 
     for labels, probs in (map if on_gpu else parallel.ordered_map)(_after_crf, jobs()):
-        yield Prediction(labels, waiting.popleft(), probs)
+        plain = waiting.popleft()
+        yield Prediction(enlarged(labels, plain.shape), plain, probs)
 
 
 class _CrfJob(NamedTuple):
@@ -177,3 +186,10 @@ def _most_likely(present: NDArray[np.bool_], values: Tensor) -> tuple[NDArray[np
     """The class of the highest of the values (K, H, W) at each pixel, and that value, both (H, W)."""
     highest, rows = values.max(dim=0)  # many times faster than argmax
     return np.flatnonzero(present).astype(np.uint8)[rows.cpu().numpy()], highest.cpu().numpy()
+
+
+def enlarged(labels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """A label map (h, w) brought to (H, W), nearest."""
+    if labels.shape == tuple(shape):
+        return labels
+    return cv2.resize(labels, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from torch import nn
 from dsrg import released
 from dsrg.artifacts.model_file import Model
 from dsrg.data.check import tag_faults
-from dsrg.data.images import check_image, read_image, shrunk
+from dsrg.data.images import check_image, read_image
 from dsrg.data.index import present_from_tags
 from dsrg.errors import InputError
 from dsrg.inference.predict import Prediction, load_segmenter, opinions, predictions
@@ -67,7 +66,7 @@ class Segmenter:
         settings: Predict = RELEASED,
         kernel: CrfKernel = RELEASED_CRF,
         unsure_below: float = 0.0,
-        max_side: int = released.MAX_SIDE,
+        max_side: int | None = None,
     ) -> NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Label map uint8 (H, W) of an image: 0 background, 1..C `classes`, 255 where nothing reaches `unsure_below`.
 
@@ -78,7 +77,7 @@ class Segmenter:
             probabilities: return (labels, probs float32 (C+1, h, w)), the CRF's if there is one.
             settings: scales, mirror images and how they are merged.
             max_side: a larger image is scaled down to this longer side for all of the work, and its label map enlarged
-                again (nearest). (h, w) is the size worked on, (H, W) otherwise.
+                again (nearest). (h, w) is the size worked on, (H, W) otherwise. None = that of the settings.
 
         Raises:
             InputError: for an image that cannot be read, or tags that are no classes.
@@ -91,15 +90,14 @@ class Segmenter:
         if tags is not None and (faults := tag_faults([("", "tags", tags := list(tags))], self.classes)):
             raise InputError(fault.problem for fault in faults)
         (found,) = self.predictions(
-            [shrunk(image, max_side)],
+            [image],
             None if tags is None else present_from_tags([tags], self.classes),
-            settings=settings,
+            settings=settings.model_copy(update={"max_side": max_side}) if max_side else settings,
             kernel=kernel if crf else None,
             probabilities=probabilities,
             unsure_below=unsure_below,
         )
-        labels = enlarged(found.labels, image.shape[:2])
-        return (labels, found.probs) if probabilities else labels
+        return (found.labels, found.probs) if probabilities else found.labels
 
     def predictions(
         self,
@@ -114,10 +112,3 @@ class Segmenter:
         """Each image's prediction at its own size, in order: `dsrg.inference.predict`, `opinions` and `predictions`."""
         found = opinions(self.network, images, present, settings, size=self.model.size, batch=batch)
         return predictions(found, kernel=kernel and kernel.model_dump(), **wanted)
-
-
-def enlarged(labels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """A label map (h, w) brought to (H, W), nearest."""
-    if labels.shape == tuple(shape):
-        return labels
-    return cv2.resize(labels, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

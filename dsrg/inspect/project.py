@@ -19,7 +19,7 @@ from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
 from dsrg.figures.overlays import overlay
-from dsrg.inference.predict import load_segmenter, opinions, predictions
+from dsrg.inference.predict import enlarged, load_segmenter, opinions, predictions
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
 from dsrg.inspect.live import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
 from dsrg.inspect.tally import Coverage, Tally, threshold_steps
@@ -300,9 +300,11 @@ class Project:
         """Label map uint8 (H, W) with CRF and the network's probability of these labels, float16 (H, W)."""
         segmenter, model = self.segmenter(key)
         (own,) = opinions(segmenter, [self.image(image_id)], None, self.params.evaluate, size=model.size)
+        own, whole = own._replace(shape=own.image.shape[:2]), own.shape
         ((labels, *_),) = predictions([own], kernel=self.params.crf.test.model_dump())
         probs = own.scores.softmax(dim=0).cpu().numpy()
-        return labels, np.take_along_axis(probs, labels[None].astype(np.int64), axis=0)[0].astype(np.float16)
+        sure = np.take_along_axis(probs, labels[None].astype(np.int64), axis=0)[0]
+        return enlarged(labels, whole), enlarged(sure, whole).astype(np.float16)
 
     def score(self, image_id: str) -> None:
         """Note an evaluation image's IoU: the mean over the classes in its mask or its prediction."""
