@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DSRG_WORKERS", "1")
 
 import cv2
+import hypothesis
 import pytest
 import torch
 
@@ -14,6 +15,8 @@ from dsrg import parallel
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+hypothesis.settings.register_profile("steady", deadline=None)  # no test may fail because the machine is busy
+hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
 
