@@ -80,6 +80,15 @@ def require_room(folder: Path, size: int) -> None:
         raise InputError(f"{folder}: needs about {readable(size)}, {readable(free)} are free; make room")
 
 
+def require_writable(folder: Path) -> None:
+    """Raises InputError unless files can be written into `folder`, which is made where it is missing."""
+    with _refused(folder, REFUSALS):
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".{os.getpid()}.tmp"
+        trial.touch()
+        trial.unlink()
+
+
 def readable(size: float) -> str:
     """Bytes as people say them.
 

@@ -22,9 +22,10 @@ from typing import IO
 from ruamel.yaml import YAML
 
 from dsrg.errors import InputError, RunError
-from dsrg.files import find_in_project, read_text, sha256, write_json, write_text
+from dsrg.files import find_in_project, read_text, require_room, require_writable, sha256, write_json, write_text
 from dsrg.lock import one_writer, try_lock
 from dsrg.params import Params, load_params
+from dsrg.record import read_record, rotten
 from dsrg.stopping import Stopped, starter, stop_with, stoppable
 
 ORIGIN = "origin.json"  # in a scratch folder: what its name is the digest of
@@ -75,6 +76,24 @@ class Stage:
                     if rest.suffix in (".tmp", ".old"):
                         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
             yield
+
+    def look_ahead(self) -> None:
+        """Before the work begins: can the outs be written, and are the inputs what the stages before this one made?
+
+        Room is asked for as the outs took last time. Whoever runs a stage by hand may have changed its inputs by hand.
+        Raises InputError with all problems at once.
+        """
+        record, problems = read_record(), []
+        for folder in dict.fromkeys([scratch_root(), *(out.parent for out in self.outs)]):
+            try:
+                require_writable(folder)
+            except InputError as error:
+                problems += error.problems
+        if "DVC_STAGE" in os.environ:
+            problems += rotten(map(self._path, self._declared["deps"]), record)
+        if problems:
+            raise InputError(problems)
+        require_room(self.file["results"].parent, sum(out.size for out in record if out.stage == self.name))
 
     @property
     def outs(self) -> list[Path]:
@@ -129,6 +148,7 @@ def run_stage(work: Callable[[Stage], None]) -> None:
             if "DVC_STAGE" in os.environ:
                 stop_with(starter())
             stage = load_stage(name)
+            stage.look_ahead()
             with stage.alone():
                 work(stage)
                 write_json(SECONDS, _noted_seconds() | {name: time.monotonic() - started})

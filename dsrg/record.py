@@ -1,0 +1,57 @@
+"""dvc.lock: what DVC noted of the outs of each stage when it last ran.
+
+DVC itself looks at a file again only where its time or size has changed, which rot does not do.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from dsrg.errors import InputError
+from dsrg.files import read_text
+
+
+class Out(NamedTuple):
+    """One out of a stage: md5 of the file, or, ending in `.dir`, of the list of a folder's files; bytes in all."""
+
+    stage: str
+    path: str
+    md5: str
+    size: int
+
+
+def read_record(path: Path = Path("dvc.lock")) -> list[Out]:
+    """What dvc.lock notes, stage by stage; nothing where there is none. Raises InputError for one that is damaged."""
+    if not path.is_file():
+        return []
+    try:
+        stages = YAML(typ="safe", pure=True).load(read_text(path))["stages"]
+        return [
+            Out(str(name), str(out["path"]), str(out["md5"]), int(out.get("size", 0)))
+            for name, stage in stages.items()
+            for out in stage.get("outs", [])
+        ]
+    except (YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not readable ({reason}); restore it: git checkout -- {path}") from None
+
+
+def rotten(paths: Iterable[Path], record: Iterable[Out]) -> list[str]:
+    """A line for each file that is not what the stage that makes it left; folders have checksums of their own."""
+    noted = {Path(out.path): out for out in record}
+    return [
+        f"{path}: damaged, or changed since the stage `{noted[path].stage}` made it (md5 {found[:12]}..., dvc.lock has "
+        f"{noted[path].md5[:12]}...); make it again: dvc repro -f {noted[path].stage}"
+        for path in paths
+        if path in noted and path.is_file() and (found := md5(path)) != noted[path].md5
+    ]
+
+
+def md5(path: Path) -> str:
+    """DVC's name for a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,0 +1,115 @@
+"""What dvc.lock notes, and a stage that holds its inputs and the room on the disk against it before it works."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_project
+
+from dsrg.errors import InputError
+from dsrg.record import Out, md5, read_record, rotten
+
+LOCK = """schema: '2.0'
+stages:
+  prepare:
+    cmd: python -m stages.prepare
+    outs:
+    - path: data/index.csv
+      hash: md5
+      md5: 900150983cd24fb0d6963f7d28e17f72
+      size: 3
+    - path: data/masks
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef.dir
+      size: 7
+      nfiles: 2
+  audit:
+    cmd: python -m stages.audit
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """The stage train_cam with inputs made up; it finds faults in them only after it has looked ahead."""
+    folder = tiny_project(tmp_path / "project")
+    monkeypatch.chdir(folder)
+    (folder / "data").mkdir()
+    (folder / "data/index.csv").write_bytes(b"abc")
+    (folder / "data/classes.txt").write_bytes(b"cat\n")
+    (folder / "dvc.lock").write_text(LOCK)
+    return folder
+
+
+def run(stage: str, **environment: str) -> subprocess.CompletedProcess:
+    settings = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    settings |= {"PYTHONPATH": "."} | environment
+    return subprocess.run([sys.executable, "-m", f"stages.{stage}"], capture_output=True, text=True, env=settings)
+
+
+def test_what_is_noted(tmp_path):
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    assert read_record(tmp_path / "dvc.lock") == [
+        Out("prepare", "data/index.csv", "900150983cd24fb0d6963f7d28e17f72", 3),
+        Out("prepare", "data/masks", "0123456789abcdef0123456789abcdef.dir", 7),
+    ]
+    assert read_record(tmp_path / "none.lock") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "stages: [", "stages: {a: {outs: [{path: x}]}}", "stages: {a: {outs: 3}}", "schema: 1", LOCK[:200], "\0",
+     "- 1", "stages: {a: {outs: [{path: x, md5: a, size: much}]}}", "stages: " + "[" * 5000],
+    ids=range(10),
+)  # fmt: skip
+def test_a_damaged_one_is_an_input_error(tmp_path, text):
+    (tmp_path / "dvc.lock").write_text(text)
+    with pytest.raises(InputError, match="dvc.lock: not readable .*git checkout"):
+        read_record(tmp_path / "dvc.lock")
+
+
+def test_only_files_of_other_content_are_rotten(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    record = [Out("one", str(tmp_path / name), md5(tmp_path / "a"), 3) for name in ("a", "b", "c")]
+    assert md5(tmp_path / "a") == "900150983cd24fb0d6963f7d28e17f72"
+    assert rotten([tmp_path / name for name in "abcd"], record) == []
+    (tmp_path / "b").write_bytes(b"abd")
+    (line,) = rotten([tmp_path / name for name in "abcd"], record)
+    assert (
+        line.startswith(f"{tmp_path}/b: damaged, or changed since the stage `one` made it") and "repro -f one" in line
+    )
+
+
+def test_rot_between_two_stages_is_named_when_dvc_runs_them(project):
+    changed = b"abd"
+    (project / "data/index.csv").write_bytes(changed)
+    result = run("train_cam", DVC_STAGE="train_cam")
+    assert (
+        result.returncode == 2 and "index.csv: damaged, or changed since the stage `prepare` made it" in result.stderr
+    )
+    result = run("train_cam")  # by hand: somebody may have changed it by hand
+    assert result.returncode == 2 and "data/index.csv: line 1" in result.stderr and "damaged" not in result.stderr
+
+
+def test_what_is_as_it_was_made_is_fine(project):
+    result = run("train_cam", DVC_STAGE="train_cam")
+    assert "data/index.csv: line 1: expected id,split" in result.stderr and "damaged" not in result.stderr
+
+
+def test_all_places_that_cannot_be_written_are_named_before_the_work(project):
+    (project / "results").write_text("a file in the way")
+    (project / ".scratch").write_text("a file in the way")
+    result = run("train_cam")
+    lines = result.stderr.splitlines()
+    assert result.returncode == 2 and lines[0] == "train_cam: 2 problems" and len(lines) == 3
+    assert lines[1].startswith(".scratch: cannot be written") and lines[2].startswith("results/train_cam: cannot be")
+
+
+def test_room_is_asked_for_as_last_time(project):
+    size = 2**60
+    lock = {"stages": {"train_cam": {"outs": [{"path": "data/cam.pt", "md5": "0" * 32, "size": size}]}}}
+    (project / "dvc.lock").write_text(json.dumps(lock))
+    result = run("train_cam")
+    assert result.returncode == 2 and "needs about 1048576.0 TiB" in result.stderr and "make room" in result.stderr
