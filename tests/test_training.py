@@ -24,7 +24,7 @@ from dsrg.training.growth_watch import GrowthWatch, watched_steps
 from dsrg.training.mask_objective import mask_objective
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
 from dsrg.training.resume import Checkpoints
-from dsrg.training.seed_objective import seed_objective
+from dsrg.training.seed_objective import labelled_shares, seed_objective
 from dsrg.training.supervision import Supervisor, class_shares, confidence
 from dsrg.training.tag_objective import tag_objective
 
@@ -599,6 +599,17 @@ class TestObjectives:
         assert values["background"] == pytest.approx(expected["grown"][0])
         assert values["seed_foreground"] == pytest.approx(expected["seeds"][1:].sum())
         assert values["seed_background"] == pytest.approx(expected["seeds"][0])
+
+    def test_what_is_shown_of_a_step_waits_for_nothing_on_the_device(self):
+        """Tensors of the device `meta` have no numbers, so whatever asked for one would fail."""
+        _, probs, seeds, _ = example(4)
+        values = labelled_shares(*(tensor.to("meta") for tensor in (seeds, probs, seeds)))
+        assert {name: tuple(value.shape) for name, value in values.items()} == {
+            **dict.fromkeys(("foreground", "background", "seed_foreground", "seed_background", "agreement"), ()),
+            **dict.fromkeys(("seeds", "agreed", "grown"), (3,)),
+        }
+        with pytest.raises(RuntimeError):
+            values["agreement"].item()
 
     def test_a_batch_without_seeds_contradicts_none(self):
         images, _, seeds, present = example(4)

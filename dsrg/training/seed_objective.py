@@ -33,13 +33,16 @@ def seed_objective(settings: Dsrg, *, supervisor: Supervisor) -> Objective:
             losses["expand_loss"] = expand_loss(probs, batch.present, **decays)
         loss = sum(losses.values())
         values = {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
-        return loss, values | _labelled(batch.labels, probs.detach(), supervision.labels)
+        return loss, values | labelled_shares(batch.labels, probs.detach(), supervision.labels)
 
     return objective
 
 
-def _labelled(seeds: Tensor, probs: Tensor, grown: Tensor) -> dict[str, Tensor]:
-    """How much is labelled, and what the network makes of its seeds, see `seed_objective`."""
+def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor) -> dict[str, Tensor]:
+    """How much is labelled, and what the network makes of its seeds: values that `seed_objective` describes.
+
+    seeds, grown uint8 (B, h, w); probs float (B, C+1, h, w). Waits for nothing on the device.
+    """
     maps = {"seeds": seeds, "agreed": agreed_seeds(seeds, probs.argmax(dim=1)), "grown": grown}
     shares = {name: class_shares(labels, classes=probs.shape[1] - 1) for name, labels in maps.items()}
     return {
