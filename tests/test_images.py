@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from dsrg.data import images
 from dsrg.data.images import (
     CMYK,
     DEEP,
@@ -173,6 +174,37 @@ def test_bad_image_is_refused_in_one_line(put, content, reason):
         check_image(path, pixels_max=60 * 80 - (reason.startswith("more")))
     (problem,) = error.value.problems
     assert problem.startswith(f"{path}: ") and reason in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (24, 30), (30, 24), (24, 24)])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_large_images_are_checked_alike_in_less_memory(put, monkeypatch, file_format, orientation, shape):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(np.resize(QUARTERS, (*shape, 3)), file_format, exif=exif)
+    path = put(content, "a.jpg")
+    whole = check_image(path, pixels_max=1800)
+    monkeypatch.setattr(images, "LARGE", 100)
+    decode, decoded = images._decode, []
+    monkeypatch.setattr(images, "_decode", lambda *arguments: decoded.append(decode(*arguments).size))
+    assert check_image(path, pixels_max=1800) == whole
+    assert decoded == [3 * (shape[0] // 8) * (shape[1] // 8)] or file_format == "JPEG", "an eighth of either side"
+    cut = put(content[: len(content) * 2 // 3], "b.jpg")
+    with pytest.raises(InputError, match="b.jpg: (broken image|cannot be read as an image)"):
+        check_image(cut, pixels_max=1800)
+
+
+def test_the_users_limit_is_the_only_one(put):
+    """Pillow has its own, at 179 million pixels."""
+    path = put(encode(LABELS, "PNG"))
+    huge = bytearray(path.read_bytes())
+    huge[16:24] = (15000).to_bytes(4, "big") * 2
+    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
+    with pytest.raises(InputError, match="more than 200,000,000 pixels"):
+        check_image(put(bytes(huge)), pixels_max=200_000_000)
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        check_image(put(bytes(huge)), pixels_max=10**9)
 
 
 def test_pixel_limit_is_checked_before_decoding(put):

@@ -218,7 +218,7 @@ def _labels(
     if image and mask.shape != (image.height, image.width):
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, but its image has {image.width} x {image.height}"
         problems.append(f"{path}: {sizes} (as turned by its EXIF orientation); they must be of one size")
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    values = np.unique(mask)
     if wrong := values[(values != UNLABELLED) & (values > len(classes))].tolist():
         expected = f"0 (background), 1 to {len(classes)} ({classes[0]} ... {classes[-1]}) or {UNLABELLED} (unlabelled)"
         problems.append(f"{path}: holds {', '.join(map(str, wrong))}; expected {expected}")
@@ -237,7 +237,7 @@ def _keep_mask(
         path, content = f"{record.id}.png", label_png(labels)
         if masks_to is not None:
             (masks_to / path).write_bytes(content)
-    present = np.bincount(labels.ravel(), minlength=UNLABELLED + 1)[: len(classes) + 1] > 0
+    present = np.isin(np.arange(len(classes) + 1), np.unique(labels))
     return _MaskFacts(path, hashlib.sha256(content).hexdigest(), present)
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO, NamedTuple
 
 import cv2
@@ -16,8 +17,12 @@ from dsrg.errors import InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # told by their first bytes, whatever the file is called
 ENDINGS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 METADATA_MAX = 16 * 1024**2  # bytes that a file may hold besides 4 for each pixel
-BITS_PER_SAMPLE = 258  # a TIFF tag
+LARGE = 8_000_000  # pixels from which on memory is thought of
+BITS_PER_SAMPLE, ORIENTATION = 258, 274  # TIFF tags, the latter of EXIF too
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ONE_AT_A_TIME = Lock()
+Image.MAX_IMAGE_PIXELS = None  # the limit is data.pixels_max
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with a file is said once, by us
 PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 
 
@@ -83,28 +88,33 @@ def check_image(path: str | Path, *, pixels_max: int) -> ImageFacts:
     """Check an image strictly, to its last byte -> its size as `read_image` returns it, its checksum, what is odd.
 
     The size in the header is compared with `pixels_max` before anything is decoded. Raises InputError for a file that
-    is too large, empty, truncated, of another format, or no image.
+    is too large, empty, truncated, of another format, or no image. Of images with more than LARGE pixels one is decoded
+    at a time, and to an eighth of its sides, so that 100 million take 400 MB (800 as a TIFF in one strip); whether it
+    is transparent is not looked at.
     """
     with _opened(path) as file:
         if (size := file.seek(0, 2)) > 4 * pixels_max + METADATA_MAX:
             raise InputError(f"{path}: {size:,} bytes, more than {pixels_max:,} pixels (data.pixels_max) can need")
         file.seek(0)
         try:
-            remarks = _read_to_the_end(file, path, pixels_max=pixels_max)
+            with Image.open(file, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > pixels_max:
+                    limit = f"more than {pixels_max:,} pixels (data.pixels_max)"
+                    raise InputError(f"{path}: {limit}; scale the image down")
+                heavy = width * height > (4 * LARGE if image.format == "JPEG" else LARGE)
+                with _ONE_AT_A_TIME if heavy else nullcontext():
+                    height, width, remarks = _decode_strictly(image, file, path)
         except InputError:
             raise
         except UnidentifiedImageError:
             file.seek(0)
             raise InputError(f"{path}: {_guess(file.read(512))}; expected a JPEG, PNG, WebP or TIFF image") from None
-        except Image.DecompressionBombError:
-            limit = f"more than {pixels_max:,} pixels (data.pixels_max)"
-            raise InputError(f"{path}: {limit}; scale the image down") from None
         except Exception as error:  # a broken file can raise nearly anything in a decoder
             raise InputError(f"{path}: broken image ({_one_line(error)}); restore or remove it") from None
         file.seek(0)
-        data = file.read()
-    height, width, _ = _decode(data, path).shape
-    return ImageFacts(height, width, hashlib.sha256(data).hexdigest(), remarks)
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return ImageFacts(height, width, checksum, remarks)
 
 
 def shrunk(image: np.ndarray, max_side: int) -> np.ndarray:
@@ -144,18 +154,27 @@ def _read_bytes(path: str | Path, noted: Noted | None = None) -> bytes:
     return data
 
 
-def _read_to_the_end(file: BinaryIO, path: str | Path, *, pixels_max: int) -> tuple[str, ...]:
-    """Decode an image with Pillow, which is stricter than OpenCV -> what is odd about it. Its pixels are given up."""
-    with Image.open(file, formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > pixels_max:
-            raise Image.DecompressionBombError
-        if image.mode in ("F", "I"):
-            raise InputError(f"{path}: a {image.format} of 32 bits a channel; save it with 8 or 16")
-        remarks = _header_remarks(image, path)
+def _decode_strictly(image: Image.Image, file: BinaryIO, path: str | Path) -> tuple[int, int, tuple[str, ...]]:
+    """Decode with Pillow, which is stricter, and with OpenCV as `read_image` does -> height, width, what is odd.
+
+    Large images are decoded at an eighth of their sides, which is a matter of memory. Only JPEGs profit from that in
+    Pillow, and only they need it: of the others OpenCV notices a missing end.
+    """
+    if image.mode in ("F", "I"):
+        raise InputError(f"{path}: a {image.format} of 32 bits a channel; save it with 8 or 16")
+    remarks, (width, height) = _header_remarks(image, path), image.size
+    large = width * height > LARGE
+    turned = large and _is_turned(image)
+    if not large or image.format == "JPEG":
         image.draft("L", (1, 1))  # a JPEG is still read to its end, but few pixels are computed: 3 times faster
         image.load()
-        return (*remarks, TRANSPARENT) if _is_transparent(image) else tuple(remarks)
+    file.seek(0)
+    data = file.read()
+    if large:
+        _decode(data, path, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
+        return *((width, height) if turned else (height, width)), tuple(remarks)
+    height, width, _ = _decode(data, path).shape
+    return height, width, (*remarks, TRANSPARENT) if _is_transparent(image) else tuple(remarks)
 
 
 def _header_remarks(image: Image.Image, path: str | Path) -> list[str]:
@@ -168,6 +187,12 @@ def _header_remarks(image: Image.Image, path: str | Path) -> list[str]:
         CMYK: image.mode == "CMYK",
     }
     return [remark for remark, is_so in odd.items() if is_so]
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Will an image be turned by a quarter when it is read, and is not yet in Pillow's eyes?"""
+    image.info.setdefault("exif", b"")  # or Pillow decodes a PNG for what may stand behind the pixels
+    return image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
 
 
 def _bits(image: Image.Image) -> int:
@@ -189,9 +214,9 @@ def _is_transparent(image: Image.Image) -> bool:
     return "transparency" in image.info
 
 
-def _decode(data: bytes, path: str | Path) -> np.ndarray:
+def _decode(data: bytes, path: str | Path, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
