@@ -135,10 +135,18 @@ def find_in_project(path: str) -> Path:
     return original if not given.exists() and original.exists() else given
 
 
-def read_text(path: str | Path) -> str:
-    """Text of a UTF-8 file, whatever its line ends, byte order mark dropped. Raises InputError if it cannot be read."""
+def read_text(path: str | Path, *, most: int | None = None) -> str:
+    """Text of a UTF-8 file, whatever its line ends, byte order mark dropped.
+
+    Raises InputError if it cannot be read, is a pipe that would never end, or has more than `most` bytes.
+    """
+    path = Path(path)
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: a folder or device; expected a text file")
+        if most is not None and (size := path.stat().st_size) > most:
+            raise InputError(f"{path}: {readable(size)}; expected at most {readable(most)} of text")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -10,11 +10,12 @@ VOC_CLASSES = [
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 ]
 MOST_CLASSES = 254  # a label map is uint8: 0 is background, 255 unlabelled
+FILE_BYTES = 2**20  # what names of classes can need
 
 
 def read_classes(path: str | Path) -> list[str]:
     """Read class names; blank lines at the end are no harm. Raises InputError with every bad line."""
-    names = [line.strip() for line in read_text(path).rstrip().split("\n")]
+    names = [line.strip() for line in read_text(path, most=FILE_BYTES).rstrip().split("\n")]
     _refuse_bad(names, path)
     return names
 

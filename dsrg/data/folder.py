@@ -30,6 +30,7 @@ from dsrg.files import read_text
 
 IMAGES, MASKS = "images", "masks"  # folders below the root; the first is left out of ids
 DELIMITERS = ",;\t"  # of columns
+TABLE_BYTES, TABLE_LINES = 32 * 1024**2, 200_000  # at most: a table is read at once, each row with its place
 SEPARATORS = ",;|\t"  # what people part tags with: in the name of a class, one of them is taken for a mistake
 
 
@@ -69,8 +70,8 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
     """
     root, path = Path(root), Path(root) / table
     try:
-        rows = read_table(path, separator=separator)
         files = find_files(root)
+        rows = read_table(path, separator=separator)
     except InputError as error:
         return Scan(root, [], [], error.problems)
     names = Names(files.images)
@@ -114,21 +115,28 @@ def read_table(path: Path, *, separator: str) -> list[Row]:
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: expected a table of tags, .csv, .tsv or .jsonl (data.tags)")
-    rows = readers[path.suffix.lower()](path, read_text(path), separator)
+    text = read_text(path, most=TABLE_BYTES)
+    if (lines := text.count("\n")) > TABLE_LINES:
+        raise InputError(f"{path}: {lines:,} lines; expected at most {TABLE_LINES:,}, one for each image")
+    rows = readers[path.suffix.lower()](path, text, separator)
     if not rows:
         raise InputError(f"{path}: a table without rows; expected one image a row")
     return rows
 
 
-def table_columns(header: str) -> tuple[list[str], str]:
-    """Names of the columns in a CSV table's first line, in lower case, and what parts them."""
+def table_columns(path: Path, text: str) -> tuple[list[str], str]:
+    """Names of the columns in the first line of a CSV table's text, in lower case, and what parts them."""
+    header = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=header.count)
-    cells = next(csv.reader([header], delimiter=delimiter), [])
+    try:
+        cells = next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error as error:
+        raise InputError(f"{path}:1: {error}; expected the names of the columns") from None
     return [cell.strip().casefold() for cell in cells], delimiter
 
 
 def _read_csv(path: Path, text: str, separator: str) -> list[Row]:
-    columns, delimiter = table_columns(text.partition("\n")[0])
+    columns, delimiter = table_columns(path, text)
     problems = [
         f"{path}:1: {'no' if name not in columns else 'more than one'} column {name!r}; expected image and tags, "
         f"perhaps split, found {', '.join(columns)!r}"
@@ -230,8 +238,8 @@ def find_files(root: Path) -> Files:
     """All images and masks below the root, links followed. Raises InputError if there is no folder, or no image."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected one with images and a table of tags (data.root)")
-    found, unnameable, seen = [], [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    found, unnameable, seen, closed = [], [], set(), []
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if (real := os.path.realpath(folder)) in seen:  # a link to a folder that holds it would have no end
             folders.clear()
@@ -246,7 +254,9 @@ def find_files(root: Path) -> Files:
     if not images:
         raise InputError(f"{root}: no image in this folder or below it; expected {', '.join(ENDINGS)} (data.root)")
     shown = [name.encode(errors="backslashreplace").decode() for name in unnameable]
-    return Files(images, masks, warn_of("files have names that are not UTF-8, so are not used", sorted(shown)))
+    warnings = warn_of("files have names that are not UTF-8, so are not used", sorted(shown))
+    warnings += warn_of("folders cannot be opened", sorted(str(error.filename) for error in closed))
+    return Files(images, masks, warnings)
 
 
 def _is_broken(name: str) -> bool:
@@ -365,7 +375,7 @@ def _choose_by_lists(located: list[tuple[Row, str]], names: Names, root: Path, w
         if name is None:
             continue
         try:
-            lines = read_text(root / name).split("\n")
+            lines = read_text(root / name, most=TABLE_BYTES).split("\n")
         except InputError as error:
             problems += [f"{problem}; expected a list of images (data.{split})" for problem in error.problems]
             continue

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ruamel.yaml import YAML
 
-from dsrg.data.folder import find_files, read_table, table_columns
+from dsrg.data.folder import TABLE_BYTES, find_files, read_table, table_columns
 from dsrg.data.sources import scan
 from dsrg.errors import InputError
 from dsrg.files import read_text
@@ -207,7 +207,7 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _columns(path: Path) -> list[str]:
-    return table_columns(read_text(path).partition("\n")[0])[0]
+    return table_columns(path, read_text(path, most=TABLE_BYTES))[0]
 
 
 def _pick(names: Container[str], wanted: tuple[str, ...]) -> str | None:

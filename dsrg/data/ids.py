@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 UNSAFE = frozenset('/\\:*?"<>|')
+DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
 ID_BYTES_MAX = 200  # leaves room for endings within the 255 bytes that file systems allow a name
 DERIVED_BYTES_MAX = 160  # ... and for the digits that keep derived ids apart
 
@@ -53,7 +54,8 @@ def id_problems(listed: Iterable[Listed]) -> list[str]:
 def image_ids(names: dict[str, str]) -> dict[str, str]:
     """Ids of images that have none: path -> what of it is worth a name, both with `/` -> id by path.
 
-    The id is the name without its ending, `__` for `/` and `_` for what no file name may hold, cut to 160 bytes. Where
+    The id is the name without its ending, `__` for `/` and `_` for what no file name may hold and before the names of
+    devices, cut to 160 bytes. Where
     that gives several images one id (case aside), each gets `-` and 8 digits of its path's checksum behind it: so what
     an id is depends on no order.
 
@@ -75,6 +77,8 @@ def _plain_id(name: str) -> str:
     safe = "".join("_" if character in UNSAFE or not character.isprintable() else character for character in bare)
     if safe.startswith("."):
         safe = f"_{safe[1:]}"
+    if safe.partition(".")[0].rstrip().casefold() in DEVICES:  # no file has such a name on Windows
+        safe = f"_{safe}"
     return safe.encode()[:DERIVED_BYTES_MAX].decode(errors="ignore")
 
 
