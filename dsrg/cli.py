@@ -162,14 +162,14 @@ def report(out: Path) -> None:
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others let others look.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 = any free one.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
 @click.option("--rev", help="Another run to show beside: a DVC experiment, a commit, a branch or a tag.")
-def inspect(host: str, port: int, browser: bool, rev: str | None) -> None:
+def inspect(port: int, browser: bool, rev: str | None) -> None:
     """Look at seeds, growth and results of every image in a browser, and try other thresholds.
 
-    The page is served from here, reads what the stages have made and writes nothing. End it with Ctrl-C.
+    The page is served from here to this machine alone, reads what the stages have made and writes nothing. From another
+    machine: `ssh -L 8765:127.0.0.1:8765 THIS_ONE`. End it with Ctrl-C.
     """
     import tempfile
     import webbrowser
@@ -189,7 +189,7 @@ def inspect(host: str, port: int, browser: bool, rev: str | None) -> None:
 
     with tempfile.TemporaryDirectory(prefix="dsrg-inspect-") as folder:
         other = rev and Other(rev, project_at(rev, Path(folder), file=stage.file, root=stage.data_root))
-        serve(project, host=host, port=port, ready=ready, other=other or None)
+        serve(project, port=port, ready=ready, other=other or None)
 
 
 @main.command()

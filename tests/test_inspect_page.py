@@ -31,7 +31,7 @@ from dsrg.inspect.server import Other, serve
 from dsrg.pipeline import load_stage
 stage = load_stage("inspect")
 project = Project(file=stage.file, root=stage.data_root, params=stage.params)
-serve(project, host="127.0.0.1", port=0, ready=lambda url: print(url, flush=True), other=Other("before", project))
+serve(project, port=0, ready=lambda url: print(url, flush=True), other=Other("before", project))
 """
 
 

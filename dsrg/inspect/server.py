@@ -40,6 +40,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+HOST = "127.0.0.1"  # this machine alone: the page shows whatever the project holds, and asks nobody who they are
 ROWS_MAX = 500  # of the grid, in one answer
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -51,24 +52,22 @@ class Other(NamedTuple):
     project: Project
 
 
-def serve(project: Project, *, host: str, port: int, ready: Callable[[str], None], other: Other | None = None) -> None:
+def serve(project: Project, *, port: int, ready: Callable[[str], None], other: Other | None = None) -> None:
     """Serve until interrupted; `ready` is called with the address. Port 0 takes a free one.
 
     Raises InputError when the address cannot be had.
     """
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
+        listening = socket.create_server((HOST, port))
     except OSError as error:
-        raise InputError(f"{host}:{port}: {error.strerror or error}; choose another --port or --host") from None
-    shown = f"[{host}]" if ":" in host else host
-    ready(f"http://{shown}:{listening.getsockname()[1]}/")
-    web.run_app(create_app(project, host=host, other=other), sock=listening, print=None, access_log=None)
+        raise InputError(f"{HOST}:{port}: {error.strerror or error}; choose another --port") from None
+    ready(f"http://{HOST}:{listening.getsockname()[1]}/")
+    web.run_app(create_app(project, other=other), sock=listening, print=None, access_log=None)
 
 
-def create_app(project: Project, *, host: str, other: Other | None = None) -> web.Application:
-    """The application, to be served at `host`."""
-    app = web.Application(middlewares=[_guard(host), _problems])
+def create_app(project: Project, *, other: Other | None = None) -> web.Application:
+    """The application, to be served at loopback."""
+    app = web.Application(middlewares=[_guard, _problems])
     pages = _Pages(project, other)
     for path, (name, kind) in PAGE.items():
         app.router.add_get(path, _file(Path(__file__).with_name(name), kind))
@@ -86,44 +85,30 @@ def create_app(project: Project, *, host: str, other: Other | None = None) -> we
     return app
 
 
-def is_own_name(name: str, host: str) -> bool:
-    """Whether a request's Host header, its port included, may name this server.
+def is_own_name(name: str) -> bool:
+    """Whether a request's Host header, its port included, may name this server: `localhost` or a loopback address.
 
-    A page from elsewhere whose name was made to point here (DNS rebinding) comes with that name: only the name the
-    server was told to listen at, `localhost` and literal addresses are its own.
+    A page from elsewhere whose name was made to point here (DNS rebinding) comes with that name.
     """
     bare = name.rsplit(":", 1)[0] if not name.endswith("]") else name
     bare = bare.strip("[]").casefold()
-    if bare in ("localhost", host.casefold()):
-        return True
     try:
-        address = ipaddress.ip_address(bare)
+        return bare == "localhost" or ipaddress.ip_address(bare).is_loopback
     except ValueError:
         return False
-    return address.is_loopback or not _is_loopback(host)
 
 
-def _is_loopback(host: str) -> bool:
+@web.middleware
+async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if not is_own_name(request.headers.get("Host", "")):
+        raise web.HTTPForbidden(text="not this server's name")
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.casefold() == "localhost"
-
-
-def _guard(host: str) -> Handler:
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not is_own_name(request.headers.get("Host", ""), host):
-            raise web.HTTPForbidden(text="not this server's name")
-        try:
-            response = await handler(request)
-        except web.HTTPException as error:
-            error.headers.update(HEADERS)
-            raise
-        response.headers.update(HEADERS)
-        return response
-
-    return guard
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.headers.update(HEADERS)
+        raise
+    response.headers.update(HEADERS)
+    return response
 
 
 @web.middleware
