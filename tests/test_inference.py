@@ -597,7 +597,7 @@ class TestScoring:
     def test_label_maps_of_the_first_and_of_the_best_and_worst_images_are_kept(self, tmp_path):
         pictures = {f"im{k}": picture(24, 30, seed=k) for k in range(6)}
         index = save_index(tmp_path, pictures, [[1, 1]] * 6)
-        segmenter, settings = Colours(), Predict(shape="square", scales=[1.0], flip=False, merge="mean")
+        segmenter, settings = Colours(), Predict(shape="square", scales=[1.0], flip=False, merge="mean", max_side=1024)
         told = {"classes": ["a", "b"], "size": 33, "kernel": KERNEL}
         blank = [np.zeros((24, 30), np.uint8)] * 6
         _, found = evaluate_segmenter(segmenter, index, tmp_path, blank, settings, keep=6, **told)
