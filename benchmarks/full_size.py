@@ -91,7 +91,9 @@ def measure(recipe: str) -> dict:
             steps=STEPS,
             precision=dsrg.precision,
             optimiser=dsrg.optimiser.model_dump(),
+            skip_bad_steps=dsrg.skip_bad_steps,
             scratch=Path(folder),
+            fingerprint="",
             curves=Path(folder) / "curves.tsv",
             watch=lambda network, step: ends.append(time.perf_counter()),
         )

@@ -52,7 +52,9 @@ def main(name: str) -> None:
             steps=retrain.steps,
             precision=retrain.precision,
             optimiser=retrain.optimiser.model_dump(),
+            skip_bad_steps=retrain.skip_bad_steps,
             scratch=Path(scratch),
+            fingerprint="",
             curves=Path(scratch) / "curves.tsv",
         )
     masks = Masks(truth, val.ids, folder=stage.file["masks"])

@@ -143,6 +143,7 @@ class Training(Section):
     steps: Count
     batch: Count
     precision: Literal["fp32", "bf16"]
+    skip_bad_steps: Annotated[int, Field(ge=0)]
     optimiser: Optimiser
     augment: Augment
 

@@ -46,7 +46,9 @@ def retrain(stage: Stage) -> None:
             steps=retrain.steps,
             precision=retrain.precision,
             optimiser=retrain.optimiser.model_dump(),
+            skip_bad_steps=retrain.skip_bad_steps,
             scratch=folder,
+            fingerprint=stage.scratch.name,
             curves=folder / CURVES,
         )
         return Model("segmenter", classes, network, params.data.size, segmenter.state_dict())

@@ -41,7 +41,9 @@ def train_cam(stage: Stage) -> None:
         steps=cam.steps,
         precision=cam.precision,
         optimiser=cam.optimiser.model_dump(),
+        skip_bad_steps=cam.skip_bad_steps,
         scratch=stage.scratch,
+        fingerprint=stage.scratch.name,
         curves=stage.results / "curves.tsv",
     )
     metrics = {}

@@ -10,7 +10,10 @@ from closure import ROOT, imports
 # From the ground up. A module imports from its own floor and from those below it.
 FLOORS = [
     ["dsrg.errors"],
-    ["dsrg.files", "dsrg.record", "dsrg.lock", "dsrg.parallel", "dsrg.progress", "dsrg.released", "dsrg.stopping"],
+    [
+        *("dsrg.files", "dsrg.lock", "dsrg.parallel", "dsrg.progress", "dsrg.record", "dsrg.released", "dsrg.sealed"),
+        "dsrg.stopping",
+    ],
     ["dsrg.params"],
     ["dsrg.method"],
     ["dsrg.data"],

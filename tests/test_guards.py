@@ -29,8 +29,8 @@ MAY_WRITE = {
     "dsrg.data.shapes._write_picture": "in the folder that draw_dataset opened with whole_folder",
     "dsrg.lock.try_lock": "into a lock's own file, which says whose it is",
     "dsrg.training.fit.fit": "calls Checkpoints.save, and writes the curves whole",
-    "dsrg.training.curves.Curves.begin": "unfinished work in the scratch folder",
-    "dsrg.training.curves._append": "unfinished work in the scratch folder",
+    "dsrg.training.curves.Curves.write": "unfinished work in the scratch folder",
+    "dsrg.training.resume.Checkpoints.kept_when_stopped": "calls Checkpoints.save",
     "dsrg.training.resume.Checkpoints.save": "into a buffer",
 }
 

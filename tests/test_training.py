@@ -1,5 +1,13 @@
 """Training: rates and schedules of the paper, a loop that can be killed, supervision that grows."""
 
+import _thread
+import io
+import math
+import os
+import pickle
+import signal
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +18,7 @@ from toy import picture, recipe, save_index
 
 from dsrg.data.batches import Batch, Batches
 from dsrg.data.images import read_mask
+from dsrg.errors import InputError, RunError
 from dsrg.inference.squares import squares
 from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.growing import grow
@@ -17,11 +26,15 @@ from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Dsrg
-from dsrg.training import fit as fit_module
+from dsrg.sealed import write_sealed
+from dsrg.stopping import Stopped, stoppable
+from dsrg.training import resume as resume_module
 from dsrg.training import supervision as supervision_module
-from dsrg.training.fit import NotFiniteError, fit, set_up_torch
+from dsrg.training.curves import Curves, NotFiniteError
+from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.growth_watch import GrowthWatch, watched_steps
 from dsrg.training.mask_objective import mask_objective
+from dsrg.training.memory import largest_batch
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
 from dsrg.training.resume import Checkpoints
 from dsrg.training.seed_objective import labelled_shares, seed_objective
@@ -172,7 +185,7 @@ class TestFit:
         """Train a classifier with dropout in a folder of its own -> the network."""
         index, root = data
 
-        def train(name: str, *, steps=40, precision="fp32", optimiser=ADAMW, objective=tags, watch=None, classes=None):
+        def train(name: str, *, steps=40, precision="fp32", optimiser=ADAMW, objective=tags, skip=0, **options):
             set_up_torch(3)
             network = Classifier(classes=2, backbone="vgg_mini", output_stride=8, **NEW | {"dropout": 0.0})
             network.backbone.append(nn.Dropout(0.2))  # random numbers must go on where they were too
@@ -180,7 +193,7 @@ class TestFit:
             batches = Batches(index, root=root, labels=None, size=33, batch=4, seed=1, **augment)
             folder = tmp_path / name
             places = {"scratch": folder / "scratch", "curves": folder / "curves.tsv"}
-            options = {"optimiser": optimiser, "watch": watch, "classes": classes, **places}
+            options |= {"optimiser": optimiser, "skip_bad_steps": skip, "fingerprint": "red-green", **places}
             return fit(network, objective, batches, name=name, steps=steps, precision=precision, **options)
 
         return train
@@ -192,14 +205,14 @@ class TestFit:
         assert isinstance(network, Classifier) and not network.training
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         header, *lines = (line.split("\t") for line in (tmp_path / "run/curves.tsv").read_text().splitlines())
-        assert header == ["step", "loss", "lr"] and [line[0] for line in lines] == ["10", "20", "30", "40"]
+        assert header == ["step", "loss", "gradient", "lr"] and [line[0] for line in lines] == ["10", "20", "30", "40"]
         losses = [float(line[1]) for line in lines]
         assert losses[-1] < 0.5 * losses[0] and losses[0] > 0.3
-        assert not (tmp_path / "run/scratch/checkpoint.pt").exists()  # too short for one
+        assert not list((tmp_path / "run/scratch").glob("*.pt"))  # too short for one
 
     def test_learning_rate_follows_the_schedule(self, train, tmp_path):
         train("run", steps=20, optimiser=SGD)
-        rates = [float(line.split("\t")[2]) for line in (tmp_path / "run/curves.tsv").read_text().splitlines()[1:]]
+        rates = [float(line.split("\t")[3]) for line in (tmp_path / "run/curves.tsv").read_text().splitlines()[1:]]
         schedule = {key: SGD[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
         expected = [0.01 * lr_factor(step, steps=20, **schedule) for step in (9, 19)]
         assert rates == pytest.approx(expected)
@@ -215,7 +228,7 @@ class TestFit:
         expected = (tmp_path / "run/curves.tsv").read_text()
         (tmp_path / "run").rename(tmp_path / "before")
 
-        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")  # at every point of the curves
+        monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "7")  # between two points of the curves
         seen = []
 
         def killer(stop):
@@ -230,7 +243,10 @@ class TestFit:
             with pytest.raises(Failing):
                 train("run", watch=killer(stop), **options)
         resumed = train("run", watch=killer(0), **options)
-        starts = [1, *(stop // 10 * 10 + 1 for stop in killed_at)]
+        starts, last = [1], 0
+        for stop in killed_at:
+            last += (stop - 1 - last) // 7 * 7  # a step counts when all of it is done, this test's own part too
+            starts.append(last + 1)
         ends = [*killed_at, 40]
         assert seen == [step for first, last in zip(starts, ends, strict=True) for step in range(first, last + 1)]
         for (name, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
@@ -240,7 +256,7 @@ class TestFit:
     def test_other_weights_if_anything_is_lost(self, train, tmp_path, monkeypatch):
         """The test above would notice: without the state of optimiser and random numbers the weights differ."""
         whole = train("whole")
-        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
+        monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "7")
 
         def stop(network, step):
             if step == 25:
@@ -249,35 +265,37 @@ class TestFit:
         for lost in ("random", "optimiser"):
             with pytest.raises(Failing):
                 train(lost, watch=stop)
-            path = tmp_path / lost / "scratch/checkpoint.pt"
-            state, fresh = torch.load(path, weights_only=True), {}
+            checkpoints = Checkpoints(tmp_path / lost / "scratch", fingerprint="red-green")
+            state, fresh = checkpoints.load(), {}
             if lost == "random":
-                fresh = {"random": torch.Generator().manual_seed(99).get_state()}
+                fresh = {"random": {"cpu": torch.Generator().manual_seed(99).get_state()}}
             else:
                 fresh = {"optimiser": {**state["optimiser"], "state": {}}}
-            torch.save(state | fresh, path)
+            checkpoints.save(state | fresh)
+            checkpoints.kept[0].unlink()
             resumed = train(lost)
             pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
             assert not all(torch.equal(*pair) for pair in pairs)
 
     def test_a_checkpoint_comes_only_after_its_interval(self, train, tmp_path, monkeypatch):
-        now = [1000.0]
+        now, saved, save = [1000.0], [], Checkpoints.save
 
-        class Clock:
-            @staticmethod
-            def monotonic():
-                return now[0]
+        def slow_save(self, state):
+            saved.append(state["step"])
+            save(self, state)
 
-        monkeypatch.setattr(fit_module, "time", Clock)
-        saved = []
-        monkeypatch.setattr(Checkpoints, "save", lambda self, state: saved.append(state["step"]))
+        def tick(network, step):
+            now[0] += 1
+
+        monkeypatch.setattr(resume_module.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(Checkpoints, "save", slow_save)
         monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "25")
-        train("run", watch=lambda network, step: now.__setitem__(0, now[0] + 1), steps=80)
-        assert saved == [30, 60]
-        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
+        train("run", watch=tick, steps=80)
+        assert saved == [26, 52, 78]
+        monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "10")
         saved.clear()
-        train("short", watch=lambda network, step: now.__setitem__(0, now[0] + 1), steps=20)
-        assert saved == [10]  # none at the end, where nothing is left to do
+        train("steps", watch=tick, steps=30)
+        assert saved == [10, 20]  # none at the end, where nothing is left to do
 
     def test_values_a_class_get_a_table_that_survives_too(self, train, tmp_path, monkeypatch):
         def objective(network, batch: Batch, step: int):
@@ -304,7 +322,7 @@ class TestFit:
         ]
         assert lines == sum(expected, [])
         header, *lines = (line.split("\t") for line in (tmp_path / "run/curves.tsv").read_text().splitlines())
-        assert header == ["step", "loss", "number", "lr"]
+        assert header == ["step", "loss", "number", "gradient", "lr"]
         assert [(line[0], line[2]) for line in lines] == list(means.items())
 
     def test_without_names_of_classes_there_is_no_such_table(self, train, tmp_path):
@@ -322,13 +340,130 @@ class TestFit:
                 loss = loss * bad
             return loss, {"loss": loss.detach()}
 
-        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
+        monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "3")
         with pytest.raises(NotFiniteError) as error:
             train("run", objective=objective)
-        said = str(error.value)
-        assert f"loss is {bad} at step 24 with the images {', '.join(seen[23])};" in said
-        assert str(tmp_path / "run/scratch") in said
-        assert torch.load(tmp_path / "run/scratch/checkpoint.pt", weights_only=True)["step"] == 20
+        assert f"loss is {bad} at step 24 with the images {', '.join(seen[23])}. A lower" in str(error.value)
+        (note,) = error.value.__notes__
+        assert note.startswith("last good checkpoint: of step 21, ") and str(tmp_path / "run/scratch") in note
+        assert Checkpoints(tmp_path / "run/scratch", fingerprint="red-green").load()["step"] == 21  # and not 24
+
+    @pytest.mark.parametrize("where", ["logits", "gradient"])
+    def test_so_do_logits_and_gradients(self, train, where):
+        def objective(network, batch: Batch, step: int):
+            if step != 3:
+                return tags(network, batch, step)
+            if where == "logits":
+                return tags(lambda images: network(images) / 0, batch, step)
+            loss, values = tags(network, batch, step)  # finite; the square root's derivative at 0 is not
+            return loss + (loss - loss.detach()).sqrt(), values
+
+        name = {"logits": "loss", "gradient": "gradient"}[where]
+        with pytest.raises(NotFiniteError, match=f"{name} is (nan|inf) at step 4 ") as error:
+            train("run", objective=objective)
+        assert error.value.__notes__ == ["last good checkpoint: none"]
+
+    def test_bad_steps_can_be_left_out_up_to_a_limit(self, train, tmp_path, monkeypatch, capsys):
+        """... and the training is that of the other steps alone, killed or not."""
+
+        def objective(bad_steps):
+            def objective(network, batch: Batch, step: int):
+                loss, values = tags(network, batch, step)
+                return (loss * math.nan, {"loss": loss.detach() * math.nan}) if step in bad_steps else (loss, values)
+
+            return objective
+
+        with pytest.raises(NotFiniteError, match="loss is nan at step 30 "):
+            train("run", objective=objective({4, 5, 29}), skip=2)
+        said = capsys.readouterr().out
+        assert "run: step left out, 2 of at most 2: loss is nan at step 6 with the images im" in said
+        whole = train("whole", objective=objective({4, *range(10, 20)}), skip=11)
+        steps = [line.split("\t")[0] for line in (tmp_path / "whole/curves.tsv").read_text().splitlines()]
+        assert steps == ["step", "10", "30", "40"]
+
+        def stop(network, step):
+            if step == 16:
+                raise Failing
+
+        monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "6")
+        with pytest.raises(Failing):
+            train("killed", objective=objective({4, *range(10, 20)}), skip=11, watch=stop)
+        resumed = train("killed", objective=objective({4, *range(10, 20)}), skip=11)
+        for value, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(value, other)
+        assert (tmp_path / "whole/curves.tsv").read_text() == (tmp_path / "killed/curves.tsv").read_text()
+
+    @pytest.mark.parametrize("moment", ["forward", "backward", "after the step"])
+    def test_told_to_stop_it_keeps_the_last_whole_step(self, train, tmp_path, moment):
+        """Wherever it is, even within a long backward pass, and goes on to the same weights."""
+        whole, told = train("whole", steps=20), []
+
+        def objective(network, batch: Batch, step: int):
+            loss, values = tags(network, batch, step)
+            if step == 12 and not told and moment != "after the step":
+                told.append(step)
+                if moment == "forward":
+                    signal.raise_signal(signal.SIGTERM)
+                loss.register_hook(lambda gradient: os.kill(os.getpid(), signal.SIGTERM))
+            return loss, values
+
+        def watch(network, step):
+            if step == 13 and not told:
+                told.append(step)
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(Stopped), stoppable():
+            train("run", steps=20, objective=objective, watch=watch)
+        done = 13 if moment == "after the step" else 12
+        assert Checkpoints(tmp_path / "run/scratch", fingerprint="red-green").load()["step"] == done
+        resumed = train("run", steps=20)
+        for value, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(value, other)
+        assert (tmp_path / "whole/curves.tsv").read_text() == (tmp_path / "run/curves.tsv").read_text()
+
+    def test_told_to_stop_after_a_bad_step_it_keeps_nothing_of_it(self, train, tmp_path):
+        def objective(network, batch: Batch, step: int):
+            loss, values = tags(network, batch, step)
+            return (loss * math.nan, {"loss": loss.detach() * math.nan}) if step == 2 else (loss, values)
+
+        def watch(network, step):
+            if step == 5:
+                signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(NotFiniteError, match="at step 3"), stoppable():
+            train("run", objective=objective, watch=watch)
+        assert Checkpoints(tmp_path / "run/scratch", fingerprint="red-green").load() is None
+
+    def test_a_stop_gets_through_in_a_long_backward_pass(self, train, tmp_path):
+        """Between two parameters' gradients, not only after all of them."""
+        networks = []
+
+        def objective(network, batch: Batch, step: int):
+            networks.append(network)
+            loss, values = tags(network, batch, step)
+            # it comes where no line of Python runs that would notice
+            list(network.parameters())[-1].register_hook(partial(next, map(_thread.interrupt_main, [signal.SIGTERM])))
+            return loss, values
+
+        with pytest.raises(Stopped), stoppable():
+            train("run", objective=objective)
+        assert next(networks[0].parameters()).grad is None  # the last one that backward comes to
+
+    @pytest.mark.parametrize(("room", "said"), [(2, "2 would fit: set `batch` to 2 or less"), (0, "not even one")])
+    def test_out_of_memory_says_which_batch_would_fit(self, train, room, said):
+        tried = []
+
+        def objective(network, batch: Batch, step: int):
+            tried.append(len(batch.images))
+            assert len(batch.images) == len(batch.present) == len(batch.ids)
+            if len(batch.images) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+            return tags(network, batch, step)
+
+        with pytest.raises(RunError, match="out of memory at step 1 with a batch of 4 images") as error:
+            train("run", objective=objective)
+        assert said in str(error.value) and "(CUDA out of memory)" in str(error.value)
+        assert tried[0] == 4 and len(tried) <= 3
 
     def test_watch_sees_every_step_done(self, train):
         seen = []
@@ -344,45 +479,157 @@ def test_torch_is_deterministic_and_does_not_fill_new_memory():
     assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
+@pytest.mark.parametrize("failed", [1, 2, 3, 20])
+def test_largest_batch_is_found_by_halving(failed):
+    for room in range(failed):
+        tried = []
+
+        def attempt(images, room=room, tried=tried):
+            tried.append(images)
+            if images > room:
+                raise torch.OutOfMemoryError
+
+        assert largest_batch(attempt, failed, nn.Linear(2, 2)) == room
+        assert len(tried) <= math.ceil(math.log2(failed))
+
+
 class TestCheckpoints:
-    def test_curves_come_back_as_they_were(self, tmp_path):
-        curves = tmp_path / "curves.tsv"
-        curves.write_text("step\tloss\n10\t0.5\n")
-        checkpoints = Checkpoints(tmp_path / "scratch", curves)
-        assert checkpoints.load() is None and curves.exists()
-        checkpoints.save({"step": 10, "network": {"w": torch.ones(2)}})
-        curves.write_text("step\tloss\n10\t0.5\n20\t0.4\n")
-        state = checkpoints.load()
-        assert state["step"] == 10 and torch.equal(state["network"]["w"], torch.ones(2)) and "curves" not in state
-        assert curves.read_text() == "step\tloss\n10\t0.5\n"
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return tmp_path / "scratch"
 
-    def test_each_of_several_files_gets_its_own_text_back(self, tmp_path):
-        paths = tmp_path / "curves.tsv", tmp_path / "per_class.tsv"
-        for path in paths:
-            path.write_text(path.name)
-        checkpoints = Checkpoints(tmp_path / "scratch", *paths)
-        checkpoints.save({"step": 10})
-        for path in paths:
-            path.write_text("more")
-        checkpoints.load()
-        assert [path.read_text() for path in paths] == ["curves.tsv", "per_class.tsv"]
+    def save(self, folder, *steps: int) -> Checkpoints:
+        checkpoints = Checkpoints(folder, fingerprint="0123")
+        for step in steps:
+            checkpoints.save({"step": step, "network": {"w": torch.full((2,), float(step))}})
+        return checkpoints
 
-    def test_killed_while_saving_the_older_one_is_left_whole(self, tmp_path, monkeypatch):
-        """State and curves are one file, so they are always of the same step."""
-        curves = tmp_path / "curves.tsv"
-        curves.write_text("10")
-        checkpoints = Checkpoints(tmp_path / "scratch", curves)
-        checkpoints.save({"step": 10})
-        curves.write_text("20")
+    def test_the_newest_comes_back_and_two_are_kept(self, folder):
+        assert Checkpoints(folder, fingerprint="0123").load() is None
+        kept = self.save(folder, 10, 20, 30).kept
+        assert [path.name.split(".")[0] for path in sorted(folder.iterdir())] == ["step-00000020", "step-00000030"]
+        assert kept == sorted(folder.iterdir())
+        state = Checkpoints(folder, fingerprint="0123").load()
+        assert state["step"] == 30 and torch.equal(state["network"]["w"], torch.full((2,), 30.0))
 
-        def fail(descriptor):
+    @pytest.mark.parametrize("harm", ["bit", "cut", "empty", "gone"])
+    def test_a_damaged_one_falls_back_to_the_one_before_with_a_warning(self, folder, harm, capsys):
+        path = self.save(folder, 10, 20).kept[-1]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"bit": content, "cut": content[:-100], "empty": b"", "gone": b""}[harm])
+        if harm == "gone":
+            path.unlink()
+            path.symlink_to("nowhere")
+        checkpoints = Checkpoints(folder, fingerprint="0123")
+        assert checkpoints.load()["step"] == 10
+        said = capsys.readouterr().out
+        assert said.startswith(f"warning: {path}: ") and "going on from the checkpoint before it" in said
+        checkpoints.save({"step": 20})  # the damaged one is no hindrance
+        assert Checkpoints(folder, fingerprint="0123").load()["step"] == 20
+
+    def test_none_that_is_whole_is_none(self, folder):
+        for path in self.save(folder, 10, 20).kept:
+            path.write_bytes(b"")
+        assert Checkpoints(folder, fingerprint="0123").load() is None
+
+    def test_one_of_another_training_is_not_taken(self, folder, capsys):
+        self.save(folder, 10)
+        assert Checkpoints(folder, fingerprint="4567").load() is None
+        assert "belongs to 0123, not to 4567: other params, inputs or code" in capsys.readouterr().out
+
+    def test_nothing_in_it_is_executed(self, folder):
+        class Evil:
+            def __reduce__(self):
+                return print, ("executed",)
+
+        folder.mkdir()
+        buffer = io.BytesIO()
+        torch.save({"step": 1, "evil": Evil()}, buffer)
+        write_sealed(folder, "step-00000001", buffer.getvalue(), suffix=".pt")
+        with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
+            Checkpoints(folder, fingerprint="0123").load()
+
+    def test_killed_while_saving_the_older_one_is_left(self, folder, monkeypatch):
+        def fail(*arguments):
             raise Failing
 
-        with monkeypatch.context() as patch, pytest.raises(Failing):
-            patch.setattr("os.fsync", fail)
-            checkpoints.save({"step": 20})
-        assert checkpoints.load()["step"] == 10 and curves.read_text() == "10"
-        assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["checkpoint.pt"]
+        self.save(folder, 10)
+        for moment in ("fsync", "replace"):
+            with monkeypatch.context() as patch, pytest.raises(Failing):
+                patch.setattr(f"os.{moment}", fail)
+                self.save(folder, 20)
+            assert Checkpoints(folder, fingerprint="0123").load()["step"] == 10
+        assert len(list(folder.iterdir())) == 1
+
+    def test_a_slow_disk_is_written_to_less_often(self, folder, monkeypatch):
+        """Saving takes a fortieth of the time at most."""
+        now = [0.0]
+        monkeypatch.setattr(resume_module.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(resume_module, "write_sealed", lambda *_, **__: now.__setitem__(0, now[0] + 5) or folder)
+        checkpoints = Checkpoints(folder, fingerprint="0123")
+        now[0] = 61
+        assert checkpoints.due(1)
+        checkpoints.save({"step": 1})
+        now[0] += 199
+        assert not checkpoints.due(2)
+        now[0] += 2
+        assert checkpoints.due(2)
+
+    @pytest.mark.parametrize("wrong", ["often", "-1", "nan"])
+    def test_settings_that_are_no_numbers(self, folder, monkeypatch, wrong):
+        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", wrong)
+        with pytest.raises(InputError, match="DSRG_CHECKPOINT_SECONDS: expected a number, 0 or more"):
+            Checkpoints(folder, fingerprint="0123")
+
+
+CLASSES = ["background", "cat"]
+
+
+class TestCurves:
+    def test_means_since_the_last_line(self, tmp_path):
+        curves = Curves(tmp_path / "deep" / "curves.tsv", None)
+        (path,) = curves.paths
+        assert path.read_text() == ""
+        for step in (1, 2, 3):
+            curves.add(step, ["a"], {"loss": torch.tensor(float(step)), "share": torch.tensor(0.5)})
+        assert curves.write(3, lr=0.1) == {"loss": 2.0, "share": 0.5}
+        curves.add(4, ["a"], {"loss": torch.tensor(7.0), "share": torch.tensor(0.25)})
+        curves.write(4, lr=0.1)
+        assert path.read_text() == "step\tloss\tshare\tlr\n3\t2\t0.5\t0.1\n4\t7\t0.25\t0.1\n"
+
+    @pytest.mark.parametrize("pending", [0, 2])
+    def test_they_go_on_as_they_were_lines_after_the_checkpoint_forgotten(self, tmp_path, pending):
+        def play(curves, steps):
+            for step in steps:
+                share = torch.tensor([0.3, 0.1]) * step
+                curves.add(step, ["a"], {"loss": torch.tensor(0.1 * step), "share": share})
+                if step % 5 == 0:
+                    curves.write(step, lr=1 / 3)
+
+        whole, killed = Curves(tmp_path / "whole/a.tsv", CLASSES), Curves(tmp_path / "killed/a.tsv", CLASSES)
+        play(whole, range(1, 21))
+        play(killed, range(1, 6 + pending))
+        state = killed.state()
+        play(killed, range(6 + pending, 13))
+        resumed = Curves(tmp_path / "killed/a.tsv", CLASSES)
+        resumed.restore(state, torch.device("cpu"))
+        play(resumed, range(6 + pending, 21))
+        for name in ("a.tsv", "per_class.tsv"):
+            text = (tmp_path / "whole" / name).read_text()
+            assert (tmp_path / "killed" / name).read_text() == text and len(text.splitlines()) > 4
+        resumed.finish(tmp_path / "final" / "b.tsv")
+        for name, final in (("a.tsv", "b.tsv"), ("per_class.tsv", "per_class.tsv")):
+            assert (tmp_path / "final" / final).read_text() == (tmp_path / "killed" / name).read_text()
+
+    def test_a_value_that_is_no_number_is_named(self, tmp_path):
+        curves = Curves(tmp_path / "curves.tsv", None)
+        for step, share in ((11, 0.5), (12, -math.inf), (13, math.nan)):
+            curves.add(step, [f"im{step}", "b"], {"loss": torch.tensor(1.0), "share": torch.tensor(share)})
+        for use in (curves.state, lambda: curves.write(13)):
+            with pytest.raises(NotFiniteError, match="share is -inf at step 12 with the images im12, b"):
+                use()
+        assert curves.paths[0].read_text() == ""
 
 
 def example(seed: int, *, grid: int = 5, images: int = 2) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,6 @@
 """The training loop, one for the classifier, the DSRG network and retraining."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +10,11 @@ from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
 from dsrg.progress import track
-from dsrg.training.curves import Curves
+from dsrg.stopping import uninterrupted
+from dsrg.training.curves import Curves, NotFiniteError, refuse_bad
+from dsrg.training.memory import with_memory_advice
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
-from dsrg.training.resume import Checkpoints
+from dsrg.training.resume import Checkpoints, random_state, set_random_state
 
 # (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the
 # objective knows classes, vectors of one number a class
@@ -21,10 +22,6 @@ Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
 
 LOG_EVERY = 10  # steps between points of the curves
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-
-
-class NotFiniteError(RuntimeError):
-    """The loss became NaN or infinite: the message names the steps, the images and the last checkpoint."""
 
 
 def set_up_torch(seed: int) -> None:
@@ -45,7 +42,9 @@ def fit(
     steps: int,
     precision: str,
     optimiser: dict,
+    skip_bad_steps: int,
     scratch: Path,
+    fingerprint: str,
     curves: Path,
     classes: list[str] | None = None,
     watch: Callable[[nn.Module, int], None] | None = None,
@@ -58,12 +57,16 @@ def fit(
     Args:
         precision: "fp32", or "bf16" for convolutions in bfloat16 with float32 weights.
         optimiser: params of the section `optimiser`.
-        curves: TSV to write, of the loss and the other values over the steps.
+        skip_bad_steps: steps with a loss or gradient that is no number are left out, up to so many.
+        scratch, fingerprint: where unfinished work is kept, and what it belongs to, see `Checkpoints`.
+        curves: TSV to write, of the loss, the other values and the gradient's norm over the steps.
         classes: background and the classes, for an objective that has values a class, see `Curves`.
         watch: called with the network and the number of steps done after every step.
 
     Raises:
-        NotFiniteError: when the loss is not finite.
+        NotFiniteError: when the loss, another value or the gradient is not finite once too often.
+        RunError: when memory runs out, with the batch that would fit.
+        Stopped: when told to stop; the last whole step is kept.
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=PRECISIONS[precision])
     network = network.to(memory_format=torch.channels_last)
@@ -72,71 +75,67 @@ def fit(
     kind = {key: optimiser[key] for key in ("name", "momentum", "beta2")}
     network, optim = fabric.setup(network, build_optimiser(groups, **kind))
     schedule = {key: optimiser[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
+    for parameter in network.parameters():
+        if parameter.requires_grad:  # a moment of Python in a long backward pass, in which a stop gets through
+            parameter.register_post_accumulate_grad_hook(lambda parameter: None)
 
+    done, skipped, random = 0, 0, random_state()
+    checkpoints = Checkpoints(scratch, fingerprint=fingerprint)
     lines = Curves(scratch / "growing.tsv", classes)  # to be watched; in their place only when they are whole
-    checkpoints = Checkpoints(scratch, *lines.paths)
-    state = checkpoints.load()
-    start = 0
-    if state is None:
-        lines.begin()
-    else:
-        start = state["step"]
-        network.load_state_dict(state["network"])
-        optim.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"])
-        print(f"{name}: going on from step {start} of {steps} ({scratch})", flush=True)
+    if (saved := checkpoints.load()) is not None:
+        done, skipped, random = saved["step"], saved["skipped"], saved["random"]
+        network.load_state_dict(saved["network"])
+        optim.load_state_dict(saved["optimiser"])
+        lines.restore(saved["curves"], fabric.device)
+        set_random_state(random)
+        print(f"{name}: going on from step {done} of {steps} ({scratch})", flush=True)
 
+    def state() -> dict:
+        """As it was after the last whole step, whatever of the next one has been done."""
+        numbers = {"step": done, "skipped": skipped, "random": random, "curves": lines.state()}
+        return {**numbers, "network": network.state_dict(), "optimiser": optim.state_dict()}
+
+    def learn(batch: Batch, step: int) -> dict[str, Tensor]:
+        """The gradients of a step; the loss and other values, and the norm of the gradients."""
+        optim.zero_grad(set_to_none=True)
+        loss, values = objective(network, batch, step)
+        fabric.backward(loss)
+        return {**values, "gradient": gradient_norm(network)}
+
+    learn = with_memory_advice(learn, network)
     network.train()
-    recent: list[tuple[dict[str, Tensor], list[str]]] = []
-    last_saved, interval = time.monotonic(), float(os.environ.get("DSRG_CHECKPOINT_SECONDS", "60"))
-    with track(name, steps, start=start) as tracker:
-        for step, batch in enumerate(batches.ahead(start, steps), start):
+    with track(name, steps, start=done) as tracker, checkpoints.kept_when_stopped(state):
+        for step, batch in enumerate(batches.ahead(done, steps), done):
             factor = lr_factor(step, steps=steps, **schedule)
             for group in optim.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-            loss, values = objective(network, batch.to(fabric.device), step)
-            optim.zero_grad(set_to_none=True)
-            fabric.backward(loss)
-            optim.step()
-
-            recent.append((values, batch.ids))
-            done, note = step + 1, ""
-            if watch is not None:
-                watch(network, done)
-            if done % LOG_EVERY == 0 or done == steps:
-                means = _means(recent, done=done, scratch=scratch)
-                lines.log(done, {**means, "lr": torch.tensor(optim.param_groups[0]["lr"], dtype=torch.float64)})
-                note = f"loss {means['loss']:.4f}"
-                recent.clear()
-                if time.monotonic() - last_saved > interval and done < steps:
-                    checkpoints.save(_state(done, network, optim))
-                    last_saved = time.monotonic()
+            values = learn(batch.to(fabric.device), step)
+            note = ""
+            with uninterrupted():  # a step is done or not done
+                try:
+                    if skipped < skip_bad_steps:
+                        refuse_bad(values, step + 1, batch.ids)
+                    optim.step()
+                    lines.add(step + 1, batch.ids, values)
+                except NotFiniteError as error:
+                    skipped += 1
+                    print(f"warning: {name}: step left out, {skipped} of at most {skip_bad_steps}: {error}", flush=True)
+                done, random = step + 1, random_state()
+                if watch is not None:
+                    watch(network, done)
+                if lines.recent and (done % LOG_EVERY == 0 or done == steps):
+                    means = lines.write(done, lr=optim.param_groups[0]["lr"])
+                    note = f"loss {means['loss']:.4f}"
+                if done < steps and checkpoints.due(done):
+                    checkpoints.save(state())
             tracker.advance(note)
     lines.finish(curves)
+    if checkpoints.saves:
+        print(f"{name}: {checkpoints.saves} checkpoints in {checkpoints.seconds:.1f} s", flush=True)
     return network.module.eval()
 
 
-def _state(step: int, network: nn.Module, optim: torch.optim.Optimizer) -> dict:
-    return {
-        "step": step,
-        "network": network.state_dict(),
-        "optimiser": optim.state_dict(),
-        "random": torch.get_rng_state(),
-    }
-
-
-def _means(recent: list, *, done: int, scratch: Path) -> dict[str, Tensor]:
-    """Mean of each value over the steps since the last point, fetched from the device at once."""
-    first, _ = recent[0]
-    flat = [torch.cat([value.float().flatten() for value in values.values()]) for values, _ in recent]
-    columns = torch.stack(flat).cpu().split([value.numel() for value in first.values()], dim=1)
-    table = {name: column.reshape(-1, *first[name].shape) for name, column in zip(first, columns, strict=True)}
-    losses = table["loss"]
-    if not losses.isfinite().all():
-        row = int((~losses.isfinite()).nonzero()[0])
-        raise NotFiniteError(
-            f"loss is {losses[row]:.0f} at step {done - len(recent) + row + 1} with the images "
-            f"{', '.join(recent[row][1])}; the last good checkpoint, if there is one, is in {scratch}. "
-            "A lower learning rate or precision: fp32 usually helps"
-        )
-    return {name: column.mean(dim=0) for name, column in table.items()}
+def gradient_norm(network: nn.Module) -> Tensor:
+    """Euclidean norm of all gradients together, a scalar on their device; not finite if any of them is not."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)

@@ -1,32 +1,114 @@
-"""Checkpoints of an unfinished training: one file in the stage's scratch folder, gone when the training ends."""
+"""Checkpoints of an unfinished training, in the stage's scratch folder, which is gone when the training ends."""
 
 import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from dsrg.files import whole_file, write_text
+from dsrg.errors import InputError, RunError
+from dsrg.sealed import DamagedError, read_sealed, write_sealed
+from dsrg.stopping import Stopped
+
+KEPT = 2  # the newest, and the one before in case that the newest gets damaged
+SHARE = 1 / 40  # of the time, at most, that saving may take: a large network on a slow disk is saved less often
 
 
 class Checkpoints:
-    """The newest state of one training in `scratch`, with its curves (the text of files) as they were then."""
+    """The newest states of one training, each a file step-STEP.SHA256.pt in `folder`, written whole or not at all.
 
-    def __init__(self, scratch: Path, *curves: Path) -> None:
-        self.path, self.curves = scratch / "checkpoint.pt", curves
+    One is due DSRG_CHECKPOINT_SECONDS (60) after the last, later if saving takes longer than 1/40 of that, or after
+    DSRG_CHECKPOINT_STEPS steps if that is set. `fingerprint` stands for params, inputs and code of the training: a file
+    with another one is not taken.
+    """
+
+    def __init__(self, folder: Path, *, fingerprint: str) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
+        self.interval = _setting("DSRG_CHECKPOINT_SECONDS", 60.0)
+        self.every = _setting("DSRG_CHECKPOINT_STEPS", float("inf"))
+        self.kept: list[Path] = []
+        self.last_step, self.last_time = 0, time.monotonic()
+        self.saves, self.seconds = 0, 0.0
+
+    def due(self, step: int) -> bool:
+        """Is it time for the checkpoint of `step`?"""
+        pause = max(self.interval, self.seconds / max(self.saves, 1) / SHARE)
+        return step - self.last_step >= self.every or time.monotonic() - self.last_time > pause
 
     def save(self, state: dict) -> None:
-        """Write {step, network, optimiser, random}, of tensors and plain values, and the curves, whole or not."""
+        """Write {step, ...}, of tensors and plain values, and remove the oldest."""
+        began = time.monotonic()
         buffer = io.BytesIO()
-        texts = [path.read_text(encoding="utf-8") for path in self.curves]
-        torch.save({**state, "curves": texts}, buffer)
-        with whole_file(self.path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        torch.save({**state, "fingerprint": self.fingerprint}, buffer)
+        path = write_sealed(self.folder, f"step-{state['step']:08d}", buffer.getvalue(), suffix=".pt")
+        self.kept = [*(other for other in self.kept if other != path), path]
+        while len(self.kept) > KEPT:
+            self.kept.pop(0).unlink(missing_ok=True)
+        self.last_step, self.last_time = state["step"], time.monotonic()
+        self.saves, self.seconds = self.saves + 1, self.seconds + self.last_time - began
 
     def load(self) -> dict | None:
-        """The last state saved, its curves put back; None where there is none."""
-        if not self.path.is_file():
-            return None
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        for path, text in zip(self.curves, state.pop("curves"), strict=True):
-            write_text(path, text)
+        """The newest state that is whole; None where there is none. Warns of those that are not."""
+        files = sorted(self.folder.glob("step-*.pt"))
+        while files:
+            try:
+                state = self._read(files[-1])
+            except DamagedError as error:
+                print(f"warning: {error}; going on from the checkpoint before it, if there is one", flush=True)
+                files.pop()
+                continue
+            self.kept, self.last_step = files, state["step"]
+            return state
+        return None
+
+    def _read(self, path: Path) -> dict:
+        state = torch.load(io.BytesIO(read_sealed(path)), map_location="cpu", weights_only=True)
+        if state["fingerprint"] != self.fingerprint:
+            raise DamagedError(
+                f"{path}: belongs to {state['fingerprint']}, not to {self.fingerprint}: other params, inputs or code"
+            )
         return state
+
+    @contextmanager
+    def kept_when_stopped(self, state: Callable[[], dict]) -> Iterator[None]:
+        """Saves `state()` when the training inside is told to stop; notes on other errors what there is to go on from.
+
+        `state` may raise RunError when there is nothing good to save.
+        """
+        try:
+            yield
+        except Stopped:
+            self.save(state())
+            raise
+        except RunError as error:
+            last = f"of step {self.last_step}, {self.kept[-1]}" if self.kept else "none"
+            error.add_note(f"last good checkpoint: {last}")
+            raise
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """Of torch's generators, the CPU's and, where there is one, the GPU's."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else state
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Go on with random numbers where `random_state` was called."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _setting(name: str, default: float) -> float:
+    """A number, 0 or more, from the environment."""
+    text = os.environ.get(name, "")
+    try:
+        value = float(text or default)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise InputError(f"{name}: expected a number, 0 or more, not {text!r}")
+    return value
