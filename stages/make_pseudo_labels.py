@@ -1,6 +1,9 @@
 """Label every training image with the trained network, its tags and the fully connected CRF."""
 
+from collections.abc import Iterator
+
 from dsrg.artifacts.label_folder import write_checksums
+from dsrg.artifacts.shards import Item, kept
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.data.palette import label_png
@@ -17,18 +20,24 @@ def make_pseudo_labels(stage: Stage) -> None:
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes).split("train")
     segmenter, model = load_segmenter(stage.file["dsrg"], made_by="train_dsrg", classes=classes)
-    present = index.present if pseudo.tags_only else None
-    found = opinions(segmenter, read_images(index, stage.data_root), present, pseudo, size=model.size)
     kernel = params.crf.test.model_dump() if pseudo.crf else None
-    found = tracked(predictions(found, kernel=kernel, unsure_below=pseudo.unsure_below), stage.name, len(index))
+
+    def make(start: int) -> Iterator[Item]:
+        rest = index.pick(range(start, len(index)))
+        present = rest.present if pseudo.tags_only else None
+        found = opinions(segmenter, read_images(rest, stage.data_root), present, pseudo, size=model.size)
+        return ({"labels": one.labels} for one in predictions(found, kernel=kernel, unsure_below=pseudo.unsure_below))
+
+    found = tracked(kept(make, stage.scratch, total=len(index)), stage.name, len(index))
     shown = []
     with whole_folder(stage.file["pseudo_labels"]) as folder:
-        for image_id, (labels, *_) in zip(index.ids, found, strict=True):
-            (folder / f"{image_id}.png").write_bytes(label_png(labels))
+        for image_id, item in zip(index.ids, found, strict=True):
+            (folder / f"{image_id}.png").write_bytes(label_png(item["labels"]))
             if len(shown) < pseudo.overlays:
-                shown.append(labels)
+                shown.append(item["labels"])
         write_checksums(folder)
     write_label_overlays(stage.results / "overlays", index, stage.data_root, {"pseudo label": shown})
+    stage.finish()
 
 
 if __name__ == "__main__":

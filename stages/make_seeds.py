@@ -10,7 +10,7 @@ from dsrg.figures.seeds import write_contact_sheet, write_seed_overlays
 from dsrg.files import find_in_project, write_json
 from dsrg.inference.cams import load_classifier
 from dsrg.inference.seed_counts import SeedCounts
-from dsrg.inference.seeding import seed_rows
+from dsrg.inference.seeding import kept_seed_rows
 from dsrg.networks.network import grid_size
 from dsrg.pipeline import Stage, run_stage
 
@@ -22,7 +22,8 @@ def make_seeds(stage: Stage) -> None:
     size, counts = params.data.size, SeedCounts(classes, seeds)
     if seeds.cues is None:
         classifier = load_classifier(stage.file["cam"], made_by="train_cam", classes=classes)
-        rows = seed_rows(classifier, index, stage.data_root, size=size, seeds=seeds, saliency=params.saliency)
+        settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
+        rows = kept_seed_rows(classifier, index, stage.data_root, scratch=stage.scratch, **settings)
     else:
         files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)
         cues = read_cues(*files, index, grid=grid_size(size), classes=classes, conflict="highest")  # as released
@@ -42,6 +43,7 @@ def make_seeds(stage: Stage) -> None:
     write_json(stage.results / "metrics.json", counts.metrics())
     counts.write_classes(stage.results / "per_class.csv")
     counts.write_images(stage.results / "per_image.csv")
+    stage.finish()
 
 
 if __name__ == "__main__":

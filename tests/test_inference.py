@@ -37,7 +37,7 @@ from dsrg.inference.scoring import (
     write_per_image,
     write_quality,
 )
-from dsrg.inference.seeding import crf_labels, saliency_map, saliency_maps, seed_rows
+from dsrg.inference.seeding import crf_labels, kept_seed_rows, saliency_map, saliency_maps, seed_rows
 from dsrg.inference.squares import image_batches, native, read_images, scaled_side, squares
 from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.method.mean_field import Kernel, mean_field
@@ -376,6 +376,45 @@ class TestSeeding:
         assert rows[0].seeds[4, 4] == 1 and rows[1].seeds[4, 4] == 2
         if method == "maps":
             np.testing.assert_allclose(rows[0].saliency, 40 / 255, atol=1e-3)
+
+    def test_killed_and_gone_on_they_are_the_same(self, tmp_path):
+        """Every image again in the same company, and none again that was kept."""
+        pictures = {f"im{k:02d}": np.full((40, 50 + k, 3), 5 * k, np.uint8) for k in range(20)}
+        index = save_index(tmp_path, pictures, [[k % 3 == c for c in range(3)] for k in range(20)])
+        seeds, saliency = self.sections(method="cam", with_cam=False)
+        settings = {"size": 33, "seeds": seeds, "saliency": saliency}
+
+        class Killed(Exception):
+            pass
+
+        class Seeing(Colours):
+            """Remembers what it saw, and dies when it sees fewer than `least` images at once."""
+
+            def __init__(self, least: int = 0) -> None:
+                super().__init__()
+                self.least, self.seen = least, []
+
+            def maps(self, images):
+                if len(images) < self.least:
+                    raise Killed
+                self.seen.append(images)
+                return self(images)
+
+        whole, killed, resumed = Seeing(), Seeing(least=8), Seeing()
+        expected = list(seed_rows(whole, index, tmp_path, **settings))
+        kept = {"scratch": tmp_path / "scratch", **settings}
+        with pytest.raises(Killed):  # at the last four, after the file of the first sixteen
+            list(kept_seed_rows(killed, index, tmp_path, **kept))
+        rows = list(kept_seed_rows(resumed, index, tmp_path, **kept))
+        assert [len(images) for images in whole.seen] == [8] * 8 + [4] * 4  # two scales, two mirror images
+        assert all(map(torch.equal, resumed.seen, whole.seen[8:])) and len(resumed.seen) == 4
+        assert len(rows) == 20
+        for row, other in zip(rows, expected, strict=True):
+            assert row.image_id == other.image_id and isinstance(row.image_id, str)
+            for name in ("present", "seeds", "saliency", "cams", "cam_class"):
+                ours, theirs = getattr(row, name), getattr(other, name)
+                assert ours.dtype == theirs.dtype
+                np.testing.assert_array_equal(ours, theirs)
 
     def test_gradients_of_the_classifier_give_a_tenth_of_the_cells_as_background(self, data):
         index, root = data

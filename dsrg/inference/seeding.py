@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dsrg import parallel
 from dsrg.artifacts.seeds_h5 import SeedRow
+from dsrg.artifacts.shards import Item, kept
 from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import Noted, read_image
 from dsrg.data.index import Index
@@ -67,6 +68,19 @@ def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) ->
 def _saliency_of(job: tuple[Path, Noted | None], *, saliency: Saliency, grid: int) -> NDArray[np.float32]:
     path, noted = job
     return saliency_map(path, saliency=saliency, grid=grid, noted=noted)
+
+
+def kept_seed_rows(
+    classifier: Classifier, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency, scratch: Path
+) -> Iterator[SeedRow]:
+    """`seed_rows`, those of a run that was killed taken from `scratch`."""
+
+    def make(start: int) -> Iterator[Item]:
+        rest = index.pick(range(start, len(index)))
+        return map(vars, seed_rows(classifier, rest, root, size=size, seeds=seeds, saliency=saliency))
+
+    for item in kept(make, scratch, total=len(index)):
+        yield SeedRow(**item | {"image_id": str(item["image_id"])})
 
 
 def seed_rows(
