@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,6 +214,12 @@ class TestBatches:
     def content(batch) -> tuple:
         labels = None if batch.labels is None else batch.labels.numpy().tobytes()
         return tuple(batch.ids), batch.images.numpy().tobytes(), labels, batch.present.numpy().tobytes()
+
+    def test_no_image_at_all_is_an_error(self, make):
+        index = make().index
+        options = {"size": 65, "batch": 3, "seed": 5, "colour": 0.2, "labels": None, "shape": "square", "flip": True}
+        with pytest.raises(InputError, match="no image to learn from: .*; run the stage `prepare`"):
+            Batches(index.pick([]), root=Path(), scale_min=1.0, scale_max=1.0, **options)
 
     def test_shapes_and_kinds(self, make):
         batch = make()[0]

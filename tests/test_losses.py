@@ -363,6 +363,18 @@ def test_expand_loss_is_finite_whatever_the_tags_and_logits(tags, scale):
     assert loss.isfinite() and loss > 0 and logits.grad.isfinite().all()
 
 
+def test_a_batch_without_images_costs_nothing():
+    logits = torch.zeros(0, 4, 5, 6, requires_grad=True)
+    probs, present = smoothed_softmax(logits, min_prob=1e-4), torch.ones(0, 4, dtype=torch.bool)
+    losses = [
+        *(seeding_loss(probs, torch.zeros(0, 5, 6, dtype=torch.uint8), balanced=way) for way in (False, True)),
+        *(boundary_loss(probs, probs, ratio_clip=clip, crf_gradient=True) for clip in (None, 20)),
+        expand_loss(probs, present, fg_decay=0.996, bg_decay=0.999),
+    ]
+    sum(losses).backward()
+    assert [float(loss.detach()) for loss in losses] == [0] * 5 and logits.grad.isfinite().all()
+
+
 def test_a_tagged_class_may_be_certain_and_an_untagged_one_impossible():
     """Their logarithms of zero belong to the other term."""
     probs = torch.tensor([[0.5, 0.5], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64).view(1, 3, 1, 2).requires_grad_()

@@ -866,6 +866,31 @@ class TestObjectives:
         _, values = objective(lambda images: torch.randn(2, 3, 5, 5), batch, 0)
         assert values["agreement"] == 1 and not values["seeds"].any()
 
+    LABELS = {"no seeds": [255], "background alone": [0], "no background": [1, 2], "a class without seeds": [0, 2, 255]}
+
+    @pytest.mark.parametrize("labels", LABELS)
+    @pytest.mark.parametrize("tags", [[False, False], [True, True]], ids=["untagged", "all classes"])
+    def test_loss_and_gradient_are_finite_whatever_is_labelled(self, labels, tags):
+        images, _, _, _ = example(6)
+        generator = torch.Generator().manual_seed(0)
+        kinds = torch.tensor(self.LABELS[labels], dtype=torch.uint8)
+        drawn = kinds[torch.randint(0, len(kinds), (2, 5, 5), generator=generator)]
+        batch = Batch(images, drawn, torch.tensor([[True, *tags]] * 2), ["a", "b"])
+        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=True)
+        objectives = [tag_objective(score_scale=10.0, score_offset=-1.0)]
+        objectives += [mask_objective(loss=loss, min_prob=1e-4) for loss in ("cross_entropy", "balanced")]
+        for seed_loss in ("plain", "balanced"):
+            params = self.dsrg_params(seed_loss=seed_loss, expand_loss=True, boundary_clip=20.0)
+            objectives.append(seed_objective(params, supervisor=supervisor))
+        for number, objective in enumerate(objectives):
+            for scale in (0.0, 1.0, 1e3):
+                shape = (2, 3, 5, 5) if number else (2, 2)
+                logits = (scale * torch.randn(shape, generator=generator)).requires_grad_()
+                loss, values = objective(lambda images, logits=logits: logits, batch, 0)
+                loss.backward()
+                assert loss.isfinite() and loss >= 0 and logits.grad.isfinite().all()
+                assert all(value.isfinite().all() for value in values.values())
+
     def test_the_step_decides_whether_seeds_grow(self):
         images, _, seeds, present = example(5)
         logits = 10 * torch.randn(2, 3, 5, 5)

@@ -177,6 +177,8 @@ class Batches:
         colour: float,
         cache_bytes: int | None = None,
     ) -> None:
+        if not len(index):
+            raise InputError("no image to learn from: the index has none of the split train; run the stage `prepare`")
         self.index, self.root, self.labels = index, root, labels
         self.size, self.batch, self.seed = size, batch, seed
         self.window = {"shape": shape, "flip": flip, "scale_min": scale_min, "scale_max": scale_max}

@@ -42,7 +42,7 @@ def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
         means = _masked_mean(log_probs, background) + _masked_mean(log_probs, labelled & ~background)
     else:
         means = _masked_mean(log_probs, labelled)
-    return -means.mean()
+    return -mean_or_zero(means)
 
 
 def boundary_loss(probs: Tensor, crf_probs: Tensor, *, ratio_clip: float | None, crf_gradient: bool) -> Tensor:
@@ -66,7 +66,7 @@ def boundary_loss(probs: Tensor, crf_probs: Tensor, *, ratio_clip: float | None,
         log_ratio = target.log() - probs.log()
     else:
         log_ratio = (target / probs).clamp(1 / ratio_clip, ratio_clip).log()
-    return (target * log_ratio).sum(dim=1).mean()
+    return mean_or_zero((target * log_ratio).sum(dim=1))
 
 
 def expand_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> Tensor:
@@ -102,7 +102,12 @@ def expand_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: fl
         _masked_mean(torch.where(tagged, 1, 1 - highest).log(), ~tagged),
         _rank_pooled(ranked[:, 0], decay=bg_decay).log(),
     ]
-    return -sum(terms).mean()
+    return -mean_or_zero(sum(terms))
+
+
+def mean_or_zero(values: Tensor) -> Tensor:
+    """Mean of values of any shape, a scalar; 0 where there are none, as of a batch without images."""
+    return values.mean() if values.numel() else values.sum()
 
 
 def _rank_pooled(ranked: Tensor, *, decay: float) -> Tensor:
