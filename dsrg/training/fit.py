@@ -131,7 +131,7 @@ def fit(
             tracker.advance(note)
     lines.finish(curves)
     if checkpoints.saves:
-        print(f"{name}: {checkpoints.saves} checkpoints in {checkpoints.seconds:.1f} s", flush=True)
+        print(f"{name}: {checkpoints}", flush=True)
     return network.module.eval()
 
 

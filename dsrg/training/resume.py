@@ -30,8 +30,12 @@ class Checkpoints:
         self.interval = _setting("DSRG_CHECKPOINT_SECONDS", 60.0)
         self.every = _setting("DSRG_CHECKPOINT_STEPS", float("inf"))
         self.kept: list[Path] = []
-        self.last_step, self.last_time = 0, time.monotonic()
+        self.began = time.monotonic()
+        self.last_step, self.last_time = 0, self.began
         self.saves, self.seconds = 0, 0.0
+
+    def __str__(self) -> str:
+        return f"{self.saves} checkpoints took {self.seconds:.2f} of {time.monotonic() - self.began:.1f} s"
 
     def due(self, step: int) -> bool:
         """Is it time for the checkpoint of `step`?"""
