@@ -34,6 +34,7 @@ from dsrg.params import load_params
 
 PATIENCE = 120  # seconds that what was struck has to end in, on a busy machine
 SHARE = 0.6  # of the time that the pipeline takes: the longest that an attempt is given
+DRAWN = "data/shapes"
 CODE = ("dsrg", "stages")
 FILES = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 CHECKPOINTS = re.compile(r"^(\w+): (\d+) checkpoints took ([\d.]+) of ([\d.]+) s$", re.MULTILINE)
@@ -71,6 +72,7 @@ def start(command: list[str], folder: Path, **environment: str) -> subprocess.Po
     """A command in a process group of its own; what it says is added to folder/chaos.log."""
     settings = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "DSRG_SCRATCH"))}
     settings |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environment
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or the child ignores it where this is in the background
     with open(folder / "chaos.log", "a") as log:
         return subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log, start_new_session=True)
 
@@ -138,7 +140,7 @@ def checksums(folder: Path) -> dict[str, str]:
 def leftovers(folder: Path) -> list[str]:
     """Temporary files, locks and unfinished work in a project, DVC's own aside."""
     rests = [path for path in folder.rglob(".*") if path.suffix in (".tmp", ".old")]
-    rests += (folder / ".scratch").rglob("*")
+    rests += (path for path in (folder / ".scratch").rglob("*") if path.name != "seconds.json")
     return sorted(str(path.relative_to(folder)) for path in rests if ".dvc" not in path.relative_to(folder).parts)
 
 
@@ -157,12 +159,17 @@ def copy_of_project(folder: Path, changes: dict[str, str]) -> Path:
             inner = inner[section]
         inner[last] = yaml.load(value)
     yaml.dump(params, folder / "params.yaml")
-    root, drawn = load_params(folder / "params.yaml").data.root, "data/shapes"
-    if root != drawn and not Path(root).is_absolute():
-        (folder / root).parent.mkdir(parents=True, exist_ok=True)
-        (folder / root).symlink_to(Path(root).resolve())
+    link_data(folder)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
     return folder
+
+
+def link_data(folder: Path) -> None:
+    """A data root that no stage makes is that of the working folder."""
+    root = load_params(folder / "params.yaml").data.root
+    if Path(root).exists() and root != DRAWN and not Path(root).is_absolute():
+        (folder / root).parent.mkdir(parents=True, exist_ok=True)
+        (folder / root).symlink_to(Path(root).resolve())
 
 
 def remove(path: Path) -> None:
@@ -205,6 +212,7 @@ def main(name: str, kills: int, seed: int, changes: tuple[str, ...], checkpoint_
                 break
             for made in ("data", "results", "dvc.lock", ".dvc/cache"):
                 remove(killed / made)
+            link_data(killed)
         disturbed = time.monotonic() - began
         saved = CHECKPOINTS.findall((whole / "chaos.log").read_text())
         resumed = (killed / "chaos.log").read_text().count("going on from step")

@@ -1,6 +1,7 @@
 """Shared by all tests: one thread each, because tests run side by side, and where real images may be found."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +14,9 @@ import torch
 
 from dsrg import parallel
 
+# in the background or under nohup these are ignored, also by the programs that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 hypothesis.settings.register_profile("steady", deadline=None)  # no test may fail because the machine is busy

@@ -1,0 +1,120 @@
+"""The benchmark that strikes pipelines finds what it looks for; its strikes hit whom they should."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from closure import ROOT
+from ruamel.yaml import YAML
+
+from benchmarks import chaos
+
+DVC = """
+    import subprocess, sys, signal
+    stage = subprocess.Popen([sys.executable, "-m", "stages.slow"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as dvc does while a stage runs
+    sys.exit(stage.wait())
+"""
+SLOW = """
+    import os, time
+    from dsrg.stopping import Stopped, starter, stop_with, stoppable
+    with stoppable():
+        stop_with(starter())
+        open("ready", "w").close()
+        time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").touch()
+    (tmp_path / "dvc.py").write_text(textwrap.dedent(DVC))
+    (tmp_path / "stages" / "slow.py").write_text(textwrap.dedent(SLOW))
+    return tmp_path
+
+
+def struck(folder: Path, way) -> tuple[dict | None, int]:
+    """A strike at a pipeline whose only stage is at work; the exit code."""
+    process = chaos.start([sys.executable, "dvc.py"], folder, PYTHONPATH=str(ROOT))
+
+    def wait() -> None:
+        while not (folder / "ready").exists() and process.poll() is None:
+            chaos.time.sleep(0.02)
+
+    try:
+        return chaos.struck(process, way, wait=wait), process.returncode
+    finally:
+        for member in chaos.group(process.pid):
+            member.kill()
+
+
+@pytest.mark.parametrize(
+    ("way", "code"),
+    [
+        (chaos.strike_everything, -signal.SIGKILL),
+        (chaos.strike_dvc, -signal.SIGKILL),
+        (chaos.strike_stage, -signal.SIGKILL % 256),
+        (chaos.strike_stop, 1),  # no run_stage here that turns the stop into 143
+        (chaos.strike_ctrl_c, 1),
+    ],
+)
+def test_every_way_ends_everything(folder, way, code):
+    strike, returned = struck(folder, way)
+    assert strike == {"way": way.__name__.removeprefix("strike_"), "stage": "slow", "alive": []}
+    assert returned == code
+
+
+def test_whoever_lives_on_is_named(folder, monkeypatch):
+    monkeypatch.setattr(chaos, "PATIENCE", 1)
+    (folder / "stages" / "slow.py").write_text("import time; open('ready', 'w').close(); time.sleep(60)")
+    strike, _ = struck(folder, chaos.strike_dvc)
+    assert len(strike["alive"]) == 1 and "stages.slow" in strike["alive"][0]
+
+
+def test_one_that_ended_by_itself_was_not_struck(folder):
+    process = chaos.start([sys.executable, "-c", "pass"], folder)
+    assert chaos.struck(process, chaos.strike_everything, wait=process.wait) is None
+    process = chaos.start([sys.executable, "-c", "raise SystemExit(3)"], folder)
+    with pytest.raises(subprocess.CalledProcessError):
+        chaos.struck(process, chaos.strike_everything, wait=process.wait)
+
+
+def test_leftovers(tmp_path):
+    for name in ("data/.a.pt.12.tmp", ".scratch/train_cam-01/step.pt", ".scratch/a.lock", "data/.masks.3.old/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for innocent in (".scratch/seconds.json", ".dvc/tmp/.x.tmp", "data/a.pt", ".gitignore"):
+        (tmp_path / innocent).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / innocent).touch()
+    expected = ["data/.a.pt.12.tmp", "data/.masks.3.old", ".scratch/train_cam-01", ".scratch/train_cam-01/step.pt"]
+    assert chaos.leftovers(tmp_path) == sorted([*expected, ".scratch/a.lock"])
+
+
+def test_checksums_are_those_of_outs_and_metrics(tmp_path):
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    names = ["data/cam.pt", "data/growth/a/1.png", "results/train_cam/metrics.json"]
+    for name in [*names, "data/own.txt"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = chaos.checksums(tmp_path)
+    assert sorted(found) == names and len(set(found.values())) == 3
+
+
+def test_copies_have_changed_params_and_linked_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(chaos.subprocess, "run", lambda command, **options: None)
+    copy = chaos.copy_of_project(tmp_path / "copy", {"cam.steps": "7", "cam.optimiser.lr": "1e-5", "data.root": "docs"})
+    params = YAML(typ="safe", pure=True).load(copy / "params.yaml")
+    assert (params["cam"]["steps"], params["cam"]["optimiser"]["lr"]) == (7, 1e-5)
+    assert (copy / "dsrg" / "files.py").exists() and (copy / "docs").resolve() == ROOT / "docs"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("train_cam: 3 checkpoints took 0.21 of 30.5 s", True), ("a: 3 of 4", False)]
+)
+def test_the_cost_of_checkpoints_is_read_from_what_trainings_say(text, found):
+    assert bool(chaos.CHECKPOINTS.findall(f"before\n{text}\nafter")) == found
