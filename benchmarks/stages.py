@@ -23,8 +23,11 @@ from benchmarks import RESULTS
 from dsrg.files import write_json
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak GiB of a command and its children. Raises CalledProcessError when it fails."""
+def measured(command: list[str], *, every: float = 1.0) -> tuple[float, float]:
+    """Seconds and peak GiB of a command and its children, looked at `every` so many seconds.
+
+    Raises CalledProcessError when it fails.
+    """
     began, peak = time.monotonic(), 0
     process = psutil.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -33,7 +36,7 @@ def measured(command: list[str]) -> tuple[float, float]:
             peak = max(peak, sum(member.memory_full_info().pss for member in family))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             pass
-        time.sleep(1)  # reading the shares of a large process costs milliseconds
+        time.sleep(every)  # reading the shares of a large process costs milliseconds
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return time.monotonic() - began, peak / 2**30

@@ -1,6 +1,6 @@
 """Where a DSRG training step goes: loading, forward, backward and optimiser, CRF, growth; with and without supervision.
 
-    python -m benchmarks.step [--recipe recipes/voc2012-mobilenet.yaml] [--quick]
+    python -m benchmarks.step [--recipe recipes/voc2012-mobilenet.yaml] [--batch 4] [--rounds 2] [--quick]
 
 Images of noise of 500 x 375 pixels, random weights; size, batch, precision, CRF and growth are the recipe's. "Without"
 is the same network and loss on static seeds without boundary loss, so without CRF and growth; both kinds of step take
@@ -119,12 +119,14 @@ def measure(params: Params, *, batch: int, rounds: int, device: torch.device) ->
 
 @click.command()
 @click.option("--recipe", default="recipes/voc2012-mobilenet.yaml", show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), help="Images, if not the recipe's.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--quick", is_flag=True, help="The demo's network, two images once: to see that it runs.")
 @click.option("--out", type=click.Path(path_type=Path), help="The JSON file; benchmarks/results/step-RECIPE.json.")
-def main(recipe: str, quick: bool, out: Path | None) -> None:
+def main(recipe: str, batch: int | None, rounds: int, quick: bool, out: Path | None) -> None:
     recipe = "params.yaml" if quick else recipe
     name, params = Path(recipe).stem, load_params(recipe)
-    batch, rounds = (2, 1) if quick else (params.dsrg.batch, 7)
+    batch, rounds = (2, 1) if quick else (batch or params.dsrg.batch, rounds)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device_rates = rates(device, quick=quick)
     seconds, flops = measure(params, batch=batch, rounds=rounds, device=device)

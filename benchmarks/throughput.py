@@ -1,8 +1,8 @@
 """Images per second of seeds, of pseudo labels and of the loader, in one process and in two.
 
-    python -m benchmarks.throughput [--recipe recipes/voc2012-mobilenet.yaml] [--images FOLDER] [--quick]
+    python -m benchmarks.throughput [--recipe recipes/voc2012-mobilenet.yaml] [--images FOLDER] [--count 64] [--quick]
 
-64 images, the first JPEGs of a folder or drawn ones, tagged with one to three random classes. Networks, scales,
+Some images, the first JPEGs of a folder or drawn ones, tagged with one to three random classes. Networks, scales,
 saliency and CRFs are the recipe's, the weights random. One process is one core: one worker (DSRG_WORKERS) and one
 thread of torch; two have two of each. Both take turns in one run. Seeds are written to an HDF5 file, pseudo labels to
 PNGs. The floor is the networks' convolutions alone, at the rate of a matrix product in fp32 on all cores. Prints a
@@ -121,12 +121,14 @@ def measure(work: Work, index: Index, root: Path, *, counts: tuple[int, ...], ro
 @click.command()
 @click.option("--recipe", default="recipes/voc2012-mobilenet.yaml", show_default=True)
 @click.option("--images", "photos", type=click.Path(exists=True, file_okay=False, path_type=Path), help="JPEGs to use.")
+@click.option("--count", type=click.IntRange(min=1), default=64, show_default=True, help="Images.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--quick", is_flag=True, help="The demo's networks, four images, one core: to see that it runs.")
 @click.option("--out", type=click.Path(path_type=Path), help="The JSON; benchmarks/results/throughput-RECIPE.json.")
-def main(recipe: str, photos: Path | None, quick: bool, out: Path | None) -> None:
+def main(recipe: str, photos: Path | None, count: int, rounds: int, quick: bool, out: Path | None) -> None:
     recipe = "params.yaml" if quick else recipe
     name, params = Path(recipe).stem, load_params(recipe)
-    count, rounds, counts = (4, 1, (1,)) if quick else (64, 3, (1, 2))
+    count, rounds, counts = (4, 1, (1,)) if quick else (count, rounds, (1, 2))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rate = rates(device, quick=quick)["fp32_flop_per_s"]
     table = Table(f"images/s, {name}", "cores", "median", "least", "most", "times one core", "of the floor")

@@ -13,6 +13,7 @@ from closure import ROOT
 from ruamel.yaml import YAML
 
 from benchmarks import experiments, table2, timing
+from benchmarks.estimate import classifier_operations, estimate
 from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
 from benchmarks.growth import PAPER
 from benchmarks.released_growth import released_growth
@@ -20,7 +21,7 @@ from benchmarks.switches import SWITCHES
 from dsrg.errors import InputError
 from dsrg.method.growing import grow
 from dsrg.method.label_maps import UNLABELLED
-from dsrg.params import Params
+from dsrg.params import Params, load_params
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 yaml = YAML(typ="safe", pure=True)
@@ -169,7 +170,7 @@ class TestTimings:
         torch.use_deterministic_algorithms(before[0])
         filling.fill_uninitialized_memory = before[1]
 
-    @pytest.mark.parametrize("name", ["growth", "crf", "step", "throughput"])
+    @pytest.mark.parametrize("name", ["growth", "crf", "step", "throughput", "memory"])
     def test_a_quick_run_writes_its_figures(self, name, tmp_path):
         out = tmp_path / "figures.json"
         command = importlib.import_module(f"benchmarks.{name}").main
@@ -193,6 +194,21 @@ class TestTimings:
         }
         assert run.cells() == ["200", "50.0", "300", "20.0", "10.0"]
         assert timing.ratio([1.0, 6.0, 2.0], [1.0, 2.0, 1.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
+
+    def test_an_estimate_by_hand(self):
+        """Steps times seconds an image times batch, images over images a second."""
+        params = load_params(ROOT / "recipes" / "voc2012-vgg16.yaml")
+        flop = classifier_operations(params)
+        step = {"batch": 2, "flop": flop, "parts": {"step, with": {"median_s": 6}, "step, without": {"median_s": 4}}}
+        speeds = {"seeds": 2, "pseudo labels": 4}
+        work = {name: {"2 cores": {"images_per_s": {"median": speed}}} for name, speed in speeds.items()}
+        assert estimate(params, step, {"work": work}) == {
+            "train_cam": params.cam.steps * 4,
+            "make_seeds": 10_582 / 2,
+            "train_dsrg": params.dsrg.steps * params.dsrg.batch * 3,
+            "make_pseudo_labels": 10_582 / 4,
+            "retrain": params.retrain.steps * params.retrain.batch * 2,
+        }
 
     def test_the_released_loops_and_ours_grow_alike(self):
         rng = np.random.default_rng(0)
