@@ -22,6 +22,7 @@ MAY_WRITE = {
     "dsrg.files.whole_folder": "the thing itself",
     "dsrg.artifacts.model_file.save_model": "into a buffer",
     "dsrg.artifacts.predictions.PredictionFolder.add": "in the folder that `dsrg predict` opened with whole_folder",
+    "dsrg.artifacts.shards._packed": "into a buffer",
     "dsrg.artifacts.submission._write": "to the file that write_submission opened with whole_file",
     "dsrg.data.check._keep_mask": "in the folder that `prepare` opened with whole_folder",
     "dsrg.data.download._unpack_voc": "into a temporary folder, renamed when checked",
