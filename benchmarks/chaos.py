@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from benchmarks.experiments import RESULTS
+from benchmarks import RESULTS
 from dsrg.files import sha256, write_json
 from dsrg.params import load_params
 
