@@ -14,11 +14,14 @@ from dsrg.errors import InputError, RunError
 
 
 def worker_count() -> int:
-    """Processes to use: the environment variable DSRG_WORKERS, else the cores this process may run on."""
+    """Processes to use: the environment variable DSRG_WORKERS, else the cores this process may run on.
+
+    1 and 0 both mean that there is none beside this one; it is 1 then.
+    """
     wanted = os.environ.get("DSRG_WORKERS", "")
     if wanted and not wanted.isdecimal():
         raise InputError(f"DSRG_WORKERS: expected a number of processes, not {wanted!r}")
-    return int(wanted or len(os.sched_getaffinity(0)))
+    return max(1, int(wanted or len(os.sched_getaffinity(0))))
 
 
 @cache

@@ -113,6 +113,8 @@ def test_no_more_than_a_few_items_a_worker_are_in_flight(monkeypatch):
 def test_number_of_workers(monkeypatch):
     monkeypatch.setenv("DSRG_WORKERS", "3")
     assert parallel.worker_count() == 3
+    monkeypatch.setenv("DSRG_WORKERS", "0")
+    assert parallel.worker_count() == 1
     monkeypatch.delenv("DSRG_WORKERS")
     assert parallel.worker_count() == len(os.sched_getaffinity(0))
     for wrong in ("two", "-1", "1.5"):
