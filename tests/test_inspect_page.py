@@ -141,12 +141,13 @@ def test_filters(page):
 def test_sorting(page):
     choose(page, "#sort", "coverage")
     page.wait("document.querySelector('#total').innerText === '16 images, 12 of them with a value'")
-    lines = page.run("[...document.querySelectorAll('.tile span:last-child')].map(line => line.innerText)")
+    lines = page.run("[...document.querySelectorAll('.tile span:last-child')].map(line => line.textContent)")
     shares = [float(line.split(" %")[0]) for line in lines[:12]]
     assert shares == sorted(shares) and lines[-1] == "val"
     choose(page, "#sort", "iou")
     page.wait("document.querySelector('#total').innerText === '4 images'")
-    assert all(" iou" in line for line in page.run("[...document.querySelectorAll('.tile')].map(one => one.innerText)"))
+    tiles = page.run("[...document.querySelectorAll('.tile')].map(tile => tile.textContent)")
+    assert all(" iou" in tile for tile in tiles)
 
 
 def test_layers_switch_and_fade(page):
