@@ -2,14 +2,21 @@
 
 import importlib
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from closure import ROOT
 from PIL import Image
 from test_dag import FILE, STAGES, filled, outs
 from tiny import tiny_project
 
+from benchmarks.chaos import leftovers
 from dsrg.artifacts.model_file import load_model
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.cli import main
@@ -107,6 +114,30 @@ def test_seeds_and_their_report_are_the_same_bytes_with_two_workers(project, mon
     processes(2)
     run("make_seeds")
     assert checksums(project) == before
+
+
+CIRCUMSTANCES = [
+    (["train_dsrg", "8"], {"DSRG_WORKERS": "4", "LC_ALL": "C", "TZ": "Asia/Kathmandu", "BACKWARDS": "1"}),
+    (["retrain", "5"], {"DSRG_WORKERS": "0", "LC_ALL": "tr_TR.UTF-8", "TZ": "America/St_Johns", "BACKWARDS": "1"}),
+    ([], {"DSRG_WORKERS": "1", "LC_ALL": "de_DE.UTF-8", "TZ": "UTC"}),
+]
+
+
+def test_killed_twice_and_gone_on_with_otherwise_the_same_bits(project, tmp_path):
+    """... with 4, 0 and 1 workers, in other locales, time zones, hash seeds and orders of files, through a link."""
+    folder = tiny_project(tmp_path / "project")
+    (tmp_path / "disk").mkdir()
+    (folder / "data").symlink_to(tmp_path / "disk")
+    shutil.copy(ROOT / "tests" / "anyhow.py", folder)
+    for seed, (kill, circumstances) in enumerate(CIRCUMSTANCES, 1):
+        settings = {"PYTHONHASHSEED": str(seed), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": "."}
+        environment = os.environ | settings | {"DSRG_CHECKPOINT_STEPS": "3"} | circumstances
+        command = [sys.executable, "anyhow.py", *kill]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == (-signal.SIGKILL if kill else 0), done.stderr
+        assert "going on from step" in done.stdout or seed == 1
+    assert checksums(folder) == checksums(project)
+    assert leftovers(folder) == []
 
 
 def test_another_seed_gives_another_network(project, tmp_path, monkeypatch):
