@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny import tiny_project
 
@@ -127,6 +128,47 @@ def test_a_stage_of_a_dvc_that_was_killed_stops(project):
     dvc.kill()
     assert "prepare: stopped by SIGTERM" in dvc.communicate()[1]  # the stage has the same pipe
     assert files(project) == []
+
+
+DRAW = """
+    import os, time
+    from pathlib import Path
+    from dsrg.pipeline import run_stage
+
+    def draw_shapes(stage):
+        if not Path("go").exists():
+            print("ready", os.getpid(), flush=True)
+            time.sleep(60)
+        stage.file["shapes"].mkdir(parents=True)
+        (stage.file["shapes"] / "a.jpg").touch()
+
+    if __name__ == "__main__":
+        run_stage(draw_shapes)
+"""
+
+
+def test_with_dvc_itself(project):
+    """A second `dvc repro` is refused with the pid of the first; killed by force, the first takes its stage along; the
+    next one does the work.
+    """
+    (project / "stages" / "draw_shapes.py").write_text(textwrap.dedent(DRAW))
+    settings = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    settings |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": "."}
+    options = {"cwd": project, "env": settings, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "-q"], **options, check=True)
+    with subprocess.Popen([*dvc, "repro", "draw_shapes"], **options) as first:
+        pid = next(int(line.split()[1]) for line in first.stdout if line.startswith("ready"))
+        second = subprocess.run([*dvc, "repro", "draw_shapes"], **options)
+        assert second.returncode != 0 and str(first.pid) in second.stdout and "busy" in second.stdout
+        assert first.poll() is None and psutil.pid_exists(pid)
+        first.kill()
+        assert "draw_shapes: stopped by SIGTERM; the same command starts it again" in first.stdout.read()
+    assert files(project) == []
+    (project / "go").touch()
+    third = subprocess.run([*dvc, "repro", "draw_shapes"], **options)
+    assert third.returncode == 0, third.stdout
+    assert files(project) == ["data/shapes", "data/shapes/a.jpg"]
 
 
 class TestScratch:
