@@ -7,12 +7,18 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from dsrg.errors import InputError
+
+CACHED = r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$"  # where DVC keeps a file, and to where it may link
 
 # What a file system may refuse, and what a person can do about it.
 REFUSALS = {
@@ -133,6 +139,37 @@ def find_in_project(path: str) -> Path:
     given = Path(path).expanduser()
     original = Path(os.environ.get("DVC_ROOT", ".")) / given
     return original if not given.exists() and original.exists() else given
+
+
+def refuse_leading_out(path: Path, root: Path) -> None:
+    """Raises InputError for a path that links lead out of `root`, unless into DVC's cache, where DVC keeps its files.
+
+    `root` itself may be a link: who names it means where it leads.
+    """
+    real = path.resolve()
+    if not real.is_relative_to(root.resolve()) and not re.search(CACHED, real.as_posix()):
+        raise InputError(f"{path}: leads out of {root}, to {real}; put the file there itself, or name its own folder")
+
+
+def read_yaml(path: str | Path) -> object:
+    """Plain values of a YAML file, by the rules of YAML 1.2 (ruamel), so that `1e-5` is a number; no object is made.
+
+    Raises InputError for a file that cannot be read, is no YAML, or stands for more values than it has characters: an
+    alias of aliases can be endless.
+    """
+    text = read_text(path)
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise InputError(f"{path}: not valid YAML: {reason}") from None
+    waiting, count = [values], 0
+    while waiting:
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else []
+        if (count := count + 1) > len(text) + 1:
+            raise InputError(f"{path}: its aliases stand for more than the file holds; write the values themselves")
+    return values
 
 
 def read_text(path: str | Path, *, most: int | None = None) -> str:

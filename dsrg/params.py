@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
 
 from dsrg.errors import InputError
+from dsrg.files import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -290,20 +290,13 @@ class Params(Section):
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate a whole params file.
 
-    YAML 1.2 rules (ruamel), so that `1e-5`, as `dvc exp run -S lr=1e-5` writes it, is a number.
+    YAML 1.2 rules, so that `1e-5`, as `dvc exp run -S lr=1e-5` writes it, is a number.
     Raises InputError with every offending key at once.
     """
     path = Path(path)
-    try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: not found; run from the project's root, or copy a file of recipes/ to params.yaml"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a YAML file") from None
-    except (YAMLError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not path.exists():
+        raise InputError(f"{path}: not found; run from the project's root, or copy a file of recipes/ to params.yaml")
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected sections such as `seeds:` and `grow:`, found {type(raw).__name__}")
     try:
@@ -321,4 +314,4 @@ def _explain(path: Path, problem: dict) -> str:
             return f"{path}: {key}: missing; recipes in recipes/ show every key"
         case "value_error":
             return f"{path}: {key or 'top level'}: {problem['ctx']['error']}"
-    return f"{path}: {key}: {problem['msg']}, not {problem['input']!r}"
+    return f"{path}: {key}: {problem['msg']}, not {repr(problem['input'])[:200]}"

@@ -8,11 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from dsrg.errors import InputError
-from dsrg.files import read_text
+from dsrg.files import read_yaml
 
 
 class Out(NamedTuple):
@@ -29,15 +26,18 @@ def read_record(path: Path = Path("dvc.lock")) -> list[Out]:
     if not path.is_file():
         return []
     try:
-        stages = YAML(typ="safe", pure=True).load(read_text(path))["stages"]
+        values = read_yaml(path)
+    except InputError as error:
+        raise InputError(f"{problem}; restore it: git checkout -- {path}" for problem in error.problems) from None
+    try:
         return [
             Out(str(name), str(out["path"]), str(out["md5"]), int(out.get("size", 0)))
-            for name, stage in stages.items()
+            for name, stage in values["stages"].items()
             for out in stage.get("outs", [])
         ]
-    except (YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not readable ({reason}); restore it: git checkout -- {path}") from None
+        raise InputError(f"{path}: no lock of DVC's ({reason}); restore it: git checkout -- {path}") from None
 
 
 def rotten(paths: Iterable[Path], record: Iterable[Out]) -> list[str]:

@@ -136,7 +136,7 @@ def test_a_missing_section_is_named(put):
         (b"seed: [1, 2", "not valid YAML"),
         (b"seed: 1\nseed: 2\n", "duplicate key"),
         (b"seed: 1\n\tdata: 2\n", "not valid YAML"),
-        (b"seed: \xff\xfe", "not valid YAML"),
+        (b"seed: \xff\xfe", "not UTF-8 text"),
         (b"seed: 2001-99-99\n", "not valid YAML"),
         (b"- seed\n", "found list"),
         (b"", "found NoneType"),
@@ -152,7 +152,7 @@ def test_files_that_are_no_params(tmp_path, content, said):
 
 def test_missing_file_and_folder(tmp_path):
     assert "recipes/" in problems(tmp_path / "params.yaml")[0]
-    assert "expected a YAML file" in problems(tmp_path)[0]
+    assert "Is a directory" in problems(tmp_path)[0]
 
 
 def test_params_cannot_be_changed_afterwards(put):

@@ -21,6 +21,7 @@ from dsrg.data.images import REMARKS, ImageFacts, check_image, read_mask
 from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
+from dsrg.files import refuse_leading_out
 from dsrg.method.label_maps import UNLABELLED
 
 EXAMPLES = 5  # ids quoted in a warning
@@ -129,6 +130,7 @@ def check_records(
             progress(next(done), total)
 
     def look_at_image(record: Record) -> ImageFacts:
+        refuse_leading_out(root / record.image, root)
         return check_image(root / record.image, pixels_max=pixels_max)
 
     def look_at_mask(pair: tuple[Record, ImageFacts | None]) -> _MaskFacts | None:
@@ -213,6 +215,7 @@ def _labels(
     if callable(record.mask):
         return None if image is None else record.mask(image.height, image.width)
     path = root / record.mask
+    refuse_leading_out(path, root)
     mask = read_mask(path, pixels_max=pixels_max)
     problems = []
     if image and mask.shape != (image.height, image.width):

@@ -12,7 +12,7 @@ import re
 import tarfile
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -132,6 +132,10 @@ def _fetch(archive: Archive, folder: Path) -> Path:
 def _unpack_voc(archive: Path, voc: Path, release: Release) -> None:
     with TemporaryDirectory(dir=archive.parent, prefix=".VOC2012.") as folder:
         try:
+            with tarfile.open(archive) as members:
+                odd = [member.name for member in members if not _is_harmless(member)]
+            if odd:
+                raise InputError(f"{archive}: {name}: leads out of the folder it is unpacked into" for name in odd)
             extract_archive(archive, folder)
         except (OSError, tarfile.TarError) as error:
             raise InputError(f"{archive}: cannot be unpacked ({error})") from None
@@ -140,6 +144,12 @@ def _unpack_voc(archive: Path, voc: Path, release: Release) -> None:
             raise InputError(faults)
         voc.parent.mkdir(parents=True, exist_ok=True)
         unpacked.rename(voc)
+
+
+def _is_harmless(member: tarfile.TarInfo) -> bool:
+    """A file or folder that comes to lie where the archive is unpacked; links could lead anywhere."""
+    path = PurePosixPath(member.name)
+    return (member.isfile() or member.isdir()) and not path.is_absolute() and ".." not in path.parts
 
 
 def _add_sbd(archive: Path, voc: Path, release: Release) -> None:

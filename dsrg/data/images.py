@@ -84,6 +84,19 @@ def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: Noted |
         raise InputError(f"{path}: broken PNG ({_one_line(error)}); restore the file") from None
 
 
+def read_grey(path: str | Path) -> np.ndarray:
+    """Read a grey PNG of 8 or 16 bits -> uint8 or uint16 (H, W). Raises InputError for anything else."""
+    data = _read_bytes(path)
+    depth, colour = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
+    if not data.startswith(PNG_SIGNATURE) or colour != 0 or depth not in (8, 16):
+        raise InputError(f"{path}: expected a grey PNG of 8 or 16 bits")
+    try:
+        # Not with OpenCV, which decodes a small file of any number of pixels.
+        return np.array(Image.open(BytesIO(data), formats=("PNG",))).astype(np.uint8 if depth == 8 else np.uint16)
+    except Exception as error:  # a broken file can raise nearly anything in a decoder
+        raise InputError(f"{path}: broken PNG ({_one_line(error)}); restore the file") from None
+
+
 def check_image(path: str | Path, *, pixels_max: int) -> ImageFacts:
     """Check an image strictly, to its last byte -> its size as `read_image` returns it, its checksum, what is odd.
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dsrg.data.ids import id_fault
 from dsrg.data.images import Noted, read_image, read_mask
 from dsrg.errors import InputError
 from dsrg.files import read_text, write_text
@@ -177,8 +178,10 @@ def _read_csv(path: str | Path, columns: list[str], faults_of: Callable) -> list
                 continue
             row = dict(zip(columns, cells, strict=True))
             found = list(faults_of(row))
-            if not row["id"] or row["id"] in rows:
-                found.append(f"id {row['id']!r} is empty or already in use")
+            if fault := id_fault(row["id"]):
+                found.append(fault)
+            if row["id"] in rows:
+                found.append(f"id {row['id']!r} is already in use")
             if row["split"] not in SPLITS:
                 found.append(f"split {row['split']!r} is none of {', '.join(SPLITS)}")
             if not re.fullmatch("[0-9a-f]{64}", row["sha256"]):

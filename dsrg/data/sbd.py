@@ -21,6 +21,7 @@ TRAINAUG = 10_582  # images, of the published lists
 MATRIX, COMPRESSED = 14, 15
 NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 9: "<f8"}
 STRUCT_CLASS = 2
+MASK_MAX = 64 * 1024**2  # bytes; SBD's have less than one million
 
 
 def list_ids(text: str) -> set[str]:
@@ -99,7 +100,11 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
         if len(content) < size:
             raise ValueError(f"{len(content)} bytes where {size} were announced")
         if kind == COMPRESSED:
-            yield from _elements(zlib.decompress(content))
+            inflated = zlib.decompressobj()
+            unpacked = inflated.decompress(content, MASK_MAX)
+            if not inflated.eof:
+                raise ValueError(f"more than {MASK_MAX} bytes, or cut off")
+            yield from _elements(unpacked)
             start += 8 + size
         else:
             yield kind, content

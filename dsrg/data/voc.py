@@ -18,9 +18,10 @@ from dsrg.data.ids import Listed, id_fault, id_problems
 from dsrg.data.images import ENDINGS
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.files import read_text
+from dsrg.files import read_text, readable, refuse_leading_out
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Segmentation")
+ANNOTATION_MAX = 16 * 1024**2  # bytes; VOC's own have less than 20,000, and reading one takes 20 times its size
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")  # a mask is looked for in the first one first
 
 
@@ -55,6 +56,7 @@ def scan_voc(root: str | Path, *, train: str, val: str | None) -> Scan:
     tags: dict[str, tuple[str, ...]] = {}
     for image_id in dict.fromkeys(entry.id for entry in listed):
         try:
+            refuse_leading_out(_annotation(root, image_id), root)
             tags[image_id] = _read_tags(_annotation(root, image_id))
         except InputError as error:
             faults += [Fault(image_id, problem) for problem in error.problems]
@@ -146,10 +148,12 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def _read_tags(path: Path) -> tuple[str, ...]:
     """Names of the objects in one annotation, each once."""
     try:
+        if path.is_file() and path.stat().st_size > ANNOTATION_MAX:
+            raise ValueError(f"more than {readable(ANNOTATION_MAX)}")
         annotation = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; each listed image needs an annotation with its tags") from None
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         raise InputError(f"{path}: no readable annotation ({error})") from None
     if annotation.tag != "annotation":
         raise InputError(f"{path}: expected <annotation> with <object><name> inside, found <{annotation.tag}>")

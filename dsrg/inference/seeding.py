@@ -15,7 +15,7 @@ from dsrg import parallel
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.artifacts.shards import Item, kept
 from dsrg.data.batches import WHOLE, cut_image
-from dsrg.data.images import Noted, read_image
+from dsrg.data.images import Noted, read_grey, read_image
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
@@ -39,9 +39,7 @@ def saliency_map(path: Path, *, saliency: Saliency, grid: int, noted: Noted | No
     """
     cv2.setNumThreads(1)  # processes use the cores already
     if saliency.method == "maps":
-        ready = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if ready is None or ready.ndim != 2:
-            raise InputError(f"{path}: expected a grey PNG with the image's saliency (saliency.maps)")
+        ready = read_grey(path)
         values = ready.astype(np.float32) / np.iinfo(ready.dtype).max
     else:
         settings = {"mbd": saliency.mbd.model_dump(), "rbd": saliency.rbd.model_dump()}

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
-from dsrg.data.ids import id_fault
 from dsrg.data.images import shrunk
 from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
@@ -103,7 +102,7 @@ class Project:
 
     def known(self, image_id: str) -> bool:
         """Whether an id is of this project, and fit to be part of a path."""
-        return image_id in self.row and id_fault(image_id) is None
+        return image_id in self.row
 
     def is_training(self, image_id: str) -> bool:
         return self.index.splits[self.row[image_id]] == "train"

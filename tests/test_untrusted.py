@@ -1,0 +1,224 @@
+"""Files from elsewhere: they may be as they like, and reach no other file, fill no memory, run nothing."""
+
+import shutil
+import struct
+import tarfile
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_download import mat
+from toy import recipe
+
+from dsrg.data.check import Record, Scan, check_records
+from dsrg.data.download import _unpack_voc
+from dsrg.data.images import check_image, read_grey, read_mask
+from dsrg.data.sbd import MASK_MAX, read_sbd_mask
+from dsrg.data.voc import ANNOTATION_MAX, scan_voc
+from dsrg.errors import InputError
+from dsrg.files import read_yaml, refuse_leading_out
+from dsrg.params import load_params
+
+
+def peak(work) -> int:
+    """Bytes that Python and NumPy had at most while `work` was refused."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError):
+            work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+# Links
+
+
+@pytest.fixture
+def outside(tmp_path) -> Path:
+    """Files that lie beside the data, not in it."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "a.jpg")
+    Image.fromarray(np.ones((4, 6), np.uint8)).save(folder / "a.png")
+    (folder / "a.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path, outside) -> Path:
+    """A sound VOC tree of one image."""
+    root = tmp_path / "voc"
+    for folder, name in {"JPEGImages": "a.jpg", "SegmentationClass": "a.png", "Annotations": "a.xml"}.items():
+        (root / folder).mkdir(parents=True)
+        shutil.copy(outside / name, root / folder / name)
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
+    return root
+
+
+def checked(root: Path) -> list[str]:
+    found = check_records(scan_voc(root, train="train", val=None), pixels_max=100, on_bad="fail", untagged="background")
+    return found.index.ids
+
+
+@pytest.mark.parametrize("name", ["JPEGImages/a.jpg", "SegmentationClass/a.png", "Annotations/a.xml", "JPEGImages"])
+def test_a_link_out_of_the_data_is_refused(root, outside, name):
+    assert checked(root) == ["a"]
+    shutil.rmtree(root / name) if (root / name).is_dir() else (root / name).unlink()
+    (root / name).symlink_to(outside if name == "JPEGImages" else outside / Path(name).name)
+    with pytest.raises(InputError, match=f"{Path(name).name}.*: leads out of {root}, to {outside}"):
+        checked(root)
+
+
+def test_links_within_the_data_and_to_the_data_are_fine(root, tmp_path):
+    (root / "JPEGImages/a.jpg").rename(root / "a.jpg")
+    (root / "JPEGImages/a.jpg").symlink_to("../a.jpg")
+    (tmp_path / "link").symlink_to(root)
+    assert checked(tmp_path / "link") == ["a"]
+
+
+def test_dvc_may_keep_the_files_in_its_cache(tmp_path):
+    """With `cache.type symlink` each file that DVC tracks is a link."""
+    cached = tmp_path / "cache/files/md5/ab" / ("c" * 30)
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.jpg").symlink_to(cached)
+    refuse_leading_out(tmp_path / "data/a.jpg", tmp_path / "data")
+    (tmp_path / "data/b.jpg").symlink_to(cached.with_name("short"))
+    with pytest.raises(InputError, match="b.jpg: leads out of"):
+        refuse_leading_out(tmp_path / "data/b.jpg", tmp_path / "data")
+
+
+@pytest.mark.parametrize("path", ["../outside/a.jpg", "x/../../outside/a.jpg"])
+def test_a_source_cannot_name_a_file_elsewhere(root, outside, path):
+    """COCO's JSON and tables name files as they like."""
+    record = Record("a", "train", path, ("cat",), None)
+    (root / "x").mkdir()
+    with pytest.raises(InputError, match="leads out of"):
+        check_records(Scan(root, ["cat"], [record], []), pixels_max=100, on_bad="fail", untagged="background")
+
+
+# Annotations
+
+LAUGHS = "".join(f'<!ENTITY l{k} "{f"&l{k - 1};" * 10}">' for k in range(1, 10))
+EVIL_XML = {
+    "entities of entities": f'<!DOCTYPE a [<!ENTITY l0 "lol">{LAUGHS}]><annotation>&l9;</annotation>',
+    "another file": '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>',
+    "another machine": '<!DOCTYPE a SYSTEM "http://example.com/a.dtd"><annotation/>',
+    "deep": "<annotation>" + "<a>" * 100_000,
+    "undeclared": "<annotation>&nbsp;</annotation>",
+}
+
+
+@pytest.mark.parametrize("text", EVIL_XML.values(), ids=EVIL_XML.keys())
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_an_annotation_reads_no_other_file_and_does_not_grow(root, text, encoding):
+    (root / "Annotations/a.xml").write_bytes(text.encode(encoding))
+    assert peak(lambda: checked(root)) < 100 * 2**20
+
+
+def test_a_huge_annotation_is_not_read(root):
+    with open(root / "Annotations/a.xml", "r+b") as file:
+        file.truncate(ANNOTATION_MAX + 1)
+    with pytest.raises(InputError, match=r"a.xml: no readable annotation \(more than 16.0 MiB\)"):
+        checked(root)
+
+
+# Pictures
+
+
+def png_head(width: int, height: int, *, colour: int, data: bytes = b"") -> bytes:
+    """A PNG of 8 bits that claims any size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("read", [read_grey, read_mask, lambda path: check_image(path, pixels_max=10**8)])
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, read):
+    path = tmp_path / "a.png"
+    path.write_bytes(png_head(20_000, 20_000, colour=0, data=bytes(20_001 * 2_000)))
+    assert path.stat().st_size < 50_000 and peak(lambda: read(path)) < 2**20
+
+
+@pytest.mark.parametrize("content", [b"", b"no PNG", png_head(4, 4, colour=2), png_head(4, 4, colour=0)])
+def test_no_grey_png(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match="a.png: "):
+        read_grey(tmp_path / "a.png")
+
+
+# YAML
+
+
+def test_aliases_of_aliases_are_refused(tmp_path):
+    lines = ["a0: &a0 [x, x]"] + [f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]" for k in range(1, 60)]
+    (tmp_path / "params.yaml").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="params.yaml: its aliases stand for more than the file holds"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["&a [*a]", "a: " + "[" * 3000, "!!python/object/apply:os.system [ls]", "? [a]\n: b", "a: 1\na: 2", "\t", "{"],
+)
+def test_yaml_that_is_more_than_values(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(InputError, match="params.yaml: "):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_an_alias_as_people_use_it_is_fine(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: [1, 2]}\nb: *a\n")
+    assert read_yaml(tmp_path / "a.yaml")["b"] == {"x": 1, "y": [1, 2]}
+
+
+def test_what_a_message_quotes_of_params_is_short(tmp_path):
+    params = recipe()
+    params["seed"] = "x" * 100_000
+    (tmp_path / "params.yaml").write_text(str(params).replace("None", "null").replace("True", "true"))
+    with pytest.raises(InputError, match="seed") as error:
+        load_params(tmp_path / "params.yaml")
+    assert max(map(len, error.value.problems)) < 1000
+
+
+# Archives
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"name": "../evil"},
+        {"name": "/tmp/evil"},
+        {"name": "VOCdevkit/../../evil"},
+        {"name": "link", "type": tarfile.SYMTYPE, "linkname": "/etc"},
+        {"name": "link", "type": tarfile.LNKTYPE, "linkname": "../../etc/passwd"},
+        {"name": "device", "type": tarfile.CHRTYPE},
+        {"name": "pipe", "type": tarfile.FIFOTYPE},
+    ],
+)
+def test_an_archive_that_leads_out_of_its_folder_is_not_unpacked(tmp_path, member):
+    path = tmp_path / "deep" / "voc.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo(member["name"])
+        for key, value in member.items():
+            setattr(info, key, value)
+        archive.addfile(info)
+    with pytest.raises(InputError, match=f"voc.tar: {member['name']}: leads out of the folder"):
+        _unpack_voc(path, tmp_path / "voc", None)
+    assert sorted(found.name for found in tmp_path.rglob("*")) == ["deep", "voc.tar"]
+
+
+def test_a_packed_mask_does_not_grow():
+    packed = zlib.compress(bytes(MASK_MAX + 1))
+    data = mat(np.zeros((2, 2), np.uint8))[:128] + struct.pack("<II", 15, len(packed)) + packed
+    assert len(data) < 100_000 and peak(lambda: read_sbd_mask(data, "a.mat")) < 3 * MASK_MAX
