@@ -92,6 +92,53 @@ def _print_table(classes: dict[str, dict[str, int]]) -> None:
 
 
 @main.command()
+@click.option("--fix", is_flag=True, help="Remove what is damaged in DVC's cache and what killed runs left.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the findings to this file too.")
+def doctor(fix: bool, json_path: Path | None) -> None:
+    """Look at the machine, the project, every image and artefact, and all of DVC's cache that belongs to them.
+
+    Reads everything, so it takes as long as the disk does. Exit code 0: nothing is wrong; 2: something is. Removes
+    nothing unless told to.
+    """
+    from itertools import chain
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from dsrg import doctor
+    from dsrg.files import write_json
+    from dsrg.pipeline import load_stage
+
+    try:
+        stage = load_stage("doctor")
+        places = {path.parent for path in stage.file.values()} | {stage.file["results"]}
+        own = doctor.look_at_data(stage.file, stage.data_root)
+    except InputError:
+        places, own = {Path("data"), Path("results")}, []  # why, is told among the project's lines
+    looks = (
+        doctor.look_at_machine(Path("constraints.txt")),
+        doctor.look_at_project(sorted(places)),
+        own,
+        doctor.look_at_cache(),
+    )
+    findings = list(chain.from_iterable(looks))
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        table.add_row(escape(finding.what), finding.state, escape(finding.said))
+    Console().print(table)
+    if json_path is not None:
+        rows = [finding._asdict() | {"remove": [str(path) for path in finding.remove]} for finding in findings]
+        write_json(json_path, {"findings": rows})
+    if fix:
+        for path in doctor.mend(findings):
+            click.echo(f"removed: {path}")
+    if wrong := sum(finding.state == doctor.WRONG for finding in findings):
+        raise InputError(f"{wrong} of {len(findings)} lines are wrong")
+    click.echo(f"fine: {len(findings)} lines, none wrong")
+
+
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--recipe", help="Recipe to start from, a name in recipes/.  [default: by the layout]")
 @click.option("--force", is_flag=True, help="Replace a params.yaml that was worked on.")

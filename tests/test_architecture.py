@@ -23,7 +23,7 @@ FLOORS = [
     ["dsrg.training"],
     ["dsrg.figures"],
     ["dsrg.pipeline"],
-    ["dsrg.inspect"],
+    ["dsrg.doctor", "dsrg.inspect"],
     ["dsrg.cli"],
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}

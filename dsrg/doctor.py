@@ -1,0 +1,359 @@
+"""What `dsrg doctor` looks at: the machine, the project, its data and DVC's cache, a finding a line.
+
+Nothing is changed here. A finding says what could be removed to mend it; the command does that when it is told to.
+"""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from dsrg.errors import InputError
+from dsrg.files import read_text, readable, sha256
+from dsrg.record import md5, read_record
+
+FINE, NOTE, WRONG = "fine", "note", "wrong"
+MEMORY = 4 * 2**30  # bytes; the demo and the small recipes take up to 3.2 GiB (README, measured results)
+LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}  # that OpenCV loads: Debian's package
+LEFTOVER = re.compile(r"\..+\.(\d+)\.(tmp|old)")  # of dsrg.files, with the pid of the process that was writing
+SHOWN = 5  # offenders named in a line
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, how it is, what is to be said, and what could be removed to mend it."""
+
+    what: str
+    state: str
+    said: str
+    remove: tuple[Path, ...] = ()
+
+
+class Object(NamedTuple):
+    """One file that DVC tracks: what it is in the workspace, its md5, and where the cache keeps it."""
+
+    path: Path
+    md5: str
+    cached: Path
+
+
+# The machine
+
+
+def look_at_machine(constraints: Path) -> Iterator[Finding]:
+    """Python and packages against the pinned ones, compiler, libraries, disk, memory, GPU."""
+    yield python(sys.version_info[:2])
+    pins = read_pins(constraints) if constraints.is_file() else {}
+    installed = {name: version for name in pins if (version := _installed(name))}
+    yield packages(pins, installed, required=_required())
+    yield compiler(os.environ.get("CXX", "g++"))
+    yield libraries(LIBRARIES, ctypes.CDLL)
+    try:
+        record = read_record()
+    except InputError:
+        record = []  # told among DVC's lines
+    yield disk(shutil.disk_usage(".").free, needed=2 * sum(out.size for out in record))
+    yield memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    yield gpu()
+
+
+def python(version: tuple[int, int]) -> Finding:
+    supported = (3, 11) <= version <= (3, 13)
+    said = f"{version[0]}.{version[1]}"
+    return Finding("python", FINE, said) if supported else Finding("python", WRONG, f"{said}; expected 3.11 to 3.13")
+
+
+def packages(pins: dict[str, str], installed: dict[str, str], *, required: Iterable[str]) -> Finding:
+    """Installed versions against constraints.txt: a missing one that is required is wrong, another version a note."""
+    missing = sorted(name for name in required if name not in installed)
+    other = [f"{name} {installed[name]} (pinned {pins[name]})" for name in installed if installed[name] != pins[name]]
+    if missing:
+        return Finding("packages", WRONG, f"missing: {_few(missing)}; run: make env")
+    if other:
+        return Finding("packages", NOTE, f"other versions than the tested ones: {_few(other)}")
+    return Finding("packages", FINE, f"{len(installed)} as pinned in constraints.txt")
+
+
+def compiler(name: str) -> Finding:
+    if shutil.which(name) is None:
+        return Finding("compiler", NOTE, f"no {name}: only needed to install pydensecrf; run: apt-get install g++")
+    return Finding("compiler", FINE, name)
+
+
+def read_pins(constraints: Path) -> dict[str, str]:
+    """Versions of constraints.txt by name, lower case with `-`."""
+    pins = re.findall(r"^([\w.-]+)==(\S+)$", read_text(constraints), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
+
+
+def libraries(wanted: dict[str, str], load: Callable[[str], object]) -> Finding:
+    """Shared libraries that the system must have: name -> Debian's package."""
+    missing = []
+    for name, package in wanted.items():
+        try:
+            load(name)
+        except OSError:
+            missing.append(f"{name} (apt-get install {package})")
+    if missing:
+        return Finding("libraries", WRONG, f"OpenCV needs {_few(missing)}")
+    return Finding("libraries", FINE, ", ".join(wanted))
+
+
+def disk(free: int, *, needed: int) -> Finding:
+    """needed: bytes of all outs as they were last time, twice: DVC keeps a copy."""
+    if free < needed:
+        return Finding("disk", WRONG, f"{readable(free)} free; the outs took {readable(needed)} with DVC's copies")
+    return Finding("disk", FINE, f"{readable(free)} free")
+
+
+def memory(total: int) -> Finding:
+    if total < MEMORY:
+        return Finding("memory", NOTE, f"{readable(total)}; small recipes take up to {readable(MEMORY)}")
+    return Finding("memory", FINE, readable(total))
+
+
+def gpu() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("GPU", NOTE, "none that torch can use; everything runs on the CPU")
+    properties = torch.cuda.get_device_properties(0)
+    return Finding("GPU", FINE, f"{properties.name}, {readable(properties.total_memory)}")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _required() -> list[str]:
+    """Names of the packages that this one cannot do without."""
+    try:
+        lines = metadata.requires("dsrg") or []
+    except metadata.PackageNotFoundError:
+        return []
+    names = (re.match(r"[\w.-]+", line)[0] for line in lines if "extra ==" not in line)
+    return [re.sub(r"[-_.]+", "-", name).lower() for name in names]
+
+
+# The project
+
+
+def look_at_project(folders: Iterable[Path]) -> Iterator[Finding]:
+    """git, DVC's own files, params.yaml, and what killed runs left in `folders`."""
+    yield git()
+    yield from (locked(path) for path in (Path(".dvc/tmp/rwlock"),) if path.exists())
+    yield params()
+    yield leftovers(folders)
+
+
+def git() -> Finding:
+    def asked(*words: str) -> str | None:
+        result = subprocess.run(["git", *words], capture_output=True, text=True)
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    if shutil.which("git") is None or asked("rev-parse", "--git-dir") is None:
+        return Finding("git", NOTE, "no repository: dvc repro works, dvc exp does not; run: git init")
+    if (commit := asked("rev-parse", "--short", "--verify", "HEAD")) is None:
+        return Finding("git", NOTE, "no commit yet: dvc exp needs one; run: git add -A, git commit")
+    changed = len((asked("status", "--porcelain") or "").splitlines())
+    return Finding("git", FINE, f"{commit}, {changed} files not committed" if changed else commit)
+
+
+def locked(path: Path) -> Finding:
+    """DVC's note of who reads and writes what; one that is no JSON stops every command of DVC."""
+    try:
+        if not isinstance(json.loads(path.read_text(encoding="utf-8") or "{}"), dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        said = f"{path}: damaged ({error}); DVC cannot go on with it, nothing is lost without it"
+        return Finding("DVC's locks", WRONG, said, (path,))
+    return Finding("DVC's locks", FINE, str(path))
+
+
+def params() -> Finding:
+    from dsrg.params import load_params
+
+    try:
+        load_params()
+    except InputError as error:
+        return Finding("params", WRONG, _few(error.problems))
+    return Finding("params", FINE, "params.yaml")
+
+
+def leftovers(folders: Iterable[Path]) -> Finding:
+    """Unfinished files of processes that are no more."""
+    found = []
+    for folder in folders:
+        for path in sorted(folder.glob("**/.*")) if folder.is_dir() else []:
+            if (match := LEFTOVER.fullmatch(path.name)) and not Path(f"/proc/{match[1]}").exists():
+                found.append(path)
+    if found:
+        return Finding("leftovers", NOTE, f"unfinished files of killed runs: {_few(map(str, found))}", tuple(found))
+    return Finding("leftovers", FINE, "none")
+
+
+# Data and artefacts
+
+
+def look_at_data(file: dict[str, Path], root: Path) -> Iterator[Finding]:
+    """Images and masks against their checksums, then each artefact as the stages after it read it.
+
+    What has not been made yet is a note.
+    """
+    from dsrg.artifacts.label_folder import LabelFolder
+    from dsrg.artifacts.model_file import load_model
+    from dsrg.artifacts.seeds_h5 import read_seeds
+    from dsrg.data.classes import read_classes
+    from dsrg.data.index import read_ground_truth, read_index
+
+    if not file["index"].is_file():
+        yield Finding("data", NOTE, f"{file['index']}: not made yet; run: dvc repro prepare")
+        return
+    try:
+        classes = read_classes(file["classes"])
+        index, truth = read_index(file["index"], classes), read_ground_truth(file["ground_truth"])
+    except InputError as error:
+        yield Finding("data", WRONG, _few(error.problems))
+        return
+    yield checksums("images", {root / path: sum_ for path, sum_ in zip(index.paths, index.checksums, strict=True)})
+    yield checksums("masks", {file["masks"] / row.mask: row.checksum for row in truth.values()})
+    trained_on = index.split("train").ids
+    model, segmenter = partial(load_model, classes=classes), {"kind": "segmenter"}
+    yield artefact(file["cam"], lambda path: model(path, kind="classifier", made_by="train_cam"))
+    yield artefact(file["seeds"], lambda path: read_seeds(path, classes=classes).in_order(trained_on))
+    yield artefact(file["dsrg"], lambda path: model(path, **segmenter, made_by="train_dsrg"))
+    yield artefact(
+        file["pseudo_labels"], lambda path: list(LabelFolder(path, trained_on, made_by="make_pseudo_labels"))
+    )
+    yield artefact(file["retrain"], lambda path: model(path, **segmenter, made_by="retrain"))
+
+
+def checksums(what: str, wanted: dict[Path, str]) -> Finding:
+    """Files against their sha256."""
+    bad = []
+    for path, checksum in wanted.items():
+        try:
+            if sha256(path) != checksum:
+                bad.append(f"{path}: damaged or changed")
+        except OSError as error:
+            bad.append(f"{path}: {error.strerror}")
+    if bad:
+        return Finding(
+            what, WRONG, f"{len(bad)} of {len(wanted)}: {_few(bad)}; restore them, or run: dvc repro -f prepare"
+        )
+    return Finding(what, FINE, f"{len(wanted)}, each as `prepare` checked it")
+
+
+def artefact(path: Path, read: Callable[[Path], object]) -> Finding:
+    if not path.exists():
+        return Finding(str(path), NOTE, "not made yet; run: dvc repro")
+    try:
+        read(path)
+    except InputError as error:
+        return Finding(str(path), WRONG, _few(error.problems))
+    return Finding(str(path), FINE, "whole")
+
+
+# DVC's cache
+
+
+def look_at_cache() -> Iterator[Finding]:
+    """Every object of DVC's cache that the workspace's dvc.yaml, dvc.lock and .dvc files refer to, and its outs."""
+    try:
+        read_record()
+    except InputError as error:
+        yield Finding("DVC", WRONG, _few(error.problems))
+        return
+    if not Path(".dvc").is_dir():
+        yield Finding("DVC", NOTE, "no DVC project here; run: dvc init")
+        return
+    objects, faults = tracked()
+    if faults:
+        yield Finding("DVC", WRONG, _few(faults))
+        return
+    yield from compared(objects)
+
+
+def tracked() -> tuple[list[Object], list[str]]:
+    """Files that DVC tracks with a copy in its cache, folders file by file -> objects, what is wrong with the lists."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    objects, faults = [], []
+    try:
+        with Repo() as repo:
+            cache = Path(repo.cache.local.path)
+            for out in repo.index.outs:
+                if not out.use_cache or not out.hash_info or not out.hash_info.value:
+                    continue
+                path, name = Path(out.fs_path).relative_to(Path.cwd()), out.hash_info.value
+                objects.append(Object(path, name, cache / name[:2] / name[2:]))
+    except (DvcException, OSError, ValueError) as error:
+        return [], [" ".join(str(error).split())]
+    for folder in [one for one in objects if one.md5.endswith(".dir")]:
+        try:
+            listed = json.loads(folder.cached.read_text(encoding="utf-8"))
+            objects += [
+                Object(folder.path / entry["relpath"], entry["md5"], cache / entry["md5"][:2] / entry["md5"][2:])
+                for entry in listed
+            ]
+        except FileNotFoundError:
+            continue  # told as a missing object
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # told as a damaged one
+    return objects, faults
+
+
+def compared(objects: Iterable[Object]) -> Iterator[Finding]:
+    """Objects by their content against their names, and the files in the workspace against the objects."""
+    count, missing, damaged, changed = 0, [], {}, []
+    for one in objects:
+        count += 1
+        name = one.md5.removesuffix(".dir")
+        if not one.cached.is_file():
+            missing.append(str(one.path))
+        elif md5(one.cached) != name:
+            damaged[one.cached] = f"{one.cached} ({one.path})"
+        if one.path.is_file() and md5(one.path) != name:
+            changed.append(str(one.path))
+    if damaged:
+        said = f"{len(damaged)} of {count} objects are damaged: {_few(damaged.values())}"
+        yield Finding("DVC's cache", WRONG, f"{said}; remove them (--fix), then dvc fetch or dvc repro", tuple(damaged))
+    elif missing:
+        said = (
+            f"{len(missing)} of {count} objects are missing: {_few(missing)}; run: dvc commit, dvc fetch or dvc repro"
+        )
+        yield Finding("DVC's cache", NOTE, said)
+    else:
+        yield Finding("DVC's cache", FINE, f"{count} objects, each of the content that its name says")
+    if changed:
+        said = f"{_few(changed)}: not as dvc.lock has it; if you changed nothing, remove it and run: dvc checkout"
+        yield Finding("workspace", NOTE, said)
+
+
+def mend(findings: Iterable[Finding]) -> list[Path]:
+    """Remove what findings say could be removed -> what is gone."""
+    gone = []
+    for path in dict.fromkeys(path for finding in findings for path in finding.remove):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.chmod(0o644)  # DVC keeps its objects read-only
+            path.unlink()
+        gone.append(path)
+    return gone
+
+
+def _few(lines: Iterable[str]) -> str:
+    lines = list(lines)
+    return "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")

@@ -1,0 +1,311 @@
+"""`dsrg doctor`: every line with the fault that it is there for."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from dvc.repo import Repo
+from tiny import tiny_project
+from toy import picture, save_index
+
+from dsrg import doctor
+from dsrg.artifacts.label_folder import write_checksums
+from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
+from dsrg.cli import main
+from dsrg.data.classes import write_classes
+from dsrg.data.index import GroundTruth, write_ground_truth, write_index
+from dsrg.data.palette import label_png
+from dsrg.doctor import FINE, NOTE, WRONG, Finding
+from dsrg.files import sha256
+from dsrg.pipeline import load_stage
+
+
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file, read-only or not, leaving its times as they were, as rot does."""
+    times = path.stat()
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    path.chmod(times.st_mode)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+class TestMachine:
+    @pytest.mark.parametrize(
+        ("version", "state"), [((3, 10), WRONG), ((3, 11), FINE), ((3, 13), FINE), ((3, 14), WRONG), ((2, 7), WRONG)]
+    )
+    def test_python(self, version, state):
+        assert doctor.python(version).state == state
+
+    @pytest.mark.parametrize(
+        ("installed", "state", "said"),
+        [
+            ({"numpy": "2.1", "torch": "2.9"}, FINE, "2 as pinned"),
+            ({"numpy": "2.2", "torch": "2.9"}, NOTE, "numpy 2.2 (pinned 2.1)"),
+            ({"numpy": "2.1"}, WRONG, "missing: torch; run: make env"),
+        ],
+    )
+    def test_packages(self, installed, state, said):
+        found = doctor.packages({"numpy": "2.1", "torch": "2.9", "timm": "1"}, installed, required=["numpy", "torch"])
+        assert found.state == state and said in found.said
+
+    def test_pins_are_read(self, tmp_path):
+        (tmp_path / "constraints.txt").write_text("# of\n\nNumPy==2.1\nflufl.lock==9.2.0\nzc_lock==1\n")
+        assert doctor.read_pins(tmp_path / "constraints.txt") == {"numpy": "2.1", "flufl-lock": "9.2.0", "zc-lock": "1"}
+
+    def test_compiler(self):
+        assert doctor.compiler("sh").state == FINE
+        assert doctor.compiler("no-such-compiler").said.startswith("no no-such-compiler")
+
+    def test_libraries(self):
+        def load(name: str) -> None:
+            if name == "libGL.so.1":
+                raise OSError("cannot open shared object file")
+
+        found = doctor.libraries(doctor.LIBRARIES, load)
+        assert found.state == WRONG and found.said == "OpenCV needs libGL.so.1 (apt-get install libgl1)"
+        assert doctor.libraries(doctor.LIBRARIES, lambda name: None).state == FINE
+
+    def test_disk_and_memory(self):
+        assert doctor.disk(100, needed=100).state == FINE
+        assert doctor.disk(99, needed=100) == Finding(
+            "disk", WRONG, "99 bytes free; the outs took 100 bytes with DVC's copies"
+        )
+        assert doctor.memory(doctor.MEMORY).state == FINE and doctor.memory(doctor.MEMORY - 1).state == NOTE
+
+    def test_gpu(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert doctor.gpu().state == NOTE
+
+    def test_room_is_asked_for_by_the_record(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        out = {"path": "a", "md5": "0" * 32, "size": 2**60}
+        Path("dvc.lock").write_text(json.dumps({"stages": {"a": {"outs": [out]}}}))
+        states = {found.what: found.state for found in doctor.look_at_machine(tmp_path / "none.txt")}
+        assert states["disk"] == WRONG
+        Path("dvc.lock").write_text("{")
+        assert {found.what: found.state for found in doctor.look_at_machine(tmp_path / "none.txt")}["disk"] == FINE
+
+
+class TestProject:
+    @pytest.fixture(autouse=True)
+    def here(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+    def test_git(self, monkeypatch):
+        assert doctor.git().said.startswith("no repository")
+        subprocess.run(["git", "init", "-q"], check=True)
+        assert doctor.git().said.startswith("no commit yet")
+        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *own, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+        assert doctor.git().state == FINE and "not committed" not in doctor.git().said
+        Path("a").touch()
+        assert "1 files not committed" in doctor.git().said
+        monkeypatch.setenv("PATH", "")
+        assert doctor.git().state == NOTE
+
+    @pytest.mark.parametrize(("text", "state"), [("{}", FINE), ("", FINE), ("garbage", WRONG), ("[]", WRONG)])
+    def test_locks_of_dvc(self, text, state):
+        Path("rwlock").write_text(text)
+        found = doctor.locked(Path("rwlock"))
+        assert found.state == state and (found.remove == (Path("rwlock"),)) == (state == WRONG)
+
+    def test_params(self):
+        assert doctor.params().state == WRONG
+        Path("params.yaml").write_text("seed: [")
+        assert "not valid YAML" in doctor.params().said
+
+    def test_leftovers_are_those_of_the_dead(self):
+        """Of this process and of the first one, which runs, nothing is touched."""
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        Path("data/deep").mkdir(parents=True)
+        names = [
+            f".a.h5.{dead.pid}.tmp",
+            f"deep/.b.{dead.pid}.old",
+            f".c.{os.getpid()}.tmp",
+            ".d.1.tmp",
+            ".e.x.tmp",
+            "f",
+        ]
+        for name in names:
+            Path("data", name).touch()
+        found = doctor.leftovers([Path("data"), Path("nowhere")])
+        assert found.state == NOTE and sorted(found.remove) == sorted(Path("data", name) for name in names[:2])
+        assert doctor.leftovers([Path("nowhere")]).state == FINE
+
+
+class TestData:
+    @pytest.fixture
+    def made(self, tmp_path, monkeypatch) -> dict[str, Path]:
+        """A project of two images in which every stage has run; the paths of its files."""
+        monkeypatch.chdir(tmp_path)
+        file = {key: Path("data", name) for key, name in {
+            "index": "index.csv", "ground_truth": "ground_truth.csv", "masks": "masks", "classes": "classes.txt",
+            "cam": "cam.pt", "seeds": "seeds.h5", "dsrg": "dsrg.pt", "pseudo_labels": "pseudo_labels",
+            "retrain": "retrain.pt"}.items()}  # fmt: skip
+        classes = ["cat", "dog"]
+        for folder in ("images", "data/masks", "data/pseudo_labels"):
+            Path(folder).mkdir(parents=True)
+        index = save_index(Path("images"), {name: picture(9, 9, seed=1) for name in "ab"}, [[1, 0], [0, 1]])
+        write_classes(file["classes"], classes)
+        write_index(file["index"], index, classes)
+        labels = label_png(np.ones((9, 9), np.uint8))
+        (file["masks"] / "a.png").write_bytes(labels)
+        write_ground_truth(file["ground_truth"], [GroundTruth("a", "train", "a.png", sha256(file["masks"] / "a.png"))])
+        for key, kind in {"cam": "classifier", "dsrg": "segmenter", "retrain": "segmenter"}.items():
+            save_model(file[key], Model(kind, classes, {}, 65, {"w": torch.ones(100)}))
+        blank = np.zeros((9, 9), np.float16)
+        rows = [
+            SeedRow(name, np.ones(3, bool), blank.astype(np.uint8), blank, blank[None], np.array([1])) for name in "ab"
+        ]
+        write_seeds(file["seeds"], rows, count=2, grid=9, classes=classes, params="{}")
+        for name in "ab":
+            (file["pseudo_labels"] / f"{name}.png").write_bytes(labels)
+        write_checksums(file["pseudo_labels"])
+        return file
+
+    @staticmethod
+    def wrong(file: dict[str, Path]) -> dict[str, str]:
+        return {one.what: one.said for one in doctor.look_at_data(file, Path("images")) if one.state != FINE}
+
+    def test_all_is_well(self, made):
+        assert self.wrong(made) == {}
+        assert len(list(doctor.look_at_data(made, Path("images")))) == 7
+
+    @pytest.mark.parametrize(
+        ("path", "what"),
+        [
+            ("images/b.png", "images"),
+            ("data/masks/a.png", "masks"),
+            ("data/cam.pt", "data/cam.pt"),
+            ("data/seeds.h5", "data/seeds.h5"),
+            ("data/dsrg.pt", "data/dsrg.pt"),
+            ("data/pseudo_labels/b.png", "data/pseudo_labels"),
+            ("data/retrain.pt", "data/retrain.pt"),
+        ],
+    )
+    def test_a_flipped_bit_is_in_one_line(self, made, path, what):
+        flip(Path(path))
+        found = self.wrong(made)
+        assert list(found) == [what] and path in found[what]
+
+    @pytest.mark.parametrize("key", ["cam", "seeds", "dsrg", "pseudo_labels", "retrain"])
+    def test_what_is_not_made_yet_is_a_note(self, made, key):
+        shutil.rmtree(made[key]) if made[key].is_dir() else made[key].unlink()
+        assert self.wrong(made) == {str(made[key]): "not made yet; run: dvc repro"}
+
+    def test_a_missing_image(self, made):
+        Path("images/a.png").unlink()
+        assert "1 of 2: images/a.png: No such file" in self.wrong(made)["images"]
+
+    def test_no_index_and_a_damaged_one(self, made):
+        Path("data/index.csv").write_text("no index")
+        assert "line 1" in self.wrong(made)["data"]
+        Path("data/index.csv").unlink()
+        assert "not made yet" in self.wrong(made)["data"]
+
+
+class TestCache:
+    @pytest.fixture
+    def repo(self, tmp_path, monkeypatch) -> Path:
+        """A folder of two files and a file, tracked by DVC -> where its cache keeps objects."""
+        monkeypatch.chdir(tmp_path)
+        with Repo.init(no_scm=True) as repo:
+            Path("folder/deep").mkdir(parents=True)
+            for name in ("folder/a", "folder/deep/b", "c"):
+                Path(name).write_text(f"{name} " * 10)
+            repo.add(["folder", "c"])
+            return Path(repo.cache.local.path)
+
+    @staticmethod
+    def look() -> list[Finding]:
+        return list(doctor.look_at_cache())
+
+    def test_all_is_well(self, repo):
+        assert self.look() == [Finding("DVC's cache", FINE, "4 objects, each of the content that its name says")]
+
+    def test_every_object_is_looked_at(self, repo):
+        """Also the list of a folder's files, without which they cannot be known."""
+        objects, _ = doctor.tracked()
+        assert sorted(map(str, (one.path for one in objects))) == ["c", "folder", "folder/a", "folder/deep/b"]
+        for one in objects:
+            flip(one.cached)
+            found = self.look()[0]
+            assert found.state == WRONG and f"({one.path})" in found.said and found.remove == (one.cached,)
+            flip(one.cached)
+        assert self.look()[0].state == FINE
+
+    def test_what_rots_in_the_workspace_is_told_apart(self, repo):
+        flip(Path("folder/a"))
+        first, second = self.look()
+        assert (
+            first.state == FINE and second.state == NOTE and second.said.startswith("folder/a: not as dvc.lock has it")
+        )
+
+    def test_a_missing_object_is_a_note(self, repo):
+        (one,) = (one for one in doctor.tracked()[0] if one.path == Path("c"))
+        one.cached.unlink()
+        assert self.look()[0] == Finding(
+            "DVC's cache", NOTE, "1 of 4 objects are missing: c; run: dvc commit, dvc fetch or dvc repro"
+        )
+
+    def test_only_what_is_damaged_is_removed(self, repo):
+        bad = next(one.cached for one in doctor.tracked()[0] if one.path == Path("folder/a"))
+        flip(bad)
+        found = self.look()
+        assert bad.exists()
+        assert doctor.mend(found) == [bad] and not bad.exists()
+        assert self.look()[0].state == NOTE and Path("folder/a").exists()
+
+    def test_no_project_and_damaged_files_of_dvc(self, repo):
+        Path("c.dvc").write_text("outs: [")
+        (found,) = self.look()
+        assert found.state == WRONG and "c.dvc" in found.said
+        Path("dvc.lock").write_text("{")
+        assert "dvc.lock: not valid YAML" in self.look()[0].said
+        Path("dvc.lock").unlink()
+        shutil.rmtree(".dvc")
+        assert self.look() == [Finding("DVC", NOTE, "no DVC project here; run: dvc init")]
+
+
+class TestCommand:
+    @pytest.fixture
+    def project(self, tmp_path, monkeypatch) -> Path:
+        folder = tiny_project(tmp_path / "project")
+        monkeypatch.chdir(folder)
+        Repo.init(no_scm=True).close()
+        return folder
+
+    def test_a_new_project_is_fine(self, project):
+        result = CliRunner().invoke(main, ["doctor", "--json", "found.json"])
+        assert result.exit_code == 0, result.output
+        assert "none wrong" in result.output and "not made yet" in result.output
+        states = {one["what"]: one["state"] for one in json.loads(Path("found.json").read_text())["findings"]}
+        assert states["params"] == FINE and states["data"] == NOTE
+
+    def test_what_is_wrong_sets_the_exit_code_and_is_removed_when_told(self, project):
+        Path(".dvc/tmp").mkdir(exist_ok=True)
+        Path(".dvc/tmp/rwlock").write_text("garbage")
+        result = CliRunner().invoke(main, ["doctor"])
+        assert result.exit_code == 2 and "1 of " in result.output and Path(".dvc/tmp/rwlock").exists()
+        result = CliRunner().invoke(main, ["doctor", "--fix"])
+        assert "removed: .dvc/tmp/rwlock" in result.output and not Path(".dvc/tmp/rwlock").exists()
+        assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+
+    def test_bad_params_are_a_line(self, project):
+        Path("params.yaml").write_text("seed: 0")
+        result = CliRunner().invoke(main, ["doctor"])
+        assert result.exit_code == 2 and "missing; recipes in recipes/" in " ".join(result.output.split())
+
+    def test_it_looks_where_the_stages_write(self, project):
+        assert {path.parent for path in load_stage("doctor").file.values()} == {Path("data"), Path(".")}
