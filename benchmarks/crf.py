@@ -5,7 +5,7 @@
 Plain is what one would write first: pydensecrf in one process, one image at a time. A round runs every engine once, in
 turn, so that whatever else the machine does meets all of them. Networks' opinions are smooth random ones; without a
 folder the images are drawn. Without pydensecrf the rest is held against the lattice on the CPU; on a machine with a GPU
-the lattice runs there too. Prints a table, writes JSON.
+the lattice runs there too. The floor is the bytes of `floor_bytes` at the rate of a copy. Prints a table, writes JSON.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import RESULTS
+from benchmarks.floors import copy_rate
 from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, write_figures
 from dsrg.data.images import read_image
 from dsrg.errors import InputError
 from dsrg.method.crf import dense_crf, unary_energies
+from dsrg.method.lattice import lattices
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.parallel import worker_count
 from dsrg.params import load_params
@@ -164,6 +166,21 @@ def distance(probs: Tensor, reference: Tensor) -> dict[str, float]:
     }
 
 
+def floor_bytes(images: Tensor, energies: Tensor, kernel: dict) -> int:
+    """Bytes that the mean field must read and write on its lattices, each value once where it is needed.
+
+    An iteration and lattice: the pixels' values read and the vertices' written, these read and written along each
+    direction, read again and the pixels' written.
+    """
+    values = 4 * energies.shape[1]
+    pixels = energies.numel() // energies.shape[1]
+    moved = 0
+    for lattice in lattices(images, Kernel(**kernel)):
+        vertices, directions = len(lattice.bag_starts) - 2, len(lattice.neighbours)
+        moved += 2 * values * (pixels + (1 + directions) * vertices)
+    return kernel["iterations"] * moved
+
+
 def agreement(cases: list[Case], sets: dict[str, dict], *, folder: Path | None) -> dict[str, dict[str, float]]:
     """Lattice against pydensecrf, one process each, for every case and set of parameters."""
     found = {}
@@ -184,8 +201,9 @@ def agreement(cases: list[Case], sets: dict[str, dict], *, folder: Path | None) 
 def main(folder: Path | None, quick: bool, out: Path) -> None:
     params = load_params().crf
     cases, rounds = (QUICK, 1) if quick else (CASES, 7)
-    batches = {}
+    rate, batches, floors = copy_rate(torch.device("cpu"), quick=quick), {}, {}
     for case in cases:
+        floor = floor_bytes(*inputs(case, getattr(params, case.kernel).model_dump(), folder=folder)) / rate
         found = compare(case, getattr(params, case.kernel).model_dump(), folder=folder, rounds=rounds)
         title = f"{case.name}: {case.batch} x {case.height} x {case.width}, {case.classes} classes"
         table = Table("engine", *COLUMNS, "speed", "difference", "same label", title=f"{title}; speed: of plain")
@@ -195,7 +213,9 @@ def main(folder: Path | None, quick: bool, out: Path) -> None:
                 *(engine, *row.run.cells(), f"{row.speed['median']:.2f}"),
                 *(f"{row.distance['mean_difference']:.1e}", share),
             )
+        table.add_row("floor", f"{1e3 * floor:.1f}")
         Console().print(table)
+        floors[title] = floor
         batches[title] = {
             engine: {**row.run.figures(), "speed": row.speed, **row.distance} for engine, row in found.items()
         }
@@ -211,7 +231,9 @@ def main(folder: Path | None, quick: bool, out: Path) -> None:
             table.add_row(name, f"{row['mean_difference']:.1e}", f"{row['greatest_difference']:.1e}", share)
         Console().print(table)
     source = "drawn" if folder is None else "photos"
-    write_figures(out, {"workers": worker_count(), "images": source, "batches": batches, "alike": alike})
+    write_figures(
+        out, {"workers": worker_count(), "images": source, "batches": batches, "floor_s": floors, "alike": alike}
+    )
 
 
 if __name__ == "__main__":

@@ -18,20 +18,23 @@ COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, more than any cache holds
 
 
 def rates(device: torch.device, *, quick: bool = False) -> dict[str, float]:
-    """flop_per_s of matrix products in fp32 and bf16, bytes_per_s of a copy (read and written), the best of a few."""
-    side, size = (64, 2**16) if quick else (SIDE[device.type], COPIED[device.type])
+    """flop_per_s of matrix products in fp32 and bf16 and `copy_rate` of a device, for figures to keep."""
+    side = 64 if quick else SIDE[device.type]
 
     def product(dtype: torch.dtype) -> float:
         factors = torch.ones(2, side, side, dtype=dtype, device=device)
         return 2 * side**3 / fastest(lambda: factors[0] @ factors[1])
 
+    products = {"fp32_flop_per_s": product(torch.float32), "bf16_flop_per_s": product(torch.bfloat16)}
+    return {**products, "bytes_per_s": copy_rate(device, quick=quick)}
+
+
+def copy_rate(device: torch.device, *, quick: bool = False) -> float:
+    """Bytes a second of a copy, read and written."""
+    size = 2**16 if quick else COPIED[device.type]
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    return {
-        "fp32_flop_per_s": product(torch.float32),
-        "bf16_flop_per_s": product(torch.bfloat16),
-        "bytes_per_s": 2 * size / fastest(lambda: target.copy_(source)),
-    }
+    return 2 * size / fastest(lambda: target.copy_(source))
 
 
 def fastest(work: Callable[[], object], *, times: int = 5) -> float:

@@ -5,7 +5,8 @@
 20 images of 41 x 41 and of 321 x 321 with 21 classes: smooth random probabilities of a network that is half sure,
 two to four tags an image, a tenth of the pixels seeds. One thread on a CPU; on a GPU if there is one. All sides run in
 turn in one process and must agree on every pixel. The released loops run at 41 x 41 only, SciPy where it is installed.
-Prints a table, writes JSON.
+The floor is reading seeds and probabilities and writing labels once, at the rate of a copy. Prints a table and writes
+JSON.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import RESULTS
+from benchmarks.floors import copy_rate, size_of
 from benchmarks.released_growth import released_growth
 from benchmarks.timing import COLUMNS, in_turn, ratio, write_figures
 from dsrg.method.growing import grow
@@ -117,7 +119,7 @@ def main(quick: bool, out: Path) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     images, rounds, grids = (2, 1, (9, 17)) if quick else (20, 7, (41, 321))
-    figures = {}
+    rate, figures, floors = copy_rate(torch.device("cpu"), quick=quick), {}, {}
     table = Table("growth", "side", *COLUMNS, "times", title=f"{images} images, {CLASSES} classes; times: of ours")
     for side in grids:
         batch = example(side, images=images)
@@ -127,6 +129,8 @@ def main(quick: bool, out: Path) -> None:
             if not np.array_equal(growth(), expected):
                 raise RuntimeError(f"{name} disagrees at {side} x {side}")
         runs = in_turn(sides, rounds=rounds)
+        floor = floors[f"{side} x {side}"] = size_of(*batch, batch[0]) / rate
+        table.add_row("floor", str(side), f"{1e3 * floor:.2f}")
         found = figures[f"{side} x {side}"] = {}
         for name, run in runs.items():
             # sides on the CPU are single threads, so other programs need not count; for a GPU the processor only waits
@@ -135,7 +139,7 @@ def main(quick: bool, out: Path) -> None:
             table.add_row(name, str(side), *run.cells(), f"{against['median']:.1f}")
             found[name] = {**run.figures(), "times_ours": against}
     Console().print(table)
-    write_figures(out, {"images": images, "classes": CLASSES, "sides": figures})
+    write_figures(out, {"images": images, "classes": CLASSES, "sides": figures, "floor_s": floors})
 
 
 if __name__ == "__main__":

@@ -205,15 +205,7 @@ def lattice_mean_field(images: Tensor, unary: Tensor, kernel: Kernel) -> Tensor:
     batch, classes, height, width = unary.shape
     if images.shape != (batch, 3, height, width):
         raise ValueError(f"images {tuple(images.shape)} and energies {tuple(unary.shape)} differ in their shape")
-    device = unary.device
-    # as tensors: a GPU would multiply by the reciprocal of a Python number, which rounds otherwise
-    deviations = torch.tensor([kernel.gaussian_xy, kernel.bilateral_xy, kernel.bilateral_rgb], device=device)
-    down, right = torch.meshgrid(*(torch.arange(side, device=device) for side in (height, width)), indexing="ij")
-    place = torch.stack([right, down], dim=-1).flatten(0, 1).expand(batch, -1, -1)
-    colour = images.to(device).permute(0, 2, 3, 1).flatten(1, 2)
-    gaussian = Lattice(place / deviations[0], symmetric=True)
-    bilateral = Lattice(torch.cat([place / deviations[1], colour / deviations[2]], dim=2), symmetric=True)
-
+    gaussian, bilateral = lattices(images.to(unary.device), kernel)
     evidence = -unary.float().permute(0, 2, 3, 1).reshape(-1, classes)
     probs = evidence.softmax(1)
     for _ in range(kernel.iterations):
@@ -221,3 +213,15 @@ def lattice_mean_field(images: Tensor, unary: Tensor, kernel: Kernel) -> Tensor:
         logits += kernel.bilateral_weight * bilateral.filter(probs)
         probs = logits.softmax(1)
     return probs.view(batch, height, width, classes).permute(0, 3, 1, 2).contiguous()
+
+
+def lattices(images: Tensor, kernel: Kernel) -> tuple[Lattice, Lattice]:
+    """The CRF's two filters, over places and over places with colours, of images uint8 (B, 3, H, W)."""
+    device, (batch, _, *sides) = images.device, images.shape
+    # as tensors: a GPU would multiply by the reciprocal of a Python number, which rounds otherwise
+    deviations = torch.tensor([kernel.gaussian_xy, kernel.bilateral_xy, kernel.bilateral_rgb], device=device)
+    down, right = torch.meshgrid(*(torch.arange(side, device=device) for side in sides), indexing="ij")
+    place = torch.stack([right, down], dim=-1).flatten(0, 1).expand(batch, -1, -1)
+    colour = images.permute(0, 2, 3, 1).flatten(1, 2)
+    gaussian = Lattice(place / deviations[0], symmetric=True)
+    return gaussian, Lattice(torch.cat([place / deviations[1], colour / deviations[2]], dim=2), symmetric=True)
