@@ -39,12 +39,25 @@ def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_
     >>> grow(seeds, probs, torch.tensor([[True, True]]), fg_thresh=0.85, bg_thresh=0.99).tolist()
     [[[1, 1, 1, 255]]]
     """
-    highest, winner = probs.masked_fill(~present[:, :, None, None], -1).max(dim=1)
+    highest, winner = _likeliest(probs, present)
     confident = (highest > fg_thresh) & ((winner != 0) | (highest > bg_thresh))
     region = torch.where(confident, winner.to(torch.uint8), seeds)
     anchors = (region == seeds) & (seeds != UNLABELLED)
     reached = _spread(anchors, region, rounds=GPU_ROUNDS if region.is_cuda else 1)
     return torch.where(seeds != UNLABELLED, seeds, torch.where(reached, region, UNLABELLED))
+
+
+def _likeliest(probs: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Each pixel's highest probability among the present classes (B, h, w) and, int64, the lowest class that has it.
+
+    Absent classes are not even read: an image has few of many.
+    """
+    tagged, classes = present.sort(dim=1, descending=True, stable=True)
+    most = max([1, *present.sum(dim=1).tolist()])
+    rows = torch.arange(len(probs), device=probs.device)[:, None]
+    among = probs[rows, classes[:, :most]].masked_fill_(~tagged[:, :most, None, None], -1)
+    highest, place = among.max(dim=1)
+    return highest, classes.gather(1, place.flatten(1)).view_as(place)
 
 
 def _spread(marked: Tensor, region: Tensor, *, rounds: int) -> Tensor:
