@@ -122,10 +122,7 @@ class Stage:
         for path in map(self._path, self._declared["deps"]):
             for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
                 origin[str(file)] = sha256(file)
-        for library in LIBRARIES:
-            with suppress(PackageNotFoundError):
-                origin[library] = version(library)
-        return origin
+        return origin | library_versions()
 
     @cached_property
     def _declared(self) -> dict:
@@ -165,6 +162,15 @@ def run_stage(work: Callable[[Stage], None]) -> None:
         return
     print(f"{name}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def library_versions() -> dict[str, str]:
+    """Of the LIBRARIES that are installed."""
+    found = {}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
 
 
 def read_seconds() -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Both networks on the evaluation split, with and without CRF, and the page that sums up the run."""
 
+from platform import python_version
+
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.figures.overlays import write_label_overlays
@@ -8,7 +10,7 @@ from dsrg.files import write_json, write_text
 from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.scoring import best_and_worst, with_ground_truth, write_per_class, write_per_image
-from dsrg.pipeline import Stage, run_stage
+from dsrg.pipeline import Stage, library_versions, run_stage
 
 
 def evaluate(stage: Stage) -> None:
@@ -46,9 +48,14 @@ def evaluate(stage: Stage) -> None:
     write_per_class(stage.results / "per_class.csv", scores)
     write_per_image(stage.results / "per_image.csv", index.ids, scores)
     write_json(stage.results / "metrics.json", {name: score.metrics() for name, score in scores.items()})
-    images = {"to learn from": len(whole.split("train")), "to evaluate on": len(index)}
-    told = stage.params.model_dump(exclude={"data": {"root"}})  # where the data lies changes nothing
-    write_text(stage.file["report"], report_page(stage.file["results"], classes=classes, images=images, params=told))
+    page = report_page(
+        stage.file["results"],
+        classes=classes,
+        images={"to learn from": len(whole.split("train")), "to evaluate on": len(index)},
+        params=stage.params.model_dump(exclude={"data": {"root"}}),  # where the data lies changes nothing
+        versions={"Python": python_version()} | library_versions(),
+    )
+    write_text(stage.file["report"], page)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from dsrg.cli import main
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.files import sha256
-from dsrg.pipeline import load_stage
+from dsrg.pipeline import library_versions, load_stage
 
 ORDER = list(STAGES)
 
@@ -96,6 +96,7 @@ def test_the_page_of_the_run_tells_what_its_tables_say(project):
         for name in ("miou", "miou_crf"):
             assert f"<td>{100 * metrics[network][name]:.1f}</td>" in page
     assert "<pre>seed: 0\n" in page and "head_channels: 16" in page
+    assert all(f"<td>{number}</td>" in page for number in library_versions().values())
     assert str(project) not in page, "where a run was made says nothing about it"
     assert {path.stem for path in (project / "results/evaluate/best_worst").iterdir()} == {
         line.split(",")[0] for line in (project / "results/evaluate/per_image.csv").read_text().splitlines()[1:]

@@ -6,8 +6,6 @@ It holds no time of a clock: two runs with the same params give the same page. `
 import csv
 import json
 import math
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -31,7 +29,6 @@ ENDS = 6  # best and worst images, each
 STRIPS = 3  # images whose growth is shown
 MATRIX_MOST = 40  # classes in the confusion matrix; with more, a list says more
 CONFUSIONS = 12  # lines of that list
-PACKAGES = ["torch", "torchvision", "lightning-fabric", "numpy", "opencv-python", "pillow", "h5py", "pydensecrf"]
 
 STYLE = """
 * { box-sizing: border-box; }
@@ -66,13 +63,14 @@ summary { cursor: pointer; }
 """
 
 
-def report_page(results: Path, *, classes: list[str], images: dict[str, int], params: dict) -> str:
+def report_page(results: Path, *, classes: list[str], images: dict[str, int], params: dict, versions: dict) -> str:
     """The page of what the stages have left in `results`.
 
     Args:
         classes: names of the classes 1..C.
         images: how many there are, by split.
         params: all that the run was made with, as in params.yaml.
+        versions: of what it was made by, by name.
     """
     evaluation, training, seeding = results / "evaluate", results / "train_dsrg", results / "make_seeds"
     scores, per_class = json.loads(read_text(evaluation / "metrics.json")), _rows(evaluation / "per_class.csv")
@@ -89,7 +87,7 @@ def report_page(results: Path, *, classes: list[str], images: dict[str, int], pa
         _section("Seeds", *_seeds(seeding, classes)),
         _section("Growth", *_growth(training)),
         _section("Params", element("details", element("summary", "All params"), element("pre", _yaml(params)))),
-        _section("Versions", table(["", "version"], [[name, number] for name, number in versions().items()])),
+        _section("Versions", table(["", "version"], [[name, number] for name, number in versions.items()])),
         _section("Time of each stage", _untimed()),
     )
 
@@ -110,17 +108,6 @@ def _untimed() -> Element:
     return element(
         "p", "Not in this file, which is the same for the same run: `dsrg report --out FILE` makes a copy that has it."
     )
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that the results depend on, as far as they are installed."""
-    found = {"Python": sys.version.split()[0]}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _section(title: str, *children: Element | str | None) -> Element:
