@@ -12,7 +12,7 @@ FLOORS = [
     ["dsrg.errors"],
     [
         *("dsrg.files", "dsrg.lock", "dsrg.parallel", "dsrg.progress", "dsrg.record", "dsrg.released", "dsrg.sealed"),
-        "dsrg.stopping",
+        *("dsrg.stopping", "dsrg.topology"),
     ],
     ["dsrg.params"],
     ["dsrg.method"],
