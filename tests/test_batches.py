@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import picture, save_index
 
+from dsrg.data import batches as module
 from dsrg.data.batches import (
     OUTSIDE,
     WHOLE,
@@ -49,6 +50,13 @@ class TestOrder:
         small = [batch_indices(step, images=7, batch=2, seed=3) for step in range(9)]
         large = [batch_indices(step, images=7, batch=6, seed=3) for step in range(3)]
         np.testing.assert_array_equal(np.concatenate(small), np.concatenate(large))
+
+    def test_one_permutation_an_epoch_is_drawn_and_two_are_kept(self):
+        module._epoch_order.cache_clear()
+        for step in range(10):
+            batch_indices(step, images=20, batch=6, seed=9)
+        drawn = module._epoch_order.cache_info()
+        assert (drawn.misses, drawn.maxsize) == (3, 2)
 
     def test_random_numbers_of_an_image_are_its_own(self):
         draws = {
@@ -300,6 +308,31 @@ class TestBatches:
         for thread in threads:
             thread.join()
         assert batches._room == 10**6 - batches._cache[0].nbytes
+
+    @pytest.mark.parametrize("parts", [1, 2, 3, 4, 5])
+    def test_parts_put_together_are_the_batch(self, make, parts):
+        whole = make(batch=5)
+        mine = [whole.part(number, parts) for number in range(parts)]
+        lengths = [part.stop - part.first for part in mine]
+        assert max(lengths) - min(lengths) <= 1 and sum(lengths) == 5
+        for step in range(3):
+            expected, found = whole[step], [part[step] for part in mine]
+            assert whole.ids(step) == expected.ids == [image_id for batch in found for image_id in batch.ids]
+            for name in ("images", "labels", "present"):
+                joined = torch.cat([getattr(batch, name) for batch in found])
+                assert torch.equal(joined, getattr(expected, name)), name
+            assert all(part.ids(step) == expected.ids for part in mine)
+
+    def test_parts_share_the_room_for_images(self, make):
+        whole = make(cache_bytes=9000)
+        part = whole.part(1, 3)
+        list(part.ahead(0, 5))
+        assert sum(image.nbytes for image in part._cache.values()) + part._room == 3000
+        assert whole._room == 9000 and not whole._cache
+
+    def test_more_parts_than_images_are_refused(self, make):
+        with pytest.raises(InputError, match="batch of 3 images has no part for each of 4 processes"):
+            make().part(0, 4)
 
     def test_an_unreadable_image_raises_in_the_training_loop(self, make, tmp_path):
         (tmp_path / "im3.png").write_bytes(b"broken")
