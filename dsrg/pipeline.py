@@ -26,7 +26,8 @@ from dsrg.files import find_in_project, read_text, require_room, require_writabl
 from dsrg.lock import one_writer, try_lock
 from dsrg.params import Params, load_params
 from dsrg.record import read_record, rotten
-from dsrg.stopping import Stopped, starter, stop_with, stoppable
+from dsrg.stopping import Stopped, leave_keyboard_to_starter, starter, stop_with, stoppable
+from dsrg.topology import Topology, topology
 
 ORIGIN = "origin.json"  # in a scratch folder: what its name is the digest of
 LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python", "pydensecrf", "timm")  # that results may depend on
@@ -57,7 +58,12 @@ class Stage:
         Under the main project even when dvc runs in a temporary copy, so a run that was killed there goes on too; where
         two such runs do the same work at the same time, the second one has a folder of its own.
         """
-        return self._workplace[0]
+        return self._workplace[0] if self.topology.first else Path(os.devnull)
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The processes that share the stage's work, as the environment says."""
+        return topology()
 
     def finish(self) -> None:
         """The outs are in place: what was kept for going on is not needed any more."""
@@ -132,23 +138,31 @@ class Stage:
         return Path(_fill(text, {"file": self.file, "data": {"root": self.params.data.root}}))
 
 
-def run_stage(work: Callable[[Stage], None]) -> None:
+def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
     """The whole of a stage's `if __name__ == "__main__"`: messages and exit codes instead of tracebacks.
 
     2 = the input is wrong, 1 = the work cannot go on, 128 + the signal's number = stopped. A stage that dvc started
     stops when that dvc ends: nobody would take its outs.
+
+    together: whether several processes can share the work; else, where a launcher started several, the first does it.
     """
     name = Path(sys.modules[work.__module__].__file__).stem
     stage, started = None, time.monotonic()
     try:
+        shared = topology()
+        if shared.launcher == "parent" and not shared.first:
+            leave_keyboard_to_starter()
         with stoppable():
-            if "DVC_STAGE" in os.environ:
+            if "DVC_STAGE" in os.environ or shared.launcher == "parent":
                 stop_with(starter())
             stage = load_stage(name)
-            stage.look_ahead()
-            with stage.alone():
+            if shared.first:
+                stage.look_ahead()
+                with stage.alone():
+                    work(stage)
+                    write_json(SECONDS, _noted_seconds() | {name: time.monotonic() - started})
+            elif together:
                 work(stage)
-                write_json(SECONDS, _noted_seconds() | {name: time.monotonic() - started})
     except InputError as error:
         found = f"{len(error.problems)} problems\n" if len(error.problems) > 1 else ""
         code, message = 2, f"{found}{error}"

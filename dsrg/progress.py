@@ -24,6 +24,11 @@ class Tracker:
             )
 
 
+class _Silent(Tracker):
+    def advance(self, note: str = "") -> None:
+        self.done += 1
+
+
 class _Bar(Tracker):
     def __init__(self, name: str, total: int, start: int, progress: Progress) -> None:
         super().__init__(name, total, start)
@@ -34,8 +39,11 @@ class _Bar(Tracker):
 
 
 @contextmanager
-def track(name: str, total: int, *, start: int = 0) -> Iterator[Tracker]:
-    """Show the progress of `total` items, `start` of them done before."""
+def track(name: str, total: int, *, start: int = 0, shown: bool = True) -> Iterator[Tracker]:
+    """Show the progress of `total` items, `start` of them done before; or count in silence, if not `shown`."""
+    if not shown:
+        yield _Silent(name, total, start)
+        return
     if not sys.stderr.isatty():
         yield Tracker(name, total, start)
         return

@@ -85,6 +85,12 @@ def stop_with(pid: int) -> None:
     Thread(target=watch, daemon=True).start()
 
 
+def leave_keyboard_to_starter() -> None:
+    """Let what a terminal says to all processes, Ctrl-C or that it closes, be answered by the one that started this."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def starter() -> int:
     """Who runs this process: its nearest ancestor that is not merely a shell's `-c`."""
     process = psutil.Process(os.getppid())

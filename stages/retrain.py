@@ -18,6 +18,7 @@ from dsrg.networks.weights import initial_segmenter
 from dsrg.params import Predict
 from dsrg.pipeline import Stage, run_stage
 from dsrg.progress import tracked
+from dsrg.topology import ALONE
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.mask_objective import mask_objective
 from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds
@@ -28,6 +29,8 @@ def retrain(stage: Stage) -> None:
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes).split("train")
     network = params.network.model_dump(exclude={"weights"})
+    # processes that helped with a round are not there for the next one
+    topology = stage.topology if retrain.rounds == 1 else ALONE
 
     def train(labels: LabelFolder, folder: Path) -> Model:
         set_up_torch(params.seed)
@@ -50,6 +53,7 @@ def retrain(stage: Stage) -> None:
             scratch=folder,
             fingerprint=stage.scratch.name,
             curves=folder / CURVES,
+            topology=topology,
         )
         return Model("segmenter", classes, network, params.data.size, segmenter.state_dict())
 
@@ -64,6 +68,10 @@ def retrain(stage: Stage) -> None:
         return (labels for labels, *_ in tracked(found, f"{stage.name} labels", len(index)))
 
     first = LabelFolder(stage.file["pseudo_labels"], index.ids, made_by="make_pseudo_labels")
+    if not stage.topology.first:
+        if topology is not ALONE:
+            train(first, stage.scratch)  # and ends there
+        return
     limits = {"rounds": retrain.rounds, "classes": len(classes), "scratch": stage.scratch}
     kept, rounds = train_in_rounds(first, train=train, label=label, **limits)
     for name, target in ((MODEL, stage.file["retrain"]), (CURVES, stage.results / CURVES)):
@@ -74,4 +82,4 @@ def retrain(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(retrain)
+    run_stage(retrain, together=True)

@@ -45,6 +45,7 @@ def train_cam(stage: Stage) -> None:
         scratch=stage.scratch,
         fingerprint=stage.scratch.name,
         curves=stage.results / "curves.tsv",
+        topology=stage.topology,
     )
     metrics = {}
     for split in ("train", "val"):
@@ -57,4 +58,4 @@ def train_cam(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(train_cam)
+    run_stage(train_cam, together=True)

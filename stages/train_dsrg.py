@@ -66,6 +66,7 @@ def train_dsrg(stage: Stage) -> None:
         fingerprint=stage.scratch.name,
         curves=stage.results / "curves.tsv",
         classes=["background", *classes],
+        topology=stage.topology,
         watch=watch,
     )
     write_growth(watch, maps=stage.file["growth"], strips=stage.results / "growth")
@@ -74,4 +75,4 @@ def train_dsrg(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(train_dsrg)
+    run_stage(train_dsrg, together=True)

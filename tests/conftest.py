@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DSRG_WORKERS", "1")
+os.environ.setdefault("DSRG_DEVICES", "1")
 
 import cv2
 import hypothesis

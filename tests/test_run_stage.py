@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from test_topology import CHILD, TORCHRUN
 from tiny import tiny_project
 
 from dsrg.errors import RunError
@@ -40,9 +41,10 @@ def project(tmp_path):
     return tiny_project(tmp_path / "project")
 
 
-def start(project: Path, work: str, **environment: str) -> subprocess.Popen:
+def start(project: Path, work: str, *, together: bool = False, **environment: str) -> subprocess.Popen:
     """Start the stage `prepare` with `work` for its work; a stage that imports little starts quickly."""
     source = textwrap.dedent(BUSY).replace("WORK", textwrap.indent(work.strip(), " " * 4).strip())
+    source = source.replace("run_stage(prepare)", f"run_stage(prepare, together={together})")
     (project / "stages" / "prepare.py").write_text(source)
     command = [sys.executable, "-m", "stages.prepare"]
     settings = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
@@ -169,6 +171,45 @@ def test_with_dvc_itself(project):
     third = subprocess.run([*dvc, "repro", "draw_shapes"], **options)
     assert third.returncode == 0, third.stdout
     assert files(project) == ["data/shapes", "data/shapes/a.jpg"]
+
+
+class TestTogether:
+    """What a process does that is not the first of several."""
+
+    SHOW = "print(stage.scratch, stage.topology, flush=True)"
+
+    @pytest.fixture(autouse=True)
+    def any_number(self, monkeypatch):
+        monkeypatch.delenv("DSRG_DEVICES", raising=False)
+
+    def test_work_that_cannot_be_shared_is_left_to_the_first(self, project):
+        other = start(project, self.SHOW, **TORCHRUN)
+        assert (*other.communicate(), other.returncode) == ("", "", 0)
+        first = start(project, self.SHOW, **TORCHRUN | {"RANK": "0"})
+        said = first.communicate()[0]
+        assert "first=True" in said and str(project / ".scratch" / "prepare-") in str(project / said)
+
+    def test_it_needs_no_lock_and_has_no_scratch(self, project):
+        first = start(project, WRITE, together=True, **TORCHRUN | {"RANK": "0"})
+        first.stdout.readline()
+        other = start(project, self.SHOW, together=True, **TORCHRUN)
+        said, complaint = other.communicate()
+        assert said.startswith("/dev/null Topology(launcher='torchrun'") and not complaint and first.poll() is None
+        first.kill()
+        first.communicate()
+
+    def test_the_one_that_started_it_answers_the_keyboard(self, project):
+        """Else it would be gone before the first has saved its work."""
+        child = start(project, "print(1, flush=True); time.sleep(60)", together=True, **CHILD)
+        child.stdout.readline()
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            child.send_signal(number)
+        assert "stopped by SIGTERM" in child.communicate()[1] and child.returncode == 143
+
+    def test_numbers_that_do_not_fit_together(self, project):
+        stage = start(project, self.SHOW, together=True, **TORCHRUN | {"DSRG_NODES": "1"})
+        said = stage.communicate()[1]
+        assert stage.returncode == 2 and said.startswith("prepare: DSRG_NODES=1, but torchrun started 2")
 
 
 class TestScratch:

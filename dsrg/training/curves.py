@@ -24,14 +24,14 @@ class Curves:
     Values stay on their device until a line is written, so a GPU never waits for them.
 
     Args:
-        path: the file for single values, `step  loss  ...`; begun anew.
+        path: the file for single values, `step  loss  ...`; begun anew. None = there are no files.
         classes: background and the classes, where there are values a class; these go into per_class.tsv beside it, a
             line `step  class  ...` for each of them.
     """
 
-    def __init__(self, path: Path, classes: list[str] | None) -> None:
+    def __init__(self, path: Path | None, classes: list[str] | None) -> None:
         self.classes = classes or []
-        self.paths = [path] if classes is None else [path, path.with_name(PER_CLASS)]
+        self.paths = [] if path is None else [path] if classes is None else [path, path.with_name(PER_CLASS)]
         self.texts = ["" for _ in self.paths]
         self.recent: list[dict[str, Tensor]] = []  # values of the steps since the last line ...
         self.seen: list[tuple[int, list[str]]] = []  # ... the steps' numbers and images
@@ -73,7 +73,7 @@ class Curves:
         self.texts, self.seen = [*state["texts"]], [*state["seen"]]
         columns = {name: column.to(device) for name, column in state["recent"].items()}
         self.recent = [{name: column[row] for name, column in columns.items()} for row in range(len(self.seen))]
-        for path, text in zip(self.paths, self.texts, strict=True):
+        for path, text in zip(self.paths, self.texts, strict=False):
             write_text(path, text)
 
     def _columns(self) -> dict[str, Tensor]:

@@ -1,23 +1,27 @@
 """The training loop, one for the classifier, the DSRG network and retraining."""
 
 import os
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
 from dsrg.progress import track
 from dsrg.stopping import uninterrupted
+from dsrg.topology import ALONE, Topology
 from dsrg.training.curves import Curves, NotFiniteError, refuse_bad
 from dsrg.training.memory import with_memory_advice
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
+from dsrg.training.processes import company, connect, leave, over_all, share_dropout
 from dsrg.training.resume import Checkpoints, random_state, set_random_state
 
 # (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the
-# objective knows classes, vectors of one number a class
+# objective knows classes, vectors of one number a class; each a mean over the images of the batch, which is a part of a
+# larger one where several processes train together
 Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
 
 LOG_EVERY = 10  # steps between points of the curves
@@ -48,11 +52,15 @@ def fit(
     curves: Path,
     classes: list[str] | None = None,
     watch: Callable[[nn.Module, int], None] | None = None,
+    topology: Topology = ALONE,
 ) -> nn.Module:
     """Train `network` for `steps` steps and return it, in evaluation mode, on its device.
 
     Goes on from the checkpoint in `scratch`, where there is one. A step is a function of the state before it and of
     the step's number, so the weights come out the same to the bit (on CPU) however often it was interrupted.
+
+    With several processes each step is what it would be in one, up to the rounding of sums. The first of them alone
+    reads and writes files, and returns; the others end here.
 
     Args:
         precision: "fp32", or "bf16" for convolutions in bfloat16 with float32 weights.
@@ -62,13 +70,19 @@ def fit(
         curves: TSV to write, of the loss, the other values and the gradient's norm over the steps.
         classes: background and the classes, for an objective that has values a class, see `Curves`.
         watch: called with the network and the number of steps done after every step.
+        topology: the processes that train together.
 
     Raises:
         NotFiniteError: when the loss, another value or the gradient is not finite once too often.
-        RunError: when memory runs out, with the batch that would fit.
+        RunError: when memory runs out, with the batch that would fit; when another process is lost.
         Stopped: when told to stop; the last whole step is kept.
     """
-    fabric = Fabric(accelerator="auto", devices=1, precision=PRECISIONS[precision])
+    fabric = connect(topology, precision=PRECISIONS[precision])
+    first, processes = fabric.is_global_zero, fabric.world_size
+    batches = batches.part(fabric.global_rank, processes)
+    share = (batches.stop - batches.first) / batches.batch
+    if processes > 1:
+        share_dropout(network, first=batches.first, batch=batches.batch)
     network = network.to(memory_format=torch.channels_last)
     rates = {key: optimiser[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
     groups = parameter_groups(network, **rates)
@@ -81,14 +95,16 @@ def fit(
 
     done, skipped, random = 0, 0, random_state()
     checkpoints = Checkpoints(scratch, fingerprint=fingerprint)
-    lines = Curves(scratch / "growing.tsv", classes)  # to be watched; in their place only when they are whole
-    if (saved := checkpoints.load()) is not None:
+    # to be watched; in their place only when they are whole
+    lines = Curves(scratch / "growing.tsv" if first else None, classes)
+    if (saved := fabric.broadcast(checkpoints.load() if first else None)) is not None:
         done, skipped, random = saved["step"], saved["skipped"], saved["random"]
         network.load_state_dict(saved["network"])
         optim.load_state_dict(saved["optimiser"])
         lines.restore(saved["curves"], fabric.device)
         set_random_state(random)
-        print(f"{name}: going on from step {done} of {steps} ({scratch})", flush=True)
+        if first:
+            print(f"{name}: going on from step {done} of {steps} ({scratch})", flush=True)
 
     def state() -> dict:
         """As it was after the last whole step, whatever of the next one has been done."""
@@ -99,12 +115,14 @@ def fit(
         """The gradients of a step; the loss and other values, and the norm of the gradients."""
         optim.zero_grad(set_to_none=True)
         loss, values = objective(network, batch, step)
-        fabric.backward(loss)
-        return {**values, "gradient": gradient_norm(network)}
+        fabric.backward(loss * (share * processes))  # the processes' gradients come together as their mean
+        return {**over_all(values, share=share), "gradient": gradient_norm(network)}
 
-    learn = with_memory_advice(learn, network)
+    if processes == 1:
+        learn = with_memory_advice(learn, network)
     network.train()
-    with track(name, steps, start=done) as tracker, checkpoints.kept_when_stopped(state):
+    kept = checkpoints.kept_when_stopped(state) if first else nullcontext()
+    with track(name, steps, start=done, shown=first) as tracker, kept, company():
         for step, batch in enumerate(batches.ahead(done, steps), done):
             factor = lr_factor(step, steps=steps, **schedule)
             for group in optim.param_groups:
@@ -114,21 +132,26 @@ def fit(
             with uninterrupted():  # a step is done or not done
                 try:
                     if skipped < skip_bad_steps:
-                        refuse_bad(values, step + 1, batch.ids)
+                        refuse_bad(values, step + 1, batches.ids(step))
                     optim.step()
-                    lines.add(step + 1, batch.ids, values)
+                    lines.add(step + 1, batches.ids(step), values)
                 except NotFiniteError as error:
                     skipped += 1
-                    print(f"warning: {name}: step left out, {skipped} of at most {skip_bad_steps}: {error}", flush=True)
+                    if first:
+                        said = f"step left out, {skipped} of at most {skip_bad_steps}: {error}"
+                        print(f"warning: {name}: {said}", flush=True)
                 done, random = step + 1, random_state()
-                if watch is not None:
+                if watch is not None and first:
                     watch(network, done)
                 if lines.recent and (done % LOG_EVERY == 0 or done == steps):
                     means = lines.write(done, lr=optim.param_groups[0]["lr"])
                     note = f"loss {means['loss']:.4f}"
-                if done < steps and checkpoints.due(done):
+                if first and done < steps and checkpoints.due(done):
                     checkpoints.save(state())
             tracker.advance(note)
+    leave()
+    if not first:
+        sys.exit()
     lines.finish(curves)
     if checkpoints.saves:
         print(f"{name}: {checkpoints}", flush=True)

@@ -1,5 +1,6 @@
 """Learning label maps: the objective of retraining."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,6 +8,7 @@ from dsrg.data.batches import Batch
 from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import seeding_loss, smoothed_softmax
 from dsrg.training.fit import Objective
+from dsrg.training.processes import total
 
 
 def mask_objective(*, loss: str, min_prob: float) -> Objective:
@@ -22,8 +24,11 @@ def mask_objective(*, loss: str, min_prob: float) -> Objective:
             value = seeding_loss(smoothed_softmax(logits, min_prob=min_prob), batch.labels, balanced=True)
         else:
             labels = batch.labels.long()
-            total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
-            value = total / (labels != UNLABELLED).sum().clamp(min=1)
+            summed = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
+            # pixels count alike, in whichever process's part of the batch they are
+            counts = (labels != UNLABELLED).sum(), torch.tensor(len(labels), device=labels.device)
+            labelled, images = total(torch.stack(counts))
+            value = summed / labelled.clamp(min=1) * (images / len(labels))
         return value, {"loss": value.detach()}
 
     return objective

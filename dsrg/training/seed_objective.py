@@ -1,5 +1,6 @@
 """Learning from seeds that grow: the objective of DSRG training (paper section 3.3)."""
 
+import torch
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch
@@ -7,6 +8,7 @@ from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothe
 from dsrg.method.seeds import agreed_seeds
 from dsrg.params import Dsrg
 from dsrg.training.fit import Objective
+from dsrg.training.processes import total
 from dsrg.training.supervision import Supervisor, class_shares
 
 
@@ -45,12 +47,15 @@ def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor) -> dict[str, Te
     """
     maps = {"seeds": seeds, "agreed": agreed_seeds(seeds, probs.argmax(dim=1)), "grown": grown}
     shares = {name: class_shares(labels, classes=probs.shape[1] - 1) for name, labels in maps.items()}
+    # pixels count alike, in whichever process's part of the batch they are
+    counts = torch.stack([(shares["seeds"] - shares["agreed"]).sum(), shares["seeds"].sum()]) * len(seeds)
+    contradicted, seeded = total(counts)
     return {
         "foreground": shares["grown"][1:].sum(),
         "background": shares["grown"][0],
         "seed_foreground": shares["seeds"][1:].sum(),
         "seed_background": shares["seeds"][0],
         # a batch without any seed has no seed that is contradicted
-        "agreement": 1 - (shares["seeds"] - shares["agreed"]).sum() / shares["seeds"].sum().clamp(min=1e-12),
+        "agreement": 1 - contradicted / seeded.clamp(min=1e-12),
         **shares,
     }

@@ -1,0 +1,105 @@
+"""A small training that several processes may share. As a script: FOLDER KIND [FATE], see `train`."""
+
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from toy import picture, recipe, save_index
+
+from dsrg.data.batches import Batches
+from dsrg.data.index import Index
+from dsrg.params import Dsrg
+from dsrg.topology import ALONE, Topology, topology
+from dsrg.training.fit import Objective, fit, set_up_torch
+from dsrg.training.mask_objective import mask_objective
+from dsrg.training.seed_objective import seed_objective
+from dsrg.training.supervision import Supervisor
+from dsrg.training.tag_objective import tag_objective
+
+STEPS, BATCH, SIZE = 50, 5, 33
+SGD = {
+    **{"name": "sgd", "lr": 0.005, "momentum": 0.9, "beta2": 0.999, "weight_decay": 5e-4},
+    **{"head_lr": 2.0, "bias_lr": 2.0},
+    **{"schedule": "poly", "step_every": 10, "step_factor": 0.1, "poly_power": 0.9, "warmup": 2},
+}
+AUGMENT = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "colour": 0.1}
+
+
+def images(folder: Path) -> tuple[Index, np.ndarray]:
+    """Eight pictures of two classes and label maps, some with hardly a labelled pixel."""
+    pictures, tagged = {}, []
+    for k in range(8):
+        pictures[f"im{k}"] = picture(30, 40, seed=k) // 4
+        pictures[f"im{k}"][..., k % 2] += 150
+        tagged.append([k % 2 == 0, k % 2 == 1])
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random((8, 5, 5)) < np.linspace(0.05, 1, 8)[:, None, None], 0, 255).astype(np.uint8)
+    labels[:, 1, 1:3] = np.arange(8)[:, None] % 2 + 1
+    return save_index(folder, pictures, tagged), labels
+
+
+class Small(nn.Module):
+    """Scores of three classes on the grid; or of two for a whole image. Starts quickly, for it imports little."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        widths = 3, 8, 16, 16
+        layers = [
+            nn.Sequential(nn.Conv2d(*pair, 3, stride=2, padding=1), nn.GroupNorm(4, pair[1]), nn.ReLU())
+            for pair in itertools.pairwise(widths)
+        ]
+        self.layers = nn.Sequential(*layers, nn.Dropout(0.5), nn.Conv2d(16, 2 if whole else 3, 1))
+        self.whole = whole
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = self.layers(images.float() / 128 - 1)
+        return scores.mean(dim=(2, 3)) if self.whole else scores
+
+
+def objective_of(kind: str) -> Objective:
+    """What is learned: "tags", "seeds" that grow, or masks by "cross_entropy" or "balanced" loss."""
+    if kind == "tags":
+        return tag_objective(score_scale=1.0, score_offset=0.0)
+    if kind != "seeds":
+        return mask_objective(loss=kind, min_prob=1e-4)
+    values = recipe()
+    supervisor = Supervisor(crf=values["crf"]["train"], grow=values["grow"] | {"start": 20}, boundary_loss=True)
+    switches = {"boundary_loss": True, "expand_loss": True, "seed_loss": "balanced"}
+    return seed_objective(Dsrg(**(values["dsrg"] | switches)), supervisor=supervisor)
+
+
+def train(
+    folder: Path,
+    kind: str,
+    *,
+    topology: Topology = ALONE,
+    fate: tuple[int, int, int] | None = None,
+    watch: Callable[[nn.Module, int], None] | None = None,
+) -> nn.Module:
+    """Train in `folder`; fate = (rank, step, signal): what befalls a process."""
+    torch.set_num_threads(1)
+    index, labels = images(folder)
+    set_up_torch(3)
+    network, objective = Small(whole=kind == "tags"), objective_of(kind)
+
+    def dangerous(network, batch, step):
+        if fate is not None and fate[:2] == (torch.distributed.get_rank(), step):
+            os.kill(os.getpid(), fate[2])
+        return objective(network, batch, step)
+
+    maps = None if kind == "tags" else labels
+    batches = Batches(index, root=folder, labels=maps, size=SIZE, batch=BATCH, seed=1, **AUGMENT)
+    places = {"scratch": folder / "scratch", "fingerprint": "together", "curves": folder / "curves.tsv"}
+    options = {"steps": STEPS, "precision": "fp32", "optimiser": SGD, "skip_bad_steps": 0, **places}
+    return fit(network, dangerous, batches, name=kind, topology=topology, watch=watch, **options)
+
+
+if __name__ == "__main__":
+    folder, kind, *fate = sys.argv[1:]
+    trained = train(Path(folder), kind, topology=topology(), fate=tuple(map(int, fate)) or None)
+    torch.save(trained.state_dict(), Path(folder) / "weights.pt")
