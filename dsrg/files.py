@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -188,6 +189,17 @@ def read_text(path: str | Path, *, most: int | None = None) -> str:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
+
+
+@contextmanager
+def opened_text(path: str | Path) -> Iterator[TextIO]:
+    """The same text to be read line by line, line ends as they are. Raises InputError as `read_text`."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield file
+    except (OSError, UnicodeDecodeError):
+        read_text(path)  # says what is wrong, and where in the file
+        raise
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -7,10 +7,11 @@ Paths of images are relative to the data root, those of masks to the folder in w
 """
 
 import csv
-import io
 import re
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ import numpy as np
 
 from dsrg.data.ids import id_fault
 from dsrg.data.images import Noted, read_image, read_mask
+from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
-from dsrg.files import read_text, write_text
+from dsrg.files import opened_text, whole_file
 
 SPLITS = ("train", "val")
 INDEX_COLUMNS = ["id", "split", "path", "width", "height", "tags", "sha256"]
@@ -28,15 +30,20 @@ GROUND_TRUTH_COLUMNS = ["id", "split", "mask", "sha256"]
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """N images, column by column."""
+    """N images, column by column; in memory some 250 bytes an image, and one more a class."""
 
-    ids: list[str]
-    splits: list[str]  # "train" or "val"
-    paths: list[str]  # relative to the data root
+    ids: Sequence[str]
+    splits: Sequence[str]  # "train" or "val"
+    paths: Sequence[str]  # relative to the data root
     heights: np.ndarray  # int32 (N,), pixels, as the image is decoded
     widths: np.ndarray  # int32 (N,)
     present: np.ndarray  # bool (N, C+1): the tags; column 0, background, always true
-    checksums: list[str]  # sha256 of the image files
+    checksums: Sequence[str]  # sha256 of the image files
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "splits", "paths", "checksums"):
+            texts = getattr(self, name)
+            object.__setattr__(self, name, texts if isinstance(texts, Texts) else Texts(texts))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,13 +60,13 @@ class Index:
         """The images of one split, "train" or "val", in the same order."""
         if name not in SPLITS:
             raise ValueError(f"no split {name!r}; there are {', '.join(SPLITS)}")
-        return self.pick(np.flatnonzero(np.array(self.splits, dtype=str) == name))
+        return self.pick([row for row, own in enumerate(self.splits) if own == name])
 
     def pick(self, rows: Iterable[int]) -> "Index":
         """The images of the given rows, in their order."""
         rows = np.asarray(rows, dtype=np.int64)
-        lists = ([column[row] for row in rows] for column in (self.ids, self.splits, self.paths, self.checksums))
-        ids, splits, paths, checksums = lists
+        texts = (column.pick(rows) for column in (self.ids, self.splits, self.paths, self.checksums))
+        ids, splits, paths, checksums = texts
         return Index(ids, splits, paths, self.heights[rows], self.widths[rows], self.present[rows], checksums)
 
 
@@ -91,32 +98,34 @@ class Masks:
 
 def present_from_tags(tags: Iterable[Iterable[str]], classes: list[str]) -> np.ndarray:
     """Tags of N images -> bool (N, C+1), column 0 (background) true. Every tag must be one of `classes`."""
-    tags = list(tags)
     column = {name: k for k, name in enumerate(classes, start=1)}
-    present = np.zeros((len(tags), len(classes) + 1), bool)
-    present[:, 0] = True
-    for row, names in zip(present, tags, strict=True):
-        row[[column[name] for name in names]] = True
+    rows, columns, count = array("q"), array("q"), 0
+    for row, names in enumerate(tags):
+        count = row + 1
+        for place in (0, *(column[name] for name in names)):
+            rows.append(row)
+            columns.append(place)
+    present = np.zeros((count, len(classes) + 1), bool)
+    present[np.asarray(rows), np.asarray(columns)] = True
     return present
 
 
 def write_index(path: str | Path, index: Index, classes: list[str]) -> None:
     """Write index.csv, whole or not at all."""
-    tags = ["|".join(classes[k - 1] for k in np.flatnonzero(row[1:]) + 1) for row in index.present]
+    tags = ("|".join(classes[k - 1] for k in np.flatnonzero(row[1:]) + 1) for row in index.present)
     columns = (index.ids, index.splits, index.paths, index.widths, index.heights, tags, index.checksums)
     _write_csv(path, INDEX_COLUMNS, zip(*columns, strict=True))
 
 
 def read_index(path: str | Path, classes: list[str]) -> Index:
     """Read index.csv. Raises InputError with every malformed line."""
-    rows = _read_csv(path, INDEX_COLUMNS, lambda row: _index_faults(row, classes))
-    columns = {name: [row[name] for row in rows] for name in INDEX_COLUMNS}
+    columns = _read_csv(path, INDEX_COLUMNS, lambda row: _index_faults(row, classes))
     return Index(
         ids=columns["id"],
         splits=columns["split"],
         paths=columns["path"],
-        heights=np.array(columns["height"], np.int32),
-        widths=np.array(columns["width"], np.int32),
+        heights=np.fromiter(map(int, columns["height"]), np.int32),
+        widths=np.fromiter(map(int, columns["width"]), np.int32),
         present=present_from_tags(map(_tags, columns["tags"]), classes),
         checksums=columns["sha256"],
     )
@@ -129,8 +138,8 @@ def write_ground_truth(path: str | Path, rows: Iterable[GroundTruth]) -> None:
 
 def read_ground_truth(path: str | Path) -> dict[str, GroundTruth]:
     """Read ground_truth.csv -> its rows by image id. Raises InputError with every malformed line."""
-    rows = _read_csv(path, GROUND_TRUTH_COLUMNS, lambda row: _path_faults(row["mask"]))
-    return {row["id"]: GroundTruth(*row.values()) for row in rows}
+    columns = _read_csv(path, GROUND_TRUTH_COLUMNS, lambda row: _path_faults(row["mask"]))
+    return {image_id: GroundTruth(image_id, *row) for image_id, *row in zip(*columns.values(), strict=True)}
 
 
 def _tags(text: str) -> list[str]:
@@ -153,43 +162,53 @@ def _path_faults(path: str) -> Iterable[str]:
 
 
 def _write_csv(path: str | Path, columns: list[str], rows: Iterable[Iterable]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    with whole_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
-def _read_csv(path: str | Path, columns: list[str], faults_of: Callable) -> list[dict[str, str]]:
-    """Rows of a file that `_write_csv` wrote, checked by what both files have in common and by `faults_of` a row."""
+def _read_csv(path: str | Path, columns: list[str], faults_of: Callable) -> dict[str, Texts]:
+    """Columns of a file that `_write_csv` wrote, checked by what both have in common and by `faults_of` a row."""
     try:
-        text = read_text(path)
+        with opened_text(path) as file:
+            found, faults = _columns(csv.reader(file, strict=True), columns, faults_of)
     except InputError as error:
         raise InputError(f"{problem}; run the stage `prepare` first" for problem in error.problems) from None
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: dict[str, dict[str, str]] = {}
-    faults = []
+    if faults:
+        faults.sort(key=itemgetter(0))
+        raise InputError(f"{path}: line {line}: {fault}; run the stage `prepare` again" for line, fault in faults)
+    return found
+
+
+def _columns(
+    lines: Iterable[list[str]], columns: list[str], faults_of: Callable
+) -> tuple[dict[str, Texts], list[tuple[int, str]]]:
+    """The columns of a reader's lines, and what is wrong in which line."""
+    found, numbers, faults = {name: GrowingTexts() for name in columns}, array("q"), []
     try:
         if (header := next(lines, [])) != columns:
-            faults.append(f"line 1: expected {','.join(columns)}, found {','.join(header)!r}")
-        for cells in [] if faults else lines:
+            return {}, [(1, f"expected {','.join(columns)}, found {','.join(header)!r}")]
+        for cells in lines:
             if len(cells) != len(columns):
-                faults.append(f"line {lines.line_num}: expected {len(columns)} columns, found {len(cells)}")
+                faults.append((lines.line_num, f"expected {len(columns)} columns, found {len(cells)}"))
                 continue
             row = dict(zip(columns, cells, strict=True))
-            found = list(faults_of(row))
-            if fault := id_fault(row["id"]):
-                found.append(fault)
-            if row["id"] in rows:
-                found.append(f"id {row['id']!r} is already in use")
-            if row["split"] not in SPLITS:
-                found.append(f"split {row['split']!r} is none of {', '.join(SPLITS)}")
-            if not re.fullmatch("[0-9a-f]{64}", row["sha256"]):
-                found.append(f"sha256 {row['sha256']!r} is no checksum")
-            faults += [f"line {lines.line_num}: {fault}" for fault in found]
-            rows[row["id"]] = row
+            faults += [(lines.line_num, fault) for fault in (*_common_faults(row), *faults_of(row))]
+            numbers.append(lines.line_num)
+            for name, cell in row.items():
+                found[name].append(cell)
     except csv.Error as error:
-        faults.append(f"line {lines.line_num}: {error}")
-    if faults:
-        raise InputError(f"{path}: {fault}; run the stage `prepare` again" for fault in faults)
-    return list(rows.values())
+        faults.append((lines.line_num, str(error)))
+    texts = {name: column.done() for name, column in found.items()}
+    faults += [(numbers[row], f"id {texts['id'][row]!r} is already in use") for row in texts["id"].repeated()]
+    return texts, faults
+
+
+def _common_faults(row: dict[str, str]) -> Iterable[str]:
+    if fault := id_fault(row["id"]):
+        yield fault
+    if row["split"] not in SPLITS:
+        yield f"split {row['split']!r} is none of {', '.join(SPLITS)}"
+    if not re.fullmatch("[0-9a-f]{64}", row["sha256"]):
+        yield f"sha256 {row['sha256']!r} is no checksum"
