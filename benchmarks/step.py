@@ -5,10 +5,12 @@
 Images of noise of 500 x 375 pixels, random weights; size, batch, precision, CRF and growth are the recipe's. "Without"
 is the same network and loss on static seeds without boundary loss, so without CRF and growth; both kinds of step take
 turns in one run. Loading is measured alone, in one thread: from files, and from the cache of decoded images. The floor
-is the step's convolutions at the rate of a matrix product. Prints a table, writes JSON.
+is the step's convolutions at the rate of a matrix product. Processor time is this process's alone: all of the step's
+with DSRG_WORKERS=1, else without the CRF's. Prints a table, writes JSON.
 """
 
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from rich.table import Table
 from benchmarks import RESULTS
 from benchmarks.floors import operations, rates
 from benchmarks.full_size import noise_images
-from benchmarks.timing import now, ratio, spread, write_figures
+from benchmarks.timing import COLUMNS, Runs, now, ratio, write_figures
 from dsrg import parallel
 from dsrg.data.batches import Batch, Batches
 from dsrg.data.classes import VOC_CLASSES
@@ -37,16 +39,23 @@ from dsrg.training.supervision import Supervisor
 
 
 class Laps:
-    """Seconds of the parts of a step, by name; the device has finished a part when its lap ends."""
+    """Timings of the parts of a step, by name; the device has finished a part when its lap ends."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.last = now()
+        self.runs: dict[str, Runs] = defaultdict(Runs)
+        self.start()
 
-    def end(self, name: str) -> None:
-        """File the time since the last lap under a name."""
-        self.seconds[name].append(now() - self.last)
-        self.last = now()
+    def start(self) -> None:
+        self.first = self.last = self._clocks()
+
+    def end(self, name: str, *, whole: bool = False) -> None:
+        """File the time since the last lap, or the `whole` since the start, under a name."""
+        self.last, since = self._clocks(), self.first if whole else self.last
+        self.runs[name].wall.append(self.last[0] - since[0])
+        self.runs[name].processor.append(self.last[1] - since[1])
+
+    def _clocks(self) -> tuple[float, float]:
+        return now(), time.process_time()
 
 
 class Step:
@@ -68,8 +77,7 @@ class Step:
     def run(self, batch: Batch, laps: Laps, *, kind: str) -> None:
         """One step of a kind, "with" or "without" supervision."""
         supervisor, settings = self.supervisor, self.settings
-        began = now()
-        laps.last = began
+        laps.start()
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = self.segmenter(batch.images).float()
@@ -89,11 +97,11 @@ class Step:
         loss.backward()
         self.optim.step()
         laps.end(f"backward, {kind}")
-        laps.seconds[f"step, {kind}"].append(laps.last - began)
+        laps.end(f"step, {kind}", whole=True)
 
 
-def measure(params: Params, *, batch: int, rounds: int, device: torch.device) -> tuple[dict[str, list[float]], int]:
-    """Seconds of each part in some rounds, one step of both kinds each, and the operations of a step."""
+def measure(params: Params, *, batch: int, rounds: int, device: torch.device) -> tuple[dict[str, Runs], int]:
+    """Timings of each part in some rounds, one step of both kinds each, and the operations of a step."""
     size, laps, step = params.data.size, Laps(), Step(params, device)
     with tempfile.TemporaryDirectory() as folder:
         index = noise_images(Path(folder), 2 * batch)
@@ -102,7 +110,7 @@ def measure(params: Params, *, batch: int, rounds: int, device: torch.device) ->
         options = {"root": Path(folder), "size": size, "batch": batch, "seed": 0, **params.dsrg.augment.model_dump()}
         batches = Batches(index, labels=seeds.astype(np.uint8), **options)
         for number in range(2):  # an epoch
-            laps.last = now()
+            laps.start()
             batches[number]
             laps.end("load, from files")
         flops = operations(lambda: step.run(batches[0], Laps(), kind="without"))
@@ -110,11 +118,11 @@ def measure(params: Params, *, batch: int, rounds: int, device: torch.device) ->
             step.run(batches[0], Laps(), kind=kind)  # allocates, starts processes
         for number in range(rounds):
             for turn, kind in enumerate(("with", "without")):
-                laps.last = now()
+                laps.start()
                 loaded = batches[2 * number + turn]
                 laps.end("load, decoded before")
                 step.run(loaded, laps, kind=kind)
-    return laps.seconds, flops
+    return laps.runs, flops
 
 
 @click.command()
@@ -129,19 +137,21 @@ def main(recipe: str, batch: int | None, rounds: int, quick: bool, out: Path | N
     batch, rounds = (2, 1) if quick else (batch or params.dsrg.batch, rounds)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device_rates = rates(device, quick=quick)
-    seconds, flops = measure(params, batch=batch, rounds=rounds, device=device)
+    runs, flops = measure(params, batch=batch, rounds=rounds, device=device)
     floor = flops / device_rates[f"{params.dsrg.precision}_flop_per_s"]
-    parts = {part: spread(values) for part, values in sorted(seconds.items())}
-    table = Table(f"{name}, {batch} x {params.data.size} px", "median, s", "least", "most", "images/s")
-    for part, row in parts.items():
-        table.add_row(part, *(f"{value:.3f}" for value in row.values()), f"{batch / row['median_s']:.0f}")
-    times = ratio(seconds["step, with"], seconds["step, without"])
-    distance = parts["step, with"]["median_s"] / floor
-    table.add_row("step, with over without", *(f"{value:.2f}" for value in times.values()))
-    table.add_row("floor of a step, its times to with", f"{floor:.3f}", f"{distance:.1f}")
+    parts = {part: run.figures() for part, run in sorted(runs.items())}
+    table = Table("part", *COLUMNS, "images/s", title=f"{name}, {batch} x {params.data.size} px")
+    for part, run in sorted(runs.items()):
+        table.add_row(part, *run.cells(), f"{batch / parts[part]['median_s']:.0f}")
+    both = runs["step, with"], runs["step, without"]
+    times, work = ratio(*(run.wall for run in both)), ratio(*(run.processor for run in both))
+    cells = (f"{value:.2f}" for value in (*times.values(), work["median"], work["min"]))
+    table.add_row("step, with over without", *cells)
+    table.add_row("floor of a step", f"{1e3 * floor:.0f}")
     Console().print(table)
     figures = {"batch": batch, "size": params.data.size, "precision": params.dsrg.precision, "parts": parts}
-    figures |= {"with_over_without": times, "flop": flops, "rates": device_rates, "floor_s": floor}
+    figures |= {"with_over_without": times, "with_over_without_processor": work}
+    figures |= {"flop": flops, "rates": device_rates, "floor_s": floor}
     write_figures(out or RESULTS / f"step-{name}.json", {"workers": parallel.worker_count(), **figures})
 
 
