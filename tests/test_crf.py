@@ -153,6 +153,22 @@ def test_permuted_classes_give_permuted_marginals(engine):
     torch.testing.assert_close(permuted, probs[:, order], atol=1e-5, rtol=0)
 
 
+def test_a_class_that_wins_nowhere_still_decides_who_does(engine):
+    images, energies = two_colours(3)
+    labels = dense_crf(images, energies, **PAPER, iterations=10, engine=engine).argmax(1)
+    without = dense_crf(images, energies[:, :2], **PAPER, iterations=10, engine=engine).argmax(1)
+    assert (labels != 2).all() and (labels != without).any()
+
+
+def test_a_class_out_of_reach_changes_nothing(engine):
+    images, energies = two_colours(3)
+    further = torch.cat([energies, energies.amax(1, keepdim=True) + 150], dim=1)
+    probs = dense_crf(images, further, **PAPER, iterations=10, engine=engine)
+    assert (probs[:, 3] == 0).all()
+    expected = dense_crf(images, energies, **PAPER, iterations=10, engine=engine)
+    torch.testing.assert_close(probs[:, :3], expected, atol=1e-5, rtol=0)
+
+
 def test_labels_follow_the_edges_of_the_image(engine):
     """Two classes disagree at random pixels; each side of the image is of one colour and gets one label."""
     rng = np.random.default_rng(0)

@@ -11,6 +11,10 @@ from dsrg.method.mean_field import Kernel, mean_fields
 def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: float) -> Tensor:
     """Mean-field marginals of a CRF that joins every pair of pixels by a Gaussian and a bilateral kernel.
 
+    A class that wins nowhere still takes its share of every sum, so without it others may win. Leaving it out is the
+    same only where its probabilities are 0 in float32 all the way: an energy some 150 above the least at each pixel,
+    which `min_prob` rules out. So no engine leaves classes out by itself; `pseudo_labels.tags_only` is a choice.
+
     Args:
         images: uint8 (B, 3, H, W) RGB.
         unary: energies, float32 (B, C, H, W): minus log probability, up to a constant per pixel.
