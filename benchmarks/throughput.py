@@ -26,12 +26,12 @@ from benchmarks import RESULTS
 from benchmarks.floors import operations, rates
 from benchmarks.full_size import noise_images
 from benchmarks.timing import now, ratio, spread, write_figures
+from dsrg.artifacts.label_folder import write_label_maps
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import check_image
 from dsrg.data.index import Index, present_from_tags
-from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.inference.predict import opinions, predictions
 from dsrg.inference.seeding import seed_rows
@@ -77,8 +77,9 @@ def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]
     def pseudo_labels(index: Index, root: Path) -> None:
         present = index.present if params.pseudo_labels.tags_only else None
         found = opinions(segmenter, read_images(index, root), present, params.pseudo_labels, size=size)
-        for image_id, one in zip(index.ids, predictions(found, kernel=kernel), strict=True):
-            (folder / f"{image_id}.png").write_bytes(label_png(one.labels))
+        maps = (one.labels for one in predictions(found, kernel=kernel))
+        for _ in write_label_maps(folder, zip(index.ids, maps, strict=True)):
+            pass
 
     def loader(index: Index, root: Path) -> None:
         """An epoch from files: nothing is kept, as where the images are more than memory holds."""

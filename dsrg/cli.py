@@ -491,6 +491,7 @@ def _predict(
     from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
     from dsrg.inference.predict import enlarged
     from dsrg.inference.trained import Segmenter
+    from dsrg.parallel import threaded_map
     from dsrg.params import CrfKernel, Predict
     from dsrg.progress import tracked
 
@@ -525,13 +526,19 @@ def _predict(
     )
     with whole_folder(out.resolve()) as folder:
         results = PredictionFolder(folder, segmenter.classes, polygons=polygons)
-        rows = zip(checked.pictures, predictions, strict=True)
-        for (path, image_id), (labels, _, probs) in tracked(rows, "predict", len(checked.pictures)):
-            results.add(image_id, path, labels, probs=probs)
+
+        def write(row: tuple) -> tuple:
+            (path, image_id), (labels, _, probs) = row
+            results.write(image_id, labels, probs=probs)
             if overlays:
                 image = shrunk(read_image(path), settings["max_side"])
                 drawn = overlay(image, enlarged(labels, image.shape[:2]))
                 write_picture(folder / "overlays" / f"{image_id}.png", drawn)
+            return image_id, path, labels
+
+        rows = tracked(zip(checked.pictures, predictions, strict=True), "predict", len(checked.pictures))
+        for one in threaded_map(write, rows):
+            results.add(*one)
         results.finish()
     click.echo(f"{out}: masks of {len(checked.pictures)} image{'s' * (len(checked.pictures) > 1)}")
 

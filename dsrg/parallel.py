@@ -1,10 +1,10 @@
-"""Work spread over processes, results in order, the same for any number of workers."""
+"""Work spread over processes or threads, results in order, the same for any number of workers."""
 
 import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing import get_context, parent_process
@@ -55,19 +55,31 @@ def ordered_map(function: Callable, items: Iterable) -> Iterator:
     if worker_count() < 2:
         yield from map(function, items)
         return
-    waiting: deque[Future] = deque()
     try:
-        for item in items:
-            waiting.append(pool().submit(function, item))
-            if len(waiting) > 3 * worker_count():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from _ahead(pool(), function, items, most=3 * worker_count())
     except BrokenProcessPool:
         raise RunError(
             "a worker process was killed, most likely for want of memory; "
             f"run this again with fewer of them (DSRG_WORKERS, now {worker_count()})"
         ) from None
+
+
+def threaded_map(function: Callable, items: Iterable) -> Iterator:
+    """`ordered_map` in two threads of this process, for what waits or works outside Python's lock: writing PNGs."""
+    with ThreadPoolExecutor(2) as executor:
+        yield from _ahead(executor, function, items, most=6)
+
+
+def _ahead(executor: Executor, function: Callable, items: Iterable, *, most: int) -> Iterator:
+    """Results in the order of items, `most` of which are in flight while a result is looked at."""
+    waiting: deque[Future] = deque()
+    try:
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         for future in waiting:
             future.cancel()

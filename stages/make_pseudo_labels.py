@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from dsrg.artifacts.label_folder import write_checksums
+from dsrg.artifacts.label_folder import write_checksums, write_label_maps
 from dsrg.artifacts.shards import Item, kept
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
-from dsrg.data.palette import label_png
 from dsrg.figures.overlays import write_label_overlays
 from dsrg.files import whole_folder
 from dsrg.inference.predict import load_segmenter, opinions, predictions
@@ -31,10 +30,10 @@ def make_pseudo_labels(stage: Stage) -> None:
     found = tracked(kept(make, stage.scratch, total=len(index)), stage.name, len(index))
     shown = []
     with whole_folder(stage.file["pseudo_labels"]) as folder:
-        for image_id, item in zip(index.ids, found, strict=True):
-            (folder / f"{image_id}.png").write_bytes(label_png(item["labels"]))
+        maps = ((image_id, item["labels"]) for image_id, item in zip(index.ids, found, strict=True))
+        for labels in write_label_maps(folder, maps):
             if len(shown) < pseudo.overlays:
-                shown.append(item["labels"])
+                shown.append(labels)
         write_checksums(folder)
     write_label_overlays(stage.results / "overlays", index, stage.data_root, {"pseudo label": shown})
     stage.finish()

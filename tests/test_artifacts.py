@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsrg.artifacts.label_folder import CHECKSUMS, LabelFolder, write_checksums
+from dsrg.artifacts.label_folder import CHECKSUMS, LabelFolder, write_checksums, write_label_maps
 from dsrg.artifacts.model_file import Model, built, load_model, refuse_misfit, save_model
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
 from dsrg.data.images import read_mask
@@ -409,6 +409,13 @@ class TestLabelPng:
         write_checksums(tmp_path)
         folder = LabelFolder(tmp_path, ["a", "b"], made_by="make_pseudo_labels")
         assert len(folder) == 2 and folder[0].shape == (2, 2) and folder[1].shape == (2, 3)
+
+    def test_maps_are_written_and_handed_on_in_order(self, tmp_path):
+        maps = {str(k): np.full((2, 3), k, np.uint8) for k in range(20)}
+        assert [int(labels[0, 0]) for labels in write_label_maps(tmp_path, maps.items())] == list(range(20))
+        assert len(list(tmp_path.iterdir())) == 20
+        for image_id, labels in maps.items():
+            assert (tmp_path / f"{image_id}.png").read_bytes() == label_png(labels)
 
     def test_folder_names_missing_files_at_once(self, tmp_path):
         (tmp_path / "a.png").write_bytes(label_png(self.LABELS))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -108,6 +109,45 @@ def test_no_more_than_a_few_items_a_worker_are_in_flight(monkeypatch):
     for _ in parallel.ordered_map(abs, range(100)):
         most = max(most, len(waiting))
     assert 2 <= most <= 8 and not waiting
+
+
+class TestThreads:
+    def test_results_come_in_order_from_other_threads_of_this_process(self):
+        def work(number: int) -> tuple[int, int, int]:
+            time.sleep(0.01 * (number % 3 == 0))  # the first of three is the last to be done
+            return number, os.getpid(), threading.get_ident()
+
+        numbers, places, threads = zip(*parallel.threaded_map(work, range(20)), strict=True)
+        assert numbers == tuple(range(20)) and set(places) == {os.getpid()}
+        assert threading.get_ident() not in threads
+
+    def test_an_exception_comes_after_the_results_before_it_and_ends_the_work(self):
+        done = []
+
+        def work(number: int) -> int:
+            if number == 3:
+                raise KeyError("three")
+            done.append(number)
+            return number
+
+        seen = []
+        with pytest.raises(KeyError, match="three"):
+            for number in parallel.threaded_map(work, range(1000)):
+                seen.append(number)
+        assert seen == [0, 1, 2] and max(done) < 20
+
+    def test_all_that_was_begun_is_done_when_nobody_wants_more(self):
+        begun, done = [], []
+
+        def work(number: int) -> None:
+            begun.append(number)
+            time.sleep(0.01)
+            done.append(number)
+
+        results = parallel.threaded_map(work, range(1000))
+        next(results)
+        results.close()
+        assert sorted(begun) == sorted(done) and len(done) < 20
 
 
 def test_number_of_workers(monkeypatch):

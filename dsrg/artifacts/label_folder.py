@@ -1,17 +1,33 @@
 """Label maps of many images, one PNG each, with a file of their checksums, as `sha256sum -c SHA256SUMS` reads it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.images import Noted, read_mask
+from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.files import read_text, sha256, write_text
+from dsrg.parallel import threaded_map
 
 CHECKSUMS = "SHA256SUMS"
+
+
+def write_label_maps(folder: Path, maps: Iterable[tuple[str, NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
+    """Write ID.png of each (id, label map uint8 (H, W)); hands the maps on as they are there, in order.
+
+    Threads write, while the next map is made.
+    """
+
+    def write(one: tuple[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        image_id, labels = one
+        (folder / f"{image_id}.png").write_bytes(label_png(labels))
+        return labels
+
+    return threaded_map(write, maps)
 
 
 def write_checksums(folder: Path) -> None:

@@ -32,19 +32,20 @@ class PredictionFolder:
         self.annotations: list[dict] = []
         (folder / "masks").mkdir()
 
-    def add(
-        self, image_id: str, path: Path, labels: NDArray[np.uint8], *, probs: NDArray[np.float32] | None = None
-    ) -> None:
-        """labels uint8 (H, W); probs float (C+1, h, w)."""
+    def write(self, image_id: str, labels: NDArray[np.uint8], *, probs: NDArray[np.float32] | None = None) -> None:
+        """An image's own files, in any order and in several threads; labels uint8 (H, W), probs float (C+1, h, w)."""
         (self.folder / "masks" / f"{image_id}.png").write_bytes(label_png(labels))
-        height, width = labels.shape
-        found = [self.classes[k - 1] for k in np.unique(labels).tolist() if 0 < k < UNLABELLED]
-        self.rows.append([image_id, path.as_posix(), width, height, "|".join(found)])
         if probs is not None:
             (self.folder / "probabilities").mkdir(exist_ok=True)
             names = np.array(["background", *self.classes])
             file = self.folder / "probabilities" / f"{image_id}.npz"
             np.savez_compressed(file, probs=probs.astype(np.float16), classes=names)
+
+    def add(self, image_id: str, path: Path, labels: NDArray[np.uint8]) -> None:
+        """What the files about all images say of this one, the next; labels uint8 (H, W)."""
+        height, width = labels.shape
+        found = [self.classes[k - 1] for k in np.unique(labels).tolist() if 0 < k < UNLABELLED]
+        self.rows.append([image_id, path.as_posix(), width, height, "|".join(found)])
         if self.polygons:
             number = len(self.rows)
             self.images.append({"id": number, "file_name": path.as_posix(), "width": width, "height": height})

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from numpy.typing import NDArray
 
-from dsrg.artifacts.label_folder import LabelFolder, write_checksums
+from dsrg.artifacts.label_folder import LabelFolder, write_checksums, write_label_maps
 from dsrg.artifacts.model_file import Model, save_model
-from dsrg.data.palette import label_png
 from dsrg.files import whole_folder
 from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
 
@@ -73,10 +72,10 @@ def mean_agreement(learned: Iterable[NDArray], own: Iterable[NDArray], *, classe
 
 def _labels_of(folder: Path, learned: LabelFolder, label: Callable[[Path], Iterator[NDArray]]) -> LabelFolder:
     """What a round's network makes of the images whose labels it learned, in the round's folder."""
-    place = folder / "labels"
+    place, ids = folder / "labels", [path.stem for path in learned.paths]
     if not place.is_dir():
         with whole_folder(place) as unfinished:
-            for path, labels in zip(learned.paths, label(folder / MODEL), strict=True):
-                (unfinished / path.name).write_bytes(label_png(labels))
+            for _ in write_label_maps(unfinished, zip(ids, label(folder / MODEL), strict=True)):
+                pass
             write_checksums(unfinished)
-    return LabelFolder(place, [path.stem for path in learned.paths], made_by="retrain")
+    return LabelFolder(place, ids, made_by="retrain")
