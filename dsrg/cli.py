@@ -1,6 +1,7 @@
 """The command `dsrg`."""
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -497,7 +498,7 @@ def _predict(
 
     found, tagged = find_pictures(pictures), None
     checked, problems = check_pictures(found.pictures, pixels_max=pixels_max), found.problems
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         problems.append(f"{out}: exists; name a new or an empty folder (--out)")
     try:
         segmenter = Segmenter.load(model, device=None if device == "auto" else device)

@@ -147,8 +147,8 @@ def refuse_leading_out(path: Path, root: Path) -> None:
 
     `root` itself may be a link: who names it means where it leads.
     """
-    real = path.resolve()
-    if not real.is_relative_to(root.resolve()) and not re.search(CACHED, real.as_posix()):
+    real = Path(os.path.realpath(path))  # Path.resolve raises an error for a link to itself
+    if not real.is_relative_to(os.path.realpath(root)) and not re.search(CACHED, real.as_posix()):
         raise InputError(f"{path}: leads out of {root}, to {real}; put the file there itself, or name its own folder")
 
 

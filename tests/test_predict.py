@@ -404,6 +404,15 @@ def test_named_in_many_ways(tmp_path, monkeypatch):
     assert find_pictures(["a\udcff.jpg"]).problems == ["a\\udcff.jpg: a name that is not UTF-8; rename it"]
 
 
+def test_links_to_themselves(place):
+    for name in ("mine/a.png", "mine/loop.png", "out"):
+        save("mine/a.png") if name == "mine/a.png" else Path(name).symlink_to(Path(name).name)
+    said = run("predict", "mine", "mine/loop.png", "--out", "out")
+    for line in ("mine/loop.png: Too many levels of symbolic links", "out: exists; name a new", "2 problems"):
+        assert line in said, said
+    assert "masks of 1 image" in run("predict", "mine", "--out", "new", "--skip-bad")
+
+
 def test_earlier_predictions_are_no_pictures(place):
     save("mine/a.png")
     assert run("predict", "mine", "--out", "mine/out", "--overlays").startswith("0 ")

@@ -1,6 +1,7 @@
 """Which pictures somebody names on the command line, under which names their results are kept, and their tags."""
 
 import glob
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,7 +48,7 @@ def find_pictures(named: Iterable[str]) -> Found:
     seen, problems, warnings = set(), [], []
 
     def add(path: Path, name: str) -> None:
-        if (real := path.resolve()) not in seen:
+        if (real := os.path.realpath(path)) not in seen:
             seen.add(real)
             names[path.as_posix()] = name
 
