@@ -207,6 +207,8 @@ FILES = {
                               "tags.csv": TABLE + "x/a.png,cat\n"}, "masks/a.png: the mask of 2 images: a.png, x"),
     "a mask of no image": ({"masks/z.png": mask([0]), "classes.txt": CLASSES}, "warning: 1 masks belong to no image"),
     "masks without classes": ({"masks/a.png": mask([0, 1])}, "classes.txt: no such file; masks need it: line k names"),
+    "masks and classes without a name": ({"masks/a.png": mask([0, 2]), "classes.txt": "\n"},
+                                         "classes.txt: line 1: no name; expected one class name on each line"),
     "untagged classes in a mask": ({"masks/a.png": mask([0, 2]), "classes.txt": CLASSES},
                                    "warning: 1 images have a class in their mask that is not among their tags: a"),
 }  # fmt: skip

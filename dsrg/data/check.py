@@ -221,7 +221,7 @@ def _labels(
     if image and mask.shape != (image.height, image.width):
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, but its image has {image.width} x {image.height}"
         problems.append(f"{path}: {sizes} (as turned by its EXIF orientation); they must be of one size")
-    values = np.unique(mask)
+    values = np.unique(mask) if classes else np.uint8([])  # without classes their names are what is wrong
     if wrong := values[(values != UNLABELLED) & (values > len(classes))].tolist():
         expected = f"0 (background), 1 to {len(classes)} ({classes[0]} ... {classes[-1]}) or {UNLABELLED} (unlabelled)"
         problems.append(f"{path}: holds {', '.join(map(str, wrong))}; expected {expected}")
