@@ -20,6 +20,7 @@ METADATA_MAX = 16 * 1024**2  # bytes that a file may hold besides 4 for each pix
 LARGE = 8_000_000  # pixels from which on memory is thought of
 BITS_PER_SAMPLE, ORIENTATION = 258, 274  # TIFF tags, the latter of EXIF too
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+DEFLATE_MOST = 1032  # bytes that one byte of a PNG's compressed pixels can stand for
 _ONE_AT_A_TIME = Lock()
 Image.MAX_IMAGE_PIXELS = None  # the limit is data.pixels_max
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with a file is said once, by us
@@ -74,14 +75,10 @@ def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: Noted |
     if colour != 3 and (colour, depth) != (0, 8):
         kind = f"{depth}-bit {PNG_COLOURS.get(colour, 'unknown')}"
         raise InputError(f"{path}: {kind} PNG; a mask must be a palette or 8-bit grey PNG whose values are classes")
-    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+    width, height = _png_size(data)
     if pixels_max is not None and width * height > pixels_max:
         raise InputError(f"{path}: {width} x {height} pixels; expected at most {pixels_max:,} (data.pixels_max)")
-    try:
-        # Not with OpenCV: it turns palette indices into the brightness of their colours.
-        return np.array(Image.open(BytesIO(data), formats=("PNG",)))
-    except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise InputError(f"{path}: broken PNG ({_one_line(error)}); restore the file") from None
+    return _decode_png(data, path)  # not with OpenCV: it turns palette indices into the brightness of their colours
 
 
 def read_grey(path: str | Path) -> np.ndarray:
@@ -90,11 +87,7 @@ def read_grey(path: str | Path) -> np.ndarray:
     depth, colour = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
     if not data.startswith(PNG_SIGNATURE) or colour != 0 or depth not in (8, 16):
         raise InputError(f"{path}: expected a grey PNG of 8 or 16 bits")
-    try:
-        # Not with OpenCV, which decodes a small file of any number of pixels.
-        return np.array(Image.open(BytesIO(data), formats=("PNG",))).astype(np.uint8 if depth == 8 else np.uint16)
-    except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise InputError(f"{path}: broken PNG ({_one_line(error)}); restore the file") from None
+    return _decode_png(data, path).astype(np.uint8 if depth == 8 else np.uint16)
 
 
 def check_image(path: str | Path, *, pixels_max: int) -> ImageFacts:
@@ -225,6 +218,22 @@ def _is_transparent(image: Image.Image) -> bool:
     if image.getbands()[-1] == "A":
         return image.getchannel("A").getextrema()[0] < 255
     return "transparency" in image.info
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Width and height in the first chunk of a PNG."""
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def _decode_png(data: bytes, path: str | Path) -> np.ndarray:
+    """Decode a PNG with Pillow as it is, unless it speaks of more pixels than so many bytes can hold."""
+    width, height = _png_size(data)
+    try:
+        if width * height * data[24] > 8 * DEFLATE_MOST * len(data):
+            raise ValueError(f"{width} x {height} pixels cannot be in {len(data):,} bytes")
+        return np.array(Image.open(BytesIO(data), formats=("PNG",)))
+    except Exception as error:  # a broken file can raise nearly anything in a decoder
+        raise InputError(f"{path}: broken PNG ({_one_line(error)}); restore the file") from None
 
 
 def _decode(data: bytes, path: str | Path, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
