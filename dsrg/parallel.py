@@ -6,9 +6,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dsrg.errors import InputError, RunError
 
@@ -83,3 +88,30 @@ def _ahead(executor: Executor, function: Callable, items: Iterable, *, most: int
     finally:
         for future in waiting:
             future.cancel()
+
+
+class Shared(NamedTuple):
+    """Where other processes find an array of float32: as little as this is sent to them."""
+
+    path: str
+    shape: tuple[int, ...]
+
+    def array(self) -> NDArray[np.float32]:
+        """The array itself; what is written to it is seen by all."""
+        return np.memmap(self.path, np.float32, "r+", shape=self.shape)
+
+
+@contextmanager
+def shared(values: NDArray[np.float32]) -> Iterator[Shared]:
+    """A copy of an array that workers can open meanwhile; who has opened it may keep it.
+
+    It has no name (Linux's memfd), so nothing is left over, however a process ends.
+    """
+    descriptor = os.memfd_create("dsrg")
+    try:
+        os.truncate(descriptor, values.nbytes)
+        place = Shared(f"/proc/{os.getpid()}/fd/{descriptor}", values.shape)
+        place.array()[:] = values
+        yield place
+    finally:
+        os.close(descriptor)

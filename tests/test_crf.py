@@ -256,6 +256,12 @@ def test_an_image_of_another_size_than_the_energies_is_refused(engine):
         dense_crf(images, two_colours(0)[1], **PAPER, iterations=1, engine=engine)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_energies_of_another_number_of_images_are_refused(count, engine):
+    with pytest.raises(ValueError, match="energies"):
+        dense_crf(batch_of(2)[0], batch_of(count)[1], **PAPER, iterations=1, engine=engine)
+
+
 # Energies
 
 

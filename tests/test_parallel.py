@@ -6,7 +6,9 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from toy import ROOT
 
@@ -109,6 +111,28 @@ def test_no_more_than_a_few_items_a_worker_are_in_flight(monkeypatch):
     for _ in parallel.ordered_map(abs, range(100)):
         most = max(most, len(waiting))
     assert 2 <= most <= 8 and not waiting
+
+
+def add_row(job: tuple[parallel.Shared, int]) -> int:
+    place, row = job
+    place.array()[row] += row
+    return os.getpid()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_a_shared_array_in_place_and_nothing_of_it_is_left(processes, workers):
+    processes(workers)
+    values = np.arange(6, dtype=np.float32).reshape(3, 2)
+    before = set(os.listdir("/proc/self/fd"))
+    with parallel.shared(values) as place:
+        mine = place.array()
+        where = set(parallel.ordered_map(add_row, [(place, row) for row in range(3)]))
+        assert (os.getpid() in where) == (workers == 1)
+    assert mine.tolist() == [[0, 1], [3, 4], [6, 7]] and values.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert not Path(place.path).exists()
+    del mine
+    if workers == 1:
+        assert set(os.listdir("/proc/self/fd")) == before
 
 
 class TestThreads:

@@ -26,20 +26,24 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
         float32 (B, C, H, W) on the device of `unary`, summing to 1 over C.
 
     Raises:
-        ValueError: for any other `engine`, or images and energies of different sizes; TypeError for another kernel.
+        ValueError: for any other `engine`, or images and energies that differ in size or number.
+        TypeError: for another kernel.
     """
     if engine not in ("auto", "lattice", "pydensecrf"):
         raise ValueError(f"engine: expected auto, lattice or pydensecrf, not {engine!r}")
     kernel = Kernel(**kernel)
     if (engine_on(unary.device) if engine == "auto" else engine) == "lattice":
         return lattice_mean_field(images, unary, kernel)
-    energies = unary.detach().float().cpu().numpy()
-    jobs = [(image, energy, kernel) for image, energy in zip(images.cpu().numpy(), energies, strict=True)]
+    if len(images) != len(unary):
+        raise ValueError(f"{len(images)} images, but energies of {len(unary)}")
+    pixels = images.cpu().numpy()
     # two shares a process: few messages to and fro, yet no process idle for long where images differ in time
-    share = -(-len(jobs) // (2 * parallel.worker_count()))
-    shares = [jobs[start : start + share] for start in range(0, len(jobs), share)]
-    results = parallel.ordered_map(mean_fields, shares) if len(jobs) > 1 else map(mean_fields, shares)
-    return torch.stack([torch.from_numpy(probs) for some in results for probs in some]).to(unary.device)
+    share = -(-len(pixels) // (2 * parallel.worker_count()))
+    with parallel.shared(unary.detach().float().cpu().numpy()) as place:
+        jobs = [(place, first, pixels[first : first + share], kernel) for first in range(0, len(pixels), share)]
+        for _ in parallel.ordered_map(mean_fields, jobs) if len(pixels) > 1 else map(mean_fields, jobs):
+            pass
+        return torch.from_numpy(place.array()).to(unary.device)
 
 
 def engine_on(device: torch.device) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.parallel import Shared
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -42,6 +44,9 @@ def mean_field(job: tuple[NDArray[np.uint8], NDArray[np.float32], Kernel]) -> ND
     return np.array(crf.inference(kernel.iterations), dtype=np.float32).reshape(energies.shape)
 
 
-def mean_fields(jobs: list[tuple]) -> list[NDArray[np.float32]]:
-    """`mean_field` of several images, one after the other."""
-    return [mean_field(job) for job in jobs]
+def mean_fields(job: tuple[Shared, int, NDArray[np.uint8], Kernel]) -> None:
+    """`mean_field` of images uint8 (B, 3, H, W): a shared array's energies, from a row on, become probabilities."""
+    place, first, images, kernel = job
+    values = place.array()
+    for row, image in enumerate(images, first):
+        values[row] = mean_field((image, values[row], kernel))
