@@ -149,6 +149,7 @@ MODULES_THAT_RUN = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "jobl
 CALLS_THAT_RUN = {"eval", "exec", "compile", "__import__", "system", "popen"}
 MAY_RUN = {
     "dsrg.inference.export.runner": "torch.export.load of the file that `dsrg export` has just written",
+    "dsrg.figures.report._yaml": "only writes, in the order of the params",
 }
 
 

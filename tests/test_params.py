@@ -152,7 +152,7 @@ def test_files_that_are_no_params(tmp_path, content, said):
 
 def test_missing_file_and_folder(tmp_path):
     assert "recipes/" in problems(tmp_path / "params.yaml")[0]
-    assert "Is a directory" in problems(tmp_path)[0]
+    assert "a folder or device" in problems(tmp_path)[0]
 
 
 def test_params_cannot_be_changed_afterwards(put):
