@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import TextIO
 
@@ -20,6 +21,8 @@ from ruamel.yaml.error import YAMLError
 from dsrg.errors import InputError
 
 CACHED = r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$"  # where DVC keeps a file, and to where it may link
+
+YAML_BYTES, YAML_LEVELS = 1024**2, 100  # at most: a reader in Python takes seconds for as much
 
 # What a file system may refuse, and what a person can do about it.
 REFUSALS = {
@@ -155,10 +158,14 @@ def refuse_leading_out(path: Path, root: Path) -> None:
 def read_yaml(path: str | Path) -> object:
     """Plain values of a YAML file, by the rules of YAML 1.2 (ruamel), so that `1e-5` is a number; no object is made.
 
-    Raises InputError for a file that cannot be read, is no YAML, or stands for more values than it has characters: an
-    alias of aliases can be endless.
+    Raises InputError for a file that cannot be read, is no YAML, has more than YAML_BYTES, more than YAML_LEVELS of
+    brackets in one another (each makes all that follows slower to read), or stands for more values than it has
+    characters: an alias of aliases can be endless.
     """
-    text = read_text(path)
+    text = read_text(path, most=YAML_BYTES)
+    opened = accumulate((sign in "[{") - (sign in "]}") for sign in text)
+    if max(opened, default=0) > YAML_LEVELS:
+        raise InputError(f"{path}: not valid YAML: more than {YAML_LEVELS} brackets in one another")
     try:
         values = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:

@@ -176,6 +176,19 @@ def test_yaml_that_is_more_than_values(tmp_path, text):
         load_params(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize("sign", "[{")
+def test_brackets_without_end_are_refused_unread(tmp_path, sign):
+    """Each makes the reader slower: a hundred thousand would take it minutes."""
+    (tmp_path / "params.yaml").write_text(sign * 100_000)
+    with pytest.raises(InputError, match="params.yaml: not valid YAML: more than 100 brackets in one another"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "a.yaml").write_text("[" * 100 + "]" * 100 + "\n" + "# [\n" * 50)
+    assert str(read_yaml(tmp_path / "a.yaml")) == "[" * 100 + "]" * 100
+    (tmp_path / "a.yaml").write_text("#" * 2**20 + "\n")
+    with pytest.raises(InputError, match=r"a.yaml: 1.0 MiB; expected at most 1.0 MiB of text"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 def test_an_alias_as_people_use_it_is_fine(tmp_path):
     (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: [1, 2]}\nb: *a\n")
     assert read_yaml(tmp_path / "a.yaml")["b"] == {"x": 1, "y": [1, 2]}
