@@ -1,5 +1,7 @@
 """Work kept in pieces: killed anywhere, it ends with the same items, and makes again only what was not kept."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,6 +65,28 @@ def test_from_a_damaged_file_on_items_are_made_again(tmp_path, harm, capsys):
     assert plain(kept(work, tmp_path, total=12, shard=3)) == plain(Work(12)(0))
     assert work.made == list(range(3, 12))
     assert (f"warning: {path}: " in capsys.readouterr().out) == (harm != "gone")
+
+
+def archive(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+FOREIGN = {
+    "nothing": b"",
+    "no archive": b"no archive",
+    "objects": archive(**{"0/a": np.array([{}], object)}),
+    "a number too high": archive(**{"5/a": np.zeros(2)}),
+    "no number": archive(a=np.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_whole_files_of_other_content_are_made_again(tmp_path, content, capsys):
+    write_sealed(tmp_path, "from-00000000", content, suffix=".npz")
+    assert plain(kept(Work(4), tmp_path, total=4, shard=3)) == plain(Work(4)(0))
+    assert "no unfinished work (" in capsys.readouterr().out
 
 
 def test_nobodys_neighbours_change():

@@ -4,7 +4,6 @@ import _thread
 import io
 import math
 import os
-import pickle
 import signal
 from functools import partial
 
@@ -538,17 +537,32 @@ class TestCheckpoints:
         assert Checkpoints(folder, fingerprint="4567").load() is None
         assert "belongs to 0123, not to 4567: other params, inputs or code" in capsys.readouterr().out
 
-    def test_nothing_in_it_is_executed(self, folder):
+    def test_nothing_in_it_is_executed(self, folder, capsys):
         class Evil:
             def __reduce__(self):
                 return print, ("executed",)
 
         folder.mkdir()
         buffer = io.BytesIO()
-        torch.save({"step": 1, "evil": Evil()}, buffer)
+        torch.save({"step": 1, "fingerprint": "0123", "evil": Evil()}, buffer)
         write_sealed(folder, "step-00000001", buffer.getvalue(), suffix=".pt")
-        with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
-            Checkpoints(folder, fingerprint="0123").load()
+        assert Checkpoints(folder, fingerprint="0123").load() is None
+        said = capsys.readouterr().out
+        assert (
+            "step-00000001" in said and "no checkpoint (Weights only load failed" in said and "\nexecuted" not in said
+        )
+
+    @pytest.mark.parametrize("content", [b"", b"no archive", b"\x80\x02K\x07.", None], ids=str)
+    def test_whole_files_of_other_content_are_not_gone_on_from(self, folder, content, capsys):
+        """None: an archive that lacks what a checkpoint has."""
+        self.save(folder, 10)
+        if content is None:
+            buffer = io.BytesIO()
+            torch.save({"step": 20}, buffer)
+            content = buffer.getvalue()
+        write_sealed(folder, "step-00000020", content, suffix=".pt")
+        assert Checkpoints(folder, fingerprint="0123").load()["step"] == 10
+        assert "no checkpoint (" in capsys.readouterr().out
 
     def test_killed_while_saving_the_older_one_is_left(self, folder, monkeypatch):
         def fail(*arguments):

@@ -41,7 +41,10 @@ def _read(folder: Path, start: int) -> list[Item] | None:
         try:
             return _unpacked(read_sealed(path))
         except DamagedError as error:
-            print(f"warning: {error}; it and what comes after it is made again", flush=True)
+            fault = str(error)
+        except Exception as error:  # whole, and yet none of ours: it can be anything
+            fault = f"{path}: no unfinished work ({' '.join(str(error).split())[:200]})"
+        print(f"warning: {fault}; it and what comes after it is made again", flush=True)
     return None
 
 
@@ -56,6 +59,7 @@ def _packed(items: list[Item]) -> bytes:
 
 
 def _unpacked(content: bytes) -> list[Item]:
+    """Raises all that NumPy and zipfile raise where the content is none of `_packed`."""
     items: list[Item] = []
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         for key in arrays.files:

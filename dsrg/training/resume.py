@@ -69,11 +69,14 @@ class Checkpoints:
         return None
 
     def _read(self, path: Path) -> dict:
-        state = torch.load(io.BytesIO(read_sealed(path)), map_location="cpu", weights_only=True)
-        if state["fingerprint"] != self.fingerprint:
-            raise DamagedError(
-                f"{path}: belongs to {state['fingerprint']}, not to {self.fingerprint}: other params, inputs or code"
-            )
+        content = read_sealed(path)
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            theirs = state["fingerprint"]
+        except Exception as error:  # whole, and yet none of ours: it can be anything
+            raise DamagedError(f"{path}: no checkpoint ({' '.join(str(error).split())[:200]})") from None
+        if theirs != self.fingerprint:
+            raise DamagedError(f"{path}: belongs to {theirs}, not to {self.fingerprint}: other params, inputs or code")
         return state
 
     @contextmanager
