@@ -249,6 +249,7 @@ def test_a_drawn_mask_may_refuse(root):
         ("dogg", "did you mean 'dog'?"),
         ("DOG", "did you mean 'dog'?"),
         ("2", "tags are names of classes, not their numbers"),
+        ("9" * 5000, "mend it, or list your own classes in classes.txt"),  # more digits than int() takes
         ("zebra", "mend it, or list your own classes in classes.txt"),
     ],
 )

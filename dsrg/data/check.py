@@ -91,7 +91,7 @@ def tag_faults(tagged: Iterable[tuple[str, str, Iterable[str]]], classes: list[s
 
 
 def _tag_hint(name: str, classes: list[str]) -> str:
-    if name.isdecimal() and int(name) <= len(classes):
+    if name.isdecimal() and len(name) < 4 and int(name) <= len(classes):
         return "tags are names of classes, not their numbers"
     in_another_case = [known for known in classes if known.casefold() == name.casefold()]
     if near := in_another_case or get_close_matches(name, classes, n=1):
