@@ -19,10 +19,17 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from ruamel.yaml import YAML
-
 from dsrg.errors import InputError, RunError
-from dsrg.files import find_in_project, read_text, require_room, require_writable, sha256, write_json, write_text
+from dsrg.files import (
+    find_in_project,
+    read_text,
+    read_yaml,
+    require_room,
+    require_writable,
+    sha256,
+    write_json,
+    write_text,
+)
 from dsrg.lock import one_writer, try_lock
 from dsrg.params import Params, load_params
 from dsrg.record import read_record, rotten
@@ -199,9 +206,10 @@ def read_seconds() -> dict[str, float]:
 
 def _noted_seconds() -> dict[str, float]:
     try:
-        return json.loads(SECONDS.read_text(encoding="utf-8"))
+        noted = json.loads(SECONDS.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a note that nothing depends on must not stop a stage
-        return {}
+        noted = {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def load_stage(name: str) -> Stage:
@@ -211,10 +219,12 @@ def load_stage(name: str) -> Stage:
 
 
 def read_dvc_yaml() -> dict:
-    try:
-        return YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"dvc.yaml: not found in {Path.cwd()}; run from the project's root") from None
+    if not Path("dvc.yaml").exists():
+        raise InputError(f"dvc.yaml: not found in {Path.cwd()}; run from the project's root")
+    found = read_yaml("dvc.yaml")
+    if not isinstance(found, dict) or not found.keys() >= {"vars", "stages"}:
+        raise InputError("dvc.yaml: expected `vars:` and `stages:`; restore it: git checkout -- dvc.yaml")
+    return found
 
 
 def scratch_root() -> Path:

@@ -13,7 +13,7 @@ import pytest
 from test_topology import CHILD, TORCHRUN
 from tiny import tiny_project
 
-from dsrg.errors import RunError
+from dsrg.errors import InputError, RunError
 from dsrg.pipeline import SECONDS, load_stage
 
 BUSY = """
@@ -210,6 +210,23 @@ class TestTogether:
         stage = start(project, self.SHOW, together=True, **TORCHRUN | {"DSRG_NODES": "1"})
         said = stage.communicate()[1]
         assert stage.returncode == 2 and said.startswith("prepare: DSRG_NODES=1, but torchrun started 2")
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "{", ""])
+def test_a_damaged_note_of_times_stops_nothing(project, text):
+    (project / SECONDS).parent.mkdir()
+    (project / SECONDS).write_text(text)
+    process = start(project, "pass")
+    assert (process.communicate()[1], process.returncode) == ("", 0)
+    assert list(json.loads((project / SECONDS).read_text())) == ["prepare"]
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "stages: {", "stages: {}", None])
+def test_a_damaged_dvc_yaml_is_an_input_error(project, monkeypatch, text):
+    monkeypatch.chdir(project)
+    Path("dvc.yaml").unlink() if text is None else Path("dvc.yaml").write_text(text)
+    with pytest.raises(InputError, match="dvc.yaml: (not found in|not valid YAML|expected `vars:` and `stages:`)"):
+        load_stage("prepare")
 
 
 class TestScratch:
