@@ -66,7 +66,7 @@ def picture(pixels: NDArray[np.uint8], *, alt: str) -> Element:
     _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])
     height, width = pixels.shape[:2]
     data = f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
-    return element("img", src=data, alt=alt, width=width, height=height, loading="lazy")
+    return element("img", src=data, alt=alt, width=width, height=height)
 
 
 def _text(value: object) -> str:
