@@ -235,6 +235,21 @@ def test_pointing_tells_the_values(page):
     page.wait("document.querySelector('#readout').innerText.includes('network: ')")
 
 
+def test_tiles_out_of_sight_hold_no_picture(page):
+    """However far one scrolls, what the browser keeps is bounded; what comes back into sight looks as before."""
+    holding = "[...document.querySelectorAll('.tile img')].map(image => image.naturalWidth > 0)"
+    page.size(300, 200)
+    page.run("document.body.style.paddingBottom = '4000px'")  # room to scroll the few tiles away
+    page.wait(f"{holding}[0]")
+    height = page.run("document.querySelector('.tile').offsetHeight")
+    page.run("scrollTo(0, document.body.scrollHeight)")
+    page.wait(f"!{holding}.includes(true)")
+    assert page.run("document.querySelector('.tile').offsetHeight") == height
+    page.run("scrollTo(0, 0)")
+    page.wait(f"{holding}[0]")
+    page.run("document.body.style.paddingBottom = ''")
+
+
 def test_keys(page):
     page.press("ArrowRight")
     page.press("ArrowRight")

@@ -67,6 +67,7 @@ async function fill(start = 0) {
   if (mine !== request) return;
   if (start === 0) {
     rows = [];
+    near.disconnect();
     $("grid").replaceChildren();
   }
   total = answer.total;
@@ -82,16 +83,26 @@ function tile(row) {
   const names = namesOf(row.tags);
   const number = $("sort").value === "id" ? "coverage" : $("sort").value;
   const value = row[number] === null ? "" : `${percent(row[number])} ${number} · `;
-  const src = `${path("/thumb", row.id)}?seeds=${Number($("seeded").checked)}`;
-  const image = make("img", { loading: "lazy", alt: "", src });
+  const image = make("img", { alt: "" });
+  image.dataset.src = `${path("/thumb", row.id)}?seeds=${Number($("seeded").checked)}`;
   const button = make("button", { className: "tile", type: "button", title: `${row.id}: ${names}` },
     image, make("b", { textContent: row.id }), make("span", { textContent: names }),
     make("span", { textContent: `${value}${row.split}` }));
   button.setAttribute("role", "listitem");
   button.dataset.id = row.id;
   button.addEventListener("click", () => { location.hash = encodeURIComponent(row.id); });
+  near.observe(button);
   return button;
 }
+
+// Only tiles in sight or near it hold their pictures, so that memory is bounded however far one scrolls.
+const near = new IntersectionObserver(entries => {
+  for (const { target, isIntersecting } of entries) {
+    const image = target.querySelector("img");
+    if (isIntersecting) image.src = image.dataset.src;
+    else image.removeAttribute("src");
+  }
+}, { rootMargin: "800px" });
 
 function moveInGrid(key) {
   const tiles = [...$("grid").children];

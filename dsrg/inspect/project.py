@@ -296,20 +296,23 @@ class Project:
         return _or_missing("prediction", name, make)
 
     def _predicted(self, image_id: str, key: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-        """Label map uint8 (H, W) with CRF and the network's probability of these labels, float16 (H, W)."""
+        """Label map with CRF, uint8, and the network's probability of these labels, float16.
+
+        As large as it was worked on (`evaluate.max_side`), so that what is kept of large photographs is bounded.
+        """
         segmenter, model = self.segmenter(key)
         (own,) = opinions(segmenter, [self.image(image_id)], None, self.params.evaluate, size=model.size)
-        own, whole = own._replace(shape=own.image.shape[:2]), own.shape
+        own = own._replace(shape=own.image.shape[:2])
         ((labels, *_),) = predictions([own], kernel=self.params.crf.test.model_dump())
         probs = own.scores.softmax(dim=0).cpu().numpy()
         sure = np.take_along_axis(probs, labels[None].astype(np.int64), axis=0)[0]
-        return enlarged(labels, whole), enlarged(sure, whole).astype(np.float16)
+        return labels, sure.astype(np.float16)
 
     def score(self, image_id: str) -> None:
         """Note an evaluation image's IoU: the mean over the classes in its mask or its prediction."""
         key = "retrain" if self.file["retrain"].is_file() else "dsrg"
-        labels, _ = self.predicted(image_id, key)
-        confusion = confusion_matrix(self.truth(image_id), labels, classes=len(self.classes))
+        (labels, _), truth = self.predicted(image_id, key), self.truth(image_id)
+        confusion = confusion_matrix(truth, enlarged(labels, truth.shape), classes=len(self.classes))
         self.iou[self.row[image_id]] = mean_iou(iou_per_class(confusion))
 
     # Other thresholds
