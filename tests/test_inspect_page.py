@@ -232,7 +232,20 @@ def test_pointing_tells_the_values(page):
     page.wait("document.querySelector('#layers').innerText.includes('working') === false")
     x, y = page.middle("#canvas")
     page.mouse("mouseMoved", x + 2, y)
-    page.wait("document.querySelector('#readout').innerText.includes('network: ')")
+    page.wait("document.querySelector('#readout').innerText.includes('s probability ')")
+
+
+def test_the_network_s_output_is_a_layer_with_its_probability(page):
+    """It comes with growing anew, by the digit after the CRF of the seeds."""
+    open_image(page, "train0000")
+    for on in (["crf"], ["deciding"], []):
+        page.press("5")
+        assert [key for key in ("crf", "deciding") if is_on(page, key)] == on
+    before = page.run(PIXELS)
+    page.click("#layer-deciding")
+    page.wait(f"{PIXELS} !== {before}")
+    page.mouse("mouseMoved", *page.middle("#canvas"))
+    page.wait("document.querySelector('#readout').innerText.includes('(probability ')")
 
 
 def test_tiles_out_of_sight_hold_no_picture(page):
@@ -332,14 +345,19 @@ def test_two_runs_side_by_side(browser, twice):
     browser.send("Page.navigate", url=f"{twice}#train0000")
     shown(browser, "train0000")
     other = PIXELS.replace("#canvas", "#other")
-    assert browser.run(PIXELS) == browser.run(other) and text(browser, "figcaption") == "before"
+    assert browser.run(PIXELS) == browser.run(other) and text(browser, "#beside figcaption") == "before"
     plain = browser.run(other)
-    browser.press("5")
+    browser.press("3")
     assert browser.run(PIXELS) == browser.run(other) != plain, "layers are switched in both"
-    browser.press("5")
+    browser.press("3")
     set_slider(browser, "seeds.bg_thresh", 0.9)
     browser.wait(f"{PIXELS} !== {plain}")
     assert browser.run(other) == plain, "thresholds are those of this run"
+    for selector in ("#canvas", "#other"):
+        browser.mouse("mouseMoved", *browser.middle(selector))
+        browser.wait("document.querySelector('#readout').innerText.startsWith('this run: seeds: ')")
+        assert "before: seeds: " in text(browser, "#readout")
+        browser.run("document.querySelector('#readout').textContent = ''")
     assert browser.errors == []
 
 

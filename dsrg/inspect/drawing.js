@@ -95,8 +95,11 @@ export function drawLabels(layer, values, width, height, palette) {
   return Object.assign(canvas, { labels });
 }
 
-// Each class's name once, at the pixel of it that is nearest to the middle of all its pixels.
-export function nameRegions(context, labels, width, height, names) {
+const NAME = 14; // pixels of the screen that names are high
+
+// Each class's name once, at the pixel of it that is nearest to the middle of all its pixels. `pixel`: how many of the
+// canvas's lie in one of the screen's.
+export function nameRegions(context, labels, width, height, names, pixel) {
   const sums = new Map();
   const every = 4;
   const visit = action => {
@@ -118,14 +121,14 @@ export function nameRegions(context, labels, width, height, names) {
     const away = (x - sum.x / sum.count) ** 2 + (y - sum.y / sum.count) ** 2;
     if (away < sum.nearest) Object.assign(sum, { nearest: away, at: [x, y] });
   });
-  context.font = `600 ${Math.round(Math.max(width, height) / 40)}px system-ui, sans-serif`;
+  context.font = `600 ${Math.round(NAME * pixel)}px system-ui, sans-serif`;
   context.textAlign = "center";
   context.textBaseline = "middle";
   context.lineJoin = "round";
   for (const [label, sum] of sums) {
     const half = context.measureText(names[label]).width / 2 + 4;
     const x = Math.min(width - half, Math.max(half, sum.at[0]));
-    context.lineWidth = 5;
+    context.lineWidth = NAME * pixel / 3;
     context.strokeStyle = "#000";
     context.strokeText(names[label], x, sum.at[1]);
     context.fillStyle = "#fff";

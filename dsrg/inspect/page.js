@@ -10,11 +10,13 @@ const DIGITS = {
   1: "image", 2: "cam", 3: "saliency", 4: "seeds", 5: "crf",
   6: "grown", 7: "regrown", 8: "pseudo", 9: "prediction", 0: "truth",
 };
-const LATER = { kind: "later", key: "prediction", name: "prediction" }; // asked for when it is wanted
+const PREDICTION = { kind: "later", key: "prediction", name: "prediction" }; // asked for when it is wanted
+const GROWING = ["regrown", "deciding"]; // layers that come of growing anew
 const MEANING = {
   id: "id", coverage: "seed coverage", disagreement: "disagreement of classes", growth: "growth",
   iou: "IoU (evaluation)",
 };
+const THIS_RUN = "this run"; // what stands beside another
 const FRAME = 700; // milliseconds that playing stays at a step of growth
 const $ = id => document.getElementById(id);
 
@@ -124,12 +126,13 @@ async function open(id) {
   const layers = [{ kind: "image", key: "image", name: "image" }, ...answer.layers];
   const training = answer.split === "train";
   if (training) {
-    const kind = state.fixed.grow ? "missing" : "later";
+    const own = { kind: state.fixed.grow ? "missing" : "later", why: state.fixed.grow };
     const after = layers.findIndex(layer => layer.key === "grown") + 1;
-    layers.splice(after, 0, { kind, key: "regrown", name: "grown anew", why: state.fixed.grow });
-    layers.push({ ...LATER });
+    const names = ["grown anew", state.grown_on];
+    layers.splice(after, 0, ...GROWING.map((key, place) => ({ ...own, key, name: names[place] })));
+    layers.push({ ...PREDICTION });
   } else {
-    layers.splice(layers.findIndex(layer => layer.key === "truth"), 0, { ...LATER });
+    layers.splice(layers.findIndex(layer => layer.key === "truth"), 0, { ...PREDICTION });
   }
   const [width, height] = canvasSize(picture.naturalWidth, picture.naturalHeight);
   shown = { ...answer, picture, layers, width, height, step: 0, drawn: new Map(), training };
@@ -171,10 +174,11 @@ async function openBeside(image) {
   }
   const why = layers.filter(layer => layer.kind === "missing").map(layer => `${layer.name}: ${layer.why}`);
   $("frame").className = "two";
-  $("beside").hidden = false;
+  $("beside").hidden = $("own").hidden = false;
+  $("own").textContent = THIS_RUN;
   $("beside").querySelector("figcaption").textContent = [caption, ...why].join("; ");
   Object.assign($("other"), { width: image.width, height: image.height });
-  image.other = { ...image, layers: [image.layers[0], ...layers, { ...LATER }], drawn: new Map() };
+  image.other = { ...image, layers: [image.layers[0], ...layers, { ...PREDICTION }], drawn: new Map() };
 }
 
 // Layers that a network makes are asked for when they are first switched on.
@@ -182,7 +186,7 @@ async function fetchLater() {
   const image = shown;
   for (const layer of image.layers.filter(one => one.kind === "later" && !one.asked && settings[one.key].on)) {
     layer.asked = true;
-    if (layer.key === "regrown") {
+    if (GROWING.includes(layer.key)) {
       refresh();
     } else {
       layer.name = "prediction (working ...)";
@@ -244,7 +248,8 @@ function paint(canvas, image) {
   }
   context.globalAlpha = 1;
   const top = visible(image).findLast(layer => layer.kind === "labels");
-  if (top) nameRegions(context, drawing(image, top).labels, image.width, image.height, state.classes);
+  const pixel = image.width / (canvas.clientWidth || image.width); // of the canvas, for one of the screen
+  if (top) nameRegions(context, drawing(image, top).labels, image.width, image.height, state.classes, pixel);
 }
 
 function drawLegend() {
@@ -283,9 +288,10 @@ function listLayers() {
   }));
 }
 
-const digitOf = key => Object.keys(DIGITS).find(digit => DIGITS[digit] === key.replace(/^cam.*/, "cam"));
+const kindOf = key => key === "deciding" ? "crf" : key.replace(/^cam.*/, "cam");
+const digitOf = key => Object.keys(DIGITS).find(digit => DIGITS[digit] === kindOf(key));
 
-// A digit means the same layer in every image; that of the CAMs goes from class to class, then to none.
+// A digit means the same layer in every image; those of CAMs and CRFs go from one to the next, then to none.
 function pressDigit(digit) {
   const layers = shown.layers.filter(layer => digitOf(layer.key) === digit && layer.kind !== "missing");
   const on = layers.findIndex(layer => settings[layer.key].on);
@@ -303,26 +309,28 @@ function toggle(key) {
 
 const at = (layer, x, y) => valueAt(sized(layer), values(layer), x, y, shown.width, shown.height);
 
-function read(event) {
-  const box = $("canvas").getBoundingClientRect();
-  const x = Math.floor((event.clientX - box.left) * shown.width / box.width);
-  const y = Math.floor((event.clientY - box.top) * shown.height / box.height);
-  if (x < 0 || y < 0 || x >= shown.width || y >= shown.height) return;
+// What an image's layers hold under a pixel: label maps that are on or have probabilities, and all maps of numbers.
+function told(image, x, y) {
   const parts = [];
-  for (const layer of shown.layers) {
+  for (const layer of image.layers) {
     if (layer.kind === "map") {
       parts.push(`${layer.name} ${at(layer, x, y).toFixed(2)}`);
-    } else if (layer.kind === "labels" && settings[layer.key].on) {
-      const label = at(layer, x, y);
-      let text = `${layer.name}: ${nameOf(label)}`;
-      if (layer.sure) {
-        const likeliest = layer.likeliest ? at(layer.likeliest, x, y) : label;
-        text += ` (network: ${state.classes[likeliest] ?? ""} ${at(layer.sure, x, y).toFixed(2)})`;
-      }
-      parts.unshift(text);
+    } else if (layer.kind === "labels" && (settings[layer.key]?.on || layer.sure)) {
+      const sure = layer.sure ? ` (${layer.sure.name} ${at(layer.sure, x, y).toFixed(2)})` : "";
+      parts.unshift(`${layer.name}: ${nameOf(at(layer, x, y))}${sure}`);
     }
   }
-  $("readout").textContent = parts.join(" · ") || "No layer has values here.";
+  return parts.join(" · ") || "No layer has values here.";
+}
+
+function read({ clientX, clientY, currentTarget }) {
+  const box = currentTarget.getBoundingClientRect();
+  const x = Math.floor((clientX - box.left) * shown.width / box.width);
+  const y = Math.floor((clientY - box.top) * shown.height / box.height);
+  if (x < 0 || y < 0 || x >= shown.width || y >= shown.height) return;
+  $("readout").textContent = shown.other
+    ? `${THIS_RUN}: ${told(shown, x, y)}\n${state.other}: ${told(shown.other, x, y)}`
+    : told(shown, x, y);
 }
 
 // Growth over time
@@ -419,11 +427,10 @@ async function refresh() {
 async function recompute() {
   const image = shown;
   if (!image?.training) return;
-  const grow = Number(state.fixed.grow === null && settings.regrown.on);
+  const grow = Number(state.fixed.grow === null && GROWING.some(key => settings[key].on));
   const query = new URLSearchParams([...state.thresholds.map(({ key }, place) => [key, now[place]]), ["grow", grow]]);
   const answer = await ask(`${path("/api/live", image.id)}?${query}`);
-  replace(image, answer.seeds);
-  if (answer.regrown) replace(image, answer.regrown);
+  for (const key of ["seeds", ...GROWING]) if (answer[key]) replace(image, answer[key]);
   if (image !== shown) return;
   $("took").textContent = `${answer.ms} ms`;
   $("command").textContent = answer.command ?? "move a threshold";
@@ -551,14 +558,17 @@ async function start() {
   $("back").addEventListener("click", () => { location.hash = ""; });
   $("previous").addEventListener("click", () => neighbour(-1));
   $("next").addEventListener("click", () => neighbour(1));
-  $("canvas").addEventListener("pointermove", read);
-  $("canvas").addEventListener("pointerdown", read);
+  for (const id of ["canvas", "other"]) {
+    $(id).addEventListener("pointermove", read);
+    $(id).addEventListener("pointerdown", read);
+  }
   $("step").addEventListener("input", () => stepTo(Number($("step").value)));
   $("play").addEventListener("click", play);
   $("copy").addEventListener("click", copy);
   $("reset").addEventListener("click", reset);
   addEventListener("keydown", press);
   addEventListener("hashchange", follow);
+  addEventListener("resize", () => shown && draw());
   await fill();
   if (location.hash.length > 1) follow();
 }

@@ -38,6 +38,7 @@ MAKERS = {  # key of dvc.yaml's `file:` -> the stage that makes it
     "retrain": "retrain",
 }
 WATCHED_MAX = 50  # images whose growth is told together
+GROWN_ON = {"crf": "network's CRF output", "softmax": "network's output", "both": "network and its CRF"}  # by `grow.on`
 TRAINING_ONLY = "training images only"
 
 
@@ -63,10 +64,11 @@ KEYS = ("seeds.fg_thresh", "seeds.bg_thresh", "grow.fg_thresh", "grow.bg_thresh"
 
 
 class Watched(NamedTuple):
-    """The images whose growth the training recorded, as one batch: their rows, maps and deciding probabilities."""
+    """The images whose growth the training recorded, as one batch: their maps and deciding probabilities."""
 
     maps: SeedMaps
     deciding: torch.Tensor
+    before: float  # share of their cells that is labelled once grown at params.yaml's thresholds
 
 
 class Project:
@@ -290,7 +292,7 @@ class Project:
 
         def make() -> dict:
             labels, sure = (at_most(values) for values in self.predicted(image_id, key))
-            known = map_layer("sure", "probability", sure)
+            known = map_layer("sure", "network's probability", sure)
             return labels_layer("prediction", name, labels, corners=False) | {"sure": known | {"corners": False}}
 
         return _or_missing("prediction", name, make)
@@ -362,7 +364,7 @@ class Project:
         if growing:
             answer |= self._live_growth(image_id, new, now)
             if self.watched is not None:
-                answer["coverage"]["watched"] = [self._watched_share(self.before), self._watched_share(now)]
+                answer["coverage"]["watched"] = [self.watched.before, self._share_grown(*self.watched[:2], now)]
         return answer
 
     def _seeds_at(self, image_id: str, thresholds: Thresholds) -> torch.Tensor:
@@ -379,18 +381,16 @@ class Project:
         deciding, (_, present) = self.deciding(image_id), self._seeds_and_tags([image_id])
         grown = grow(seeds, deciding, present, fg_thresh=now.grow_fg, bg_thresh=now.grow_bg)
         sure, likeliest = deciding[0].masked_fill(~present[0, :, None, None], 0).max(dim=0)
-        layer = labels_layer("regrown", "grown anew", grown[0].numpy(), corners=True)
+        output = labels_layer("deciding", GROWN_ON[self.params.grow.on], likeliest.numpy(), corners=True)
         return {
-            "regrown": layer
-            | {"sure": map_layer("sure", "probability", sure.numpy())}
-            | {"likeliest": labels_layer("likeliest", "likeliest class", likeliest.numpy(), corners=True)}
+            "deciding": output | {"sure": map_layer("sure", "probability", sure.numpy())},
+            "regrown": labels_layer("regrown", "grown anew", grown[0].numpy(), corners=True),
         }
 
     def _tallied(self, thresholds: Thresholds) -> Coverage | None:
         return self.tally.coverage(fg_thresh=thresholds.seeds_fg, bg_thresh=thresholds.seeds_bg)
 
-    def _watched_share(self, thresholds: Thresholds) -> float:
-        maps, deciding = self.watched
+    def _share_grown(self, maps: SeedMaps, deciding: torch.Tensor, thresholds: Thresholds) -> float:
         seeds = self._live_seeds(maps, thresholds)
         return _share(grow(seeds, deciding, maps.present, fg_thresh=thresholds.grow_fg, bg_thresh=thresholds.grow_bg))
 
@@ -417,8 +417,9 @@ class Project:
     def watch(self) -> None:
         """Keep what growth of the recorded images needs, so that it is grown anew at once for any thresholds."""
         if ids := self.to_watch():
-            maps = [self.seed_maps(image_id) for image_id in ids]
-            self.watched = Watched(joined(maps), torch.cat([self.deciding(image_id) for image_id in ids]))
+            maps = joined([self.seed_maps(image_id) for image_id in ids])
+            deciding = torch.cat([self.deciding(image_id) for image_id in ids])
+            self.watched = Watched(maps, deciding, self._share_grown(maps, deciding, self.before))
 
     def state(self) -> dict:
         """What the page needs before any image."""
@@ -431,6 +432,7 @@ class Project:
                 for key, value, steps in zip(KEYS, self.before, lists, strict=True)
             ],
             "fixed": self.why_fixed(),
+            "grown_on": GROWN_ON[self.params.grow.on],
             "missing": self.missing(),
             "sorts": SORTS,
         }
