@@ -443,7 +443,7 @@ async function recompute() {
 function showCoverage({ coverage, counted, of, counting }) {
   const lines = [
     ["this image's seeds", coverage.image],
-    [counting ? `seeds of ${counted} of ${of} images so far` : `seeds of all ${counted} images`, coverage.set],
+    [counting ? `seeds of ${counted} of ${of} images` : `seeds of all ${counted} images`, coverage.set],
     ["growth of the recorded images", coverage.watched],
   ];
   $("coverage").tBodies[0].replaceChildren(...lines.filter(([, pair]) => pair).map(([name, [old, fresh]]) => {
