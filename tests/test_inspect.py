@@ -374,6 +374,15 @@ class TestLayers:
         assert len(with_ground_truth(project.index.split("train"), truth)) == 12, "there are some"
         assert sorted(project.masks) == [f"val{k:04d}" for k in range(4)]
 
+    def test_predictions_of_large_images_are_kept_as_small_as_they_were_made(self, project):
+        changed = project.params.model_dump()
+        changed["evaluate"]["max_side"] = 32
+        small = Project(file=project.file, root=project.root, params=type(project.params).model_validate(changed))
+        layer, whole = small.prediction("val0000"), small.truth("val0000")
+        assert max(layer["height"], layer["width"]) == 32 < max(whole.shape)
+        small.score("val0000")
+        assert 0 <= small.iou[small.row["val0000"]] <= 1
+
     def test_large_label_maps_are_thinned(self):
         assert at_most(np.zeros((2401, 100))).shape == (801, 34)
         assert at_most(np.zeros((1200, 1200))).shape == (1200, 1200)
