@@ -16,12 +16,15 @@ from benchmarks import experiments, table2, timing
 from benchmarks.estimate import classifier_operations, estimate
 from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
 from benchmarks.growth import PAPER
+from benchmarks.inspect import WATCHED, make_project
 from benchmarks.released_growth import released_growth
 from benchmarks.switches import SWITCHES
 from dsrg.errors import InputError
+from dsrg.inspect.project import Project
 from dsrg.method.growing import grow
 from dsrg.method.label_maps import UNLABELLED
 from dsrg.params import Params, load_params
+from dsrg.pipeline import load_stage
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 yaml = YAML(typ="safe", pure=True)
@@ -179,6 +182,17 @@ class TestTimings:
         figures = json.loads(out.read_text())
         assert {"device", "cores", "threads", "torch", "others"} <= set(figures.pop("machine"))
         assert list(numbers(figures)) and min(numbers(figures)) >= 0
+
+    def test_the_page_of_many_images_is_served_what_it_needs(self, tmp_path, monkeypatch):
+        """Without the browser: the generated project opens, and none of its artefacts is missing but retraining."""
+        monkeypatch.chdir(tmp_path)
+        make_project(tmp_path, 120)
+        stage = load_stage("inspect")
+        project = Project(file=stage.file, root=stage.data_root, params=stage.params)
+        assert len(project.index) == 120 and len(project.watched_ids) == WATCHED
+        assert all("pseudo_labels" in one or "retrain" in one for one in project.missing())
+        assert project.thumbnail("image00119", True) and project.why_fixed() == {"seeds": None, "grow": None}
+        assert project.live("image00007", project.before, growing=False)["coverage"]["image"][0] > 0
 
     def test_sides_take_turns_and_the_first_round_does_not_count(self):
         turns = []

@@ -1,0 +1,200 @@
+"""`dsrg inspect` with many images: how soon the grid is there, what it keeps in memory, how fast thresholds answer.
+
+    python -m benchmarks.inspect [--quick]
+
+Makes a project of noise with the sizes of VOC 2012 (photographs of 500 x 375, seeds of 41 x 41 cells, twenty classes,
+two tags an image; fifty pictures and maps shared by 10,000 rows), with an untrained MobileNetV2 and fifty images of
+recorded growth, serves it as a person would and uses it with a headless Chromium, while the server counts what all
+thresholds would cover. Memory is the proportional set size of all processes: at first, and after all of the grid was
+scrolled through. Prints a table, writes JSON.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import click
+import cv2
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import RESULTS
+from benchmarks.full_size import noise_images
+from benchmarks.timing import write_figures
+from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
+from dsrg.data.classes import VOC_CLASSES, write_classes
+from dsrg.data.index import write_index
+from dsrg.data.palette import label_png
+from dsrg.files import whole_file
+from dsrg.networks.network import grid_size
+from dsrg.networks.weights import initial_segmenter
+from dsrg.params import load_params
+from dsrg.pipeline import load_stage
+
+ROOT = Path(__file__).parents[1]
+RECIPE = "voc2012-mobilenet"
+PICTURES, WATCHED = 50, 50
+MOVES = 30  # of each slider
+TILES = "document.querySelectorAll('.tile')"
+IN_SIGHT = f"[...{TILES}].filter(tile => tile.getBoundingClientRect().top < innerHeight)"
+THUMBNAILS = f"{IN_SIGHT}.length > 20 && {IN_SIGHT}.every(tile => tile.querySelector('img').naturalWidth > 0)"
+
+
+def make_project(folder: Path, count: int) -> None:
+    """What `dsrg inspect` reads, below a folder that becomes the working folder."""
+    params = (ROOT / "recipes" / f"{RECIPE}.yaml").read_text().replace("root: data/VOCdevkit/VOC2012", "root: pictures")
+    (folder / "params.yaml").write_text(params.replace("weights: imagenet", "weights: null"))
+    (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    os.chdir(folder)
+    (folder / "pictures").mkdir()
+    stage, params = load_stage("inspect"), load_params()
+    few = noise_images(folder / "pictures", PICTURES)
+    shared = few.pick(np.arange(count) % PICTURES)
+    ids = [f"image{row:05d}" for row in range(count)]
+    write_index(stage.file["index"], replace(shared, ids=ids), VOC_CLASSES)
+    write_classes(stage.file["classes"], VOC_CLASSES)
+    grid = grid_size(params.data.size)
+    drawn = [smooth(row, grid) for row in range(PICTURES)]
+    tags = np.flatnonzero(few.present[0, 1:]).astype(np.uint8) + 1
+    rows = (SeedRow(image_id, shared.present[row], *drawn[row % PICTURES], tags) for row, image_id in enumerate(ids))
+    write_seeds(stage.file["seeds"], rows, count=count, grid=grid, classes=VOC_CLASSES, params="{}")
+    for image_id in ids[:WATCHED]:
+        for step in (150, 300, 450):
+            with whole_file(stage.file["growth"] / image_id / f"{step:06d}.png") as temporary:
+                temporary.write_bytes(label_png(drawn[0][0]))
+    network = params.network.model_dump(exclude={"weights"})
+    segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
+    save_model(stage.file["dsrg"], Model("segmenter", VOC_CLASSES, network, params.data.size, segmenter.state_dict()))
+
+
+def smooth(seed: int, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seeds uint8 (grid, grid) of two classes, saliency and two activation maps, smooth, 0..1."""
+    coarse = np.random.default_rng(seed).random((3, 5, 5))
+    saliency, *cams = (cv2.resize(one, (grid, grid), interpolation=cv2.INTER_CUBIC).clip(0, 1) for one in coarse)
+    cams = np.stack([cam / cam.max() for cam in cams])
+    seeds = np.where(saliency < 0.3, 0, np.where(cams[0] > 0.7, 3, 255)).astype(np.uint8)
+    return seeds, saliency, cams
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, psutil.Process, float]]:
+    """Its address, its process, and seconds until it listened."""
+    command = [sys.executable, "-c", "from dsrg.cli import main; main()", "inspect", "--no-browser", "--port", "0"]
+    began = time.perf_counter()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            address = server.stdout.readline().strip()
+            yield address, psutil.Process(server.pid), time.perf_counter() - began
+        finally:
+            server.terminate()
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def live_answers(address: str, *, grow: bool) -> dict[str, float]:
+    """Milliseconds from asking to the whole answer, moving each of two sliders through its range."""
+    keys = ("grow.fg_thresh", "grow.bg_thresh") if grow else ("seeds.fg_thresh", "seeds.bg_thresh")
+    plain = {"seeds.fg_thresh": 0.3, "seeds.bg_thresh": 0.3, "grow.fg_thresh": 0.85, "grow.bg_thresh": 0.99}
+
+    def ask(key: str, move: int) -> None:
+        query = urlencode(plain | {key: move / MOVES, "grow": int(grow)})
+        urlopen(f"{address}api/live/image00007?{query}").read()
+
+    ask(keys[0], 0)  # what is made once
+    found = [1000 * timed(lambda: ask(key, move)) for key in keys for move in range(MOVES)]  # noqa: B023
+    return {"median_ms": statistics.median(found), "slowest_ms": max(found)}
+
+
+def use(address: str, count: int, profile: Path) -> dict:
+    """Seconds of what a person does in the grid, and the browser's memory."""
+    sys.path.append(str(ROOT / "tests"))
+    import chromium
+
+    browser = chromium.Chromium(profile)
+    try:
+        browser.size(1280, 800)
+
+        def load() -> None:
+            browser.send("Page.navigate", url=address)
+            browser.wait(THUMBNAILS)
+
+        def choose(field: str, value: str, then: str) -> None:
+            browser.run(f"""(() => {{ delete document.querySelector('#grid').dataset.ready;
+              const field = document.querySelector('{field}'); field.value = '{value}';
+              field.dispatchEvent(new Event('{then}', {{bubbles: true}})); }})()""")
+            browser.wait(f"document.querySelector('#grid').dataset.ready === '0' && {THUMBNAILS}")
+
+        seconds = {"first_load": timed(load), "second_load": timed(load)}
+        at_first = mib(browser.process.pid)
+        seconds["search"] = timed(lambda: choose("#search", "image09" if count > 9000 else "image000", "input"))
+        seconds["search_cleared"] = timed(lambda: choose("#search", "", "input"))
+        seconds["sort_by_coverage"] = timed(lambda: choose("#sort", "coverage", "change"))
+        seconds["sort_by_disagreement"] = timed(lambda: choose("#sort", "disagreement", "change"))
+        choose("#sort", "id", "change")
+
+        def scroll() -> None:
+            while browser.run(f"scrollTo(0, document.documentElement.scrollHeight), {TILES}.length") < count:
+                time.sleep(0.02)
+
+        seconds["scroll_to_the_end"] = timed(scroll)
+        browser.wait(THUMBNAILS)
+        seconds["back_to_the_top"] = timed(lambda: (browser.run("scrollTo(0, 0)"), browser.wait(THUMBNAILS)))
+        if browser.errors:
+            raise RuntimeError(f"the console said: {browser.errors}")
+        return {"seconds": seconds, "browser_mib": at_first, "browser_scrolled_mib": mib(browser.process.pid)}
+    finally:
+        browser.close()
+
+
+def mib(pid: int) -> float:
+    """Memory of a process and all that it started."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return sum(member.memory_full_info().pss for member in family) / 2**20
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="300 images, only to see that it runs.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "inspect.json", show_default=True)
+def main(quick: bool, out: Path) -> None:
+    images, out = 300 if quick else 10_000, out.absolute()
+    with tempfile.TemporaryDirectory(prefix="dsrg-inspect-benchmark-") as name:
+        folder = Path(name)
+        make_project(folder, images)
+        with served(folder) as (address, server, listening):
+            at_first = mib(server.pid)
+            figures = use(address, images, folder / "profile")
+            figures["seconds"] = {"listening": listening, **figures["seconds"]}
+            figures["live_seeds"] = live_answers(address, grow=False)
+            figures["live_growth"] = live_answers(address, grow=True)
+            figures |= {"server_mib": at_first, "server_used_mib": mib(server.pid)}
+        os.chdir(ROOT)
+    table = Table("measured", "")
+    for key, value in figures["seconds"].items():
+        table.add_row(key, f"{value:.2f} s")
+    for key in ("live_seeds", "live_growth"):
+        table.add_row(key, f"median {figures[key]['median_ms']:.0f} ms, slowest {figures[key]['slowest_ms']:.0f} ms")
+    for key in (key for key in figures if key.endswith("_mib")):
+        table.add_row(key, f"{figures[key]:.0f} MiB")
+    Console().print(table)
+    write_figures(out, {"images": images, **figures})
+
+
+if __name__ == "__main__":
+    main()
