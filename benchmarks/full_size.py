@@ -1,13 +1,12 @@
 """The paper's networks at their real size: one DSRG training step and one evaluation image, random weights, no data.
 
-    python -m benchmarks.full_size [--recipe recipes/voc2012-vgg16.yaml]...
+    python -m benchmarks.full_size [--recipe recipes/voc2012-vgg16.yaml]... [--quick]
 
 The training step is that of the stage `train_dsrg` with the recipe's image size, batch, losses, CRF and growth, on
 images of noise that are all tagged with two classes; evaluation is one image of 500 x 375 at the recipe's scales with
 the full-size CRF. Each recipe runs in a process of its own, whose peak memory is reported. Prints a table, writes JSON.
 """
 
-import platform
 import resource
 import tempfile
 import time
@@ -18,16 +17,16 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
+from benchmarks.timing import write_figures
 from dsrg import parallel
 from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.index import Index, present_from_tags
-from dsrg.files import sha256, write_json
+from dsrg.files import sha256
 from dsrg.inference.predict import opinions, predictions
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_segmenter
@@ -125,10 +124,12 @@ def peak_gib() -> float:
 
 @click.command()
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES, show_default=True)
-def main(recipes: tuple[str, ...]) -> None:
+@click.option("--quick", is_flag=True, help="The demo's network: to see that it runs.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "full_size.json", help="The JSON file.")
+def main(recipes: tuple[str, ...], quick: bool, out: Path) -> None:
     table = Table("recipe", "parameters", "batch", "step, s", "its peak, GiB", "image, s", "losses")
     figures = {}
-    for recipe in recipes:
+    for recipe in ["params.yaml"] if quick else recipes:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
             found = figures[Path(recipe).stem] = executor.submit(measure, recipe).result()
         cells = (
@@ -138,8 +139,7 @@ def main(recipes: tuple[str, ...]) -> None:
         )
         table.add_row(Path(recipe).stem, *cells, ", ".join(f"{loss:.3f}" for loss in found["losses"]))
     Console().print(table)
-    machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    write_json(RESULTS / "full_size.json", {"machine": machine, "recipes": figures})
+    write_figures(out, {"recipes": figures})
 
 
 if __name__ == "__main__":

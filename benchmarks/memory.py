@@ -6,7 +6,7 @@ Images of noise, the worst case: hardly two pixels share a vertex of the lattice
 with one iteration (more take time, not memory), on the CPU. The stages' predictions come from a network with random
 weights, over all worker processes; images are larger than `max_side`, so they are worked on smaller. Every case runs in
 processes of its own, whose memory is looked at ten times a second: the sum of their proportional set size (Linux: a
-page that several share counts once). Prints a table, writes JSON.
+page that several share counts once). The floor is an image's energies and probabilities. Prints a table, writes JSON.
 """
 
 import sys
@@ -62,12 +62,13 @@ def main(quick: bool, out: Path, case: tuple[str, int, int] | None) -> None:
         work(*case, load_params())
         return
     cases = [(engine, *size) for size in SIZES for engine in ENGINES] + [(STAGES, *SIZES[-1])]
-    table, figures = Table("CRF", "image", "seconds", "peak GiB"), {}
+    table, figures = Table("CRF", "image", "seconds", "peak GiB", "floor"), {}
     for what, width, height in [("lattice", 40, 30)] if quick else cases:
         command = [sys.executable, "-m", "benchmarks.memory", "--case", what, str(width), str(height)]
         seconds, peak = measured(command, every=0.1)
-        table.add_row(what, f"{width} x {height}", f"{seconds:.0f}", f"{peak:.2f}")
-        figures[f"{what} {width} x {height}"] = {"seconds": seconds, "peak_gib": peak}
+        floor = 2 * 4 * CLASSES * width * height / 2**30
+        table.add_row(what, f"{width} x {height}", f"{seconds:.0f}", f"{peak:.2f}", f"{floor:.2f}")
+        figures[f"{what} {width} x {height}"] = {"seconds": seconds, "peak_gib": peak, "floor_gib": floor}
     Console().print(table)
     write_figures(out, {"classes": CLASSES, "workers": parallel.worker_count(), "cases": figures})
 

@@ -5,8 +5,8 @@
 Some images, the first JPEGs of a folder or drawn ones, tagged with one to three random classes. Networks, scales,
 saliency and CRFs are the recipe's, the weights random. One process is one core: one worker (DSRG_WORKERS) and one
 thread of torch; two have two of each. Both take turns in one run. Seeds are written to an HDF5 file, pseudo labels to
-PNGs. The floor is the networks' convolutions alone, at the rate of a matrix product in fp32 on all cores. Prints a
-table, writes JSON.
+PNGs. The floor is the networks' convolutions alone, at the rate of a matrix product in fp32 on all cores; the loader's,
+which computes none, reading decoded pixels and writing squares at the rate of a copy. Prints a table, writes JSON.
 """
 
 import os
@@ -131,7 +131,7 @@ def main(recipe: str, photos: Path | None, count: int, rounds: int, quick: bool,
     name, params = Path(recipe).stem, load_params(recipe)
     count, rounds, counts = (4, 1, (1,)) if quick else (count, rounds, (1, 2))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rate = rates(device, quick=quick)["fp32_flop_per_s"]
+    rate = rates(device, quick=quick)
     table = Table(f"images/s, {name}", "cores", "median", "least", "most", "times one core", "of the floor")
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -141,18 +141,21 @@ def main(recipe: str, photos: Path | None, count: int, rounds: int, quick: bool,
             with cores(1):
                 flop = operations(lambda work=work: work(one, root))
             seconds = measure(work, index, root, counts=counts, rounds=rounds)
-            figures[title] = {"flop_per_image": flop, "floor_images_per_s": rate / flop if flop else None}
+            moved = 3 * (int(np.mean(index.heights * index.widths)) + params.data.size**2)
+            floor = rate["fp32_flop_per_s"] / flop if flop else rate["bytes_per_s"] / moved
+            figures[title] = {"flop_per_image": flop, "floor_images_per_s": floor}
             for used, runs in seconds.items():
                 rounds_of = spread([count / run for run in runs])
                 speed = {key.removesuffix("_s"): value for key, value in rounds_of.items()}
                 times = ratio(seconds[1], runs)
                 figures[title][f"{used} cores"] = {"images_per_s": speed, "times_one_core": times}
-                share = f"{100 * speed['median'] * flop / rate:.0f} %" if flop else ""
                 cells = (f"{value:.1f}" for value in speed.values())
-                table.add_row(title, str(used), *cells, f"{times['median']:.2f}", share)
+                table.add_row(
+                    title, str(used), *cells, f"{times['median']:.2f}", f"{100 * speed['median'] / floor:.0f} %"
+                )
     Console().print(table)
     source = "photos" if photos else "drawn"
-    figures = {"images": count, "source": source, "fp32_flop_per_s": rate, "work": figures}
+    figures = {"recipe": name, "images": count, "source": source, "rates": rate, "work": figures}
     write_figures(out or RESULTS / f"throughput-{name}.json", figures)
 
 

@@ -1,5 +1,6 @@
 """What the timings share: sides in turn, medians with spreads, and what a figure needs to be read by: the machine."""
 
+import json
 import os
 import platform
 import statistics
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dsrg.files import write_json
+from dsrg.files import write_text
 
 
 @dataclass
@@ -83,6 +84,12 @@ def machine() -> dict:
 
 
 def write_figures(path: Path, figures: dict) -> None:
-    """The benchmark's JSON, with the machine it ran on."""
+    """The benchmark's JSON, with the machine it ran on; four digits of each figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"machine": machine(), **figures})
+    write_text(path, json.dumps(_short({"machine": machine(), **figures}), indent=2) + "\n")
+
+
+def _short(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from closure import ROOT
 from ruamel.yaml import YAML
 
-from benchmarks import experiments, table2, timing
+from benchmarks import experiments, readme, table2, timing
 from benchmarks.estimate import classifier_operations, estimate
 from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
 from benchmarks.growth import PAPER
@@ -160,6 +160,70 @@ class TestTable2:
         assert mean_and_deviation([3.0]) == (3.0, 0.0) and percent([0.5]) == "50.0 ± 0.0"
 
 
+class TestTables:
+    """The programs of tables from the command line on, experiments but for DVC's work."""
+
+    @pytest.fixture(autouse=True)
+    def found(self, project, monkeypatch):
+        figures = {"miou": 0.25, "miou_crf": 0.5, "iou_crf": {"background": 0.75, "cat": 0.25}, "absent": []}
+        monkeypatch.setattr(experiments.subprocess, "run", lambda command, **_: None)
+        monkeypatch.setattr(experiments, "evaluated", lambda network: figures)
+        for name in ("table2", "switches"):
+            monkeypatch.setattr(f"benchmarks.{name}.RESULTS", project)
+
+    def test_table2(self):
+        options = ["--recipe", str(ROOT / "recipes/voc2012-vgg16.yaml"), "--seeds", "0", "1", "--neighbours"]
+        run = CliRunner().invoke(table2.main, options, catch_exceptions=False)
+        lines = Path("results/table2.md").read_text().splitlines()
+        assert run.exit_code == 0 and lines[-1].endswith("| 25.0 ± 0.0 | 50.0 ± 0.0 |  | 75.0 | 25.0 |")
+        assert len(lines) == 4 + len(table2.ROWS) + 2 and Path("results/table2.png").exists()
+        assert len(json.loads(Path("table2-voc2012-vgg16.json").read_text())["experiments"]) == 2 * 6
+
+    def test_switches(self):
+        options = ["--set", "data.root=elsewhere", "--only", "grow.on"]
+        run = CliRunner().invoke(importlib.import_module("benchmarks.switches").main, options, catch_exceptions=False)
+        assert run.exit_code == 0 and run.output.count("50.0") == 4
+        rows = json.loads(Path("switches-params.json").read_text())["experiments"].values()
+        assert [row["changes"] for row in rows] == [[], ["grow.on=softmax"], ["grow.on=both"]]  # it is crf already
+
+
+class TestReadme:
+    def test_its_tables_are_those_of_the_figures(self):
+        """Run `python -m benchmarks.readme` where this fails."""
+        text = readme.README.read_text()
+        assert readme.updated(text) == text
+
+    def test_every_program_and_every_table_is_in_it(self):
+        text = readme.README.read_text()
+        programs = [path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
+        assert len(programs) > 10 and all(f"python -m benchmarks.{path.stem}" in text for path in programs)
+        assert all(f"<!-- {name} -->" in text for name in readme.TABLES)
+
+    def test_limits_by_hand(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(readme, "RESULTS", tmp_path)
+        text = "a\n<!-- limits -->\nold\n<!-- end -->\nb\n"
+        assert readme.updated(text).count("| not measured yet |") > 5
+        timed = {"ours, CPU": {"median_s": 0.012}, "released loops in Python": {"times_ours": {"median": 99.9}}}
+        growth = {"machine": {"device": "CPU"}, "sides": {"41 x 41": timed}}
+        (tmp_path / "growth.json").write_text(json.dumps(growth))
+        lines = readme.updated(text).splitlines()
+        assert lines[:2] == ["a", "<!-- limits -->"] and lines[-2:] == ["<!-- end -->", "b"]
+        assert lines[4].endswith("| at least 100 times | 99.9 times | **no** |")
+        assert lines[5].endswith("| at most 12 ms | 12 ms | yes |")
+        assert lines[6].endswith("| at most 500 ms | not measured yet |  |")
+        assert lines[7].endswith("| at most 0.5 ms | no card at hand |  |")
+        timed["ours, GPU"], growth["machine"]["device"] = {"median_s": 0.0004}, "NVIDIA"
+        (tmp_path / "growth.json").write_text(json.dumps(growth))
+        assert readme.updated(text).splitlines()[7].endswith("| at most 0.5 ms | 0.4 ms | yes |")
+
+    def test_pipelines_and_estimates_stand_beside_each_other(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(readme, "RESULTS", tmp_path)
+        stages = {"stages": {"prepare": {"seconds": 3.4}}}
+        (tmp_path / "stages-demo.json").write_text(json.dumps(stages))
+        (tmp_path / "estimate-demo.json").write_text(json.dumps({"estimated_s": {"prepare": 1, "retrain": 200.0}}))
+        assert list(readme.stages())[1:] == [["prepare", "3", "1"], ["retrain", "", "200"], ["all", "3", "201"]]
+
+
 class TestTimings:
     @pytest.fixture(autouse=True)
     def settings(self, monkeypatch):
@@ -173,15 +237,19 @@ class TestTimings:
         torch.use_deterministic_algorithms(before[0])
         filling.fill_uninitialized_memory = before[1]
 
-    @pytest.mark.parametrize("name", ["growth", "crf", "step", "throughput", "memory"])
-    def test_a_quick_run_writes_its_figures(self, name, tmp_path):
-        out = tmp_path / "figures.json"
+    @pytest.mark.parametrize("name", ["growth", "crf", "step", "throughput", "memory", "full_size"])
+    def test_a_quick_run_writes_its_figures_and_the_readme_finds_them(self, name, tmp_path, monkeypatch):
+        monkeypatch.setattr(readme, "RESULTS", tmp_path)
+        out = tmp_path / f"{name}{'-quick' * (name in ('step', 'throughput'))}.json"
         command = importlib.import_module(f"benchmarks.{name}").main
         run = CliRunner().invoke(command, ["--quick", "--out", str(out)], catch_exceptions=False)
         assert run.exit_code == 0, run.output
         figures = json.loads(out.read_text())
         assert {"device", "cores", "threads", "torch", "others"} <= set(figures.pop("machine"))
         assert list(numbers(figures)) and min(numbers(figures)) >= 0
+        table = {"throughput": readme.rates, "memory": readme.memory, "full_size": readme.machines}
+        header, *rows = table.get(name, readme.times)()
+        assert rows and {len(row) for row in rows} == {len(header)}
 
     def test_the_page_of_many_images_is_served_what_it_needs(self, tmp_path, monkeypatch):
         """Without the browser: the generated project opens, and none of its artefacts is missing but retraining."""
@@ -223,6 +291,34 @@ class TestTimings:
             "make_pseudo_labels": 10_582 / 4,
             "retrain": params.retrain.steps * params.retrain.batch * 2,
         }
+
+    def test_an_estimate_from_what_the_others_wrote(self, tmp_path, monkeypatch):
+        """The quick runs of `step` and `throughput`, but for their being on one core."""
+        monkeypatch.setattr("benchmarks.estimate.RESULTS", tmp_path)
+        step = {"batch": 2, "flop": 1e9, "parts": {f"step, {kind}": {"median_s": 1} for kind in ("with", "without")}}
+        work = {name: {"2 cores": {"images_per_s": {"median": 2}}} for name in ("seeds", "pseudo labels", "loader")}
+        for kind, found in (("step", step), ("throughput", {"work": work})):
+            (tmp_path / f"{kind}-shapes.json").write_text(json.dumps(found))
+        command = ["--recipe", str(ROOT / "recipes/shapes.yaml")]
+        run = CliRunner().invoke(importlib.import_module("benchmarks.estimate").main, command, catch_exceptions=False)
+        found = json.loads((tmp_path / "estimate-shapes.json").read_text())
+        assert run.exit_code == 0 and found["estimated_s"]["make_seeds"] == 10_582 / 2
+
+    def test_stages_are_timed_one_by_one(self, tmp_path, monkeypatch):
+        """A pipeline of one stage, run by DVC itself."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("benchmarks.stages.RESULTS", tmp_path)
+        metrics = "results/evaluate/metrics.json"
+        Path(metrics).parent.mkdir(parents=True)
+        Path(".dvc").mkdir()
+        Path(".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+        command = f"""echo '{{"dsrg": {{"miou": 0.5}}}}' > {metrics}"""
+        Path("dvc.yaml").write_text(json.dumps({"stages": {"evaluate": {"cmd": command, "outs": [metrics]}}}))
+        run = CliRunner().invoke(importlib.import_module("benchmarks.stages").main, ["--name", "one"])
+        assert run.exit_code == 0, run.output
+        found = json.loads(Path("stages-one.json").read_text())
+        assert found["dsrg"] == {"miou": 0.5} and list(found["stages"]) == ["evaluate"]
+        assert found["total_seconds"] == found["stages"]["evaluate"]["seconds"] > 0
 
     def test_the_released_loops_and_ours_grow_alike(self):
         rng = np.random.default_rng(0)

@@ -1,0 +1,265 @@
+"""The tables of benchmarks/README.md, from the JSON files in benchmarks/results: no figure is copied by hand.
+
+python -m benchmarks.readme        after benchmarks have written new figures
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from benchmarks import RESULTS
+from dsrg.files import write_text
+
+README = Path(__file__).parent / "README.md"
+GROWN, LARGE = "20 x 41 x 41, 21 classes", "375 x 500, 21 classes"
+
+
+class Limit(NamedTuple):
+    """What must hold: the value of a JSON file is at most (or, `least`, at least) the limit; `gpu`: if from one."""
+
+    what: str
+    file: str
+    value: Callable[[dict], float]
+    limit: float
+    unit: str
+    least: bool = False
+    gpu: bool = False
+
+
+def _growth(side: str, who: str, key: Callable[[dict], float]) -> Callable[[dict], float]:
+    return lambda found: key(found["sides"][side][who])
+
+
+def _alike(key: str, worst: Callable[..., float], factor: float = 1.0) -> Callable[[dict], float]:
+    return lambda found: factor * worst(row[key] for row in found["alike"].values())
+
+
+def _crf(case: str, engine: str, key: Callable[[dict], float]) -> Callable[[dict], float]:
+    """The value of the engine, of the first batch, whose names begin so."""
+
+    def value(found: dict) -> float:
+        rows = next(rows for title, rows in found["batches"].items() if title.startswith(case))
+        return key(next(row for title, row in rows.items() if title.startswith(engine)))
+
+    return value
+
+
+def _ms(row: dict) -> float:
+    return 1e3 * row["median_s"]
+
+
+def _speed(row: dict) -> float:
+    return row["speed"]["median"]
+
+
+def _with_over_without(found: dict) -> float:
+    return found["with_over_without"]["median"]
+
+
+def _of_floor(found: dict) -> float:
+    return found["parts"]["step, without"]["median_s"] / found["floor_s"]
+
+
+def _large_image(found: dict) -> float:
+    return max(row["peak_gib"] for name, row in found["cases"].items() if "2000 x 1500" in name) * 2**30 / 1e9
+
+
+def _supply(found: dict) -> float:
+    """The loader's images per second over those of the steps that are fed."""
+    best = max(row["images_per_s"]["median"] for cores, row in found["work"]["loader"].items() if "cores" in cores)
+    step = _read(f"step-{found['recipe']}.json")
+    return best * step["parts"]["step, with"]["median_s"] / step["batch"]
+
+
+def _minutes(found: dict) -> float:
+    return sum(found["estimated_s"].values()) / 60
+
+
+MOBILENET, VGG = "voc2012-mobilenet", "voc2012-vgg16"
+ON_GPU = "lattice, NVIDIA"
+LIMITS = [
+    Limit(
+        f"growth, {GROWN}, one thread: speed over the released loops in Python",
+        *("growth.json", _growth("41 x 41", "released loops in Python", lambda row: row["times_ours"]["median"])),
+        *(100, "times", True),
+    ),
+    Limit(f"growth, {GROWN}, one thread", "growth.json", _growth("41 x 41", "ours, CPU", _ms), 12, "ms"),
+    Limit("growth, 20 x 321 x 321, one thread", "growth.json", _growth("321 x 321", "ours, CPU", _ms), 500, "ms"),
+    Limit(f"growth, {GROWN}, GPU", "growth.json", _growth("41 x 41", "ours, GPU", _ms), 0.5, "ms", gpu=True),
+    Limit(
+        "lattice against pydensecrf, 41 and 321 px, five sets of parameters: mean difference",
+        *("crf.json", _alike("mean_difference", max), 1e-5, ""),
+    ),
+    Limit("the same: labels alike", "crf.json", _alike("same_label", min, 100), 99.9, "%", True),
+    Limit(f"lattice, {GROWN}, GPU", "crf.json", _crf("training step", ON_GPU, _ms), 5, "ms", gpu=True),
+    Limit(f"lattice, 4 x {LARGE}, GPU", "crf.json", _crf("whole images", ON_GPU, _ms), 4 * 30, "ms", gpu=True),
+    Limit(
+        f"pydensecrf on 2 cores over one, {GROWN}",
+        *("crf.json", _crf("training step", "pydensecrf, 2", _speed), 1.7, "times", True),
+    ),
+    Limit(
+        f"pydensecrf on 2 cores over one, 4 x {LARGE}",
+        *("crf.json", _crf("whole images", "pydensecrf, 2", _speed), 1.7, "times", True),
+    ),
+    Limit(
+        "step with CRF and growth over without, MobileNetV2, 2-core CPU",
+        *(f"step-{MOBILENET}.json", _with_over_without, 1.3, "times"),
+    ),
+    Limit(
+        "step with CRF and growth over without, VGG16, GPU",
+        *(f"step-{VGG}.json", _with_over_without, 1.1, "times"),
+        gpu=True,
+    ),
+    Limit("step of VGG16 over its floor, GPU", f"step-{VGG}.json", _of_floor, 2.5, "times", gpu=True),
+    Limit(
+        "loader over the step that it feeds, images per second, MobileNetV2, 2-core CPU",
+        *(f"throughput-{MOBILENET}.json", _supply, 1.5, "times", True),
+    ),
+    Limit(
+        "loader over the step that it feeds, images per second, VGG16, GPU",
+        *(f"throughput-{VGG}.json", _supply, 1.5, "times", True, True),
+    ),
+    Limit("estimate of the whole VOC recipe, GPU", f"estimate-{VGG}.json", _minutes, 20, "min", gpu=True),
+    Limit("peak memory of the CRF of an image of 2000 x 1500, CPU", "memory.json", _large_image, 6, "GB"),
+]
+
+
+def limits() -> Iterator[list[str]]:
+    """Rows: what, limit, measured, whether it holds."""
+    yield ["what must hold", "limit", "measured", "holds"]
+    for what, file, value, limit, unit, least, gpu in LIMITS:
+        stated = f"{'at least' if least else 'at most'} {limit:g} {unit}".rstrip()
+        found = _value(file, value)
+        if gpu and _read(file).get("machine", {}).get("device", "CPU") == "CPU":
+            yield [what, stated, "no card at hand", ""]
+        elif found is None:
+            yield [what, stated, "not measured yet", ""]
+        else:
+            holds = found >= limit if least else found <= limit
+            yield [what, stated, f"{_number(found)} {unit}".rstrip(), "yes" if holds else "**no**"]
+
+
+class Timing(NamedTuple):
+    what: str
+    row: dict[str, float]
+    floor_s: float | None
+
+
+def timings() -> Iterator[Timing]:
+    """What took how long in the timing benchmarks, and the floor of it."""
+    growth, crf = _read("growth.json"), _read("crf.json")
+    for side, row in growth.get("sides", {}).items():
+        for who, found in row.items():
+            yield Timing(f"growth, 20 x {side}: {who}", found, growth.get("floor_s", {}).get(side))
+    for title, row in crf.get("batches", {}).items():
+        for engine, found in row.items():
+            yield Timing(f"CRF, {title}: {engine}", found, crf.get("floor_s", {}).get(title))
+    for name in _named("step"):
+        step = _read(f"step-{name}.json")
+        for part, found in step["parts"].items():
+            floor = step["floor_s"] if part.startswith("step") else None
+            yield Timing(f"{name}, {step['batch']} x {step['size']} px: {part}", found, floor)
+
+
+def times() -> Iterator[list[str]]:
+    yield ["what", "median, ms", "least", "most", "floor, ms", "times the floor"]
+    for what, row, floor in timings():
+        spread = [_number(1e3 * row[key]) for key in ("median_s", "min_s", "max_s")]
+        above = ["", ""] if floor is None else [_number(1e3 * floor), _number(row["median_s"] / floor)]
+        yield [what, *spread, *above]
+
+
+def rates() -> Iterator[list[str]]:
+    yield ["what", "cores", "images/s, median", "least", "most", "times one core", "floor, images/s", "of the floor"]
+    for name in _named("throughput"):
+        for work, found in _read(f"throughput-{name}.json")["work"].items():
+            floor = found["floor_images_per_s"]
+            for cores, row in found.items():
+                if cores.endswith("cores"):
+                    speed = row["images_per_s"]
+                    spread = [_number(speed[key]) for key in ("median", "min", "max")]
+                    share = f"{_number(100 * speed['median'] / floor)} %"
+                    times_one = _number(row["times_one_core"]["median"])
+                    yield [f"{name}: {work}", cores.split()[0], *spread, times_one, _number(floor), share]
+
+
+def memory() -> Iterator[list[str]]:
+    yield ["what", "peak, GiB", "floor, GiB", "times the floor"]
+    for what, row in _read("memory.json").get("cases", {}).items():
+        peak, floor = row["peak_gib"], row["floor_gib"]
+        yield [what, *map(_number, (peak, floor, peak / floor))]
+
+
+def stages() -> Iterator[list[str]]:
+    """Seconds of every stage: measured runs, and estimates of whole recipes on VOC 2012."""
+    runs = {name: _read(f"stages-{name}.json")["stages"] for name in _named("stages")}
+    columns = {
+        f"`dvc repro`, {name}": {stage: row["seconds"] for stage, row in run.items()} for name, run in runs.items()
+    }
+    for name in _named("estimate"):
+        columns[f"estimate, {name}, all of VOC"] = _read(f"estimate-{name}.json")["estimated_s"]
+    names = list(dict.fromkeys(stage for column in columns.values() for stage in column))
+    yield ["stage, seconds", *columns]
+    for stage in names:
+        yield [stage, *(f"{column[stage]:.0f}" if stage in column else "" for column in columns.values())]
+    yield ["all", *(f"{sum(column.values()):.0f}" for column in columns.values())]
+
+
+def machines() -> Iterator[list[str]]:
+    yield ["file", "device", "cores", "threads", "torch", "programs that wanted a core"]
+    kinds = ("growth", "crf", "step", "throughput", "memory", "full_size", "estimate")
+    for path in sorted(RESULTS.glob("*.json")):
+        found = _read(path.name).get("machine", {})
+        if path.stem.split("-")[0] in kinds:
+            cells = (found.get(key, "") for key in ("device", "cores", "threads", "torch", "others"))
+            yield [f"`{path.name}`", *map(str, cells)]
+
+
+TABLES = {table.__name__: table for table in (limits, times, rates, memory, stages, machines)}
+
+
+def updated(text: str) -> str:
+    """A text with every table between `<!-- NAME -->` and `<!-- end -->` made anew."""
+
+    def table(match: re.Match) -> str:
+        header, *rows = TABLES[match[1]]()
+        lines = [header, ["---"] * len(header), *rows]
+        return "\n".join([f"<!-- {match[1]} -->", *(f"| {' | '.join(line)} |" for line in lines), "<!-- end -->"])
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def _number(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _value(file: str, value: Callable[[dict], float]) -> float | None:
+    try:
+        return value(_read(file))
+    except (KeyError, StopIteration, ValueError):  # a file, side or engine that is not there
+        return None
+
+
+def _named(kind: str) -> list[str]:
+    """NAME of the files KIND-NAME.json."""
+    return sorted(path.stem.removeprefix(f"{kind}-") for path in RESULTS.glob(f"{kind}-*.json"))
+
+
+def _read(file: str) -> dict:
+    """What a benchmark wrote; nothing, if it has not run."""
+    path = RESULTS / file
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+@click.command()
+def main() -> None:
+    write_text(README, updated(README.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
