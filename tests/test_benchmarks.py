@@ -10,9 +10,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from closure import ROOT
+from PIL import Image
 from ruamel.yaml import YAML
 
-from benchmarks import experiments, readme, table2, timing
+from benchmarks import experiments, own_folder, readme, table2, timing
 from benchmarks.estimate import classifier_operations, estimate
 from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
 from benchmarks.growth import PAPER
@@ -222,6 +223,37 @@ class TestReadme:
         (tmp_path / "stages-demo.json").write_text(json.dumps(stages))
         (tmp_path / "estimate-demo.json").write_text(json.dumps({"estimated_s": {"prepare": 1, "retrain": 200.0}}))
         assert list(readme.stages())[1:] == [["prepare", "3", "1"], ["retrain", "", "200"], ["all", "3", "201"]]
+
+
+def test_own_folder_scores_what_the_commands_leave_behind(tmp_path, monkeypatch):
+    """The commands are stood in for: they label every pixel background."""
+    monkeypatch.setattr(own_folder, "RESULTS", tmp_path)
+    ran = []
+
+    def measured(command: str, folder: Path, environment: dict[str, str]) -> tuple[float, float]:
+        assert (folder / "dvc.yaml").exists() and environment["PYTHONPATH"] == str(folder)
+        ran.append(command)
+        if command in ("dvc repro", "dsrg predict new --out predicted"):
+            place, table, column, masks = {
+                True: ("pictures", "data/index.csv", "path", "data/pseudo_labels"),
+                False: ("new", "predicted/images.csv", "image", "predicted/masks"),
+            }[command == "dvc repro"]
+            (folder / masks).mkdir(parents=True)
+            lines = [f"id,{column}"]
+            for number, path in enumerate(sorted((folder / place).rglob("Bild*"))):
+                inside = path.relative_to(folder / place) if place == "pictures" else path.relative_to(folder)
+                lines.append(f"{number},{inside}")
+                with Image.open(path) as image:
+                    Image.new("P", image.size).save(folder / masks / f"{number}.png")
+            (folder / table).write_text("\n".join(lines), encoding="utf-8")
+        return 2.0, 1.0
+
+    monkeypatch.setattr(own_folder, "measured", measured)
+    run = CliRunner().invoke(own_folder.main, ["--side", "48"], catch_exceptions=False)
+    found = json.loads((tmp_path / "own_folder-vgg_mini.json").read_text())
+    assert run.exit_code == 0 and tuple(ran) == own_folder.COMMANDS and found["total_seconds"] == 8
+    # all of the background and nothing else: its share of the pixels over four classes
+    assert 0.1 < found["pseudo_labels_miou"] < 0.25 and 0.1 < found["new_pictures_miou"] < 0.25
 
 
 class TestTimings:

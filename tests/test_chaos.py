@@ -1,5 +1,6 @@
 """The benchmark that strikes pipelines finds what it looks for; its strikes hit whom they should."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from closure import ROOT
 from ruamel.yaml import YAML
 
@@ -118,3 +120,20 @@ def test_copies_have_changed_params_and_linked_data(tmp_path, monkeypatch):
 )
 def test_the_cost_of_checkpoints_is_read_from_what_trainings_say(text, found):
     assert bool(chaos.CHECKPOINTS.findall(f"before\n{text}\nafter")) == found
+
+
+def test_the_program_with_a_pipeline_of_one_stage_and_no_strike(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chaos, "RESULTS", tmp_path)
+    for name in (*chaos.CODE, ".dvc"):
+        (tmp_path / name).mkdir()
+    stage = {"cmd": "echo made > made.txt", "outs": ["${file.made}"]}
+    pipeline = {"vars": [{"file": {"made": "made.txt"}}], "stages": {"one": stage}}
+    YAML().dump(pipeline, tmp_path / "dvc.yaml")
+    (tmp_path / "params.yaml").write_text((ROOT / "recipes/shapes.yaml").read_text())
+    for name in (".dvcignore", ".gitignore"):
+        (tmp_path / name).touch()
+    run = CliRunner().invoke(chaos.main, ["--name", "one", "--kills", "0", "-S", "seed=3"], catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    found = json.loads((tmp_path / "chaos-one.json").read_text())
+    assert (found["files"], found["rounds"], found["strikes"], found["different"]) == (1, 1, [], [])

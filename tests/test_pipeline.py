@@ -17,6 +17,7 @@ from test_dag import FILE, STAGES, filled, outs
 from tiny import tiny_project
 
 from benchmarks.chaos import leftovers
+from benchmarks.experiments import evaluated
 from dsrg.artifacts.model_file import load_model
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.cli import main
@@ -101,6 +102,30 @@ def test_the_page_of_the_run_tells_what_its_tables_say(project):
     assert {path.stem for path in (project / "results/evaluate/best_worst").iterdir()} == {
         line.split(",")[0] for line in (project / "results/evaluate/per_image.csv").read_text().splitlines()[1:]
     }, "of four images each is among the best or the worst"
+
+
+@pytest.mark.parametrize(
+    "name, key",
+    [("growth_quality", "seeds alone"), ("upper_limit", "miou_crf"), ("advice", "pairs")],
+)
+def test_benchmarks_read_a_finished_run(project, monkeypatch, tmp_path, name, key):
+    """They keep their figures, and change nothing of the run."""
+    monkeypatch.chdir(project)
+    program = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(program, "RESULTS", tmp_path)
+    before = checksums(project)
+    run = CliRunner().invoke(program.main, ["--name", "tiny"], catch_exceptions=False)
+    assert run.exit_code == 0 and key in json.loads((tmp_path / f"{name}-tiny.json").read_text())
+    assert checksums(project) == before
+
+
+def test_tables_evaluate_the_networks_of_a_finished_run(project, monkeypatch):
+    monkeypatch.chdir(project)
+    metrics = json.loads((project / "results/evaluate/metrics.json").read_text())
+    for network in ("dsrg", "retrain"):
+        found = evaluated(network)
+        assert round(found["miou"], 6) == metrics[network]["miou"]
+        assert round(found["miou_crf"], 6) == metrics[network]["miou_crf"]
 
 
 def test_same_params_same_bits(project, tmp_path, monkeypatch):
