@@ -9,6 +9,7 @@ import torch
 from toy import picture, recipe, save_index
 
 from dsrg.artifacts.seeds_h5 import SeedRow, Seeds
+from dsrg.figures import overlays
 from dsrg.figures.overlays import CAPTION, GAP, captioned, panels, stacked
 from dsrg.figures.seeds import SHEET_COLUMNS, SHEET_ROWS, write_contact_sheet
 from dsrg.inference.seed_counts import ImageCount, SeedCounts, best_worst_random
@@ -190,6 +191,22 @@ def test_a_narrow_picture_still_has_its_whole_caption():
     alone = captioned(name)
     np.testing.assert_array_equal(panel[:CAPTION], alone)
     assert panel.shape[1] > 100 and (panel[CAPTION:, 10:] == 255).all()
+
+
+@pytest.mark.parametrize(("shape", "rows", "columns"), [((3, 2000), 1, 240), ((2000, 3), 60, 1), ((30, 60), 60, 120)])
+def test_pictures_of_extreme_shapes_stay_small(shape, rows, columns):
+    black = np.zeros((*shape, 3), np.uint8)
+    panel = panels([("", black)], height=60)
+    assert panel.shape == (CAPTION + 60, max(columns, 4), 3)
+    assert not panel[CAPTION : CAPTION + rows, :columns].any() and (panel[CAPTION + rows :] == 255).all()
+
+
+def test_large_images_are_drawn_on_smaller(tmp_path, monkeypatch):
+    index = save_index(tmp_path, {"a": np.zeros((1500, 3000, 3), np.uint8)}, [[1]])
+    drawn = []
+    monkeypatch.setattr(overlays, "panels", lambda pictures: drawn.extend(pictures) or pictures[0][1])
+    overlays.write_label_overlays(tmp_path / "out", index, tmp_path, {"x": [np.ones((1500, 3000), np.uint8)]})
+    assert [picture.shape for _, picture in drawn] == [(512, 1024, 3)] * 2
 
 
 def test_pictures_are_stacked_on_white():

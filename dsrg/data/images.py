@@ -123,10 +123,10 @@ def check_image(path: str | Path, *, pixels_max: int) -> ImageFacts:
     return ImageFacts(height, width, checksum, remarks)
 
 
-def shrunk(image: np.ndarray, max_side: int) -> np.ndarray:
+def shrunk(image: np.ndarray, max_side: int | None) -> np.ndarray:
     """The image (H, W, 3), or, if its longer side is more than `max_side`, scaled down to that (mean of the areas)."""
     height, width = image.shape[:2]
-    if max(height, width) <= max_side:
+    if max_side is None or max(height, width) <= max_side:
         return image
     scale = max_side / max(height, width)
     size = tuple(max(1, round(side * scale)) for side in (width, height))

@@ -5,10 +5,11 @@ from pathlib import Path
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
+from dsrg.data.images import shrunk
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
-from dsrg.figures.overlays import overlay, panels, stacked, write_picture
+from dsrg.figures.overlays import SIDE, overlay, panels, stacked, write_picture
 from dsrg.figures.steps import growth_pictures, seed_pictures
 from dsrg.inference.predict import load_segmenter, opinions, predictions
 from dsrg.params import Params
@@ -24,10 +25,11 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
     if image_id not in index.ids:
         raise InputError(f"{image_id}: no such image in {file['index']}")
     row = index.ids.index(image_id)
-    image = index.image(row, root=root)
+    whole = index.image(row, root=root)
+    image = shrunk(whole, SIDE)
 
     segmenter, model = load_segmenter(file["retrain"], made_by="retrain")
-    own = opinions(segmenter, [image], None, params.evaluate, size=model.size)
+    own = opinions(segmenter, [whole], None, params.evaluate, size=model.size)
     ((labels, *_),) = predictions(own, kernel=params.crf.test.model_dump())
     results = [("prediction", overlay(image, labels))]
     truth = read_ground_truth(file["ground_truth"])

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.data.images import shrunk
 from dsrg.data.index import Index
 from dsrg.data.palette import voc_palette
 from dsrg.files import whole_file, whole_folder
@@ -14,6 +15,8 @@ from dsrg.method.label_maps import UNLABELLED
 
 CAPTION = 18  # pixels above a panel
 GAP = 4
+SIDE = 1024  # pixels that an image is drawn on at most: at 8000 x 6000 its colours would take gigabytes
+WIDEST = 4  # times as wide as high: a picture of 3 x 2000 pixels would fill a hall
 
 
 def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8], *, opacity: float = 0.6) -> NDArray[np.uint8]:
@@ -28,12 +31,13 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8], *, opacity: flo
 
 
 def panels(pictures: list[tuple[str, NDArray[np.uint8]]], *, height: int = 160) -> NDArray[np.uint8]:
-    """Pictures (caption, (H, W, 3)) side by side at one height, captions above, on white."""
+    """Pictures (caption, (H, W, 3)) side by side, captions above, on white; at one height, or WIDEST times as wide."""
     columns = []
     for caption, picture in pictures:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        scale = min(height / picture.shape[0], WIDEST * height / picture.shape[1])
+        rows, width = (max(1, round(side * scale)) for side in picture.shape[:2])
         panel = captioned(caption, height=CAPTION + height, width=width)
-        panel[CAPTION:, :width] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        panel[CAPTION : CAPTION + rows, :width] = cv2.resize(picture, (width, rows), interpolation=cv2.INTER_AREA)
         columns += [panel, np.full((CAPTION + height, GAP, 3), 255, np.uint8)]
     return np.concatenate(columns[:-1], axis=1)
 
@@ -62,7 +66,7 @@ def write_label_overlays(
     """
     with whole_folder(folder) as temporary:
         for row, (image_id, *own) in enumerate(zip(index.ids, *label_maps.values(), strict=False)):
-            image = index.image(row, root=root)
+            image = shrunk(index.image(row, root=root), SIDE)
             drawn = [(caption, overlay(image, labels)) for caption, labels in zip(label_maps, own, strict=True)]
             write_picture(temporary / f"{image_id}.png", panels([(image_id, image), *drawn]))
 
