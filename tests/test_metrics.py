@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from dsrg.method import metrics
 from dsrg.method.metrics import (
     confusion_matrix,
     coverage,
@@ -96,6 +97,13 @@ def test_a_perfect_map_has_1_everywhere():
     confusion = confusion_matrix(TRUTH, TRUTH, classes=3)
     assert_allclose(iou_per_class(confusion), [1, 1, 1, NAN])
     assert mean_iou(iou_per_class(confusion)) == pixel_accuracy(confusion) == coverage(confusion) == 1
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_counted_in_blocks(monkeypatch, block):
+    expected = confusion_matrix(TRUTH, GUESS, classes=3)
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    assert_array_equal(confusion_matrix(TRUTH, GUESS, classes=3), expected)
 
 
 def test_without_known_pixels_everything_is_nan_and_silent():

@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 from dsrg.method.label_maps import UNLABELLED
 
+BLOCK = 1 << 20  # pixels counted at a time: NumPy takes 8 bytes for each
+
 
 def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], *, classes: int) -> NDArray[np.int64]:
     """Pixel counts (classes + 1, classes + 2): rows truth 0..C, columns predicted 0..C and, last, unlabelled (255).
@@ -13,16 +15,13 @@ def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], *, 
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"shapes differ: truth {truth.shape}, predicted {predicted.shape}")
-    for name, labels in (("truth", truth), ("predicted", predicted)):
-        strange = labels[(labels > classes) & (labels != UNLABELLED)]
-        if strange.size:
-            found = np.unique(strange).tolist()
-            raise ValueError(f"{name}: expected labels 0 to {classes} or {UNLABELLED}, found {found}")
-    columns = classes + 2
-    known = truth != UNLABELLED
-    column = np.minimum(predicted[known].astype(np.int64), classes + 1)
-    flat = truth[known].astype(np.int64) * columns + column
-    return np.bincount(flat, minlength=(classes + 1) * columns).reshape(classes + 1, columns)
+    pairs = (truth.astype(np.uint16) << 8 | predicted).ravel()
+    blocks = np.array_split(pairs, 1 + pairs.size // BLOCK)
+    counts = sum(np.bincount(block, minlength=1 << 16) for block in blocks).reshape(256, 256)
+    for name, found in (("truth", counts.sum(axis=1)), ("predicted", counts.sum(axis=0))):
+        if (strange := classes + 1 + np.flatnonzero(found[classes + 1 : UNLABELLED])).size:
+            raise ValueError(f"{name}: expected labels 0 to {classes} or {UNLABELLED}, found {strange.tolist()}")
+    return counts[: classes + 1, [*range(classes + 1), UNLABELLED]]
 
 
 def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
