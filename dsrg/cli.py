@@ -47,7 +47,8 @@ def check(json_path: Path | None) -> None:
     problems, warnings, found = [], [], {}
     try:
         stage = load_stage("prepare")
-        classes, checked = read_source(stage.data_root, **stage.params.data.model_dump(exclude={"root", "size"}))
+        settings = stage.params.data.model_dump(exclude={"root", "size", "max_side"})
+        classes, checked = read_source(stage.data_root, **settings)
         warnings = checked.warnings
         found = {split: len(checked.index.split(split)) for split in ("train", "val")}
         found["masks"] = len(checked.ground_truth)

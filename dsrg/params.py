@@ -67,7 +67,8 @@ class Data(Section):
     untagged: Literal["background", "bad"]
     on_bad: Literal["fail", "skip"]
     size: GridSize
-    pixels_max: Annotated[int, Field(ge=1, le=178_956_970)]  # Pillow refuses more by itself
+    max_side: Annotated[int, Field(ge=16)]
+    pixels_max: Annotated[int, Field(ge=1, le=178_956_970)]  # where Pillow speaks of bombs
 
     @model_validator(mode="after")
     def _table(self) -> "Data":

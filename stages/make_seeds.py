@@ -18,7 +18,7 @@ from dsrg.pipeline import Stage, run_stage
 def make_seeds(stage: Stage) -> None:
     params, seeds = stage.params, stage.params.seeds
     classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes).split("train")
+    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
     size, counts = params.data.size, SeedCounts(classes, seeds)
     if seeds.cues is None:
         classifier = load_classifier(stage.file["cam"], made_by="train_cam", classes=classes)

@@ -8,7 +8,7 @@ from dsrg.pipeline import Stage, run_stage
 
 
 def prepare(stage: Stage) -> None:
-    settings = stage.params.data.model_dump(exclude={"root", "size"})
+    settings = stage.params.data.model_dump(exclude={"root", "size", "max_side"})
     with whole_folder(stage.file["masks"]) as masks:
         classes, checked = read_source(stage.data_root, masks_to=masks, **settings)
     for warning in checked.warnings:

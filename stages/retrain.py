@@ -27,7 +27,7 @@ from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds
 def retrain(stage: Stage) -> None:
     params, retrain, labelling = stage.params, stage.params.retrain, stage.params.pseudo_labels
     classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes).split("train")
+    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
     network = params.network.model_dump(exclude={"weights"})
     # processes that helped with a round are not there for the next one
     topology = stage.topology if retrain.rounds == 1 else ALONE

@@ -15,7 +15,7 @@ from dsrg.training.tag_objective import tag_objective
 def train_cam(stage: Stage) -> None:
     params, cam = stage.params, stage.params.cam
     classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes)
+    index = read_index(stage.file["index"], classes, max_side=params.data.max_side)
     set_up_torch(params.seed)
     network = {
         "backbone": params.network.backbone,

@@ -20,7 +20,7 @@ from dsrg.training.supervision import Supervisor
 def train_dsrg(stage: Stage) -> None:
     params, dsrg = stage.params, stage.params.dsrg
     classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes).split("train")
+    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
     stored = read_seeds(stage.file["seeds"], classes=classes, grid=grid_size(params.data.size))
     seeds, index = stored.in_order(index.ids), replace(index, present=stored.tags_in_order(index.ids))
     set_up_torch(params.seed)

@@ -229,6 +229,22 @@ class TestBatches:
         with pytest.raises(InputError, match="no image to learn from: .*; run the stage `prepare`"):
             Batches(index.pick([]), root=Path(), scale_min=1.0, scale_max=1.0, **options)
 
+    def test_large_images_are_kept_and_cut_smaller(self, make, tmp_path):
+        """... as if they were files of that size: but for the labels, whose size is their own."""
+        batches = make()
+        batches.index = replace(batches.index, max_side=40)
+        pictures = {f"im{row}": batches.index.image(row, root=tmp_path) for row in range(5)}
+        assert {max(image.shape) for image in pictures.values()} == {40}
+        (tmp_path / "small").mkdir()
+        small = make()
+        small.index, small.root = (
+            save_index(tmp_path / "small", pictures, batches.index.present[:, 1:]),
+            tmp_path / "small",
+        )
+        for step in range(3):
+            assert self.content(batches[step]) == self.content(small[step])
+        assert sorted(image.shape for image in batches._cache.values()) == sorted(p.shape for p in pictures.values())
+
     def test_shapes_and_kinds(self, make):
         batch = make()[0]
         assert batch.images.shape == (3, 3, 65, 65) and batch.images.dtype == torch.uint8

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import picture, save_index
 
 from dsrg.data.classes import VOC_CLASSES, read_classes, write_classes
 from dsrg.data.ids import id_fault
+from dsrg.data.images import shrunk
 from dsrg.data.index import (
     GroundTruth,
     Index,
@@ -17,6 +19,7 @@ from dsrg.data.index import (
     write_index,
 )
 from dsrg.errors import InputError
+from dsrg.inference.squares import read_images
 
 CLASSES = ["cat", "dog, wet", 'the "cow"']
 SHA = "0123456789abcdef" * 4
@@ -80,6 +83,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 def test_present_has_background_always():
     expected = np.array([[1, 0, 0, 0], [1, 1, 0, 1]], bool)
     np.testing.assert_array_equal(present_from_tags([[], ['the "cow"', "cat"]], CLASSES), expected)
+
+
+def test_larger_images_are_given_smaller(tmp_path):
+    own = save_index(tmp_path, {"a": picture(30, 60, seed=0), "b": picture(20, 10, seed=1)}, [[1], [1]])
+    write_index(tmp_path / "index.csv", own, ["cat"])
+    index = read_index(tmp_path / "index.csv", ["cat"], max_side=20).split("train").pick([1, 0])
+    assert [index.image(row, root=tmp_path).shape for row in (0, 1)] == [(20, 10, 3), (10, 20, 3)]
+    assert index.heights.tolist() == [20, 30], "sizes are those of the files"
+    assert [image.shape for image in read_images(index, tmp_path)] == [(20, 10, 3), (30, 60, 3)]
+    np.testing.assert_array_equal(index.image(1, root=tmp_path), shrunk(picture(30, 60, seed=0), 20))
 
 
 def test_split_keeps_order():

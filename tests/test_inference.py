@@ -19,7 +19,7 @@ from toy import picture, recipe, save_index
 from dsrg import parallel, released
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import WHOLE, cut_image
-from dsrg.data.images import read_image
+from dsrg.data.images import read_image, shrunk
 from dsrg.data.index import GroundTruth
 from dsrg.errors import InputError
 from dsrg.files import sha256, write_json
@@ -494,6 +494,17 @@ class TestSeeding:
         found = saliency_map(tmp_path / "a.png", saliency=saliency, grid=10)
         assert found.shape == (10, 10) and found.dtype == np.float32
         np.testing.assert_allclose(found[:, [0, 4, 5, 9]], [[0.2, 0.2, 1, 1]] * 10, atol=1e-4)
+
+    @pytest.mark.parametrize("method", ["mbd", "rbd", "combined"])
+    def test_a_large_image_is_looked_at_smaller(self, tmp_path, method):
+        pictures = {"a": picture(60, 90, seed=1), "b": picture(40, 40, seed=2)}
+        index = save_index(tmp_path, pictures, [[1], [1]])
+        (tmp_path / "small").mkdir()
+        small = save_index(tmp_path / "small", pictures | {"a": shrunk(pictures["a"], 45)}, [[1], [1]])
+        settings = {"saliency": self.sections(method=method)[1], "grid": 7}
+        found = list(saliency_maps(replace(index, max_side=45), tmp_path, **settings))
+        np.testing.assert_array_equal(found, list(saliency_maps(small, tmp_path / "small", **settings)))
+        assert not np.array_equal(found[0], next(saliency_maps(index, tmp_path, **settings)))
 
     def test_saliency_is_brought_to_the_grid_with_aligned_corners(self, tmp_path):
         """Released: `scipy.ndimage.zoom`, order 1; written out here."""

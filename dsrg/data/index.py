@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dsrg.data.ids import id_fault
-from dsrg.data.images import Noted, read_image, read_mask
+from dsrg.data.images import Noted, read_image, read_mask, shrunk
 from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
 from dsrg.files import opened_text, whole_file
@@ -39,6 +39,7 @@ class Index:
     widths: np.ndarray  # int32 (N,)
     present: np.ndarray  # bool (N, C+1): the tags; column 0, background, always true
     checksums: Sequence[str]  # sha256 of the image files
+    max_side: int | None = None  # pixels; larger images are given scaled down to this longer side
 
     def __post_init__(self) -> None:
         for name in ("ids", "splits", "paths", "checksums"):
@@ -49,8 +50,11 @@ class Index:
         return len(self.ids)
 
     def image(self, row: int, *, root: Path) -> np.ndarray:
-        """The image of a row, uint8 (H, W, 3) RGB. Raises InputError unless it is the file that `prepare` checked."""
-        return read_image(root / self.paths[row], noted=self.noted(row))
+        """The image of a row, uint8 (H, W, 3) RGB, of `max_side` at most.
+
+        Raises InputError unless it is the file that `prepare` checked.
+        """
+        return shrunk(read_image(root / self.paths[row], noted=self.noted(row)), self.max_side)
 
     def noted(self, row: int) -> Noted:
         """The checksum of a row's image file."""
@@ -67,7 +71,8 @@ class Index:
         rows = np.asarray(rows, dtype=np.int64)
         texts = (column.pick(rows) for column in (self.ids, self.splits, self.paths, self.checksums))
         ids, splits, paths, checksums = texts
-        return Index(ids, splits, paths, self.heights[rows], self.widths[rows], self.present[rows], checksums)
+        sizes = self.heights[rows], self.widths[rows]
+        return Index(ids, splits, paths, *sizes, self.present[rows], checksums, self.max_side)
 
 
 class GroundTruth(NamedTuple):
@@ -117,8 +122,8 @@ def write_index(path: str | Path, index: Index, classes: list[str]) -> None:
     _write_csv(path, INDEX_COLUMNS, zip(*columns, strict=True))
 
 
-def read_index(path: str | Path, classes: list[str]) -> Index:
-    """Read index.csv. Raises InputError with every malformed line."""
+def read_index(path: str | Path, classes: list[str], *, max_side: int | None = None) -> Index:
+    """Read index.csv, whose images are given scaled down to `max_side`. Raises InputError with every malformed line."""
     columns = _read_csv(path, INDEX_COLUMNS, lambda row: _index_faults(row, classes))
     return Index(
         ids=columns["id"],
@@ -128,6 +133,7 @@ def read_index(path: str | Path, classes: list[str]) -> Index:
         widths=np.fromiter(map(int, columns["width"]), np.int32),
         present=present_from_tags(map(_tags, columns["tags"]), classes),
         checksums=columns["sha256"],
+        max_side=max_side,
     )
 
 

@@ -15,7 +15,7 @@ from dsrg import parallel
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.artifacts.shards import Item, kept
 from dsrg.data.batches import WHOLE, cut_image
-from dsrg.data.images import Noted, read_grey, read_image
+from dsrg.data.images import Noted, read_grey, read_image, shrunk
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
@@ -31,11 +31,13 @@ from dsrg.params import Saliency, SeedCrf, Seeds
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
 
-def saliency_map(path: Path, *, saliency: Saliency, grid: int, noted: Noted | None = None) -> NDArray[np.float32]:
+def saliency_map(
+    path: Path, *, saliency: Saliency, grid: int, noted: Noted | None = None, max_side: int | None = None
+) -> NDArray[np.float32]:
     """One image's saliency by the chosen method, float32 (grid, grid), 0..1, corners on corners as released.
 
     `maps` reads a ready map (8- or 16-bit grey PNG, scaled to 0..1) from the file `path` instead of the image. The file
-    must be the one that was `noted`.
+    must be the one that was `noted`; a larger image is looked at scaled down to `max_side`.
     """
     cv2.setNumThreads(1)  # processes use the cores already
     if saliency.method == "maps":
@@ -44,7 +46,8 @@ def saliency_map(path: Path, *, saliency: Saliency, grid: int, noted: Noted | No
     else:
         settings = {"mbd": saliency.mbd.model_dump(), "rbd": saliency.rbd.model_dump()}
         settings["combined"] = settings["mbd"] | settings["rbd"]
-        values = SALIENCY[saliency.method](read_image(path, noted=noted), **settings[saliency.method])
+        image = shrunk(read_image(path, noted=noted), max_side)
+        values = SALIENCY[saliency.method](image, **settings[saliency.method])
     whole = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
     return F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=True)[0, 0].numpy()
 
@@ -60,12 +63,12 @@ def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) ->
         paths = [root / path for path in index.paths]
     ready = saliency.method == "maps"
     jobs = [(path, None if ready else index.noted(row)) for row, path in enumerate(paths)]
-    return parallel.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid), jobs)
+    return parallel.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid, max_side=index.max_side), jobs)
 
 
-def _saliency_of(job: tuple[Path, Noted | None], *, saliency: Saliency, grid: int) -> NDArray[np.float32]:
+def _saliency_of(job: tuple[Path, Noted | None], **settings: object) -> NDArray[np.float32]:
     path, noted = job
-    return saliency_map(path, saliency=saliency, grid=grid, noted=noted)
+    return saliency_map(path, noted=noted, **settings)
 
 
 def kept_seed_rows(

@@ -1,6 +1,7 @@
 """Images as the networks see them: sides of 8k+1 pixels, warped to squares as in training or in their own shape."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,9 @@ def native(image: NDArray[np.uint8], scale: float) -> Tensor:
 
 
 def read_images(index: Index, root: Path) -> Iterator[NDArray[np.uint8]]:
-    """The images of the index, uint8 (H, W, 3) each, in order."""
-    return (index.image(row, root=root) for row in range(len(index)))
+    """The images of the index, uint8 (H, W, 3) each, in order, as large as they are, whatever its `max_side`."""
+    whole = replace(index, max_side=None)
+    return (whole.image(row, root=root) for row in range(len(index)))
 
 
 def image_batches(index: Index, root: Path, *, batch: int) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:

@@ -240,7 +240,7 @@ def swept(
     if stored_maps(seeds, seeds.ids[0]) is None:
         raise InputError(f"{file['seeds']}: imported seeds come without the maps that thresholds are put on")
     classifier = load_classifier(file["cam"], made_by="train_cam")
-    index = read_index(file["index"], classes).split("train")
+    index = read_index(file["index"], classes, max_side=params.data.max_side).split("train")
     index = index.pick(np.sort(np.random.default_rng(0).permutation(len(index))[:images]))
     seeds.in_order(index.ids)  # complains of images without
     for image_id, *seen in tracked(_seen(classifier, seeds, index, root, params), "advise", len(index)):

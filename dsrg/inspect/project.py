@@ -334,7 +334,7 @@ class Project:
         return {"seeds": seeds, "grow": growth}
 
     def _seed_maps(self, image_id: str) -> SeedMaps | None:
-        return seed_maps(self.seeds, image_id, self.image(image_id), self.params.seeds)
+        return seed_maps(self.seeds, image_id, self._learned_from(image_id), self.params.seeds)
 
     @cached_property
     def grower(self) -> Grower:
@@ -342,7 +342,11 @@ class Project:
 
     def _deciding(self, image_id: str) -> torch.Tensor:
         _, present = self._seeds_and_tags([image_id])
-        return self.grower.deciding([self.image(image_id)], present)
+        return self.grower.deciding([self._learned_from(image_id)], present)
+
+    def _learned_from(self, image_id: str) -> NDArray[np.uint8]:
+        """The image as the trainings see it."""
+        return shrunk(self.image(image_id), self.params.data.max_side)
 
     def _seeds_and_tags(self, ids: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(self.seeds.in_order(ids)), torch.from_numpy(self.seeds.tags_in_order(ids))
