@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from toy import ROOT, picture
+from toy import ROOT, memory_within, picture
 
 from dsrg.cli import main
 from dsrg.data.folder import TABLE_BYTES, TABLE_LINES
@@ -268,7 +268,8 @@ def project(tmp_path, monkeypatch):
 
 def check(expected: str) -> None:
     """`dsrg check` says so; its code is 0 where that is no problem but a warning, or nothing worth a word."""
-    result = CliRunner().invoke(main, ["check"])
+    with memory_within(300):  # beside 100 of Python and its libraries
+        result = CliRunner().invoke(main, ["check"])
     assert not result.exception or isinstance(result.exception, SystemExit), result.exception
     assert expected in result.output
     assert result.exit_code == (0 if expected.startswith(("fine: ", "warning: ")) else 2), result.output

@@ -1,5 +1,7 @@
-"""Small stand-ins that several tests share: image files with their index, and a params file to change."""
+"""Small stand-ins that several tests share: images with their index, a params file to change, a bound of memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +37,23 @@ def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[i
 def recipe() -> dict:
     """The params of recipes/shapes.yaml as plain values, free to be changed."""
     return YAML(typ="safe", pure=True).load((ROOT / "recipes/shapes.yaml").read_text(encoding="utf-8"))
+
+
+@contextmanager
+def memory_within(megabytes: int) -> Iterator[None]:
+    """What is done meanwhile takes at most so much more than the process has already; held where Linux counts it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    except OSError:
+        yield
+        return
+    before = _status("VmRSS")
+    yield
+    taken = (_status("VmHWM") - before) / 1000
+    assert taken < megabytes, f"{taken:.0f} MB"
+
+
+def _status(name: str) -> int:
+    """kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
