@@ -17,6 +17,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Batch = Annotated[int, Field(ge=1, le=4096)]  # images; far above what memory holds at the sizes of any network
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -142,7 +143,7 @@ class Augment(Section):
 
 class Training(Section):
     steps: Count
-    batch: Count
+    batch: Batch
     precision: Literal["fp32", "bf16"]
     skip_bad_steps: Annotated[int, Field(ge=0)]
     optimiser: Optimiser
