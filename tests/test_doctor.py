@@ -16,13 +16,14 @@ from toy import picture, save_index
 
 from dsrg import doctor
 from dsrg.artifacts.label_folder import write_checksums
-from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
 from dsrg.cli import main
 from dsrg.data.classes import write_classes
 from dsrg.data.index import GroundTruth, write_ground_truth, write_index
 from dsrg.data.palette import label_png
 from dsrg.doctor import FINE, NOTE, WRONG, Finding
+from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.pipeline import load_stage
 
@@ -266,6 +267,21 @@ class TestCache:
         assert bad.exists()
         assert doctor.mend(found) == [bad] and not bad.exists()
         assert self.look()[0].state == NOTE and Path("folder/a").exists()
+
+    def test_a_damaged_object_that_dvc_hands_out_is_refused_by_who_reads_it(self, repo):
+        """DVC trusts a read-only object: it puts the damaged file into the workspace and finds nothing wrong."""
+        save_model(Path("m.pt"), Model("segmenter", ["cat"], {}, 65, {"w": torch.ones(1000)}))
+        with Repo() as project:
+            project.add(["m.pt"])
+        (cached,) = (one.cached for one in doctor.tracked()[0] if one.path == Path("m.pt"))
+        flip(cached)
+        Path("m.pt").unlink()
+        with Repo() as project:
+            project.checkout()
+            assert project.status() == {}
+        with pytest.raises(InputError, match="m.pt: damaged"):
+            load_model(Path("m.pt"), kind="segmenter", made_by="retrain")
+        assert self.look()[0].remove == (cached,)
 
     def test_no_project_and_damaged_files_of_dvc(self, repo):
         Path("c.dvc").write_text("outs: [")

@@ -1,13 +1,19 @@
 """Nowhere to write: full disks, limits, folders that take nothing. A message, nothing half-written, and then as new."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dvc.exceptions import ReproductionError
+from dvc.repo import Repo
 
+from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
+from dsrg.doctor import tracked
 from dsrg.errors import InputError
 from dsrg.files import readable, require_room, whole_file, whole_folder, write_text
 
@@ -60,6 +66,45 @@ def test_a_folder_on_a_full_disk(small_disk):
         for number in range(100):
             (new / str(number)).write_bytes(bytes(8192))
     assert os.listdir(small_disk) == []
+
+
+def enlarge(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+
+
+def test_seeds_on_a_full_disk_and_again_when_room_was_made(small_disk, tmp_path):
+    """Noise, which cannot be packed: saliency and one map would fit, as is guessed before; three maps do not."""
+    rng = np.random.default_rng(0)
+    shapes = {"seeds": (200, 200), "saliency": (200, 200), "cams": (3, 200, 200)}
+    maps = {name: rng.random(shape) if name != "seeds" else rng.integers(0, 4, shape) for name, shape in shapes.items()}
+    row = SeedRow("a", np.ones(4, bool), cam_class=np.array([1, 2, 3], np.uint8), **maps)
+    options = {"count": 1, "grid": 200, "classes": ["x", "y", "z"], "params": "{}"}
+    with pytest.raises(InputError, match=r"seeds\.h5: cannot be written: No space left on device .*; make room, then"):
+        write_seeds(small_disk / "seeds.h5", [row], **options)
+    assert os.listdir(small_disk) == []
+    enlarge(small_disk)
+    for folder in (small_disk, tmp_path):
+        write_seeds(folder / "seeds.h5", [row], **options)
+    assert (small_disk / "seeds.h5").read_bytes() == (tmp_path / "seeds.h5").read_bytes()
+
+
+def test_dvc_finds_no_room_for_its_copy_and_again_when_room_was_made(small_disk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = f"{sys.executable} -c \"open('out', 'wb').write(bytes(range(256)) * 4000)\""
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"make": {"cmd": made, "outs": ["out"]}}}))
+    with Repo.init(no_scm=True) as repo:
+        with repo.config.edit() as config:
+            config["cache"]["dir"] = str(small_disk / "cache")
+    with Repo() as repo, pytest.raises(ReproductionError) as error:
+        repo.reproduce()
+    assert error.value.__cause__.errno == errno.ENOSPC
+    assert not Path("dvc.lock").exists() and Path("out").stat().st_size == 1_024_000
+    enlarge(small_disk)
+    with Repo() as repo:
+        repo.reproduce()
+        assert repo.status() == {}
+    objects = [one for one in tracked()[0] if one.path == Path("out")]
+    assert [one.cached.read_bytes() for one in objects] == [bytes(range(256)) * 4000]
 
 
 def test_what_is_needed_is_compared_with_what_is_free_before_the_work(small_disk):

@@ -1,11 +1,13 @@
 """Training: rates and schedules of the paper, a loop that can be killed, supervision that grows."""
 
 import _thread
+import errno
 import io
 import math
 import os
 import signal
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,6 +277,27 @@ class TestFit:
             resumed = train(lost)
             pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
             assert not all(torch.equal(*pair) for pair in pairs)
+
+    def test_a_full_disk_stops_it_and_with_room_it_ends_with_the_same_bits(self, train, tmp_path, monkeypatch):
+        whole = train("whole")
+        monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "7")
+        write = Path.write_bytes
+
+        def full(path, content):
+            if "step-00000014" in path.name:
+                write(path, content[:100])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", full)
+            with pytest.raises(InputError, match=r"step-00000014.*: No space left on device \(.* free\); make room"):
+                train("run")
+        assert [path.name.split(".")[0] for path in (tmp_path / "run/scratch").glob("*.pt")] == ["step-00000007"]
+        assert list((tmp_path / "run/scratch").glob(".*")) == []
+        resumed = train("run")
+        for (name, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(value, other), name
 
     def test_a_checkpoint_comes_only_after_its_interval(self, train, tmp_path, monkeypatch):
         now, saved, save = [1000.0], [], Checkpoints.save
