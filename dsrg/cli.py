@@ -114,7 +114,7 @@ def doctor(fix: bool, json_path: Path | None) -> None:
 
     try:
         stage = load_stage("doctor")
-        places = {path.parent for path in stage.file.values()} | {stage.file["results"]}
+        places = {path.parent for path in stage.file.values()} - {Path(".")} | {stage.file["results"]}
         own = doctor.look_at_data(stage.file, stage.data_root)
     except InputError:
         places, own = {Path("data"), Path("results")}, []  # why, is told among the project's lines
@@ -132,11 +132,12 @@ def doctor(fix: bool, json_path: Path | None) -> None:
     if json_path is not None:
         rows = [finding._asdict() | {"remove": [str(path) for path in finding.remove]} for finding in findings]
         write_json(json_path, {"findings": rows})
-    if fix:
-        for path in doctor.mend(findings):
-            click.echo(f"removed: {path}")
+    gone = doctor.mend(findings) if fix else []
+    for path in gone:
+        click.echo(f"removed: {path}")
     if wrong := sum(finding.state == doctor.WRONG for finding in findings):
-        raise InputError(f"{wrong} of {len(findings)} lines are wrong")
+        said = "were wrong; look again: dsrg doctor" if gone else "are wrong"
+        raise InputError(f"{wrong} of {len(findings)} lines {said}")
     click.echo(f"fine: {len(findings)} lines, none wrong")
 
 

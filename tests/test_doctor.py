@@ -316,7 +316,25 @@ class TestCommand:
         assert result.exit_code == 2 and "1 of " in result.output and Path(".dvc/tmp/rwlock").exists()
         result = CliRunner().invoke(main, ["doctor", "--fix"])
         assert "removed: .dvc/tmp/rwlock" in result.output and not Path(".dvc/tmp/rwlock").exists()
+        assert "lines were wrong; look again: dsrg doctor" in result.output
         assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+
+    def test_each_leftover_is_said_once_and_only_the_projects_own_folders_are_searched(self, project):
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        for folder in ("data/deep", "results/audit", ".venv"):
+            Path(folder).mkdir(parents=True)
+            Path(folder, f".a.{dead.pid}.tmp").touch()
+        result = CliRunner().invoke(main, ["doctor", "--fix"])
+        removed = sorted(line.split()[1] for line in result.output.splitlines() if line.startswith("removed: "))
+        assert removed == [f"data/deep/.a.{dead.pid}.tmp", f"results/audit/.a.{dead.pid}.tmp"]
+
+    @pytest.mark.parametrize("name", ["dvc.yaml", "dvc.lock", ".dvc/config"])
+    def test_damaged_files_of_dvc_are_lines(self, project, name):
+        Path(name).write_text("stages: [")
+        result = CliRunner().invoke(main, ["doctor"])
+        assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.output
+        assert name.rsplit("/")[-1] in result.output
 
     def test_bad_params_are_a_line(self, project):
         Path("params.yaml").write_text("seed: 0")
@@ -324,4 +342,5 @@ class TestCommand:
         assert result.exit_code == 2 and "missing; recipes in recipes/" in " ".join(result.output.split())
 
     def test_it_looks_where_the_stages_write(self, project):
-        assert {path.parent for path in load_stage("doctor").file.values()} == {Path("data"), Path(".")}
+        folders = {path.parent for path in load_stage("doctor").file.values()}
+        assert folders == {Path("data"), Path("results"), Path(".")}, "of the last one only what lies in results"
