@@ -267,6 +267,8 @@ class TestSeeds:
         np.testing.assert_array_equal(seeds.in_order(["dddd", "a"]), [ROWS[3].seeds, ROWS[0].seeds])
         with pytest.raises(InputError, match="no seeds for x, y; run the stage `make_seeds` again"):
             seeds.in_order(["a", "x", "y"])
+        with pytest.raises(InputError, match="no seeds for x; run the stage"):
+            seeds.maps("x")
 
     def test_images_without_any_tag(self, tmp_path):
         save_rows(tmp_path / "none.h5", [ROWS[2]])

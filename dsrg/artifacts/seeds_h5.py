@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -114,18 +115,21 @@ class Seeds:
         return self.present[self._rows(ids)]
 
     def _rows(self, ids: list[str]) -> list[int]:
-        place = {image_id: row for row, image_id in enumerate(self.ids)}
-        missing = [image_id for image_id in ids if image_id not in place]
+        missing = [image_id for image_id in ids if image_id not in self._row]
         if missing:
             raise InputError(f"{self.path}: no seeds for {', '.join(missing[:10])}; {AGAIN}")
-        return [place[image_id] for image_id in ids]
+        return [self._row[image_id] for image_id in ids]
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(self.ids)}
 
     def maps(self, image_id: str) -> tuple[NDArray[np.float32] | None, dict[int, NDArray[np.float32]]]:
         """One image's saliency (h, w), if known, and its activation maps by class, each (h, w).
 
         Raises InputError as above.
         """
-        row = self.ids.index(image_id)
+        (row,) = self._rows([image_id])
         with _opened(self.path) as file:
             places = np.flatnonzero(file["cam_row"][:] == row)
             cams = {int(file["cam_class"][place]): file["cams"][place].astype(np.float32) for place in places}
