@@ -4,9 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from click.testing import CliRunner
+from test_pipeline import ORDER, run
 from test_predict import NETWORK
+from tiny import tiny_project
 from torch import nn
 
+from dsrg.cli import main
 from dsrg.errors import InputError
 from dsrg.networks import timm_features as module
 from dsrg.networks.backbones import BACKBONES, Backbone
@@ -52,6 +56,24 @@ def test_contract(name, stride, monkeypatch):
     )
     assert classifier(images).shape == (2, 2)
     assert classifier.backbone.state_dict().keys() == segmenter.backbone.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_the_pipeline_to_masks_and_a_file_for_others(name, tmp_path, monkeypatch):
+    """timm's own small models of two families, through every stage, `predict` and `export`."""
+    pytest.importorskip("timm", reason="timm is not installed; pip install '.[timm]'")
+    short = {"steps": 2, "batch": 2}
+    network = {"backbone": f"timm:{name}", "output_stride": 16, "head_channels": 8, "rates": [1]}
+    shapes = {"train": 4, "val": 2}
+    tiny_project(tmp_path, shapes=shapes, network=network, cam=short, dsrg=short, retrain=short)
+    monkeypatch.chdir(tmp_path)
+    for stage in ORDER:
+        run(stage)
+    for command in ("predict data/shapes/JPEGImages --out masks", "export --format torch --scale 1 --out on.pt2"):
+        result = CliRunner().invoke(main, command.split(), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "masks/masks").iterdir())) == 6
+    assert f"backbone: timm:{name}" in (tmp_path / "on.md").read_text()
 
 
 def test_refusals(monkeypatch, tmp_path):
