@@ -75,6 +75,10 @@ def _supply(found: dict) -> float:
     return best * step["parts"]["step, with"]["median_s"] / step["batch"]
 
 
+def _beside_the_network(found: dict) -> float:
+    return max(row["times_the_network"]["median"] for row in found["sizes"].values())
+
+
 def _minutes(found: dict) -> float:
     return sum(found["estimated_s"].values()) / 60
 
@@ -123,6 +127,10 @@ LIMITS = [
         "loader over the step that it feeds, images per second, VGG16, GPU",
         *(f"throughput-{VGG}.json", _supply, 1.5, "times", True, True),
     ),
+    Limit(
+        "`dsrg predict` over its network alone, no CRF, recipe folder",
+        *("predicting-folder.json", _beside_the_network, 1.3, "times"),
+    ),
     Limit("estimate of the whole VOC recipe, GPU", f"estimate-{VGG}.json", _minutes, 20, "min", gpu=True),
     Limit("peak memory of the CRF of an image of 2000 x 1500, CPU", "memory.json", _large_image, 6, "GB"),
 ]
@@ -163,6 +171,10 @@ def timings() -> Iterator[Timing]:
         for part, found in step["parts"].items():
             floor = step["floor_s"] if part.startswith("step") else None
             yield Timing(f"{name}, {step['batch']} x {step['size']} px: {part}", found, floor)
+    for name in _named("predicting"):
+        for title, found in _read(f"predicting-{name}.json")["sizes"].items():
+            for what in ("predict", "network"):
+                yield Timing(f"{name}, {found['pictures']} pictures of {title} size: {what}", found[what], None)
 
 
 def times() -> Iterator[list[str]]:
@@ -211,7 +223,7 @@ def stages() -> Iterator[list[str]]:
 
 def machines() -> Iterator[list[str]]:
     yield ["file", "device", "cores", "threads", "torch", "programs that wanted a core"]
-    kinds = ("growth", "crf", "step", "throughput", "memory", "full_size", "estimate")
+    kinds = ("growth", "crf", "step", "throughput", "memory", "full_size", "predicting", "estimate")
     for path in sorted(RESULTS.glob("*.json")):
         found = _read(path.name).get("machine", {})
         if path.stem.split("-")[0] in kinds:

@@ -269,10 +269,10 @@ class TestTimings:
         torch.use_deterministic_algorithms(before[0])
         filling.fill_uninitialized_memory = before[1]
 
-    @pytest.mark.parametrize("name", ["growth", "crf", "step", "throughput", "memory", "full_size"])
+    @pytest.mark.parametrize("name", ["growth", "crf", "step", "throughput", "memory", "full_size", "predicting"])
     def test_a_quick_run_writes_its_figures_and_the_readme_finds_them(self, name, tmp_path, monkeypatch):
         monkeypatch.setattr(readme, "RESULTS", tmp_path)
-        out = tmp_path / f"{name}{'-quick' * (name in ('step', 'throughput'))}.json"
+        out = tmp_path / f"{name}{'-quick' * (name in ('step', 'throughput', 'predicting'))}.json"
         command = importlib.import_module(f"benchmarks.{name}").main
         run = CliRunner().invoke(command, ["--quick", "--out", str(out)], catch_exceptions=False)
         assert run.exit_code == 0, run.output
