@@ -48,7 +48,7 @@ def main(name: str, network: Path | None) -> None:
     classes = read_classes(stage.file["classes"])
     truth = read_ground_truth(stage.file["ground_truth"])
     index = with_ground_truth(read_index(stage.file["index"], classes).split("train"), truth)
-    seeds = torch.from_numpy(read_seeds(stage.file["seeds"], classes=classes).in_order(index.ids))
+    seeds = torch.from_numpy(np.asarray(read_seeds(stage.file["seeds"], classes=classes).in_order(index.ids)))
     segmenter, model = load_segmenter(network or stage.file["dsrg"], made_by="train_dsrg")
     grid = grid_size(model.size)
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import Batches
@@ -40,7 +42,7 @@ def train_dsrg(stage: Stage) -> None:
     watched = range(min(dsrg.watch_images, len(index)))
     watch = GrowthWatch(
         index.pick(watched),
-        seeds[watched],
+        np.asarray(stored.in_order(index.ids[: len(watched)])),
         root=stage.data_root,
         size=params.data.size,
         supervisor=supervisor,

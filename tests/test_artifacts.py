@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import pickle
 import subprocess
 import time
@@ -287,6 +288,30 @@ class TestSeeds:
         with pytest.raises(InputError, match="broken"):
             write_seeds(tmp_path / "half.h5", rows(), count=2, grid=5, classes=CLASSES, params="{}")
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("limit", [300, 3000, 30_000, 70_000])
+    def test_a_disk_that_is_full_at_any_moment(self, tmp_path, limit):
+        """HDF5 itself could crash there; the file of the same 99 rows would be larger."""
+        rows = [seed_row(f"im{number}", tags=[1, 2]) for number in range(99)]
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(InputError, match=r"seeds\.h5: cannot be written: File too large"):
+                save_rows(tmp_path / "seeds.h5", rows, grid=5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.iterdir()) == []
+        save_rows(tmp_path / "seeds.h5", rows, grid=5)
+        assert (tmp_path / "seeds.h5").stat().st_size > 70_000
+
+    def test_one_at_a_time_or_all_as_an_array(self, path):
+        found = read_seeds(path, classes=CLASSES).in_order(["bb", "a", "bb"])
+        assert len(found) == 3
+        np.testing.assert_array_equal(found[1], ROWS[0].seeds)
+        np.testing.assert_array_equal(np.asarray(found), [ROWS[1].seeds, ROWS[0].seeds, ROWS[1].seeds])
+        with pytest.raises(IndexError):
+            found[3]
+        assert np.asarray(read_seeds(path, classes=CLASSES).in_order([])).shape == (0, 5, 5)
 
     def test_other_classes_and_another_grid(self, path):
         assert "made for the classes cat, dög" in self.refusal(path, classes=["dög", "cat"])

@@ -1,6 +1,7 @@
 """dsrg.artifacts.cues: the authors' seeds in, our seeds out, and back; every fault named at once."""
 
 import pickle
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ from tiny import tiny_project
 from toy import picture, save_index
 
 from dsrg.artifacts.cues import CONFLICTS, MOST_LINES, label_map, read_cues, write_cues
-from dsrg.artifacts.seeds_h5 import Seeds, read_seeds, write_seeds
+from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
 from dsrg.cli import main
 from dsrg.data.classes import write_classes
 from dsrg.data.index import Index, write_index
@@ -300,9 +301,9 @@ def test_any_content_is_read_right_or_refused(fuzzed, changes):
         np.testing.assert_array_equal(found.seeds[row], slow_label_map(cues, grid=GRID, conflict="highest")[0])
 
 
-def seeds_of(ids: list[str], present, seeds) -> Seeds:
+def seeds_of(ids: list[str], present, seeds) -> SimpleNamespace:
     present = np.concatenate([np.ones((len(ids), 1), bool), present], axis=1)
-    return Seeds(None, ids, present, np.asarray(seeds, np.uint8))
+    return SimpleNamespace(ids=ids, present=present, seeds=np.asarray(seeds, np.uint8))
 
 
 class TestWriting:
@@ -424,7 +425,7 @@ class TestCommands:
         (project / "cues.pickle").write_bytes(pickle.dumps(cues, protocol=2))
         result = self.call("import-cues", "cues.pickle", "--list", "list.txt", *options)
         assert result.exit_code == 0 and "cells with cues of several classes: 1, in 1 of 3 images" in result.output
-        assert read_seeds(project / "data/seeds.h5", classes=CLASSES).in_order(["c"])[0, 4, 4] == label
+        assert read_seeds(project / "data/seeds.h5", classes=CLASSES).in_order(["c"])[0][4, 4] == label
 
     def test_refusals_leave_nothing(self, project):
         (project / "list.txt").write_text(LIST + "d.jpg 9\n")

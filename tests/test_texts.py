@@ -51,3 +51,15 @@ def test_smaller_than_objects():
     found = Texts(values)
     objects = sys.getsizeof(values) + sum(map(sys.getsizeof, values))
     assert len(pickle.dumps(found)) < 0.6 * objects and found._array.nbytes == 16 * 1000
+
+
+@given(st.lists(st.text(max_size=3), unique=True), st.lists(st.text(max_size=3)), st.integers(1, 5))
+def test_places_are_those_of_a_dictionary(mine, wanted, hashes):
+    """Also where many texts have one hash."""
+    place = {text: number for number, text in enumerate(mine)}
+    expected = [place.get(text, -1) for text in [*wanted, *mine]]
+    assert Texts(mine).places(Texts([*wanted, *mine])).tolist() == expected
+    assert Texts(mine).places(Texts(mine)).tolist() == list(range(len(mine)))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(module, "hash", lambda text: len(text) % hashes, raising=False)
+        assert Texts(mine).places(Texts([*wanted, *mine])).tolist() == expected

@@ -13,17 +13,21 @@ before HDF5 sees the file: flipped bits can not only change what it reads, but c
 """
 
 import hashlib
+import io
 import math
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
 from dsrg.files import whole_file
 from dsrg.method.label_maps import UNLABELLED
@@ -52,77 +56,122 @@ class SeedRow:
 def write_seeds(path: Path, rows: Iterable[SeedRow], *, count: int, grid: int, classes: list[str], params: str) -> None:
     """Write `count` rows into a seeds file, whole or not at all; the same rows give the same bytes.
 
-    The file grows in memory (some KB an image), because HDF5 can crash where a disk is full.
+    The file grows on the disk; in memory an image takes what `present` does and some 50 bytes.
     """
     guess = 4 * count * grid * grid  # bytes, of saliency and one activation map an image: noise, which gzip leaves
     chunked = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
-    in_memory = {"driver": "core", "backing_store": False}
-    with whole_file(path, size=guess) as temporary, h5py.File(path.name, "w", **in_memory) as file:
+    with whole_file(path, size=guess) as temporary, _Unfailing(temporary) as disk:
+        with h5py.File(disk, "w", userblock_size=HEAD) as file:
 
-        def dataset(name: str, shape: tuple[int, ...], dtype: object, **options: object) -> h5py.Dataset:
-            return file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), **chunked, **options)
+            def dataset(name: str, shape: tuple[int, ...], dtype: object, **options: object) -> h5py.Dataset:
+                return file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), **chunked, **options)
 
-        seeds = dataset("seeds", (count, grid, grid), np.uint8)
-        saliency = dataset("saliency", (count, grid, grid), np.float16)
-        cams = dataset("cams", (0, grid, grid), np.float16, maxshape=(None, grid, grid))
-        ids, present, cam_class, cam_row = [], [], [], []
-        for row_number, row in enumerate(rows):
-            seeds[row_number] = row.seeds
-            saliency[row_number] = row.saliency
-            cams.resize(len(cam_class) + len(row.cams), axis=0)
-            if len(row.cams):
-                cams[len(cam_class) :] = row.cams
-            ids.append(row.image_id)
-            present.append(row.present)
-            cam_class += list(row.cam_class)
-            cam_row += [row_number] * len(row.cams)
-        if len(ids) != count:
-            raise ValueError(f"expected {count} rows, got {len(ids)}")
-        names = [image_id.encode() for image_id in ids]
-        for name, column in {
-            "ids": np.array(names, h5py.string_dtype(length=max(map(len, names), default=1))),
-            "present": np.array(present, bool),
-            "cam_class": np.array(cam_class, np.uint8),
-            "cam_row": np.array(cam_row, np.int32),
-        }.items():
-            file.create_dataset(name, data=column, chunks=True, fletcher32=True)
-        file.attrs.update(format=FORMAT, version=VERSION, classes=classes, grid_stride=GRID_STRIDE, params=params)
-        file.attrs["complete"] = 1
-        file.flush()
-        temporary.write_bytes(sealed(file.id.get_file_image()))
+            seeds = dataset("seeds", (count, grid, grid), np.uint8)
+            saliency = dataset("saliency", (count, grid, grid), np.float16)
+            cams = dataset("cams", (0, grid, grid), np.float16, maxshape=(None, grid, grid))
+            names, cam_class, cam_row = GrowingTexts(), array("B"), array("i")
+            present = np.zeros((count, len(classes) + 1), bool)
+            number = 0
+            for number, row in enumerate(rows, 1):
+                if number <= count:
+                    seeds[number - 1], saliency[number - 1], present[number - 1] = row.seeds, row.saliency, row.present
+                if len(row.cams):
+                    cams.resize(len(cam_class) + len(row.cams), axis=0)
+                    cams[len(cam_class) :] = row.cams
+                names.append(row.image_id)
+                cam_class.extend(row.cam_class.tolist())
+                cam_row.extend([number - 1] * len(row.cams))
+                disk.complain()
+            if number != count:
+                raise ValueError(f"expected {count} rows, got {number}")
+            ids = names.done()
+            width = max((len(image_id.encode()) for image_id in ids), default=1)
+            for name, column in {
+                "ids": np.fromiter((image_id.encode() for image_id in ids), h5py.string_dtype(length=width), count),
+                "present": present,
+                "cam_class": np.array(cam_class, np.uint8),
+                "cam_row": np.array(cam_row, np.int32),
+            }.items():
+                file.create_dataset(name, data=column, chunks=True, fletcher32=True)
+            file.attrs.update(format=FORMAT, version=VERSION, classes=classes, grid_stride=GRID_STRIDE, params=params)
+            file.attrs["complete"] = 1
+        disk.complain()
+        disk.seek(HEAD)
+        head = _head(hashlib.file_digest(disk, "sha256").hexdigest())
+        disk.seek(0)
+        disk.write(head)
+        disk.complain()
+
+
+class _Unfailing(io.FileIO):
+    """A file that HDF5 can always close: after a write that the disk refused it takes everything and keeps nothing.
+
+    HDF5 can crash where a write fails.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "r+")
+        self.refusal: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        rest = memoryview(data).cast("B")
+        while rest and self.refusal is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.refusal = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.refusal = self.refusal or error
+            return self.tell() if size is None else size
+
+    def complain(self) -> None:
+        """Raises the OSError of the first write that was refused, if one was."""
+        if self.refusal is not None:
+            raise self.refusal
 
 
 def sealed(content: bytes) -> bytes:
     """The bytes of a seeds file around those of HDF5."""
-    return (SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n").ljust(HEAD, b"\0") + content
+    return _head(hashlib.sha256(content).hexdigest()) + content
+
+
+def _head(checksum: str) -> bytes:
+    return (SEAL + checksum.encode() + b"\n").ljust(HEAD, b"\0")
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """A seeds file in memory but for its maps: ids (N,), present bool (N, C+1), seeds uint8 (N, h, w)."""
+    """A seeds file, of which ids (N,) and tags, present bool (N, C+1), are in memory."""
 
     path: Path
-    ids: list[str]
+    ids: Texts
     present: NDArray[np.bool_]
-    seeds: NDArray[np.uint8]
 
-    def in_order(self, ids: list[str]) -> NDArray[np.uint8]:
+    @cached_property
+    def seeds(self) -> NDArray[np.uint8]:
+        """All seeds in memory, uint8 (N, h, w)."""
+        return np.asarray(self.in_order(self.ids))
+
+    def in_order(self, ids: Sequence[str]) -> "StoredSeeds":
         """Seeds in the order of `ids`. Raises InputError for ids without seeds."""
-        return self.seeds[self._rows(ids)]
+        return StoredSeeds(self.path, self._rows(ids))
 
-    def tags_in_order(self, ids: list[str]) -> NDArray[np.bool_]:
+    def tags_in_order(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         """Tags in the order of `ids`, bool (K, C+1): the index's, but for seeds imported with tags of their own."""
         return self.present[self._rows(ids)]
 
-    def _rows(self, ids: list[str]) -> list[int]:
-        missing = [image_id for image_id in ids if image_id not in self._row]
+    def _rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        wanted = ids if isinstance(ids, Texts) else Texts(ids)
+        rows = self.ids.places(wanted)
+        missing = [wanted[place] for place in np.flatnonzero(rows < 0).tolist()]
         if missing:
             raise InputError(f"{self.path}: no seeds for {', '.join(missing[:10])}; {AGAIN}")
-        return [self._row[image_id] for image_id in ids]
-
-    @cached_property
-    def _row(self) -> dict[str, int]:
-        return {image_id: row for row, image_id in enumerate(self.ids)}
+        return rows
 
     def maps(self, image_id: str) -> tuple[NDArray[np.float32] | None, dict[int, NDArray[np.float32]]]:
         """One image's saliency (h, w), if known, and its activation maps by class, each (h, w).
@@ -135,6 +184,29 @@ class Seeds:
             cams = {int(file["cam_class"][place]): file["cams"][place].astype(np.float32) for place in places}
             saliency = file["saliency"][row].astype(np.float32)
             return None if np.isnan(saliency).all() else saliency, cams
+
+
+class StoredSeeds:
+    """Seeds of the given rows of a seeds file, read when asked for: seeds[k] -> uint8 (h, w); an array of all of them.
+
+    Raises InputError for a file that has become unreadable.
+    """
+
+    def __init__(self, path: Path, rows: NDArray[np.int64]) -> None:
+        self.path, self.rows = path, rows
+        with _readable(path):
+            self._maps = h5py.File(path)["seeds"]  # keeps the file open
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> NDArray[np.uint8]:
+        row = self.rows[place]
+        with _readable(self.path):
+            return self._maps[row]
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.uint8]:
+        return np.array([*self], dtype or np.uint8).reshape(len(self), *self._maps.shape[1:])
 
 
 def read_seeds(path: Path, *, classes: list[str], grid: int | None = None) -> Seeds:
@@ -153,11 +225,18 @@ def read_seeds(path: Path, *, classes: list[str], grid: int | None = None) -> Se
         if grid is not None and file["seeds"].shape[1:] != (grid, grid):
             cells = file["seeds"].shape[1:]
             raise InputError(f"{path}: seeds of {cells} cells, data.size needs {(grid, grid)}; {AGAIN}")
-        ids = [str(image_id) for image_id in file["ids"].asstr()[:]]
-        present, seeds = file["present"][:], file["seeds"][:]
-        if len(set(ids)) < len(ids) or ((seeds > len(classes)) & (seeds != UNLABELLED)).any():
+        names = GrowingTexts()
+        for name in chain.from_iterable(_blocks(file["ids"])):
+            names.append(name.decode())
+        ids = names.done()
+        odd = any(((seeds > len(classes)) & (seeds != UNLABELLED)).any() for seeds in _blocks(file["seeds"]))
+        if ids.repeated() or odd:
             raise ValueError("an id twice, or a label that is no class")
-        return Seeds(path, ids, present, seeds)
+        return Seeds(path, ids, file["present"][:])
+
+
+def _blocks(data: h5py.Dataset, rows: int = 4096) -> Iterator[NDArray]:
+    return (data[start : start + rows] for start in range(0, len(data), rows))
 
 
 def _refuse_damaged(path: Path) -> None:
@@ -200,10 +279,16 @@ def _refuse_odd(file: h5py.File, *, classes: int) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """A seeds file to read; whatever goes wrong with a damaged one becomes an InputError."""
+    """A seeds file to read; see `_readable`."""
+    with _readable(path), h5py.File(path) as file:
+        yield file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a damaged seeds file becomes an InputError."""
     try:
-        with h5py.File(path) as file:
-            yield file
+        yield
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {AGAIN}") from None
     except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # as h5py raises them

@@ -27,6 +27,8 @@ class Texts(Sequence[str]):
         return iter(self._array)
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, Texts):
+            return np.array_equal(self._array, other._array)
         if not isinstance(other, Sequence) or isinstance(other, str):
             return NotImplemented
         return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
@@ -39,6 +41,24 @@ class Texts(Sequence[str]):
     def pick(self, rows: NDArray[np.int64]) -> "Texts":
         """The texts of the given rows, in their order."""
         return Texts(self._array[rows])
+
+    def places(self, wanted: "Texts") -> NDArray[np.int64]:
+        """Where each of the `wanted` texts stands among these, int64 (len(wanted),); -1 where it does not.
+
+        Of equal texts the first counts. Takes 40 bytes a text meanwhile, a dictionary three times as much.
+        """
+        if self == wanted:
+            return np.arange(len(self))
+        if not len(self):
+            return np.full(len(wanted), -1)
+        mine, theirs = (np.fromiter(map(hash, texts), np.int64, len(texts)) for texts in (self, wanted))
+        order = np.argsort(mine, kind="stable")
+        near = np.searchsorted(mine, theirs, sorter=order).clip(max=len(self) - 1)
+        found = np.where(mine[order[near]] == theirs, order[near], -1)
+        for place in np.flatnonzero((found >= 0) & (self._array[found] != wanted._array)):  # another with its hash
+            same = np.flatnonzero(self._array == wanted[place])
+            found[place] = same[0] if len(same) else -1
+        return found
 
     def repeated(self) -> list[int]:
         """The places of texts that were there before, in order."""

@@ -267,10 +267,14 @@ class Project:
 
     def _pseudo_layer(self, image_id: str) -> dict:
         folder = self.file["pseudo_labels"]
-        if not (folder / f"{image_id}.png").is_file():
+        if not folder.is_dir():
             return missing_layer("pseudo", "pseudo label", _run("make_pseudo_labels"))
-        (labels,) = LabelFolder(folder, [image_id], made_by="make_pseudo_labels")
-        return labels_layer("pseudo", "pseudo label", at_most(labels), corners=False)
+
+        def make() -> dict:
+            labels = LabelFolder(folder, [image_id], made_by="make_pseudo_labels")[0]
+            return labels_layer("pseudo", "pseudo label", at_most(labels), corners=False)
+
+        return _or_missing("pseudo", "pseudo label", make)
 
     def _truth_layer(self, image_id: str) -> dict:
         if image_id not in self.masks:
@@ -349,7 +353,7 @@ class Project:
         return shrunk(self.image(image_id), self.params.data.max_side)
 
     def _seeds_and_tags(self, ids: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(self.seeds.in_order(ids)), torch.from_numpy(self.seeds.tags_in_order(ids))
+        return torch.from_numpy(np.asarray(self.seeds.in_order(ids))), torch.from_numpy(self.seeds.tags_in_order(ids))
 
     def live(self, image_id: str, now: Thresholds, *, growing: bool) -> dict:
         """An image's seeds and, if wanted, what they grow into at the thresholds `now`, with what that changes.
