@@ -26,18 +26,20 @@ from benchmarks import RESULTS
 from benchmarks.floors import operations, rates
 from benchmarks.full_size import noise_images
 from benchmarks.timing import now, ratio, spread, write_figures
-from dsrg.artifacts.label_folder import write_label_maps
+from dsrg.artifacts.label_folder import written_labels
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import check_image
 from dsrg.data.index import Index, present_from_tags
+from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.inference.predict import opinions, predictions
 from dsrg.inference.seeding import seed_rows
 from dsrg.inference.squares import read_images
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
+from dsrg.parallel import threaded_map
 from dsrg.params import Params, load_params
 from dsrg.training.fit import set_up_torch
 
@@ -78,8 +80,9 @@ def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]
         present = index.present if params.pseudo_labels.tags_only else None
         found = opinions(segmenter, read_images(index, root), present, params.pseudo_labels, size=size)
         maps = (one.labels for one in predictions(found, kernel=kernel))
-        for _ in write_label_maps(folder, zip(index.ids, maps, strict=True)):
-            pass
+        with written_labels(folder / "labels", format=params.pseudo_labels.format) as add:
+            for image_id, png in zip(index.ids, threaded_map(label_png, maps), strict=True):
+                add(image_id, png)
 
     def loader(index: Index, root: Path) -> None:
         """An epoch from files: nothing is kept, as where the images are more than memory holds."""

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib import metadata
@@ -232,9 +233,8 @@ def look_at_data(file: dict[str, Path], root: Path) -> Iterator[Finding]:
     yield artefact(file["cam"], lambda path: model(path, kind="classifier", made_by="train_cam"))
     yield artefact(file["seeds"], lambda path: read_seeds(path, classes=classes).in_order(trained_on))
     yield artefact(file["dsrg"], lambda path: model(path, **segmenter, made_by="train_dsrg"))
-    yield artefact(
-        file["pseudo_labels"], lambda path: list(LabelFolder(path, trained_on, made_by="make_pseudo_labels"))
-    )
+    pseudo_labels = partial(LabelFolder, ids=trained_on, made_by="make_pseudo_labels")
+    yield artefact(file["pseudo_labels"], lambda path: deque(pseudo_labels(path), maxlen=0))
     yield artefact(file["retrain"], lambda path: model(path, **segmenter, made_by="retrain"))
 
 

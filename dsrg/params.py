@@ -259,6 +259,7 @@ class PseudoLabels(Predict):
     crf: bool
     tags_only: bool
     unsure_below: Fraction
+    format: Literal["png", "shards"]
     overlays: Annotated[int, Field(ge=0)]
 
 

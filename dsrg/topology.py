@@ -7,6 +7,7 @@ itself: DSRG_DEVICES of them, or one for each GPU. None of this changes a result
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from dsrg.errors import InputError
 
@@ -26,6 +27,20 @@ class Topology:
 
 
 ALONE = Topology(None, 1, 1, first=True)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part `number` (from 0) of `parts` of work on many images; all parts keep what is done in `folder`."""
+
+    folder: Path
+    number: int = 0
+    parts: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process puts the parts together."""
+        return self.number == 0
 
 
 def topology(environ: Mapping[str, str] = os.environ) -> Topology:

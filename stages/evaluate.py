@@ -1,5 +1,6 @@
 """Both networks on the evaluation split, with and without CRF, and the page that sums up the run."""
 
+from dataclasses import replace
 from platform import python_version
 
 from dsrg.data.classes import read_classes
@@ -11,6 +12,7 @@ from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.scoring import best_and_worst, with_ground_truth, write_per_class, write_per_image
 from dsrg.pipeline import Stage, library_versions, run_stage
+from dsrg.processes import deal
 
 
 def evaluate(stage: Stage) -> None:
@@ -20,6 +22,7 @@ def evaluate(stage: Stage) -> None:
     index = with_ground_truth(whole.split("val"), truth)
     masks = Masks(truth, index.ids, folder=stage.file["masks"])
     scores, maps = {}, {}
+    share = deal(stage.topology, stage.scratch)
     for name, made_by in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
         segmenter, model = load_segmenter(stage.file[name], made_by=made_by, classes=classes)
         scores[name], maps[name] = evaluate_segmenter(
@@ -34,7 +37,10 @@ def evaluate(stage: Stage) -> None:
             keep=settings.overlays,
             ends=ENDS,
             title=f"{stage.name} {name}",
+            share=replace(share, folder=share.folder / name),
         )
+    if not share.first:
+        return
     ends = best_and_worst(dict(enumerate(scores["retrain"].images)), ENDS)
     first = range(min(settings.overlays, len(index)))
     for folder, rows, found in (
@@ -56,7 +62,8 @@ def evaluate(stage: Stage) -> None:
         versions={"Python": python_version()} | library_versions(),
     )
     write_text(stage.file["report"], page)
+    stage.finish()
 
 
 if __name__ == "__main__":
-    run_stage(evaluate)
+    run_stage(evaluate, together=True)

@@ -1,6 +1,7 @@
 """Activation maps and saliency to seeds: what the segmentation network starts from."""
 
 import json
+from collections import deque
 
 from dsrg.artifacts.cues import read_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
@@ -13,6 +14,7 @@ from dsrg.inference.seed_counts import SeedCounts
 from dsrg.inference.seeding import kept_seed_rows
 from dsrg.networks.network import grid_size
 from dsrg.pipeline import Stage, run_stage
+from dsrg.processes import deal
 
 
 def make_seeds(stage: Stage) -> None:
@@ -21,14 +23,18 @@ def make_seeds(stage: Stage) -> None:
     index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
     size, counts = params.data.size, SeedCounts(classes, seeds)
     if seeds.cues is None:
+        share = deal(stage.topology, stage.scratch)
         classifier = load_classifier(stage.file["cam"], made_by="train_cam", classes=classes)
         settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
-        rows = kept_seed_rows(classifier, index, stage.data_root, scratch=stage.scratch, **settings)
+        rows = kept_seed_rows(classifier, index, stage.data_root, share=share, **settings)
     else:
         files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)
         cues = read_cues(*files, index, grid=grid_size(size), classes=classes, conflict="highest")  # as released
         print(*cues.remarks(index, classes), sep="\n")
         rows = cues.rows()
+    if not stage.topology.first:
+        deque(rows, maxlen=0)
+        return
     write_seeds(
         stage.file["seeds"],
         counts.watch(rows, name=stage.name, total=len(index)),
@@ -47,4 +53,4 @@ def make_seeds(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(make_seeds)
+    run_stage(make_seeds, together=True)

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-import resource
 import pickle
+import resource
 import subprocess
 import time
 from contextlib import contextmanager
@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy import note_checksums
 
-from dsrg.artifacts.label_folder import CHECKSUMS, LabelFolder, write_checksums, write_label_maps
+from dsrg.artifacts import label_folder
+from dsrg.artifacts.label_folder import CHECKSUMS, PLACES, LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, built, load_model, refuse_misfit, save_model
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
 from dsrg.data.images import read_mask
@@ -433,16 +435,9 @@ class TestLabelPng:
     def test_folder_reads_when_asked(self, tmp_path):
         for k, name in enumerate(("b", "a")):
             (tmp_path / f"{name}.png").write_bytes(label_png(self.LABELS[:, k:]))
-        write_checksums(tmp_path)
+        note_checksums(tmp_path)
         folder = LabelFolder(tmp_path, ["a", "b"], made_by="make_pseudo_labels")
         assert len(folder) == 2 and folder[0].shape == (2, 2) and folder[1].shape == (2, 3)
-
-    def test_maps_are_written_and_handed_on_in_order(self, tmp_path):
-        maps = {str(k): np.full((2, 3), k, np.uint8) for k in range(20)}
-        assert [int(labels[0, 0]) for labels in write_label_maps(tmp_path, maps.items())] == list(range(20))
-        assert len(list(tmp_path.iterdir())) == 20
-        for image_id, labels in maps.items():
-            assert (tmp_path / f"{image_id}.png").read_bytes() == label_png(labels)
 
     def test_folder_names_missing_files_at_once(self, tmp_path):
         (tmp_path / "a.png").write_bytes(label_png(self.LABELS))
@@ -451,7 +446,7 @@ class TestLabelPng:
 
     def test_checksums_are_those_of_coreutils(self, tmp_path):
         (tmp_path / "ü a.png").write_bytes(label_png(self.LABELS))
-        write_checksums(tmp_path)
+        note_checksums(tmp_path)
         subprocess.run(["sha256sum", "--check", "--strict", CHECKSUMS], cwd=tmp_path, check=True, capture_output=True)
         assert LabelFolder(tmp_path, ["ü a"], made_by="make_pseudo_labels")[0].shape == (2, 3)
 
@@ -459,7 +454,7 @@ class TestLabelPng:
         "text, said",
         [
             (None, "SHA256SUMS: No such file"),
-            ("", "SHA256SUMS: 1 label maps lack"),
+            ("", "SHA256SUMS: 1 of 1 label maps lack"),
             ("no checksum\n", "line 1: expected a sha256"),
         ],
     )
@@ -468,4 +463,73 @@ class TestLabelPng:
         if text is not None:
             (tmp_path / CHECKSUMS).write_text(text)
         with pytest.raises(InputError, match=f"{said}.*run the stage `make_pseudo_labels` again"):
+            LabelFolder(tmp_path, ["a"], made_by="make_pseudo_labels")
+
+
+class TestLabelFolders:
+    """Both formats hold the same maps; each kind of damage is told."""
+
+    IDS = ["b", "ü a, 1", "x" * 150, "a"]  # the third is too long for a tar header of its own
+
+    @pytest.fixture(params=["png", "shards"])
+    def folder(self, request, tmp_path, monkeypatch):
+        monkeypatch.setattr(label_folder, "MAPS", 3)
+        self.write(tmp_path / "labels", request.param)
+        return tmp_path / "labels"
+
+    def write(self, folder, format) -> None:
+        with written_labels(folder, format=format) as add:
+            for number, image_id in enumerate(self.IDS):
+                add(image_id, label_png(self.map(number)))
+
+    @staticmethod
+    def map(number: int) -> np.ndarray:
+        return np.random.default_rng(number).integers(0, 4, (30 + number, 40), dtype=np.uint8)
+
+    def test_maps_come_back_in_any_order(self, folder):
+        found = LabelFolder(folder, self.IDS[::-1], made_by="make_pseudo_labels")
+        assert len(found) == 4
+        for number, labels in enumerate(reversed([*found])):
+            np.testing.assert_array_equal(labels, self.map(number))
+        (one,) = LabelFolder(folder, ["a"], made_by="make_pseudo_labels")
+        np.testing.assert_array_equal(one, self.map(3))
+
+    def test_any_tar_reads_them(self, folder, tmp_path):
+        if (folder / PLACES).exists():
+            assert sorted(path.name for path in folder.iterdir()) == ["00000.tar", "00001.tar", PLACES]
+            for path in folder.glob("*.tar"):
+                subprocess.run(["tar", "-xf", path], cwd=tmp_path, check=True)
+        else:
+            assert len(list(folder.iterdir())) == 5
+        out = tmp_path if (folder / PLACES).exists() else folder
+        for number, image_id in enumerate(self.IDS):
+            np.testing.assert_array_equal(read_mask(out / f"{image_id}.png"), self.map(number))
+
+    def test_same_maps_same_bytes(self, folder, tmp_path):
+        self.write(tmp_path / "again", "shards" if (folder / PLACES).exists() else "png")
+        for path in folder.iterdir():
+            assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+    def test_missing_maps_are_counted(self, folder):
+        with pytest.raises(InputError, match=r"2 of 3 label maps .*c\.png, d\.png.*`make_pseudo_labels` again"):
+            LabelFolder(folder, ["a", "c", "d"], made_by="make_pseudo_labels")
+
+    @pytest.mark.parametrize("name", ["00000.tar", "00001.tar"])
+    def test_a_damaged_or_missing_tar(self, tmp_path, monkeypatch, name):
+        monkeypatch.setattr(label_folder, "MAPS", 3)
+        self.write(tmp_path / "labels", "shards")
+        content = (tmp_path / "labels" / name).read_bytes()
+        for harmed in (content[:600] + bytes([content[600] ^ 1]) + content[601:], content[:550]):
+            (tmp_path / "labels" / name).write_bytes(harmed)
+            found = LabelFolder(tmp_path / "labels", self.IDS, made_by="make_pseudo_labels")
+            with pytest.raises(InputError, match=rf"{name}/.\.png: damaged.*`make_pseudo_labels` again"):
+                list(found)
+        (tmp_path / "labels" / name).unlink()
+        with pytest.raises(InputError, match=f"{name}: no such file; run the stage `make_pseudo_labels` again"):
+            LabelFolder(tmp_path / "labels", self.IDS, made_by="make_pseudo_labels")
+
+    @pytest.mark.parametrize("place", ["", "../1.tar 1 2  ", "00000.tar -1 2  ", "00000.tar 1  "])
+    def test_places_that_are_malformed(self, tmp_path, place):
+        (tmp_path / PLACES).write_text(f"{'0' * 64}  {place}a.png\n")
+        with pytest.raises(InputError, match="PLACES: line 1: expected a sha256"):
             LabelFolder(tmp_path, ["a"], made_by="make_pseudo_labels")

@@ -12,10 +12,9 @@ import torch
 from click.testing import CliRunner
 from dvc.repo import Repo
 from tiny import tiny_project
-from toy import picture, save_index
+from toy import note_checksums, picture, save_index
 
 from dsrg import doctor
-from dsrg.artifacts.label_folder import write_checksums
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
 from dsrg.cli import main
@@ -172,7 +171,7 @@ class TestData:
         write_seeds(file["seeds"], rows, count=2, grid=9, classes=classes, params="{}")
         for name in "ab":
             (file["pseudo_labels"] / f"{name}.png").write_bytes(labels)
-        write_checksums(file["pseudo_labels"])
+        note_checksums(file["pseudo_labels"])
         return file
 
     @staticmethod

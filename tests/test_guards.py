@@ -21,7 +21,7 @@ MAY_WRITE = {
     "dsrg.files.whole_file": "the thing itself",
     "dsrg.files.whole_folder": "the thing itself",
     "dsrg.artifacts.model_file.save_model": "into a buffer",
-    "dsrg.artifacts.label_folder.write_label_maps": "in a folder that its callers opened with whole_folder",
+    "dsrg.artifacts.label_folder._Tars.add": "in the folder that written_labels opens with whole_folder",
     "dsrg.artifacts.predictions.PredictionFolder.write": "in the folder that `dsrg predict` opened with whole_folder",
     "dsrg.artifacts.shards._packed": "into a buffer",
     "dsrg.artifacts.submission._write": "to the file that write_submission opened with whole_file",

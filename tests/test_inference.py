@@ -43,6 +43,7 @@ from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Predict, Saliency, Seeds
+from dsrg.topology import Share
 
 KERNEL = {
     **{"gaussian_weight": 3.0, "gaussian_xy": 3.0, "bilateral_weight": 10.0, "bilateral_xy": 80.0},
@@ -402,7 +403,7 @@ class TestSeeding:
 
         whole, killed, resumed = Seeing(), Seeing(least=8), Seeing()
         expected = list(seed_rows(whole, index, tmp_path, **settings))
-        kept = {"scratch": tmp_path / "scratch", **settings}
+        kept = {"share": Share(tmp_path / "scratch"), **settings}
         with pytest.raises(Killed):  # at the last four, after the file of the first sixteen
             list(kept_seed_rows(killed, index, tmp_path, **kept))
         rows = list(kept_seed_rows(resumed, index, tmp_path, **kept))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import picture, recipe, save_index
+from toy import note_checksums, picture, recipe, save_index
 
-from dsrg.artifacts.label_folder import LabelFolder, write_checksums
+from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.batches import Batches
@@ -131,7 +131,7 @@ class TestPseudoLabels:
     def test_a_flipped_bit_is_named(self, tmp_path):
         path = tmp_path / "a.png"
         path.write_bytes(label_png(np.arange(12, dtype=np.uint8).reshape(3, 4)))
-        write_checksums(tmp_path)
+        note_checksums(tmp_path)
         folder = LabelFolder(tmp_path, ["a"], made_by="make_pseudo_labels")
         for place, bit in flipped_somewhere(path, 20):
             flip(path, place, bit)

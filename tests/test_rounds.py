@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_pipeline import FILE, run
 from tiny import tiny_project
+from toy import note_checksums
 
-from dsrg.artifacts.label_folder import LabelFolder, write_checksums
+from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model, load_model
 from dsrg.data.palette import label_png
 from dsrg.files import sha256
@@ -30,7 +31,7 @@ def label_folder(folder: Path, value: int) -> LabelFolder:
     folder.mkdir()
     for image_id in IDS:
         (folder / f"{image_id}.png").write_bytes(label_png(row_of(value)))
-    write_checksums(folder)
+    note_checksums(folder)
     return LabelFolder(folder, IDS, made_by="")
 
 
@@ -136,7 +137,7 @@ def project(tmp_path_factory):
         for name in ("draw_shapes", "prepare"):
             run(name)
         shutil.copytree(FILE["masks"], FILE["pseudo_labels"])
-        write_checksums(Path(FILE["pseudo_labels"]))
+        note_checksums(Path(FILE["pseudo_labels"]))
         yield folder
 
 

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsrg.artifacts import shards
 from dsrg.artifacts.shards import SHARD, kept
+from dsrg.errors import RunError
 from dsrg.sealed import DamagedError, read_sealed, write_sealed
+from dsrg.topology import Share
 
 
 class Killed(Exception):
@@ -18,11 +21,11 @@ class Killed(Exception):
 class Work:
     """Items of all kinds; remembers which it has made, and dies before one of them."""
 
-    def __init__(self, total: int, dies_at: int | None = None) -> None:
-        self.total, self.dies_at, self.made = total, dies_at, []
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.dies_at, self.made = dies_at, []
 
-    def __call__(self, start: int):
-        for number in range(start, self.total):
+    def __call__(self, rows):
+        for number in rows.tolist():
             if number == self.dies_at:
                 raise Killed
             self.made.append(number)
@@ -42,29 +45,74 @@ def test_the_same_items_however_often_it_was_killed(tmp_path_factory, total, sha
     done = 0
     for death in deaths:
         try:
-            list(kept(Work(total, dies_at=death), folder, total=total, shard=shard))
+            list(kept(Work(dies_at=death), Share(folder), total=total, shard=shard))
             done = total
         except Killed:
             done = death // shard * shard
-    last = Work(total)
-    assert plain(kept(last, folder, total=total, shard=shard)) == plain(Work(total)(0))
+    last = Work()
+    assert plain(kept(last, Share(folder), total=total, shard=shard)) == plain(Work()(np.arange(total)))
     assert last.made == list(range(done, total))
 
 
+def test_the_same_items_from_any_number_of_processes(tmp_path):
+    """Each makes its part and nothing else; the first one hands out all, whoever was first to be done."""
+    expected = plain(Work()(np.arange(13)))
+    for parts in (1, 2, 3, 5):
+        works = [Work() for _ in range(parts)]
+        options = {"total": 13, "shard": 2}
+        for number in reversed(range(parts)):
+            found = plain(kept(works[number], Share(tmp_path / str(parts), number, parts), **options))
+        assert found == expected
+        assert sorted(row for work in works for row in work.made) == list(range(13))
+        assert works[-1].made[:2] == [2 * parts - 2, 2 * parts - 1]
+
+
+def test_goes_on_with_another_number_of_processes(tmp_path):
+    for number, death in ((2, 11), (1, 3)):
+        with pytest.raises(Killed):
+            list(kept(Work(dies_at=death), Share(tmp_path, number, 3), total=20, shard=2))
+    next(kept(Work(), Share(tmp_path, 0, 3), total=20, shard=2))
+    there = {int(path.name[5:13]) for path in tmp_path.iterdir()}
+    assert there == {0, 4}
+    second, first = Work(), Work()
+    list(kept(second, Share(tmp_path, 1, 2), total=20, shard=2))
+    assert plain(kept(first, Share(tmp_path, 0, 2), total=20, shard=2)) == plain(Work()(np.arange(20)))
+    assert not set(first.made) & set(second.made)
+    assert {*first.made, *second.made} == set(range(20)) - {0, 1, 4, 5}
+
+
+def test_the_first_waits_for_the_others(tmp_path, monkeypatch):
+    """Each look finds one file more, as if the other had just written it."""
+    other = kept(Work(), Share(tmp_path, 1, 2), total=10, shard=1)
+    monkeypatch.setattr(shards.time, "sleep", lambda seconds: next(other))
+    assert plain(kept(Work(), Share(tmp_path, 0, 2), total=10, shard=1)) == plain(Work()(np.arange(10)))
+    assert next(other, None) is None
+
+
+def test_nobody_waits_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setenv("DSRG_TIMEOUT_SECONDS", "0.001")
+    monkeypatch.setattr(shards, "LOOK", 0.01)
+    found = kept(Work(), Share(tmp_path, 0, 2), total=4, shard=1)
+    next(found)
+    with pytest.raises(RunError, match="another process ended or fell silent: images 1 and following are its part"):
+        next(found)
+
+
 @pytest.mark.parametrize("harm", ["bit", "cut", "empty", "gone"])
-def test_from_a_damaged_file_on_items_are_made_again(tmp_path, harm, capsys):
+def test_what_a_damaged_file_held_is_made_again(tmp_path, harm, capsys):
     with pytest.raises(Killed):
-        list(kept(Work(12, dies_at=9), tmp_path, total=12, shard=3))
+        list(kept(Work(dies_at=9), Share(tmp_path), total=12, shard=3))
     path = sorted(tmp_path.iterdir())[1]
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes({"bit": content, "cut": content[:-9], "empty": b"", "gone": b""}[harm])
     if harm == "gone":
         path.unlink()
-    work = Work(12)
-    assert plain(kept(work, tmp_path, total=12, shard=3)) == plain(Work(12)(0))
-    assert work.made == list(range(3, 12))
+    work = Work()
+    assert plain(kept(work, Share(tmp_path), total=12, shard=3)) == plain(Work()(np.arange(12)))
+    assert work.made == [3, 4, 5, 9, 10, 11]
     assert (f"warning: {path}: " in capsys.readouterr().out) == (harm != "gone")
+    assert plain(kept(work, Share(tmp_path), total=12, shard=3)) and len(work.made) == 6
 
 
 def archive(**arrays: np.ndarray) -> bytes:
@@ -85,7 +133,7 @@ FOREIGN = {
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
 def test_whole_files_of_other_content_are_made_again(tmp_path, content, capsys):
     write_sealed(tmp_path, "from-00000000", content, suffix=".npz")
-    assert plain(kept(Work(4), tmp_path, total=4, shard=3)) == plain(Work(4)(0))
+    assert plain(kept(Work(), Share(tmp_path), total=4, shard=3)) == plain(Work()(np.arange(4)))
     assert "no unfinished work (" in capsys.readouterr().out
 
 

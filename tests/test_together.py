@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from test_topology import CHILD, SRUN, TORCHRUN
 from torch import nn
 
+from dsrg import processes
 from dsrg.errors import InputError, RunError
+from dsrg.processes import connect
 from dsrg.topology import Topology
-from dsrg.training import processes
-from dsrg.training.processes import connect, over_all, share_dropout, total
+from dsrg.training import processes as training
+from dsrg.training.processes import over_all, share_dropout, total
 
 SCRIPT = str(Path(together.__file__))
 LAUNCHERS = {*TORCHRUN, *SRUN, *CHILD, "DSRG_DEVICES", "DSRG_NODES"}
@@ -191,10 +193,10 @@ class TestProcesses:
 
     def test_other_errors_stay_what_they_are(self, monkeypatch):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(processes, "set_timeout", lambda timeout: None)
-        with pytest.raises(RuntimeError, match="shapes"), processes.company():
+        monkeypatch.setattr(training, "set_timeout", lambda timeout: None)
+        with pytest.raises(RuntimeError, match="shapes"), training.company():
             raise RuntimeError("shapes do not fit")
-        with pytest.raises(RunError, match="another process ended"), processes.company():
+        with pytest.raises(RunError, match="another process ended"), training.company():
             raise torch.distributed.DistBackendError("NCCL")
-        with pytest.raises(RunError, match="out of memory; more processes"), processes.company():
+        with pytest.raises(RunError, match="out of memory; more processes"), training.company():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
+from dsrg.artifacts.label_folder import CHECKSUMS
 from dsrg.data.index import Index
 from dsrg.files import sha256
 
@@ -32,6 +33,12 @@ def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[i
     paths = [f"{image_id}.png" for image_id in pictures]
     checksums = [sha256(root / path) for path in paths]
     return Index(list(pictures), ["train"] * count, paths, heights, widths, tags, checksums)
+
+
+def note_checksums(folder: Path) -> None:
+    """Make a folder of PNGs one of label maps."""
+    lines = (f"{sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.png")))
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def recipe() -> dict:

@@ -1,74 +1,144 @@
-"""Label maps of many images, one PNG each, with a file of their checksums, as `sha256sum -c SHA256SUMS` reads it."""
+"""Label maps of many images in a folder, in one of two formats, both with a checksum of each map.
 
+png     ID.png of each image; SHA256SUMS, as `sha256sum -c SHA256SUMS` reads it
+shards  00000.tar, 00001.tar, ...: ID.png of MAPS images each, for a million small files are slow in DVC and in object
+        stores; PLACES, a line a map: its sha256, the tar file, its offset and size there in bytes, ID.png
+"""
+
+import hashlib
+import math
 import re
-from collections.abc import Iterable, Iterator
+import tarfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.data.images import Noted, read_mask
-from dsrg.data.palette import label_png
+from dsrg.data.images import Noted, mask_from, read_mask
+from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
-from dsrg.files import read_text, sha256, write_text
-from dsrg.parallel import threaded_map
+from dsrg.files import opened_text, whole_folder
 
-CHECKSUMS = "SHA256SUMS"
+CHECKSUMS, PLACES = "SHA256SUMS", "PLACES"
+CHECKSUM = re.compile(r"([0-9a-f]{64})  (.+)\.png\n")
+PLACE = re.compile(r"([0-9a-f]{64})  (\d{5,9})\.tar (\d{1,18}) (\d{1,18})  (.+)\.png\n")
+MAPS = 4096  # in a tar file: some 10 MB of maps the size of photographs
 
 
-def write_label_maps(folder: Path, maps: Iterable[tuple[str, NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
-    """Write ID.png of each (id, label map uint8 (H, W)); hands the maps on as they are there, in order.
+@contextmanager
+def written_labels(path: Path, *, format: str) -> Iterator[Callable[[str, bytes], None]]:
+    """Fill the folder `path`, whole or not at all: yields a function of an id and its label map's PNG.
 
-    Threads write, while the next map is made.
+    The same maps in the same order give the same bytes.
     """
+    with whole_folder(path) as folder, _Tars(folder) as tars:
+        with open(folder / (PLACES if format == "shards" else CHECKSUMS), "w", encoding="utf-8", newline="") as notes:
 
-    def write(one: tuple[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        image_id, labels = one
-        (folder / f"{image_id}.png").write_bytes(label_png(labels))
-        return labels
+            def add(image_id: str, png: bytes) -> None:
+                name, where = f"{image_id}.png", ""
+                if format == "shards":
+                    where = "{} {} {}  ".format(*tars.add(name, png))
+                else:
+                    (folder / name).write_bytes(png)
+                notes.write(f"{hashlib.sha256(png).hexdigest()}  {where}{name}\n")
 
-    return threaded_map(write, maps)
+            yield add
 
 
-def write_checksums(folder: Path) -> None:
-    """Note the checksums of a folder's PNGs, once all are there."""
-    lines = (f"{sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.png")))
-    write_text(folder / CHECKSUMS, "".join(lines))
+class _Tars:
+    """Tar files of MAPS files each, one after the other; what is in them alone decides about their bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self.tar: tarfile.TarFile | None = None
+
+    def __enter__(self) -> "_Tars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.tar is not None:
+            self.tar.close()
+
+    def add(self, name: str, content: bytes) -> tuple[str, int, int]:
+        """The tar file that took it, and offset and size of the content there."""
+        shard = f"{self.count // MAPS:05d}.tar"
+        if self.count % MAPS == 0:
+            self.__exit__()
+            self.tar = tarfile.open(self.folder / shard, "w")  # noqa: SIM115 - open until it is full
+        self.count += 1
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        self.tar.addfile(info, BytesIO(content))
+        return shard, self.tar.offset - tarfile.BLOCKSIZE * math.ceil(info.size / tarfile.BLOCKSIZE), info.size
 
 
 class LabelFolder:
-    """ID.png of each id in a folder, read when asked for: folder[row] -> uint8 (H, W).
+    """The label map of each id in a folder of either format, read when asked for: folder[row] -> uint8 (H, W).
 
-    Raises InputError at once when files or their checksums are missing, and for a file that is not the one noted.
+    In memory some 250 bytes an image. Raises InputError at once when maps or checksums are missing, and for a map that
+    is not the one noted.
     """
 
     def __init__(self, folder: Path, ids: Iterable[str], *, made_by: str) -> None:
+        self.folder, self.made_by = folder, made_by
+        self.ids = ids if isinstance(ids, Texts) else Texts(ids)
         again = f"run the stage `{made_by}` again"
-        self.paths = [folder / f"{image_id}.png" for image_id in ids]
-        missing = [path.name for path in self.paths if not path.is_file()]
-        if missing:
-            raise InputError(
-                f"{folder}: {len(missing)} of {len(self.paths)} label maps are missing ({', '.join(missing[:5])}...); "
-                f"{again}"
-            )
-        checksums = read_checksums(folder / CHECKSUMS, again=again)
-        if unknown := [path.name for path in self.paths if path.name not in checksums]:
-            raise InputError(f"{folder / CHECKSUMS}: {len(unknown)} label maps lack ({unknown[0]} ...); {again}")
-        self.noted = [Noted(checksums[path.name], made_by) for path in self.paths]
+        self.in_tars = (folder / PLACES).is_file()
+        if not self.in_tars:
+            missing = [image_id for image_id in self.ids if not (folder / f"{image_id}.png").is_file()]
+            self._refuse(missing, f"{folder}: ", "are missing", again)
+        noted, line_is = (folder / PLACES, PLACE) if self.in_tars else (folder / CHECKSUMS, CHECKSUM)
+        there, sums, places = _read(noted, line_is, again=again)
+        rows = there.places(self.ids)
+        unknown = [self.ids[place] for place in np.flatnonzero(rows < 0).tolist()]
+        self._refuse(unknown, f"{noted}: ", "lack", again)
+        self._sums = sums.pick(rows)
+        if self.in_tars:
+            self._places = places[rows]
+            tars = (self._tar(number) for number in np.unique(self._places[:, 0]))
+            if gone := [path for path in tars if not path.is_file()]:
+                raise InputError(f"{path}: no such file; {again}" for path in gone)
+
+    def _refuse(self, ids: list[str], where: str, what: str, again: str) -> None:
+        if ids:
+            few = ", ".join(f"{image_id}.png" for image_id in ids[:5])
+            raise InputError(f"{where}{len(ids)} of {len(self.ids)} label maps {what} ({few}...); {again}")
+
+    def _tar(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.tar"
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.ids)
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        return read_mask(self.paths[row], noted=self.noted[row])
+        noted, name = Noted(self._sums[row], self.made_by), f"{self.ids[row]}.png"
+        if not self.in_tars:
+            return read_mask(self.folder / name, noted=noted)
+        number, offset, size = self._places[row].tolist()
+        with open(self._tar(number), "rb") as tar:
+            tar.seek(offset)
+            return mask_from(tar.read(size), self._tar(number) / name, noted=noted)
 
 
-def read_checksums(path: Path, *, again: str) -> dict[str, str]:
-    """Checksums by file name. Raises InputError, with the advice `again`, for a file that is missing or malformed."""
+def _read(path: Path, line_is: re.Pattern, *, again: str) -> tuple[Texts, Texts, NDArray[np.int64]]:
+    """Ids, checksums, and of a list of places int64 (N, 3): the tar file's number, offset, size.
+
+    Raises InputError, with the advice `again`, for a file that is missing or malformed.
+    """
+    ids, sums, places = GrowingTexts(), GrowingTexts(), array("q")
     try:
-        lines = [re.fullmatch("([0-9a-f]{64})  (.+)", line) for line in read_text(path).split("\n")[:-1]]
+        with opened_text(path) as file:
+            for number, line in enumerate(file, 1):
+                if (match := line_is.fullmatch(line)) is None:
+                    raise InputError(f"{path}: line {number}: expected a sha256 and a file's name")
+                found_sum, *numbers, image_id = match.groups()
+                sums.append(found_sum)
+                ids.append(image_id)
+                places.extend(map(int, numbers))
     except InputError as error:
         raise InputError(f"{problem}; {again}" for problem in error.problems) from None
-    if None in lines:
-        raise InputError(f"{path}: line {lines.index(None) + 1}: expected a sha256 and a file's name; {again}")
-    return {line[2]: line[1] for line in lines}
+    return ids.done(), sums.done(), np.array(places, np.int64).reshape(-1, 3)

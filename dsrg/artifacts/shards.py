@@ -1,6 +1,9 @@
-"""Results of long work on many images, kept a few at a time, so that work which was killed goes on where it was."""
+"""Results of long work on many images, kept a few at a time: by several processes, and gone on with when killed."""
 
 import io
+import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -8,48 +11,88 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.errors import RunError
 from dsrg.sealed import DamagedError, read_sealed, write_sealed
+from dsrg.topology import Share
 
 Item = dict[str, NDArray]
 
 SHARD = 16  # images in a file; a multiple of what networks are given at once, so that nobody's neighbours change
+LOOK = 0.2  # seconds between two looks for another process's files
 
 
-def kept(make: Callable[[int], Iterator[Item]], folder: Path, *, total: int, shard: int = SHARD) -> Iterator[Item]:
-    """The items 0..total-1: those that whole files in `folder` hold, then `make(start)`, which go there in their turn.
+def kept(
+    make: Callable[[NDArray[np.int64]], Iterator[Item]], share: Share, *, total: int, shard: int = SHARD
+) -> Iterator[Item]:
+    """The items 0..total-1: those that whole files in the share's folder hold, the others made now, which go there too.
 
-    make: yields the items from `start` on, a multiple of `shard`, and the same ones whatever that is. An item has an
-    array or plain value under each name and is always handed out as read from a file.
+    Files are dealt out in turn to the processes that share the work. The first one hands out all items in order and
+    waits for those of the others, who hand out what they have made.
 
-    Files are named after their first item and the sha256 of what is in them; from a damaged one on, with a warning,
-    items are made again.
+    make: yields the items of the given rows, whole files of them, the same ones whatever other rows there are. An item
+    has an array or plain value under each name and is always handed out as read from a file.
+
+    Files are named after their first item and the sha256 of what is in them; what a damaged one held is made again,
+    with a warning. Raises RunError when no file comes from the others for DSRG_TIMEOUT_SECONDS (600).
     """
-    start = 0
-    while start < total and (items := _read(folder, start)) is not None:
+    starts, there = range(0, total, shard), _files(share.folder)
+    mine = [start for start in starts[share.number :: share.parts] if start not in there]
+
+    def rows(wanted: list[int]) -> NDArray[np.int64]:
+        return np.concatenate([np.arange(start, min(start + shard, total)) for start in wanted])
+
+    def write(start: int, items: Iterator[Item]) -> bytes:
+        content = _packed(list(islice(items, shard)))
+        there[start] = write_sealed(share.folder, f"from-{start:08d}", content, suffix=".npz")
+        return content
+
+    making, own = make(rows(mine)) if mine else iter(()), set(mine)
+    for start in starts if share.first else mine:
+        if start in own:
+            yield from _unpacked(write(start, making))
+            continue
+        if start not in there:
+            _wait(start, there, share.folder)
+        if (items := _read(there[start])) is None:
+            items = _unpacked(write(start, make(rows([start]))))
         yield from items
-        start += shard
-    rest = make(start) if start < total else iter(())
-    while items := list(islice(rest, shard)):
-        content = _packed(items)
-        write_sealed(folder, _stem(start), content, suffix=".npz")
-        yield from _unpacked(content)
-        start += shard
 
 
-def _read(folder: Path, start: int) -> list[Item] | None:
-    for path in sorted(folder.glob(f"{_stem(start)}.*.npz")):
-        try:
-            return _unpacked(read_sealed(path))
-        except DamagedError as error:
-            fault = str(error)
-        except Exception as error:  # whole, and yet none of ours: it can be anything
-            fault = f"{path}: no unfinished work ({' '.join(str(error).split())[:200]})"
-        print(f"warning: {fault}; it and what comes after it is made again", flush=True)
+def _files(folder: Path) -> dict[int, Path]:
+    """The whole files in a folder by their first item."""
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        found = (re.fullmatch(r"from-(\d+)\.\w+\.npz", entry.name) for entry in entries)
+        return {int(match[1]): folder / match[0] for match in found if match}
+
+
+def _wait(start: int, there: dict[int, Path], folder: Path) -> None:
+    """Look into the folder until the file is there. Raises RunError when none has come for long."""
+    patience = float(os.environ.get("DSRG_TIMEOUT_SECONDS") or 600)
+    until = time.monotonic() + patience
+    while start not in there:
+        time.sleep(LOOK)
+        if len(found := _files(folder)) > len(there):
+            until = time.monotonic() + patience
+        elif time.monotonic() > until:
+            raise RunError(
+                f"another process ended or fell silent: images {start} and following are its part, and nothing came "
+                f"into {folder} for {patience:.0f} s"
+            )
+        there.update(found)
+
+
+def _read(path: Path) -> list[Item] | None:
+    """The items in a file; None, with a warning, for one that is damaged."""
+    try:
+        return _unpacked(read_sealed(path))
+    except DamagedError as error:
+        fault = str(error)
+    except Exception as error:  # whole, and yet none of ours: it can be anything
+        fault = f"{path}: no unfinished work ({' '.join(str(error).split())[:200]})"
+    print(f"warning: {fault}; what it held is made again", flush=True)
     return None
-
-
-def _stem(start: int) -> str:
-    return f"from-{start:08d}"
 
 
 def _packed(items: list[Item]) -> bytes:

@@ -68,7 +68,14 @@ def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: Noted |
     Raises InputError for anything else, RGB above all: what its colours mean is not in the file. With `pixels_max`, a
     larger one is refused before it is decoded; so is a file that is not the one `noted`.
     """
-    data = _read_bytes(path, noted)
+    return mask_from(_read_bytes(path), path, pixels_max=pixels_max, noted=noted)
+
+
+def mask_from(
+    data: bytes, path: str | Path, *, pixels_max: int | None = None, noted: Noted | None = None
+) -> np.ndarray:
+    """The label map in the bytes of a file, which errors call `path`; see `read_mask`."""
+    _refuse_changed(data, path, noted)
     if not data.startswith(PNG_SIGNATURE):
         raise InputError(f"{path}: no PNG; a mask must be a palette or 8-bit grey PNG")
     depth, colour = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
@@ -152,12 +159,16 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
 def _read_bytes(path: str | Path, noted: Noted | None = None) -> bytes:
     with _opened(path) as file:
         data = file.read()
+    _refuse_changed(data, path, noted)
+    return data
+
+
+def _refuse_changed(data: bytes, path: str | Path, noted: Noted | None) -> None:
     if noted is not None and (found := hashlib.sha256(data).hexdigest()) != noted.checksum:
         raise InputError(
             f"{path}: damaged, or changed since the stage `{noted.stage}` (sha256 {found[:12]}..., expected "
             f"{noted.checksum[:12]}...); restore it, or run the stage `{noted.stage}` again"
         )
-    return data
 
 
 def _decode_strictly(image: Image.Image, file: BinaryIO, path: str | Path) -> tuple[int, int, tuple[str, ...]]:

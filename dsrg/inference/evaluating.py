@@ -1,5 +1,6 @@
 """A network on images that have masks: what the stage `evaluate` and the benchmarks report."""
 
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.index import Index
-from dsrg.inference.predict import opinions, predictions
+from dsrg.inference.labelling import kept_labels
+from dsrg.inference.predict import Prediction, opinions, predictions
 from dsrg.inference.scoring import Scores, best_and_worst
 from dsrg.inference.squares import read_images
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
 from dsrg.progress import tracked
+from dsrg.topology import Share
 
 
 def evaluate_segmenter(
@@ -28,18 +31,33 @@ def evaluate_segmenter(
     keep: int = 0,
     ends: int = 0,
     title: str = "evaluate",
+    share: Share | None = None,
 ) -> tuple[Scores, dict[int, NDArray[np.uint8]]]:
     """Scores over all images of the index without and with CRF, and some label maps with it, by the image's row.
 
     These are the first `keep` images', and those of the `ends` best and worst, see `best_and_worst`.
     masks: ground truth, uint8 (H, W) an image. size: side of the training square, pixels. kernel: params `crf.test`.
+    share: where label maps are kept until all are there, and what of them is this process's to make; only the first
+    one's scores are of all images.
     """
     scores, kept, extreme = Scores(classes), {}, {}
-    found = predictions(opinions(segmenter, read_images(index, root), None, settings, size=size), kernel=kernel)
+
+    def predict(rows: NDArray[np.int64]) -> Iterable[Prediction]:
+        images = read_images(index.pick(rows), root)
+        return predictions(opinions(segmenter, images, None, settings, size=size), kernel=kernel)
+
+    if share is None:
+        found = predict(np.arange(len(index)))
+    else:
+        found = kept_labels(predict, share, total=len(index), plain=True)
+        if not share.first:
+            deque(found, maxlen=0)
+            return scores, {}
     for row, (mask, one) in enumerate(zip(masks, tracked(found, title, len(index)), strict=True)):
-        scores.add(mask, plain=one.plain, refined=one.labels)
+        labels = one.labels
+        scores.add(mask, plain=one.plain, refined=labels)
         if row < keep:
-            kept[row] = one.labels
-        extreme[row] = one.labels
+            kept[row] = labels
+        extreme[row] = labels
         extreme = {row: extreme[row] for row in best_and_worst({row: scores.images[row] for row in extreme}, ends)}
     return scores, kept | extreme

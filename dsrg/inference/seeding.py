@@ -27,6 +27,7 @@ from dsrg.method.saliency import combined, mbd, rbd
 from dsrg.method.seeds import agreed_seeds, make_seeds, tag_probs
 from dsrg.networks.network import Classifier, grid_size
 from dsrg.params import Saliency, SeedCrf, Seeds
+from dsrg.topology import Share
 
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
@@ -55,14 +56,13 @@ def saliency_map(
 def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) -> Iterator[NDArray[np.float32]]:
     """Saliency of every image, in order, over processes; raises InputError at once when ready maps are missing."""
     if saliency.method == "maps":
-        paths = [find_in_project(saliency.maps) / f"{image_id}.png" for image_id in index.ids]
-        missing = [path.name for path in paths if not path.is_file()]
+        folder = find_in_project(saliency.maps)
+        jobs = ((folder / f"{image_id}.png", None) for image_id in index.ids)
+        missing = [image_id for image_id in index.ids if not (folder / f"{image_id}.png").is_file()]
         if missing:
-            raise InputError(f"saliency.maps: {saliency.maps}: no map {name}" for name in missing)
+            raise InputError(f"saliency.maps: {saliency.maps}: no map {image_id}.png" for image_id in missing)
     else:
-        paths = [root / path for path in index.paths]
-    ready = saliency.method == "maps"
-    jobs = [(path, None if ready else index.noted(row)) for row, path in enumerate(paths)]
+        jobs = ((root / path, index.noted(row)) for row, path in enumerate(index.paths))
     return parallel.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid, max_side=index.max_side), jobs)
 
 
@@ -72,15 +72,14 @@ def _saliency_of(job: tuple[Path, Noted | None], **settings: object) -> NDArray[
 
 
 def kept_seed_rows(
-    classifier: Classifier, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency, scratch: Path
+    classifier: Classifier, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency, share: Share
 ) -> Iterator[SeedRow]:
-    """`seed_rows`, those of a run that was killed taken from `scratch`."""
+    """`seed_rows`, those of a run that was killed and of other processes taken from files, see `kept`."""
 
-    def make(start: int) -> Iterator[Item]:
-        rest = index.pick(range(start, len(index)))
-        return map(vars, seed_rows(classifier, rest, root, size=size, seeds=seeds, saliency=saliency))
+    def make(rows: NDArray[np.int64]) -> Iterator[Item]:
+        return map(vars, seed_rows(classifier, index.pick(rows), root, size=size, seeds=seeds, saliency=saliency))
 
-    for item in kept(make, scratch, total=len(index)):
+    for item in kept(make, share, total=len(index)):
         yield SeedRow(**item | {"image_id": str(item["image_id"])})
 
 

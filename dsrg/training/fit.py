@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
+from dsrg.processes import connect, leave
 from dsrg.progress import track
 from dsrg.stopping import uninterrupted
 from dsrg.topology import ALONE, Topology
 from dsrg.training.curves import Curves, NotFiniteError, refuse_bad
 from dsrg.training.memory import with_memory_advice
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
-from dsrg.training.processes import company, connect, leave, over_all, share_dropout
+from dsrg.training.processes import company, over_all, share_dropout
 from dsrg.training.resume import Checkpoints, random_state, set_random_state
 
 # (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the

@@ -5,63 +5,18 @@ images, and dropout leaves out of an image what it would leave out of it in one 
 """
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
-from dsrg.errors import InputError, RunError
-from dsrg.topology import Topology
+from dsrg.errors import RunError
 
 # older torch has it under its private name only
 set_timeout = getattr(distributed, "set_timeout", distributed.distributed_c10d._set_pg_timeout)
-
-ENVIRONMENTS = {
-    None: LightningEnvironment,
-    "parent": LightningEnvironment,
-    "torchrun": TorchElasticEnvironment,
-    "srun": SLURMEnvironment,
-}
-
-
-def connect(topology: Topology, *, precision: str) -> Fabric:
-    """Join the processes of `topology`, after starting those of this machine where no launcher did.
-
-    Those started here run this process's command from the beginning. precision: as Fabric calls it. Raises InputError
-    where a machine has too few GPUs.
-    """
-    gpus = torch.cuda.device_count()
-    devices = topology.devices or max(gpus, 1)
-    if 0 < gpus < devices:
-        raise InputError(
-            f"{devices} processes on a machine need {devices} GPUs, and {gpus} can be seen; set DSRG_DEVICES, or let "
-            "every process see all GPUs of its machine (SLURM: --gpus-per-node instead of --gpus-per-task)"
-        )
-    if devices * topology.nodes == 1:
-        return Fabric(accelerator="auto", devices=1, precision=precision)
-    cores = len(os.sched_getaffinity(0)) // (1 if topology.launcher == "srun" else devices)  # srun deals them out
-    os.environ.setdefault("DSRG_WORKERS", str(max(cores, 1)))
-    # the name that takes its place came after the oldest torch that will do
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
-    fabric = Fabric(
-        accelerator="cuda" if gpus else "cpu",
-        devices=devices,
-        num_nodes=topology.nodes,
-        strategy=DDPStrategy(broadcast_buffers=False),  # no network here has buffers that change
-        plugins=[ENVIRONMENTS[topology.launcher]()],
-        precision=precision,
-    )
-    fabric.launch()
-    if (found := distributed.get_world_size()) != devices * topology.nodes:
-        raise InputError(f"{found} processes came together, expected {topology.nodes} machines with {devices} each")
-    return fabric
 
 
 @contextmanager
@@ -84,12 +39,6 @@ def company() -> Iterator[None]:
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"another process ended or fell silent, its own message says why ({reason})") from None
         raise
-
-
-def leave() -> None:
-    """End what `connect` began; nothing passes between the processes any more."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def total(values: Tensor) -> Tensor:

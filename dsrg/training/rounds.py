@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from numpy.typing import NDArray
 
-from dsrg.artifacts.label_folder import LabelFolder, write_checksums, write_label_maps
+from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, save_model
-from dsrg.files import whole_folder
+from dsrg.data.palette import label_png
 from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
+from dsrg.parallel import threaded_map
 
 MODEL, CURVES = "model.pt", "curves.tsv"  # of a round, in its folder
 
@@ -72,10 +73,9 @@ def mean_agreement(learned: Iterable[NDArray], own: Iterable[NDArray], *, classe
 
 def _labels_of(folder: Path, learned: LabelFolder, label: Callable[[Path], Iterator[NDArray]]) -> LabelFolder:
     """What a round's network makes of the images whose labels it learned, in the round's folder."""
-    place, ids = folder / "labels", [path.stem for path in learned.paths]
+    place = folder / "labels"
     if not place.is_dir():
-        with whole_folder(place) as unfinished:
-            for _ in write_label_maps(unfinished, zip(ids, label(folder / MODEL), strict=True)):
-                pass
-            write_checksums(unfinished)
-    return LabelFolder(place, ids, made_by="retrain")
+        with written_labels(place, format="shards") as add:
+            for image_id, png in zip(learned.ids, threaded_map(label_png, label(folder / MODEL)), strict=True):
+                add(image_id, png)
+    return LabelFolder(place, learned.ids, made_by="retrain")

@@ -1,0 +1,50 @@
+"""Label maps of whole data sets, kept as PNGs while they are made, by several processes if there are."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrg.artifacts.shards import Item, kept
+from dsrg.data.images import mask_from
+from dsrg.data.palette import label_png
+from dsrg.inference.predict import Prediction
+from dsrg.parallel import threaded_map
+from dsrg.topology import Share
+
+
+class Labelled(NamedTuple):
+    """A prediction's label maps as PNGs: with CRF and unsure pixels, and, where it was to be kept, `plain`."""
+
+    png: bytes
+    plain_png: bytes
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """The label map, uint8 (H, W)."""
+        return mask_from(self.png, "label map")
+
+    @property
+    def plain(self) -> NDArray[np.uint8]:
+        """The one without CRF, uint8 (H, W)."""
+        return mask_from(self.plain_png, "label map")
+
+
+def kept_labels(
+    predict: Callable[[NDArray[np.int64]], Iterable[Prediction]], share: Share, *, total: int, plain: bool = False
+) -> Iterator[Labelled]:
+    """Label maps of the images 0..total-1, in order, those that are kept already not predicted again, see `kept`.
+
+    predict: predictions of the images of the given rows. Threads make PNGs of them, while the next ones are made.
+    """
+
+    def item(one: Prediction) -> Item:
+        found = {"labels": one.labels} | ({"plain": one.plain} if plain else {})
+        return {name: np.frombuffer(label_png(labels), np.uint8) for name, labels in found.items()}
+
+    def make(rows: NDArray[np.int64]) -> Iterator[Item]:
+        return threaded_map(item, predict(rows))
+
+    for found in kept(make, share, total=total):
+        yield Labelled(found["labels"].tobytes(), found["plain"].tobytes() if plain else b"")
