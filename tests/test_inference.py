@@ -153,6 +153,16 @@ class TestPrediction:
                     logits = logits + F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0]
             torch.testing.assert_close(probs, logits.softmax(dim=0))
 
+    @pytest.mark.parametrize("classes", [7, 8, 21])
+    def test_many_classes_are_interpolated_as_few(self, classes):
+        network = Uneven()
+        many = nn.Sequential(network, nn.Conv2d(3, classes, 1)).eval()
+        settings = Predict(shape="square", scales=[0.75, 1.0], flip=False, merge="sum", max_side=1024)
+        (found,) = class_scores(many, self.IMAGES[:1], settings, size=33)
+        grids = (many(squares(self.IMAGES[:1], side)) for side in (25, 33))
+        expected = sum(F.interpolate(grid, (40, 60), mode="bilinear", align_corners=True)[0] for grid in grids)
+        torch.testing.assert_close(found, expected)
+
     def test_native_sides_are_never_too_small(self):
         assert native(picture(1, 100, seed=0), 0.5).shape == (1, 3, 9, 49)
 

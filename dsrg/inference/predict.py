@@ -74,9 +74,15 @@ def class_scores(
         batches = (squares(images, scaled_side(size, scale)) for scale in settings.scales)
         grids = zip(*[_grid(segmenter, batch, flip=settings.flip).split(1) for batch in batches], strict=True)
     for image, own in zip(images, grids, strict=True):
-        full = (F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0] for grid in own)
+        laid = (grid.contiguous(memory_format=_layout(grid.shape[1])) for grid in own)
+        full = (F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0] for grid in laid)
         merged = reduce(Tensor.add_, full)  # in place: these are large
         yield merged / (len(settings.scales) * (1 + settings.flip)) if settings.merge == "mean" else merged
+
+
+def _layout(classes: int) -> torch.memory_format:
+    """The layout of memory that is interpolated fastest: for many classes twice as fast, those of a pixel together."""
+    return torch.channels_last if classes >= 8 else torch.contiguous_format
 
 
 def _grid(segmenter: nn.Module, batch: Tensor, *, flip: bool) -> Tensor:
