@@ -29,7 +29,7 @@ from dsrg.networks.weights import initial_segmenter
 from dsrg.params import Params, load_params
 
 BATCH = 8  # the command's own
-CASES = {"VOC's": (450, 16), "a camera's": (3500, 4)}  # about the pictures' sides, how many
+CASES = {"VOC's": (450, 32), "a camera's": (3500, 4)}  # about the pictures' sides, how many
 
 
 def draw_pictures(folder: Path, *, side: int, count: int) -> list[Path]:
