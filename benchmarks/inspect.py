@@ -48,8 +48,9 @@ RECIPE = "voc2012-mobilenet"
 PICTURES, WATCHED = 50, 50
 MOVES = 30  # of each slider
 TILES = "document.querySelectorAll('.tile')"
-IN_SIGHT = f"[...{TILES}].filter(tile => tile.getBoundingClientRect().top < innerHeight)"
-THUMBNAILS = f"{IN_SIGHT}.length > 20 && {IN_SIGHT}.every(tile => tile.querySelector('img').naturalWidth > 0)"
+SEEN = "(box => box.top < innerHeight && box.bottom > 0)(tile.getBoundingClientRect())"
+IN_SIGHT = f"[...{TILES}].filter(tile => {SEEN})"
+THUMBNAILS = f"{IN_SIGHT}.length > 10 && {IN_SIGHT}.every(tile => tile.querySelector('img').naturalWidth > 0)"
 
 
 def make_project(folder: Path, count: int) -> None:
