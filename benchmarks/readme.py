@@ -79,6 +79,14 @@ def _beside_the_network(found: dict) -> float:
     return max(row["times_the_network"]["median"] for row in found["sizes"].values())
 
 
+def _first_grid(found: dict) -> float:
+    return found["seconds"]["first_load"]
+
+
+def _slider(found: dict) -> float:
+    return max(found[part]["median_ms"] for part in ("live_seeds", "live_growth"))
+
+
 def _minutes(found: dict) -> float:
     return sum(found["estimated_s"].values()) / 60
 
@@ -133,6 +141,8 @@ LIMITS = [
     ),
     Limit("estimate of the whole VOC recipe, GPU", f"estimate-{VGG}.json", _minutes, 20, "min", gpu=True),
     Limit("peak memory of the CRF of an image of 2000 x 1500, CPU", "memory.json", _large_image, 6, "GB"),
+    Limit("`dsrg inspect`, grid of 10,000 images, until its thumbnails are there", "inspect.json", _first_grid, 2, "s"),
+    Limit("`dsrg inspect`, answer to a threshold", "inspect.json", _slider, 150, "ms"),
 ]
 
 
