@@ -315,6 +315,12 @@ class TestSeeds:
             found[3]
         assert np.asarray(read_seeds(path, classes=CLASSES).in_order([])).shape == (0, 5, 5)
 
+    def test_what_was_opened_is_read_when_another_file_has_taken_its_place(self, path):
+        before = read_seeds(path, classes=CLASSES)
+        save_rows(path, [replace(row, seeds=row.seeds * 0) for row in ROWS])
+        np.testing.assert_array_equal(before.seeds, [row.seeds for row in ROWS])
+        assert not read_seeds(path, classes=CLASSES).seeds.any()
+
     def test_other_classes_and_another_grid(self, path):
         assert "made for the classes cat, dög" in self.refusal(path, classes=["dög", "cat"])
         assert "made for the classes" in self.refusal(path, classes=["cat"])

@@ -17,8 +17,8 @@ import io
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -146,11 +146,15 @@ def _head(checksum: str) -> bytes:
 
 @dataclass(frozen=True)
 class Seeds:
-    """A seeds file, of which ids (N,) and tags, present bool (N, C+1), are in memory."""
+    """A seeds file, of which ids (N,) and tags, present bool (N, C+1), are in memory.
+
+    It stays open, so that what is read later is of the same file, should another have taken its place.
+    """
 
     path: Path
     ids: Texts
     present: NDArray[np.bool_]
+    file: h5py.File = field(repr=False)
 
     @cached_property
     def seeds(self) -> NDArray[np.uint8]:
@@ -159,7 +163,7 @@ class Seeds:
 
     def in_order(self, ids: Sequence[str]) -> "StoredSeeds":
         """Seeds in the order of `ids`. Raises InputError for ids without seeds."""
-        return StoredSeeds(self.path, self._rows(ids))
+        return StoredSeeds(self, self._rows(ids))
 
     def tags_in_order(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         """Tags in the order of `ids`, bool (K, C+1): the index's, but for seeds imported with tags of their own."""
@@ -179,23 +183,21 @@ class Seeds:
         Raises InputError as above.
         """
         (row,) = self._rows([image_id])
-        with _opened(self.path) as file:
-            places = np.flatnonzero(file["cam_row"][:] == row)
-            cams = {int(file["cam_class"][place]): file["cams"][place].astype(np.float32) for place in places}
-            saliency = file["saliency"][row].astype(np.float32)
+        with _readable(self.path):
+            places = np.flatnonzero(self.file["cam_row"][:] == row)
+            cams = {int(self.file["cam_class"][place]): self.file["cams"][place].astype(np.float32) for place in places}
+            saliency = self.file["saliency"][row].astype(np.float32)
             return None if np.isnan(saliency).all() else saliency, cams
 
 
 class StoredSeeds:
-    """Seeds of the given rows of a seeds file, read when asked for: seeds[k] -> uint8 (h, w); an array of all of them.
+    """Seeds of the given rows, read when asked for: found[k] -> uint8 (h, w); np.asarray reads all of them.
 
     Raises InputError for a file that has become unreadable.
     """
 
-    def __init__(self, path: Path, rows: NDArray[np.int64]) -> None:
-        self.path, self.rows = path, rows
-        with _readable(path):
-            self._maps = h5py.File(path)["seeds"]  # keeps the file open
+    def __init__(self, seeds: Seeds, rows: NDArray[np.int64]) -> None:
+        self.path, self.rows, self._maps = seeds.path, rows, seeds.file["seeds"]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -212,7 +214,8 @@ class StoredSeeds:
 def read_seeds(path: Path, *, classes: list[str], grid: int | None = None) -> Seeds:
     """Open a seeds file. Raises InputError when it is incomplete, damaged, of another version, classes or grid."""
     _refuse_damaged(path)
-    with _opened(path) as file:
+    with _readable(path), ExitStack() as refused:
+        file = refused.enter_context(h5py.File(path))
         attributes = dict(file.attrs)
         if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
             raise InputError(f"{path}: not a seeds file of version {VERSION}; {AGAIN}")
@@ -232,7 +235,9 @@ def read_seeds(path: Path, *, classes: list[str], grid: int | None = None) -> Se
         odd = any(((seeds > len(classes)) & (seeds != UNLABELLED)).any() for seeds in _blocks(file["seeds"]))
         if ids.repeated() or odd:
             raise ValueError("an id twice, or a label that is no class")
-        return Seeds(path, ids, file["present"][:])
+        seeds = Seeds(path, ids, file["present"][:], file)
+        refused.pop_all()
+        return seeds
 
 
 def _blocks(data: h5py.Dataset, rows: int = 4096) -> Iterator[NDArray]:
@@ -278,18 +283,9 @@ def _refuse_odd(file: h5py.File, *, classes: int) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """A seeds file to read; see `_readable`."""
-    with _readable(path), h5py.File(path) as file:
-        yield file
-
-
-@contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Whatever goes wrong with a damaged seeds file becomes an InputError."""
     try:
         yield
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {AGAIN}") from None
     except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # as h5py raises them
         raise InputError(f"{path}: not readable as HDF5 seeds ({' '.join(str(error).split())}); {AGAIN}") from None
