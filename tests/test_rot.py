@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy import note_checksums, picture, recipe, save_index
 
-from dsrg.artifacts.label_folder import LabelFolder
+from dsrg.artifacts.label_folder import PLACES, LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.batches import Batches
@@ -139,6 +139,16 @@ class TestPseudoLabels:
                 list(folder)
             flip(path, place, bit)
         assert folder[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+    def test_a_damaged_place_in_a_tar_file_is_named_and_asks_for_no_memory(self, tmp_path):
+        with written_labels(tmp_path / "out", format="shards") as add:
+            add("a", label_png(np.zeros((3, 4), np.uint8)))
+        sound = (tmp_path / "out" / PLACES).read_text()
+        _, offset, size = sound.split("  ")[1].split()
+        for wrong in (f"{offset} {9**17}", f"{9**17} {size}", f"{offset} 0"):
+            (tmp_path / "out" / PLACES).write_text(sound.replace(f"{offset} {size}", wrong))
+            with pytest.raises(InputError, match=r"00000\.tar/a\.png: "):
+                list(LabelFolder(tmp_path / "out", ["a"], made_by="make_pseudo_labels"))
 
 
 class TestMasks:

@@ -7,6 +7,7 @@ shards  00000.tar, 00001.tar, ...: ID.png of MAPS images each, for a million sma
 
 import hashlib
 import math
+import os
 import re
 import tarfile
 from array import array
@@ -120,8 +121,9 @@ class LabelFolder:
             return read_mask(self.folder / name, noted=noted)
         number, offset, size = self._places[row].tolist()
         with open(self._tar(number), "rb") as tar:
-            tar.seek(offset)
-            return mask_from(tar.read(size), self._tar(number) / name, noted=noted)
+            most = os.fstat(tar.fileno()).st_size  # damaged numbers may lead anywhere and ask for any memory
+            tar.seek(min(offset, most))
+            return mask_from(tar.read(min(size, most)), self._tar(number) / name, noted=noted)
 
 
 def _read(path: Path, line_is: re.Pattern, *, again: str) -> tuple[Texts, Texts, NDArray[np.int64]]:
