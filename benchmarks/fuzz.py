@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 from zipfile import ZipFile
 
@@ -42,9 +43,10 @@ from ruamel.yaml import YAML
 
 from benchmarks import RESULTS
 from dsrg.artifacts.cues import CONFLICTS, read_cues, write_cues
+from dsrg.artifacts.label_folder import CHECKSUMS, PLACES, LabelFolder, written_labels
 from dsrg.artifacts.model_file import FORMAT, VERSION, Model, _digest, load_model, save_model
 from dsrg.artifacts.safe_pickle import INSTRUCTIONS, NAMES
-from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, Seeds, read_seeds, sealed, write_seeds
+from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
 from dsrg.artifacts.shards import kept
 from dsrg.data.check import Scan, check_records
 from dsrg.data.coco import scan_coco
@@ -57,6 +59,7 @@ from dsrg.errors import InputError, RunError
 from dsrg.files import sha256, write_json
 from dsrg.params import load_params
 from dsrg.sealed import write_sealed
+from dsrg.topology import Share
 from dsrg.training.resume import Checkpoints
 
 SECONDS = 10  # of the processor that one input may take
@@ -343,6 +346,33 @@ def masks(folder: Path) -> Target:
     return Target(broken | broken.map(png_forged), read)
 
 
+def label_folders(folder: Path) -> Target:
+    """Folders of label maps in both formats; the first byte of an input says which of their files it is."""
+    content, files = label_png(np.eye(4, dtype=np.uint8)), {}
+    for format in ("png", "shards"):
+        with written_labels(folder / format, format=format) as add:
+            for name in "ab":
+                add(name, content)
+        files |= {bytes([64 + len(files) + k]): path for k, path in enumerate(sorted((folder / format).iterdir()))}
+    sound = {key: path.read_bytes() for key, path in files.items()}
+
+    def read(content: bytes) -> object:
+        path = files[content[:1]]
+        path.write_bytes(content[1:])
+        try:
+            return list(LabelFolder(path.parent, ["a", "b"], made_by="make_pseudo_labels"))
+        finally:
+            path.write_bytes(sound[content[:1]])
+
+    tokens = [b"a.png", b"9" * 12, b"00000.tar", b"\n", b" ", b"\xff", b"-"]
+
+    def spoiled_one(key: bytes) -> st.SearchStrategy[bytes]:
+        return spoiled([sound[key]], tokens=tokens).map(lambda content: key + content)
+
+    noted = [key for key, path in files.items() if path.name in (CHECKSUMS, PLACES)]
+    return Target(st.sampled_from([*files, *noted]).flatmap(spoiled_one), read)
+
+
 def images(folder: Path) -> Target:
     """Images of every known format."""
     path = picture_folder(folder)
@@ -391,7 +421,7 @@ def cues(folder: Path) -> Target:
     path, list_path = folder / "cues.pickle", folder / "list.txt"
     present = np.array([[1, 1, 0, 0], [1, 0, 1, 1]], bool)
     labels = np.array([0, 1, 2, 3, 255], np.uint8)[np.arange(2 * GRID * GRID) % 5].reshape(2, GRID, GRID)
-    write_cues(path, list_path, Seeds(path, ["a", "b"], present, labels))
+    write_cues(path, list_path, SimpleNamespace(ids=["a", "b"], present=present, seeds=labels))
     sound, lines = path.read_bytes(), list_path.read_bytes()
     arrays = {f"{k}_{kind}": value for k in (0, 1) for kind, value in
               (("labels", np.array([1])), ("cues", np.array([[0, 1], [0, 2], [0, 3]])))}  # fmt: skip
@@ -568,10 +598,10 @@ def shards(folder: Path) -> Target:
     folder.mkdir()
     scratch = folder / "scratch"
 
-    def make(start: int) -> Iterator[dict]:
-        yield from ({"a": np.full((2, 3), number)} for number in range(start, 4))
+    def make(rows: np.ndarray) -> Iterator[dict]:
+        yield from ({"a": np.full((2, 3), number)} for number in rows)
 
-    list(kept(make, scratch, total=4, shard=2))
+    list(kept(make, Share(scratch), total=4, shard=2))
     path = min(scratch.iterdir())
     sound = path.read_bytes()
 
@@ -582,7 +612,7 @@ def shards(folder: Path) -> Target:
             write_sealed(scratch, path.name.split(".")[0], content[1:], suffix=".npz")
         else:
             (scratch / path.name).write_bytes(content[1:])
-        return list(kept(make, scratch, total=4, shard=2))
+        return list(kept(make, Share(scratch), total=4, shard=2))
 
     def saved(arrays: dict) -> bytes:
         buffer = io.BytesIO()
@@ -603,6 +633,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "params": params,
     "masks": masks,
     "images": images,
+    "label folders": label_folders,
     "cues": cues,
     "seeds": seeds,
     "models": models,
