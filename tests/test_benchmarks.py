@@ -309,9 +309,10 @@ class TestTimings:
         assert run.cells() == ["200", "50.0", "300", "20.0", "10.0"]
         assert timing.ratio([1.0, 6.0, 2.0], [1.0, 2.0, 1.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
 
-    def test_an_estimate_by_hand(self):
+    @pytest.mark.parametrize("recipe", ["voc2012-vgg16", "voc2012-mobilenet"])
+    def test_an_estimate_by_hand(self, recipe):
         """Steps times seconds an image times batch, images over images a second."""
-        params = load_params(ROOT / "recipes" / "voc2012-vgg16.yaml")
+        params = load_params(ROOT / "recipes" / f"{recipe}.yaml")
         flop = classifier_operations(params)
         step = {"batch": 2, "flop": flop, "parts": {"step, with": {"median_s": 6}, "step, without": {"median_s": 4}}}
         speeds = {"seeds": 2, "pseudo labels": 4}

@@ -1,6 +1,7 @@
 """Work over processes: the order, the errors and the results are those of a plain loop."""
 
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -185,3 +186,37 @@ def test_number_of_workers(monkeypatch):
         monkeypatch.setenv("DSRG_WORKERS", wrong)
         with pytest.raises(InputError, match="DSRG_WORKERS"):
             parallel.worker_count()
+
+
+FAULTS = """
+    import ctypes, resource
+    from dsrg.parallel import ordered_map
+
+    def faults(_):
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+        found = []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            arrays = [libc.malloc(20 << 20) for _ in range(4)]  # as a CRF does
+            for array in arrays:
+                ctypes.memset(array, 1, 20 << 20)
+            for array in arrays:
+                libc.free(array)
+            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return found
+
+    if __name__ == "__main__":
+        for first, *others in ordered_map(faults, range(2)):
+            print(sum(others))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own way")
+def test_a_worker_keeps_the_memory_of_one_image_for_the_next(tmp_path):
+    """Pages that the system has to hand out anew: 20480 a round without it."""
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(FAULTS))
+    environment = os.environ | {"DSRG_WORKERS": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    said = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True, timeout=60)
+    assert len(said.stdout.split()) == 2 and all(int(pages) < 5000 for pages in said.stdout.split()), said
