@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy import picture, recipe, save_index
 
-from dsrg.artifacts.seeds_h5 import SeedRow, Seeds
+from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.figures import overlays
 from dsrg.figures.overlays import CAPTION, GAP, captioned, panels, stacked
 from dsrg.figures.seeds import SHEET_COLUMNS, SHEET_ROWS, write_contact_sheet
@@ -170,10 +170,12 @@ def test_the_draw_is_the_same_whatever_the_seeds_and_the_order():
 def test_the_sheet_shows_all_kinds(tmp_path):
     pictures = {f"im{k}": picture(24, 30 + k, seed=k) for k in range(12)}
     index = save_index(tmp_path, pictures, [[1]] * 12)
-    labels = np.full((12, 3, 3), 255, np.uint8)
-    labels[:, 0, 0], labels[:, 2, 2] = 0, 1
+    labels, blank = np.full((3, 3), 255, np.uint8), np.zeros((3, 3), np.float32)
+    labels[0, 0], labels[2, 2] = 0, 1
+    rows = [SeedRow(name, index.present[0], labels, blank, blank[None], np.array([1])) for name in pictures]
+    write_seeds(tmp_path / "seeds.h5", rows, count=12, grid=3, classes=["cat"], params="{}")
     images = [image_count(f"im{k}", k / 100) for k in range(12)]
-    places = Seeds(tmp_path / "seeds.h5", index.ids, index.present, labels), index, tmp_path
+    places = read_seeds(tmp_path / "seeds.h5", classes=["cat"]), index, tmp_path
     write_contact_sheet(tmp_path / "sheet.png", images, *places)
     height, width, _ = cv2.imread(str(tmp_path / "sheet.png")).shape
     assert height == 3 * (CAPTION + 2 * GAP + SHEET_ROWS * (CAPTION + 120 + 2 * GAP))
