@@ -52,8 +52,9 @@ def look_at_machine(constraints: Path) -> Iterator[Finding]:
     """Python and packages against the pinned ones, compiler, libraries, disk, memory, GPU."""
     yield python(sys.version_info[:2])
     pins = read_pins(constraints) if constraints.is_file() else {}
-    installed = {name: version for name in pins if (version := _installed(name))}
-    yield packages(pins, installed, required=_required())
+    required = _required()
+    installed = {name: version for name in {*pins, *required} if (version := _installed(name))}
+    yield packages(pins, installed, required=required)
     yield compiler(os.environ.get("CXX", "g++"))
     yield libraries(LIBRARIES, ctypes.CDLL)
     try:
@@ -74,7 +75,8 @@ def python(version: tuple[int, int]) -> Finding:
 def packages(pins: dict[str, str], installed: dict[str, str], *, required: Iterable[str]) -> Finding:
     """Installed versions against constraints.txt: a missing one that is required is wrong, another version a note."""
     missing = sorted(name for name in required if name not in installed)
-    other = [f"{name} {installed[name]} (pinned {pins[name]})" for name in installed if installed[name] != pins[name]]
+    changed = sorted(name for name in installed if installed[name] != pins.get(name, installed[name]))
+    other = [f"{name} {installed[name]} (pinned {pins[name]})" for name in changed]
     if missing:
         return Finding("packages", WRONG, f"missing: {_few(missing)}; run: make env")
     if other:

@@ -53,7 +53,11 @@ def test_smaller_than_objects():
     assert len(pickle.dumps(found)) < 0.6 * objects and found._array.nbytes == 16 * 1000
 
 
-@given(st.lists(st.text(max_size=3), unique=True), st.lists(st.text(max_size=3)), st.integers(1, 5))
+# NumPy takes "" and "\0" for the same; ids and paths have no such character
+texts = st.text(st.characters(exclude_characters="\0"), max_size=3)
+
+
+@given(st.lists(texts, unique=True), st.lists(texts), st.integers(1, 5))
 def test_places_are_those_of_a_dictionary(mine, wanted, hashes):
     """Also where many texts have one hash."""
     place = {text: number for number, text in enumerate(mine)}
