@@ -106,12 +106,17 @@ def test_checksums_are_those_of_outs_and_metrics(tmp_path):
     assert sorted(found) == names and len(set(found.values())) == 3
 
 
+def dvc_config(folder: Path, *names: str) -> list[str]:
+    commands = ([sys.executable, "-m", "dvc", "config", name] for name in names)
+    return [subprocess.check_output(command, cwd=folder, text=True).strip() for command in commands]
+
+
 def test_copies_have_changed_params_and_linked_data(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(chaos.subprocess, "run", lambda command, **options: None)
     copy = chaos.copy_of_project(tmp_path / "copy", {"cam.steps": "7", "cam.optimiser.lr": "1e-5", "data.root": "docs"})
     params = YAML(typ="safe", pure=True).load(copy / "params.yaml")
     assert (params["cam"]["steps"], params["cam"]["optimiser"]["lr"]) == (7, 1e-5)
+    assert dvc_config(copy, "core.no_scm", "core.analytics", "core.check_update") == ["true", "false", "false"]
     assert (copy / "dsrg" / "files.py").exists() and (copy / "docs").resolve() == ROOT / "docs"
 
 
