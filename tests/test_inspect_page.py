@@ -263,6 +263,31 @@ def test_tiles_out_of_sight_hold_no_picture(page):
     page.run("document.body.style.paddingBottom = ''")
 
 
+@pytest.fixture
+def three_at_once(page, address):
+    """The page asks for three images where it asks for a hundred."""
+    wrap = "const plain = fetch; window.fetch = path => plain(path.replace('count=100', 'count=3'))"
+    number = page.send("Page.addScriptToEvaluateOnNewDocument", source=wrap)["identifier"]
+    yield lambda: page.send("Page.navigate", url=f"{address}?again")
+    page.send("Page.removeScriptToEvaluateOnNewDocument", identifier=number)
+
+
+def test_a_large_window_is_filled(page, three_at_once):
+    """Also when what is asked for at once does not reach its end, so that there is nothing to scroll."""
+    three_at_once()
+    page.wait("document.querySelectorAll('.tile').length === 16")
+    assert sum("count=3" in url for url in page.requests) == 6
+    assert len(set(ids(page))) == 16
+
+
+def test_the_end_is_reached_however_fast_one_scrolls(page, three_at_once):
+    page.size(300, 200)
+    three_at_once()
+    page.wait("document.querySelectorAll('.tile').length > 0")
+    page.wait("(scrollTo(0, document.documentElement.scrollHeight), document.querySelectorAll('.tile').length === 16)")
+    assert len(set(ids(page))) == 16
+
+
 def test_keys(page):
     page.press("ArrowRight")
     page.press("ArrowRight")

@@ -3,6 +3,7 @@
 import { UNLABELLED, canvasSize, decode, drawLabels, drawMap, nameRegions, valueAt } from "./drawing.js";
 
 const PAGE = 100; // images asked for at once
+const AHEAD = 600; // pixels below the window within which more of the grid is asked for
 const FADE = { image: 1, map: 0.7, labels: 0.6 };
 const HATCH = "repeating-linear-gradient(135deg, #000 0 4px, #909090 4px 5px)";
 const FIRST = { disagreement: "descending", growth: "descending" }; // others from the lowest
@@ -25,6 +26,7 @@ let palette, viridis;
 let rows = []; // of the grid, as far as they are loaded
 let total = 0;
 let request = 0; // number of the grid's latest question
+let filling = false; // more of the grid is on its way
 let shown = null; // the image that is large
 let settings = null; // of layers, by key, kept from image to image: {on, fade}
 let before, now; // thresholds
@@ -78,7 +80,21 @@ async function fill(start = 0) {
   const known = answer.known < total ? `, ${answer.known} of them with a value` : "";
   $("total").textContent = `${total} image${total === 1 ? "" : "s"}${known}${answer.working ? ", still counting" : ""}`;
   $("grid").dataset.ready = start;
+  if (start === 0) fillAhead().catch(complain);
   if (answer.working) setTimeout(() => mine === request && !$("gallery").hidden && scrollY === 0 && fill(), 2000);
+}
+
+// More of the grid as long as its end is in sight or near it.
+async function fillAhead() {
+  const below = $("more").getBoundingClientRect().top - innerHeight;
+  if (filling || $("gallery").hidden || rows.length >= total || below > AHEAD) return;
+  filling = true;
+  try {
+    await fill(rows.length);
+  } finally {
+    filling = false;
+  }
+  await fillAhead();
 }
 
 function tile(row) {
@@ -488,6 +504,7 @@ function close() {
   delete $("viewer").dataset.ready;
   $("viewer").hidden = true;
   $("gallery").hidden = false;
+  fillAhead().catch(complain);
   $("grid").querySelector(`[data-id="${CSS.escape(id ?? "")}"]`)?.focus();
 }
 
@@ -552,9 +569,7 @@ async function start() {
   let typed;
   $("search").addEventListener("input", () => { clearTimeout(typed); typed = setTimeout(again, 150); });
   $("filters").addEventListener("submit", event => event.preventDefault());
-  new IntersectionObserver(([entry]) => {
-    if (entry.isIntersecting && rows.length && rows.length < total) fill(rows.length).catch(complain);
-  }, { rootMargin: "600px" }).observe($("more"));
+  addEventListener("scroll", () => fillAhead().catch(complain), { passive: true });
   $("back").addEventListener("click", () => { location.hash = ""; });
   $("previous").addEventListener("click", () => neighbour(-1));
   $("next").addEventListener("click", () => neighbour(1));
@@ -568,7 +583,7 @@ async function start() {
   $("reset").addEventListener("click", reset);
   addEventListener("keydown", press);
   addEventListener("hashchange", follow);
-  addEventListener("resize", () => shown && draw());
+  addEventListener("resize", () => shown ? draw() : fillAhead().catch(complain));
   await fill();
   if (location.hash.length > 1) follow();
 }
