@@ -47,6 +47,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = "voc2012-mobilenet"
 PICTURES, WATCHED = 50, 50
 MOVES = 30  # of each slider
+STRETCH = 500  # tiles that are scrolled to at a time
 TILES = "document.querySelectorAll('.tile')"
 SEEN = "(box => box.top < innerHeight && box.bottom > 0)(tile.getBoundingClientRect())"
 IN_SIGHT = f"[...{TILES}].filter(tile => {SEEN})"
@@ -151,8 +152,9 @@ def use(address: str, count: int, profile: Path) -> dict:
         choose("#sort", "id", "change")
 
         def scroll() -> None:
-            while browser.run(f"scrollTo(0, document.documentElement.scrollHeight), {TILES}.length") < count:
-                time.sleep(0.02)
+            for shown in range(0, count, STRETCH):  # each its own patience: an end that never comes is an error
+                down = f"scrollTo(0, document.documentElement.scrollHeight), {TILES}.length"
+                browser.wait(f"({down}) >= {min(count, shown + STRETCH)}")
 
         seconds["scroll_to_the_end"] = timed(scroll)
         browser.wait(THUMBNAILS)
