@@ -1,6 +1,7 @@
 """Work spread over processes or threads, results in order, the same for any number of workers."""
 
 import ctypes
+import math
 import os
 import signal
 from collections import deque
@@ -113,16 +114,14 @@ class Shared(NamedTuple):
 
 
 @contextmanager
-def shared(values: NDArray[np.float32]) -> Iterator[Shared]:
-    """A copy of an array that workers can open meanwhile; who has opened it may keep it.
+def shared(shape: tuple[int, ...]) -> Iterator[Shared]:
+    """An array of zeros that workers can open meanwhile; who has opened it may keep it.
 
     It has no name (Linux's memfd), so nothing is left over, however a process ends.
     """
     descriptor = os.memfd_create("dsrg")
     try:
-        os.truncate(descriptor, values.nbytes)
-        place = Shared(f"/proc/{os.getpid()}/fd/{descriptor}", values.shape)
-        place.array()[:] = values
-        yield place
+        os.truncate(descriptor, np.dtype(np.float32).itemsize * math.prod(shape))
+        yield Shared(f"/proc/{os.getpid()}/fd/{descriptor}", shape)
     finally:
         os.close(descriptor)

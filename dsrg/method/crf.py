@@ -1,11 +1,13 @@
 """Fully connected CRF (Kraehenbuehl and Koltun 2011): probabilities that follow the image's edges."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from dsrg import parallel
 from dsrg.method.lattice import lattice_mean_field
-from dsrg.method.mean_field import Kernel, mean_fields
+from dsrg.method.mean_field import Job, Kernel, mean_fields
 
 
 def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: float) -> Tensor:
@@ -36,14 +38,21 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
         return lattice_mean_field(images, unary, kernel)
     if len(images) != len(unary):
         raise ValueError(f"{len(images)} images, but energies of {len(unary)}")
-    pixels = images.cpu().numpy()
-    # two shares a process: few messages to and fro, yet no process idle for long where images differ in time
-    share = -(-len(pixels) // (2 * parallel.worker_count()))
-    with parallel.shared(unary.detach().float().cpu().numpy()) as place:
-        jobs = [(place, first, pixels[first : first + share], kernel) for first in range(0, len(pixels), share)]
-        for _ in parallel.ordered_map(mean_fields, jobs) if len(pixels) > 1 else map(mean_fields, jobs):
+    pixels, energies = images.cpu().numpy(), unary.detach().float().cpu().numpy()
+    with parallel.shared(energies.shape) as place:
+        values = place.array()
+
+        def jobs() -> Iterator[Job]:
+            """Two shares a process: few messages to and fro, yet none idle for long where images differ in time."""
+            share = -(-len(pixels) // (2 * parallel.worker_count()))
+            for first in range(0, len(pixels), share):
+                rows = slice(first, first + share)
+                values[rows] = energies[rows]  # while others work on the shares before
+                yield place, first, pixels[rows], kernel
+
+        for _ in parallel.ordered_map(mean_fields, jobs()) if len(pixels) > 1 else map(mean_fields, jobs()):
             pass
-        return torch.from_numpy(place.array()).to(unary.device)
+        return torch.from_numpy(values).to(unary.device)
 
 
 def engine_on(device: torch.device) -> str:

@@ -44,7 +44,10 @@ def mean_field(job: tuple[NDArray[np.uint8], NDArray[np.float32], Kernel]) -> ND
     return np.array(crf.inference(kernel.iterations), dtype=np.float32).reshape(energies.shape)
 
 
-def mean_fields(job: tuple[Shared, int, NDArray[np.uint8], Kernel]) -> None:
+Job = tuple[Shared, int, NDArray[np.uint8], Kernel]
+
+
+def mean_fields(job: Job) -> None:
     """`mean_field` of images uint8 (B, 3, H, W): a shared array's energies, from a row on, become probabilities."""
     place, first, images, kernel = job
     values = place.array()
