@@ -71,7 +71,7 @@ def train_dsrg(stage: Stage) -> None:
         topology=stage.topology,
         watch=watch,
     )
-    write_growth(watch, maps=stage.file["growth"], strips=stage.results / "growth")
+    write_growth(watch, segmenter, maps=stage.file["growth"], strips=stage.results / "growth")
     save_model(stage.file["dsrg"], Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
     stage.finish()
 

@@ -18,8 +18,10 @@ from torch import nn
 from toy import picture, recipe, save_index
 
 from dsrg.data.batches import Batch, Batches
-from dsrg.data.images import read_mask
+from dsrg.data.images import read_image, read_mask
 from dsrg.errors import InputError, RunError
+from dsrg.figures.growth import read_growth, write_growth
+from dsrg.figures.overlays import overlay, panels
 from dsrg.inference.squares import squares
 from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.growing import grow
@@ -977,3 +979,23 @@ class TestGrowthWatch:
             np.testing.assert_array_equal(early, seeds[row])  # growth starts after 4 steps
             np.testing.assert_array_equal(late, grown[row])
             assert (late != early).any()
+
+        drawn = tmp_path / "drawn"
+        write_growth(watch, network, maps=drawn / "maps", strips=drawn / "strips")
+        for row, image_id in enumerate(index.ids):
+            grown = read_growth(drawn / "maps", image_id)
+            assert sorted(grown) == [3, 6]
+            strip, image = read_image(drawn / "strips" / f"{image_id}.png"), index.image(row, root=root)
+            last = panels([("prediction", overlay(image, probs[row].argmax(dim=0).to(torch.uint8).numpy()))])
+            np.testing.assert_array_equal(strip[:, -last.shape[1] :], last)
+
+    def test_without_images_there_are_no_strips(self, tmp_path):
+        index = save_index(tmp_path, {"im0": picture(40, 60, seed=0)}, [[1, 1]]).pick([])
+        watch = GrowthWatch(
+            *(index, np.empty((0, 5, 5), np.uint8)),
+            **{"root": tmp_path, "size": 33, "supervisor": None, "min_prob": 1e-4},
+            **{"steps": 6, "times": 2, "folder": tmp_path / "none"},
+        )
+        watch(small_segmenter(), 6)
+        write_growth(watch, small_segmenter(), maps=tmp_path / "maps", strips=tmp_path / "strips")
+        assert not list((tmp_path / "maps").iterdir()) and not list((tmp_path / "strips").iterdir())

@@ -3,21 +3,28 @@
 import shutil
 from pathlib import Path
 
+from torch import nn
+
 from dsrg.data.images import read_mask
-from dsrg.figures.overlays import panels, write_picture
+from dsrg.figures.overlays import overlay, panels, write_picture
 from dsrg.figures.steps import growth_pictures
 from dsrg.files import whole_folder
 from dsrg.training.growth_watch import GrowthWatch
 
 
-def write_growth(watch: GrowthWatch, *, maps: Path, strips: Path) -> None:
-    """Move what was watched to maps/ID/STEP.png (label maps on the grid) and draw strips/ID.png."""
+def write_growth(watch: GrowthWatch, network: nn.Module, *, maps: Path, strips: Path) -> None:
+    """Move what was watched to maps/ID/STEP.png (label maps on the grid) and draw strips/ID.png.
+
+    A strip ends with the prediction of the trained network.
+    """
     with whole_folder(maps) as folder:
         if watch.folder.is_dir():
             shutil.copytree(watch.folder, folder, dirs_exist_ok=True)
     with whole_folder(strips) as folder:
-        for image_id, image, seeds in zip(watch.ids, watch.pictures, watch.seeds, strict=True):
+        everything = zip(watch.ids, watch.pictures, watch.seeds, watch.predicted(network), strict=True)
+        for image_id, image, seeds, labels in everything:
             pictures = growth_pictures(image, seeds=seeds, grown=read_growth(maps, image_id))
+            pictures.append(("prediction", overlay(image, labels)))
             write_picture(folder / f"{image_id}.png", panels([(image_id, image), *pictures]))
 
 

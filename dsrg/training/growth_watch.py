@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from dsrg.data.index import Index
 from dsrg.data.palette import label_png
@@ -54,12 +54,22 @@ class GrowthWatch:
         if step not in self.moments or not self.ids:
             return
         network.eval()  # draws no random numbers, so watching changes nothing
-        device = next(network.parameters()).device
-        images, seeds, present = squares(self.pictures, self.size), torch.from_numpy(self.seeds), self.present
-        images, seeds, present = images.to(device), seeds.to(device), present.to(device)
-        probs = smoothed_softmax(network(images).float(), min_prob=self.min_prob)
+        images, probs = self._seen(network)
+        seeds, present = torch.from_numpy(self.seeds).to(probs.device), self.present.to(probs.device)
         grown = self.supervisor(images, probs, seeds, present, step=step - 1).labels.cpu().numpy()
         for image_id, labels in zip(self.ids, grown, strict=True):
             with whole_file(self.folder / image_id / f"{step:06d}.png") as temporary:
                 temporary.write_bytes(label_png(labels))
         network.train()
+
+    @torch.no_grad()
+    def predicted(self, network: nn.Module) -> NDArray[np.uint8]:
+        """What a network in evaluation mode makes of the images: the likeliest of all classes, uint8 (K, h, w)."""
+        if not self.ids:
+            return self.seeds
+        return self._seen(network)[1].argmax(dim=1).to(torch.uint8).cpu().numpy()
+
+    def _seen(self, network: nn.Module) -> tuple[Tensor, Tensor]:
+        """The images as squares, uint8 (K, 3, S, S), and the network's probabilities, on its device."""
+        images = squares(self.pictures, self.size).to(next(network.parameters()).device)
+        return images, smoothed_softmax(network(images).float(), min_prob=self.min_prob)
