@@ -1,14 +1,15 @@
 """How fast this device can be at most: rates of multiplying and copying that the benchmarks' floors stand on.
 
-A floor is the time of the least work: operations over the rate of a large matrix product in the same precision, or the
-bytes that must be read and written over the rate of copying.
+A floor is the time of the least work: operations over the rate of a large matrix product or convolution in the same
+precision, whichever is faster, or the bytes that must be read and written over the rate of copying.
 """
 
 import time
 from collections.abc import Callable
+from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import now
@@ -18,15 +19,22 @@ COPIED = {"cpu": 2**27, "cuda": 2**30}  # bytes, more than any cache holds
 
 
 def rates(device: torch.device, *, quick: bool = False) -> dict[str, float]:
-    """flop_per_s of matrix products in fp32 and bf16 and `copy_rate` of a device, for figures to keep."""
+    """flop_per_s in fp32 and bf16 and `copy_rate` of a device, for figures to keep."""
     side = 64 if quick else SIDE[device.type]
 
-    def product(dtype: torch.dtype) -> float:
+    def flops(dtype: torch.dtype) -> float:
+        """Of matrix products or, where their library is the slower one, of convolutions."""
         factors = torch.ones(2, side, side, dtype=dtype, device=device)
-        return 2 * side**3 / fastest(lambda: factors[0] @ factors[1])
+        product = 2 * side**3 / fastest(lambda: factors[0] @ factors[1])
+        layer = nn.Conv2d(side // 8, side // 8, 3, bias=False).to(device, dtype, memory_format=torch.channels_last)
+        images = torch.ones(4, side // 8, 66, 66, dtype=dtype, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            convolution = operations(lambda: layer(images)) / fastest(lambda: layer(images))
+        return max(product, convolution)
 
-    products = {"fp32_flop_per_s": product(torch.float32), "bf16_flop_per_s": product(torch.bfloat16)}
-    return {**products, "bytes_per_s": copy_rate(device, quick=quick)}
+    both = {"fp32_flop_per_s": flops(torch.float32), "bf16_flop_per_s": flops(torch.bfloat16)}
+    return {**both, "bytes_per_s": copy_rate(device, quick=quick)}
 
 
 def copy_rate(device: torch.device, *, quick: bool = False) -> float:
@@ -49,9 +57,19 @@ def fastest(work: Callable[[], object], *, times: int = 5) -> float:
 
 def operations(work: Callable[[], object]) -> int:
     """Floating-point operations of the convolutions and matrix products in `work`, backward passes included."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward}) as counter:
         work()
     return counter.get_total_flops()
+
+
+def _backward(grad: list, inputs: list, weight: list, *options: object, out_shape: list, **more: object) -> int:
+    """Of a convolution's gradients: each of both takes what the convolution took.
+
+    torch's own formula forgets that the channels of a depthwise layer do not mix, and counts many times too much. No
+    network here has transposed convolutions, which this does not know.
+    """
+    wanted = sum(shape is not None for shape in out_shape[:2])
+    return wanted * 2 * prod(grad) * prod(weight[1:])
 
 
 def size_of(*tensors: Tensor) -> int:

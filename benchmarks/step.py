@@ -5,7 +5,7 @@
 Images of noise of 500 x 375 pixels, random weights; size, batch, precision, CRF and growth are the recipe's. "Without"
 is the same network and loss on static seeds without boundary loss, so without CRF and growth; both kinds of step take
 turns in one run. Loading is measured alone, in one thread: from files, and from the cache of decoded images. The floor
-is the step's convolutions at the rate of a matrix product. Processor time is this process's alone: all of the step's
+is the step's convolutions at the rate of a large one. Processor time is this process's alone: all of the step's
 with DSRG_WORKERS=1, else without the CRF's. Prints a table, writes JSON.
 """
 

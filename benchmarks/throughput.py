@@ -5,7 +5,7 @@
 Some images, the first JPEGs of a folder or drawn ones, tagged with one to three random classes. Networks, scales,
 saliency and CRFs are the recipe's, the weights random. One process is one core: one worker (DSRG_WORKERS) and one
 thread of torch; two have two of each. Both take turns in one run. Seeds are written to an HDF5 file, pseudo labels to
-PNGs. The floor is the networks' convolutions alone, at the rate of a matrix product in fp32 on all cores; the loader's,
+PNGs. The floor is the networks' convolutions alone, at the rate of a large one in fp32 on all cores; the loader's,
 which computes none, reading decoded pixels and writing squares at the rate of a copy. Prints a table, writes JSON.
 """
 

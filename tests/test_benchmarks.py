@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from benchmarks import experiments, own_folder, readme, table2, timing
 from benchmarks.estimate import classifier_operations, estimate
 from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
+from benchmarks.floors import operations
 from benchmarks.growth import PAPER
 from benchmarks.inspect import WATCHED, make_project
 from benchmarks.released_growth import released_growth
@@ -308,6 +309,16 @@ class TestTimings:
         }
         assert run.cells() == ["200", "50.0", "300", "20.0", "10.0"]
         assert timing.ratio([1.0, 6.0, 2.0], [1.0, 2.0, 1.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
+
+    @pytest.mark.parametrize(("groups", "outputs"), [(1, 6), (4, 8), (8, 8)])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_operations_of_a_convolution_and_its_gradients(self, groups, outputs, first):
+        """A multiplication and an addition a weight and place; each gradient as much again, the image's if wanted."""
+        layer = torch.nn.Conv2d(8, outputs, 3, stride=2, padding=1, groups=groups)
+        images = torch.ones(2, 8, 9, 9, requires_grad=not first)
+        forward = 2 * (2 * outputs * 5 * 5) * (8 // groups * 3 * 3)
+        assert operations(lambda: layer(images)) == forward
+        assert operations(lambda: layer(images).sum().backward()) == (2 if first else 3) * forward
 
     @pytest.mark.parametrize("recipe", ["voc2012-vgg16", "voc2012-mobilenet"])
     def test_an_estimate_by_hand(self, recipe):
