@@ -14,19 +14,19 @@ GPU_ROUNDS = 4  # of spreading between two looks at whether anything has changed
 def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float) -> Tensor:
     """Grow every seed into the 8-connected region of confident pixels of its class.
 
-    A pixel is confident of class c when c has its highest probability among the present classes and that
-    probability is above `fg_thresh` (background: above `bg_thresh` too). Confident pixels take their class, the other
-    seed pixels keep theirs; a connected region of one class becomes labelled when it holds a seed of that class.
-    The paper visits pixels one by one; the fixed point is found here for all images at once. Of classes that tie for
-    the highest probability the lowest wins.
+    A pixel is confident of class c when c has its highest probability among the present classes (as in the released
+    code; in the paper, among all) and that probability is above `fg_thresh` (background: above `bg_thresh` too).
+    Confident pixels take their class, the other seed pixels keep theirs; a connected region of one class becomes
+    labelled when it holds a seed of that class. The paper visits pixels one by one; the fixed point is found here for
+    all images at once. Of classes that tie for the highest probability the lowest wins.
 
     Seeds are never lost or relabelled. A seed that the network is confident is another class stays what it is, yet
     while growing it counts as that other class: it connects the other's region, and cuts and does not start its own
-    (as in the released code). Without such seeds growth is the paper's, and lower thresholds can only add labels.
+    (as in the released code). Without such seeds it is the paper's visiting, and lower thresholds can only add labels.
 
     Args:
         seeds: uint8 (B, h, w) label map, 0 background, 1..C classes, 255 unlabelled.
-        probs: float (B, C+1, h, w), 0..1: what decides confidence; the paper grows on the CRF's output.
+        probs: float (B, C+1, h, w), 0..1: what decides confidence; the network's own (paper) or the CRF's (released).
         present: bool (B, C+1), the image's classes; column 0, background, is true.
         fg_thresh: probability above which (strictly) a pixel is confident; paper 0.85.
         bg_thresh: the same for background; paper 0.99.

@@ -18,7 +18,7 @@ def smoothed_softmax(logits: Tensor, *, min_prob: float) -> Tensor:
 def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
     """Minus the mean log probability of the labelled pixels, per image, then the mean over images.
 
-    Balanced (paper equation 1; released `BalancedSeedLossLayer`): foreground pixels of all classes together and
+    Balanced (paper section 3.2; released `BalancedSeedLossLayer`): foreground pixels of all classes together and
     background pixels are two terms, each divided by its own count. Plain (SEC's, `SeedLossLayer`): one mean over all
     labelled pixels. An image without labelled pixels adds nothing; it still counts in the mean over images.
 
@@ -48,7 +48,7 @@ def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
 def boundary_loss(probs: Tensor, crf_probs: Tensor, *, ratio_clip: float | None, crf_gradient: bool) -> Tensor:
     """KL divergence of the network's probabilities from the CRF's, KL(Q || P), mean over pixels and images.
 
-    Paper equation 3, SEC's constrain-to-boundary loss. Q, the CRF's output, is a target, through which no gradient
+    Paper section 3.2, SEC's constrain-to-boundary loss. Q, the CRF's output, is a target, through which no gradient
     passes. Two options come from the released code (`ConstrainLossLayer`, `CRFLayer`), which the paper does not have.
 
     Args:

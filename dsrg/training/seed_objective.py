@@ -13,7 +13,7 @@ from dsrg.training.supervision import Supervisor, class_shares
 
 
 def seed_objective(settings: Dsrg, *, supervisor: Supervisor) -> Objective:
-    """Seeding loss on the grown seeds plus, as the settings say, boundary (paper equation 4) and expand loss (SEC).
+    """Seeding loss on the grown seeds plus, as the settings say, boundary (paper section 3.2) and expand loss (SEC).
 
     settings: params `dsrg`; `supervisor` must run the CRF for the boundary loss.
 
