@@ -11,6 +11,7 @@ import tracemalloc
 from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -394,6 +395,13 @@ class TestLayers:
         size = Image.open(BytesIO(whole)).size
         assert size == (project.index.widths[0], project.index.heights[0])
         assert max(Image.open(BytesIO(thumb)).size) <= 160 and thumb != seeded
+
+    @pytest.mark.parametrize("image_id", ["a{b}", "{id}", "90%25", "c#d e", "ä+&;"])
+    def test_an_image_of_any_name_is_found(self, copied, image_id):
+        index = copied / "data/index.csv"
+        index.write_text(index.read_text().replace("train0003,", f"{image_id},"))
+        name = quote(image_id, safe="!~*'()")  # as encodeURIComponent has it
+        assert [status for status, *_ in asked(opened(), f"/image/{name}", f"/api/image/{name}")] == [200] * 2
 
 
 # What is missing

@@ -80,7 +80,7 @@ def create_app(project: Project, *, other: Other | None = None) -> web.Applicati
         "/api/prediction/{id}": pages.prediction,
         "/api/live/{id}": pages.live,
     }.items():
-        app.router.add_get(path, answer)
+        app.router.add_get(path.replace("{id}", "{id:[^/]+}"), answer)  # aiohttp's own pattern knows no braces in ids
     app.cleanup_ctx.append(pages.beside)
     return app
 
