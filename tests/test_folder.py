@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dsrg.data import ids
+from dsrg.data import folder, ids
 from dsrg.data.check import check_records
 from dsrg.data.folder import Names, scan_folder
 from dsrg.data.ids import id_fault, image_ids
@@ -65,6 +65,18 @@ def test_sound_folder(root):
     ]
     index = check_records(found, pixels_max=24, on_bad="fail", untagged="background").index
     assert index.ids == ["cats__one", "cats__two", "dogs__one", "three"]
+
+
+def test_tables_and_lists_may_be_as_long_as_the_folder_has_images(root, monkeypatch):
+    """Their limits are against endless ones; those of a million images are long."""
+    monkeypatch.setattr(folder, "TABLE_LINES", 2)
+    monkeypatch.setattr(folder, "TABLE_BYTES", 50)
+    write(root / "train.txt", "one.webp\nthree\n")
+    assert problems_of(look(root, val="val")) == problems_of(look(root, train="train.txt")) == []
+    write(root / TABLE, (root / TABLE).read_text() + "\n" * 4)
+    assert problems_of(look(root)) == [f"{root / TABLE}: 9 lines; expected at most 8, one for each image"]
+    write(root / TABLE, "x" * 201)
+    assert problems_of(look(root)) == [f"{root / TABLE}: 201 bytes; expected at most 200 bytes of text"]
 
 
 @pytest.mark.parametrize(

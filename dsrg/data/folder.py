@@ -30,7 +30,7 @@ from dsrg.files import read_text
 
 IMAGES, MASKS = "images", "masks"  # folders below the root; the first is left out of ids
 DELIMITERS = ",;\t"  # of columns
-TABLE_BYTES, TABLE_LINES = 32 * 1024**2, 200_000  # at most: a table is read at once, each row with its place
+TABLE_BYTES, TABLE_LINES = 32 * 1024**2, 200_000  # at most, but for more images: a table is read at once
 SEPARATORS = ",;|\t"  # what people part tags with: in the name of a class, one of them is taken for a mistake
 
 
@@ -71,7 +71,7 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
     root, path = Path(root), Path(root) / table
     try:
         files = find_files(root)
-        rows = read_table(path, separator=separator)
+        rows = read_table(path, separator=separator, images=len(files.images))
     except InputError as error:
         return Scan(root, [], [], error.problems)
     names = Names(files.images)
@@ -106,8 +106,11 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
 # The table
 
 
-def read_table(path: Path, *, separator: str) -> list[Row]:
-    """Read a table of tags: .csv or .tsv with a header, or .jsonl. Raises InputError with every malformed line."""
+def read_table(path: Path, *, separator: str, images: int) -> list[Row]:
+    """Read a table of tags: .csv or .tsv with a header, or .jsonl. Raises InputError with every malformed line.
+
+    So that a table takes no more memory than there is reason for, it may have TABLE_LINES, or two for each of `images`.
+    """
     if not path.is_file():
         tables = sorted(other.name for other in path.parent.glob("*") if other.suffix in (".csv", ".tsv", ".jsonl"))
         hint = f"set data.tags to one of those there: {', '.join(tables)}" if tables else "expected a table of tags"
@@ -115,13 +118,18 @@ def read_table(path: Path, *, separator: str) -> list[Row]:
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: expected a table of tags, .csv, .tsv or .jsonl (data.tags)")
-    text = read_text(path, most=TABLE_BYTES)
-    if (lines := text.count("\n")) > TABLE_LINES:
-        raise InputError(f"{path}: {lines:,} lines; expected at most {TABLE_LINES:,}, one for each image")
+    text, most = table_text(path, images=images), max(TABLE_LINES, 2 * images)
+    if (lines := text.count("\n")) > most:
+        raise InputError(f"{path}: {lines:,} lines; expected at most {most:,}, one for each image")
     rows = readers[path.suffix.lower()](path, text, separator)
     if not rows:
         raise InputError(f"{path}: a table without rows; expected one image a row")
     return rows
+
+
+def table_text(path: Path, *, images: int) -> str:
+    """Text of a table or list. Raises InputError if it has more bytes than so many images can need."""
+    return read_text(path, most=TABLE_BYTES * max(TABLE_LINES, 2 * images) // TABLE_LINES)
 
 
 def table_columns(path: Path, text: str) -> tuple[list[str], str]:
@@ -375,7 +383,7 @@ def _choose_by_lists(located: list[tuple[Row, str]], names: Names, root: Path, w
         if name is None:
             continue
         try:
-            lines = read_text(root / name, most=TABLE_BYTES).split("\n")
+            lines = table_text(root / name, images=len(tagged)).split("\n")
         except InputError as error:
             problems += [f"{problem}; expected a list of images (data.{split})" for problem in error.problems]
             continue

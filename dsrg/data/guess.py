@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ruamel.yaml import YAML
 
-from dsrg.data.folder import TABLE_BYTES, find_files, read_table, table_columns
+from dsrg.data.folder import find_files, read_table, table_columns, table_text
 from dsrg.data.sources import scan
 from dsrg.errors import InputError
 from dsrg.files import read_text
@@ -45,13 +45,14 @@ def guess(folder: Path) -> Guess:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the one that holds your images")
-    found = _voc(folder) or _coco(folder) or _table(folder)
-    if found:
+    if found := _voc(folder) or _coco(folder):
         return found
-    count = len(find_files(folder).images)
-    tables = [f"{path.name} has the columns {', '.join(_columns(path))}" for path in _tables(folder)]
+    images = len(find_files(folder).images)
+    if found := _table(folder, images):
+        return found
+    tables = [f"{path.name} has the columns {', '.join(_columns(path, images))}" for path in _tables(folder)]
     raise InputError(
-        f"{folder}: {count} images, but no tags; expected tags.csv with the columns image and tags (a.jpg,cat|dog), "
+        f"{folder}: {images} images, but no tags; expected tags.csv with the columns image and tags (a.jpg,cat|dog), "
         f"a COCO JSON file, or the layout of PASCAL VOC{''.join(f'; {table}' for table in tables)}"
     )
 
@@ -181,11 +182,14 @@ def _is_coco(path: Path) -> bool:
         return all(content.find(part) >= 0 for part in COCO_PARTS)
 
 
-def _table(folder: Path) -> Guess | None:
-    usable = (path for path in _tables(folder) if path.suffix == ".jsonl" or {"image", "tags"} <= {*_columns(path)})
+def _table(folder: Path, images: int) -> Guess | None:
+    wanted = {"image", "tags"}
+    usable = (
+        path for path in _tables(folder) if path.suffix.lower() == ".jsonl" or wanted <= {*_columns(path, images)}
+    )
     if (table := next(usable, None)) is None:
         return None
-    rows = read_table(table, separator="\0")  # cells whole
+    rows = read_table(table, separator="\0", images=images)  # cells whole
     separator = next((sign for sign in SEPARATORS if any(sign in tag for row in rows for tag in row.tags)), "|")
     splits = Counter(row.split for row in rows if row.split)
     lists = [path.stem for path in folder.glob("*.txt")]
@@ -206,8 +210,8 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: "tag" not in path.stem.lower())
 
 
-def _columns(path: Path) -> list[str]:
-    return table_columns(path, read_text(path, most=TABLE_BYTES))[0]
+def _columns(path: Path, images: int) -> list[str]:
+    return table_columns(path, table_text(path, images=images))[0]
 
 
 def _pick(names: Container[str], wanted: tuple[str, ...]) -> str | None:

@@ -109,7 +109,7 @@ def tags_of(pictures: list[Picture], table: Path, classes: list[str], *, separat
     """
     names = Names(picture.path.as_posix() for picture in pictures)
     rows: dict[str, list[Row]] = defaultdict(list)
-    for row in read_table(table, separator=separator):
+    for row in read_table(table, separator=separator, images=len(pictures)):
         try:
             rows[names.find(row.image)].append(row)
         except InputError:
