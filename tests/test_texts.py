@@ -64,6 +64,7 @@ def test_places_are_those_of_a_dictionary(mine, wanted, hashes):
     expected = [place.get(text, -1) for text in [*wanted, *mine]]
     assert Texts(mine).places(Texts([*wanted, *mine])).tolist() == expected
     assert Texts(mine).places(Texts(mine)).tolist() == list(range(len(mine)))
+    assert [Texts(mine).places(Texts([text])).tolist() for text in [*wanted, *mine]] == [[row] for row in expected]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(module, "hash", lambda text: len(text) % hashes, raising=False)
         assert Texts(mine).places(Texts([*wanted, *mine])).tolist() == expected

