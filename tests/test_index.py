@@ -183,6 +183,11 @@ def test_bad_class_list_names_its_lines(tmp_path, content, reasons):
         assert problem.startswith(f"{path}: {reason}")
 
 
+def test_missing_classes_are_those_of_prepare(tmp_path):
+    with pytest.raises(InputError, match="classes.txt: no such file; run the stage `prepare` first"):
+        read_classes(tmp_path / "classes.txt")
+
+
 @pytest.mark.parametrize("names", [[], ["a\nb"], ["cat", "cat"], [" cat"]])
 def test_bad_classes_are_not_written(tmp_path, names):
     with pytest.raises(InputError):

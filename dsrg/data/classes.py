@@ -15,6 +15,8 @@ FILE_BYTES = 2**20  # what names of classes can need
 
 def read_classes(path: str | Path) -> list[str]:
     """Read class names; blank lines at the end are no harm. Raises InputError with every bad line."""
+    if not Path(path).exists():  # one in the data is read only where there is one
+        raise InputError(f"{path}: no such file; run the stage `prepare` first")
     names = [line.strip() for line in read_text(path, most=FILE_BYTES).rstrip().split("\n")]
     _refuse_bad(names, path)
     return names
