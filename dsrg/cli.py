@@ -27,7 +27,7 @@ class _Group(click.Group):
             sys.exit(2)
 
 
-@click.group(cls=_Group)
+@click.group(cls=_Group, context_settings={"max_content_width": 120})
 @click.version_option(package_name="dsrg")
 def main() -> None:
     """Image tags to pixel masks by Deep Seeded Region Growing.
@@ -97,7 +97,7 @@ def _print_table(classes: dict[str, dict[str, int]]) -> None:
 @click.option("--fix", is_flag=True, help="Remove what is damaged in DVC's cache and what killed runs left.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the findings to this file too.")
 def doctor(fix: bool, json_path: Path | None) -> None:
-    """Look at the machine, the project, every image and artefact, and all of DVC's cache that belongs to them.
+    """Look at the machine, the project, every image and artefact and DVC's cache, and say what is wrong.
 
     Reads everything, so it takes as long as the disk does. Exit code 0: nothing is wrong; 2: something is. Removes
     nothing unless told to.
@@ -323,7 +323,7 @@ def export_cues(seeds: Path | None, list_path: Path, out: Path) -> None:
 @click.argument("dataset", type=click.Choice(["voc2012"]))
 @click.option("--root", type=click.Path(path_type=Path), default="data", show_default=True, help="Folder to fill.")
 def download(dataset: str, root: Path) -> None:
-    """Fetch PASCAL VOC 2012 and what SBD adds to it (3.4 GB); what is in place already is not fetched again."""
+    """Fetch PASCAL VOC 2012 and what SBD adds to it (3.4 GB), as far as it is not in place yet."""
     from dsrg.data.download import VOC2012, download_voc2012
 
     voc = download_voc2012(root, release=VOC2012)
@@ -336,7 +336,7 @@ def download(dataset: str, root: Path) -> None:
 @click.option("--list", "name", default="test", show_default=True, help="List in ImageSets/Segmentation to predict.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="tar.gz to write.")
 def submission(name: str, out: Path) -> None:
-    """Predict a list of VOC's images with the final network, into a checked archive for VOC's evaluation server."""
+    """Predict a list of VOC's images into a checked archive for VOC's evaluation server."""
     from dsrg.artifacts.submission import write_submission
     from dsrg.data.classes import VOC_CLASSES
     from dsrg.data.voc import untagged_index
@@ -554,10 +554,11 @@ def _predict(
 @_predict_option("--flip/--no-flip")
 @_predict_option("--merge")
 def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bool, merge: str) -> None:
-    """Hand a network on to other programs, for images of any size, with all that `predict` does without a CRF.
+    """Hand a network on to other programs, with all that `predict` does without a CRF.
 
-    The file takes images uint8 (B, 3, H, W), RGB, and gives labels uint8 (B, H, W) and probabilities float (B, C+1, H,
-    W). It is run on random images and held against PyTorch before it is kept. A model card is written beside it (.md).
+    The file takes images of any size, uint8 (B, 3, H, W), RGB, and gives labels uint8 (B, H, W) and probabilities float
+    (B, C+1, H, W). It is run on random images and held against PyTorch before it is kept. A model card is written
+    beside it (.md).
     """
     from dsrg.artifacts.model_card import model_card, provenance
     from dsrg.files import write_text

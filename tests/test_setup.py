@@ -12,8 +12,11 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from dsrg.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -229,3 +232,9 @@ def test_plots_page_needs_no_network():
     filled = page.with_scripts('<script src="https://cdn">').with_element("<p>a plot</p>").embed()
     assert "<body>\n<p>a plot</p>\n</body>" in filled
     assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=", filled)
+
+
+def test_the_list_of_commands_says_what_each_does():
+    """In a wide terminal; in one of 80 columns click cuts sentences short."""
+    listed = CliRunner().invoke(main, ["--help"], terminal_width=120).output.partition("Commands:\n")[2]
+    assert len(listed.splitlines()) == len(main.commands) and "..." not in listed
