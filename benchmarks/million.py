@@ -29,6 +29,7 @@ from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.artifacts.shards import kept
 from dsrg.data.batches import batch_indices
+from dsrg.data.folder import scan_folder
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.data.texts import GrowingTexts
@@ -53,6 +54,28 @@ def index_of(images: int) -> Index:
         present,
         [files[row % 1000] for row in rows],
     )
+
+
+def table_written(folder: Path, images: int) -> None:
+    """A table of tags and its images, a thousand in a folder, all of them links to one file."""
+    with open(folder / "tags.csv", "w") as file:
+        file.write("image,tags\n")
+        for row in range(images):
+            path = folder / f"train{row // 1000:04d}" / f"COCO_train2014_{row:012d}.png"
+            if row % 1000 == 0:
+                path.parent.mkdir()
+                path.write_bytes(label_png(np.zeros((SIDE, SIDE), np.uint8)))
+                first = path
+            else:
+                path.hardlink_to(first)
+            file.write(f"{path.relative_to(folder)},{CLASSES[row % 80]}|{CLASSES[row * 7 % 80]}\n")
+
+
+def table(folder: Path, images: int) -> None:
+    """Read the table and find its images, as `prepare` does before it opens them."""
+    found = scan_folder(folder, train="train", val=None, table="tags.csv", separator="|")
+    if found.problems or found.faults or len(found.records) != images:
+        raise RuntimeError(f"{len(found.records)} images found: {found.problems}")
 
 
 def written(folder: Path, images: int) -> None:
@@ -138,7 +161,7 @@ def _read_labels(folder: Path, images: int) -> None:
 
 
 PARTS: dict[str, Callable[[Path, int], None]] = {
-    **{part.__name__: part for part in (written, index, order, kept_work, seeds_written, seeds)},
+    **{part.__name__: part for part in (table_written, table, written, index, order, kept_work, seeds_written, seeds)},
     **{part.__name__: part for part in (labels_written, labels, tars_written, tars)},
 }
 
