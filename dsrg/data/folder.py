@@ -18,6 +18,7 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -277,12 +278,15 @@ class Names:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._by_end: dict[str, list[str]] = defaultdict(list)
-        self._by_folded: dict[str, str] = {}
         for path in paths:
             for end in _ends(path):
-                for name in {end, _bare(end)}:
+                for name in dict.fromkeys((end, _bare(end))):
                     self._by_end[name].append(path)
-                    self._by_folded.setdefault(name.casefold(), path)
+
+    @cached_property
+    def _by_folded(self) -> dict[str, str]:
+        """The first path of each name, case aside: for hints, so made only where something is wrong."""
+        return {name.casefold(): first for name, (first, *_) in reversed(self._by_end.items())}
 
     def find(self, name: str) -> str:
         """The path that `name` stands for. Raises InputError if there is none or several; who asks adds the place."""
