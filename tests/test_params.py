@@ -1,6 +1,8 @@
 """params.yaml: what is accepted, and that everything wrong in it is named at once, by its dotted key."""
 
+import re
 from functools import reduce
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -217,3 +219,12 @@ def test_params_cannot_be_changed_afterwards(put):
     params = load_params(put())
     with pytest.raises(ValueError, match="frozen"):
         params.grow.fg_thresh = 0.5
+
+
+def test_experiments_of_the_readme_change_something():
+    """Of the demo, which they are shown with: an experiment with its own values would run nothing."""
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("dvc exp run -S ")]
+    changes = [change for line in lines for change in re.findall(r"-S ([\w.]+)=(\S+)", line)]
+    demo = load_params(ROOT / "params.yaml")
+    assert len(lines) >= 3
+    assert not [f"{key}={value}" for key, value in changes if str(attrgetter(key)(demo)) == value]
