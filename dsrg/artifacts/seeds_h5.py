@@ -3,7 +3,7 @@
     ids       (N,) utf-8, padded        seeds     (N, h, w) uint8 label map, 255 = unlabelled
     present   (N, C+1) bool             saliency  (N, h, w) float16, 0..1; NaN = seeds came without any
     cams      (K, h, w) float16, 0..1   only the tagged classes of each image, K rows in all
-    cam_class (K,) uint8, 1..C          cam_row   (K,) int32, the image's row
+    cam_class (K,) uint8, 1..C          cam_row   (K,) int32, the image's row, ascending
 
 Chunked an image at a time, gzip + shuffle + fletcher32. Attributes: format, version, classes, grid_stride, params
 (JSON) and, written last, complete = 1.
@@ -184,10 +184,14 @@ class Seeds:
         """
         (row,) = self._rows([image_id])
         with _readable(self.path):
-            places = np.flatnonzero(self.file["cam_row"][:] == row)
-            cams = {int(self.file["cam_class"][place]): self.file["cams"][place].astype(np.float32) for place in places}
+            own = slice(*np.searchsorted(self._cam_rows, [row, row + 1]))
+            classes, cams = self.file["cam_class"][own].tolist(), self.file["cams"][own].astype(np.float32)
             saliency = self.file["saliency"][row].astype(np.float32)
-            return None if np.isnan(saliency).all() else saliency, cams
+            return None if np.isnan(saliency).all() else saliency, dict(zip(classes, cams, strict=True))
+
+    @cached_property
+    def _cam_rows(self) -> NDArray[np.int32]:
+        return self.file["cam_row"][:]
 
 
 class StoredSeeds:
