@@ -300,6 +300,21 @@ class TestLoading:
         with pytest.raises(InputError, match="expected a classifier; run the stage `train_cam` again"):
             load_classifier(tmp_path / "m.pt", made_by="train_cam")
 
+    @pytest.mark.parametrize("backbone", ["vgg_mini", "mobilenet_v2"])
+    def test_no_weight_is_drawn_to_be_replaced(self, tmp_path, backbone):
+        keywords = {**NETWORK, "backbone": backbone, **HEAD}
+        torch.manual_seed(0)
+        network = Segmenter(classes=2, **keywords).eval()
+        save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], keywords, 65, network.state_dict()))
+        before = torch.random.get_rng_state()
+        loaded, _ = load_segmenter(tmp_path / "m.pt", made_by="train_dsrg")
+        assert torch.equal(torch.random.get_rng_state(), before)
+        everything = [dict([*one.named_parameters(), *one.named_buffers()]) for one in (loaded, network)]
+        assert everything[0].keys() == everything[1].keys()
+        assert all(torch.equal(everything[0][name].cpu(), value) for name, value in everything[1].items())
+        Segmenter(classes=2, **keywords)
+        assert not torch.equal(torch.random.get_rng_state(), before), "others are drawn as ever"
+
     def test_classifier_comes_ready(self, tmp_path):
         network = Classifier(classes=2, **NETWORK)
         save_model(tmp_path / "m.pt", Model("classifier", ["a", "b"], NETWORK, 65, network.state_dict()))

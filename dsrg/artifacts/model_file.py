@@ -14,12 +14,14 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dsrg.data.classes import MOST_CLASSES
 from dsrg.errors import InputError
 from dsrg.files import whole_file
 
 FORMAT, VERSION = "dsrg-model", 3
+DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,28 @@ def built(make: Callable[..., nn.Module], model: Model, *, path: Path, made_by: 
     Raises InputError when there is no such network, or the weights do not fit it.
     """
     try:
-        with torch.device("meta"):  # first without memory: the file may ask for any
+        with torch.device("meta"), _Undrawn():  # first without memory: the file may ask for any
             sketch = make(classes=len(model.classes), **model.network)
     except Exception as error:  # what the file asks for can be anything
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: describes no network ({reason}); run the stage `{made_by}` again") from None
     refuse_misfit(sketch, model, path=path, made_by=made_by)
-    network = make(classes=len(model.classes), **model.network)
+    with _Undrawn():
+        network = make(classes=len(model.classes), **model.network)
     network.load_state_dict(model.weights)
     return network
+
+
+class _Undrawn(TorchFunctionMode):
+    """New weights are left as they are instead of drawn: time saved where all of them are loaded afterwards."""
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        kwargs = kwargs or {}
+        if function in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def refuse_misfit(network: nn.Module, model: Model, *, path: Path, made_by: str) -> None:
