@@ -6,6 +6,7 @@ import pickle
 import resource
 import subprocess
 import time
+import zlib
 from contextlib import contextmanager
 from dataclasses import replace
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -14,6 +15,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 from toy import note_checksums
 
@@ -21,7 +24,7 @@ from dsrg.artifacts import label_folder
 from dsrg.artifacts.label_folder import CHECKSUMS, PLACES, LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, built, load_model, refuse_misfit, save_model
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
-from dsrg.data.images import read_mask
+from dsrg.data.images import mask_from, read_mask
 from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
 
@@ -429,6 +432,18 @@ class TestSeeds:
 
 class TestLabelPng:
     LABELS = np.array([[0, 1, 2], [20, 254, 255]], np.uint8)
+
+    @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+    def test_any_map_comes_back(self, labels):
+        np.testing.assert_array_equal(mask_from(label_png(labels), "a.png"), labels)
+
+    def test_is_about_as_small_as_zlib_makes_it(self):
+        """Discs, as objects are: with runs alone, without looking back, at most half as much again."""
+        rows, columns = np.mgrid[:300, :400]
+        labels = np.zeros((300, 400), np.uint8)
+        for k, (y, x, radius) in enumerate([(80, 90, 70), (200, 250, 90), (120, 330, 40)], 1):
+            labels[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = k
+        assert len(label_png(labels)) < 1.5 * len(zlib.compress(labels.tobytes())) + 1000
 
     def test_comes_back_with_its_palette(self, tmp_path):
         path = tmp_path / "a.png"
