@@ -494,10 +494,11 @@ def _predict(
     from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
     from dsrg.inference.predict import enlarged
     from dsrg.inference.trained import Segmenter
-    from dsrg.parallel import threaded_map
+    from dsrg.parallel import keep_memory, threaded_map
     from dsrg.params import CrfKernel, Predict
     from dsrg.progress import tracked
 
+    keep_memory(128 << 20)  # 21 classes' scores at the longest side that is usual
     found, tagged = find_pictures(pictures), None
     checked, problems = check_pictures(found.pictures, pixels_max=pixels_max), found.problems
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):

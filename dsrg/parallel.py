@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
+from itertools import repeat
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from dsrg.errors import InputError, RunError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-KEPT = 512 << 20  # bytes of freed memory that a worker keeps at most
+KEPT = 512 << 20  # bytes of freed memory that a process keeps at most
 
 
 def worker_count() -> int:
@@ -46,21 +47,26 @@ def pool() -> Executor:
 
 
 def _serve() -> None:
-    """A worker's first act: leave Ctrl-C to the main process, and never outlive it, however that ends.
-
-    It also keeps the memory of one image for the next: to return it and ask anew takes a CRF a tenth of its time.
-    """
+    """A worker's first act: leave Ctrl-C to the main process, and never outlive it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, KEPT)
+    keep_memory(32 << 20)
 
     def wait() -> None:
         parent_process().join()
         os._exit(1)
 
     Thread(target=wait, daemon=True).start()
+
+
+def keep_memory(largest: int) -> None:
+    """Let this process keep one image's memory for the next, in pieces of at most `largest` bytes.
+
+    To return it and ask anew takes a CRF a tenth of its time, and scores of large images half of theirs.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, largest)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def ordered_map(function: Callable, items: Iterable) -> Iterator:
@@ -85,6 +91,19 @@ def threaded_map(function: Callable, items: Iterable) -> Iterator:
     """`ordered_map` in two threads of this process, for what waits or works outside Python's lock: writing PNGs."""
     with ThreadPoolExecutor(2) as executor:
         yield from _ahead(executor, function, items, most=6)
+
+
+def ahead(items: Iterable, *, most: int) -> Iterator:
+    """The items in order, made by a thread while those before are used: at most `most` wait, one is being made.
+
+    What goes wrong in making one is raised in its place.
+    """
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as executor:
+        for item in _ahead(executor, lambda _: next(iterator, end), repeat(None), most=most):
+            if item is end:
+                return
+            yield item
 
 
 def _ahead(executor: Executor, function: Callable, items: Iterable, *, most: int) -> Iterator:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,42 @@ class TestThreads:
         next(results)
         results.close()
         assert sorted(begun) == sorted(done) and len(done) < 20
+
+
+class TestAhead:
+    def test_items_come_in_order_from_one_other_thread(self):
+        def items() -> Iterator[tuple[int, int]]:
+            for number in range(50):
+                yield number, threading.get_ident()
+
+        numbers, threads = zip(*parallel.ahead(items(), most=3), strict=True)
+        assert numbers == tuple(range(50)) and threading.get_ident() not in threads and len(set(threads)) == 1
+        assert list(parallel.ahead([], most=3)) == []
+
+    @pytest.mark.parametrize("most", [1, 4])
+    def test_only_a_few_wait(self, most):
+        made = []
+        for number in parallel.ahead((made.append(one) or one for one in range(100)), most=most):
+            assert len(made) <= number + 1 + most
+
+    def test_what_goes_wrong_is_raised_in_its_place(self):
+        def items() -> Iterator[int]:
+            yield from range(3)
+            raise InputError(["c: bad", "d: bad"])
+
+        seen = []
+        with pytest.raises(InputError, match="c: bad\nd: bad"):
+            for number in parallel.ahead(items(), most=5):
+                seen.append(number)
+        assert seen == [0, 1, 2]
+
+    def test_nothing_goes_on_when_nobody_wants_more(self):
+        made = []
+        taken = parallel.ahead((made.append(one) or one for one in range(1000)), most=3)
+        assert next(taken) == 0
+        before = threading.active_count()
+        taken.close()
+        assert threading.active_count() == before - 1 and len(made) <= 5
 
 
 def test_number_of_workers(monkeypatch):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -23,12 +24,13 @@ import dsrg
 from dsrg import cli, released
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.polygons import annotations_of, rings
+from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.cli import main
 from dsrg.data.images import read_image, read_mask, shrunk
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 from dsrg.inference import predict, trained
-from dsrg.inference.pictures import find_pictures, tags_of
+from dsrg.inference.pictures import Picture, check_pictures, find_pictures, tags_of
 from dsrg.inference.predict import enlarged
 from dsrg.inference.trained import RELEASED, RELEASED_CRF
 from dsrg.networks import network
@@ -163,6 +165,28 @@ def test_enlarging_adds_no_label(labels, rows, columns):
     shape = labels.shape[0] + rows, labels.shape[1] + columns
     large = enlarged(labels, shape)
     assert large.shape == shape and set(np.unique(large)) == set(np.unique(labels))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), max_size=7),
+    st.integers(1, 4),
+    st.integers(1, 64),
+    st.sampled_from(["square", "native"]),
+)
+def test_bits_are_those_of_a_plain_loop(sizes, batch, max_side, shape):
+    own, pictures = segmenter_of(3), [picture(*size, seed=k) for k, size in enumerate(sizes)]
+    chosen = RELEASED.model_copy(update={"max_side": max_side, "shape": shape})
+    expected = []
+    for start in range(0, len(pictures), batch):
+        group = pictures[start : start + batch]
+        small = [shrunk(image, max_side) for image in group]
+        for image, scores in zip(group, predict.class_scores(own.network, small, chosen, size=65), strict=True):
+            expected.append(enlarged(scores.max(dim=0).indices.numpy().astype(np.uint8), image.shape[:2]))
+    found = list(own.predictions(iter(pictures), None, settings=chosen, kernel=None, batch=batch))
+    assert len(found) == len(expected)
+    for one, labels in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.labels, labels)
 
 
 def test_shipped_numbers_are_the_released_ones():
@@ -356,6 +380,43 @@ def test_nothing_is_left_when_it_breaks(place, monkeypatch):
     result = CliRunner().invoke(main, ["predict", "a.png", "b.png", "--out", "out"])
     assert isinstance(result.exception, OSError)
     assert sorted(path.name for path in place.iterdir()) == ["a.png", "b.png", "data"]
+
+
+def test_a_picture_that_breaks_meanwhile_ends_the_command(place, monkeypatch):
+    for name in "abcdef":
+        save(f"{name}.png")
+
+    def broken(path: Path) -> np.ndarray:
+        if path.name == "d.png":
+            raise InputError(f"{path}: gone")
+        return read_image(path)
+
+    monkeypatch.setattr("dsrg.data.images.read_image", broken)
+    for batch in (1, 8):
+        said = run("predict", *(f"{name}.png" for name in "abcdef"), "--out", "out", "--batch", batch)
+        assert said.startswith("2 ") and "d.png: gone" in said
+        assert {path.name for path in place.iterdir()} == {*(f"{name}.png" for name in "abcdef"), "data"}
+
+
+def test_pictures_are_checked_in_order(place):
+    paths = [save(f"{number}.png", 5 + number % 7, 9) for number in range(12)]
+    for number in (2, 7, 9):
+        paths[number].write_bytes(b"")
+    found = check_pictures([Picture(path, path.stem) for path in paths], pixels_max=90)
+    assert [picture.path for picture in found.pictures] == [paths[k] for k in (0, 1, 3, 4, 5, 8, 10, 11)]
+    assert [facts.height for facts in found.facts] == [5, 6, 8, 9, 10, 6, 8, 9]
+    assert [problem.split(":")[0] for problem in found.problems] == ["2.png", "6.png", "7.png", "9.png"]
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 255)))
+def test_the_table_names_the_classes_found(labels):
+    names = [f"c{k}" for k in range(1, 255)]
+    with TemporaryDirectory() as folder:
+        results = PredictionFolder(Path(folder), names, polygons=False)
+        results.add("a", Path("a.png"), labels)
+    assert results.rows == [
+        ["a", "a.png", *labels.shape[::-1], "|".join(f"c{k}" for k in np.unique(labels) if 0 < k < 255)]
+    ]
 
 
 def _works_once():

@@ -12,6 +12,7 @@ from dsrg.data.folder import IMAGES, Names, Row, find_files, read_table
 from dsrg.data.ids import image_ids
 from dsrg.data.images import ImageFacts, check_image
 from dsrg.errors import InputError
+from dsrg.parallel import threaded_map
 
 
 class Picture(NamedTuple):
@@ -86,13 +87,20 @@ def find_pictures(named: Iterable[str]) -> Found:
 
 def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:
     """Read every picture to its end."""
-    good, facts, problems = [], [], []
-    for picture in pictures:
+
+    def check(picture: Picture) -> ImageFacts | InputError:
         try:
-            facts.append(check_image(picture.path, pixels_max=pixels_max))
-            good.append(picture)
+            return check_image(picture.path, pixels_max=pixels_max)
         except InputError as error:
-            problems += [problem.replace("data.pixels_max", "--pixels-max") for problem in error.problems]
+            return error
+
+    good, facts, problems = [], [], []
+    for picture, found in zip(pictures, threaded_map(check, pictures), strict=True):
+        if isinstance(found, InputError):
+            problems += [problem.replace("data.pixels_max", "--pixels-max") for problem in found.problems]
+        else:
+            good.append(picture)
+            facts.append(found)
     return Readable(good, facts, problems)
 
 

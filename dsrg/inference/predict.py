@@ -103,10 +103,12 @@ def opinions(
     """`class_scores` of any number of images, `batch` of which are in the network at once, in order.
 
     present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all. An image
-    whose longer side is more than `settings.max_side` is worked on scaled down to it.
+    whose longer side is more than `settings.max_side` is worked on scaled down to it. A thread takes the next images
+    out of `images`, one at a time, while the network works.
     """
     rows = repeat(None) if present is None else iter(present)
     sized = ((image.shape[:2], shrunk(image, settings.max_side)) for image in images)  # one large image at a time
+    sized = parallel.ahead(sized, most=batch)
     while taken := list(islice(sized, batch)):
         shapes, group = zip(*taken, strict=True)
         found = class_scores(segmenter, list(group), settings, size=size)
