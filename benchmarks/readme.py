@@ -186,8 +186,10 @@ def timings() -> Iterator[Timing]:
             yield Timing(f"{name}, {step['batch']} x {step['size']} px: {part}", found, floor)
     for name in _named("predicting"):
         for title, found in _read(f"predicting-{name}.json")["sizes"].items():
-            for what in ("predict", "network"):
-                yield Timing(f"{name}, {found['pictures']} pictures of {title} size: {what}", found[what], None)
+            title = f"{name}, {found['pictures']} pictures of {title} size"
+            yield Timing(f"{title}: predict", found["predict"], found.get("floor_s"))
+            for what, one in {"network": found["network"], **found.get("parts", {})}.items():
+                yield Timing(f"{title}: {what}", one, None)
 
 
 def times() -> Iterator[list[str]]:
