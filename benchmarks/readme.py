@@ -184,6 +184,8 @@ def timings() -> Iterator[Timing]:
         for part, found in step["parts"].items():
             floor = step["floor_s"] if part.startswith("step") else None
             yield Timing(f"{name}, {step['batch']} x {step['size']} px: {part}", found, floor)
+        if cam := step.get("cam_step"):
+            yield Timing(f"{name}, {cam['batch']} x {step['size']} px: classifier's step", cam, None)
     for name in _named("predicting"):
         for title, found in _read(f"predicting-{name}.json")["sizes"].items():
             title = f"{name}, {found['pictures']} pictures of {title} size"

@@ -5,8 +5,9 @@
 Images of noise of 500 x 375 pixels, random weights; size, batch, precision, CRF and growth are the recipe's. "Without"
 is the same network and loss on static seeds without boundary loss, so without CRF and growth; both kinds of step take
 turns in one run. Loading is measured alone, in one thread: from files, and from the cache of decoded images. The floor
-is the step's convolutions at the rate of a large one. Processor time is this process's alone: all of the step's
-with DSRG_WORKERS=1, else without the CRF's. Prints a table, writes JSON.
+is the step's convolutions at the rate of a large one. The classifier's steps are whole ones of the recipe's batch, as
+the stage `train_cam` does them. Processor time is this process's alone: all of the step's with DSRG_WORKERS=1, else
+without the CRF's. Prints a table, writes JSON.
 """
 
 import tempfile
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from benchmarks import RESULTS
 from benchmarks.floors import operations, rates
@@ -31,11 +33,12 @@ from dsrg.method.growing import grow
 from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import grid_size
-from dsrg.networks.weights import initial_segmenter
+from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params, load_params
-from dsrg.training.fit import set_up_torch
+from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.optimisers import build_optimiser, parameter_groups
 from dsrg.training.supervision import Supervisor
+from dsrg.training.tag_objective import tag_objective
 
 
 class Laps:
@@ -125,19 +128,53 @@ def measure(params: Params, *, batch: int, rounds: int, device: torch.device) ->
     return laps.runs, flops
 
 
+def measure_classifier(params: Params, *, batch: int, rounds: int) -> Runs:
+    """Timings of some steps of the stage `train_cam`, loading included, after a first one, which allocates."""
+    cam, size, laps = params.cam, params.data.size, Laps()
+    set_up_torch(params.seed)
+    network = {key: getattr(params.network, key) for key in ("backbone", "output_stride", "input")}
+    network |= {"dropout": cam.dropout, "init_std": cam.init_std}
+
+    def watch(network: nn.Module, done: int) -> None:
+        laps.start() if done == 1 else laps.end("step")
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        index = noise_images(root, 2 * batch)
+        options = {"size": size, "batch": batch, "seed": params.seed, **cam.augment.model_dump()}
+        fit(
+            initial_classifier(classes=len(VOC_CLASSES), weights=None, **network),
+            tag_objective(score_scale=cam.score_scale, score_offset=cam.score_offset),
+            Batches(index, root=root, labels=None, **options),
+            name="train_cam",
+            steps=rounds + 1,
+            precision=cam.precision,
+            optimiser=cam.optimiser.model_dump(),
+            skip_bad_steps=cam.skip_bad_steps,
+            scratch=root,
+            fingerprint="",
+            curves=root / "curves.tsv",
+            watch=watch,
+        )
+    return laps.runs["step"]
+
+
 @click.command()
 @click.option("--recipe", default="recipes/voc2012-mobilenet.yaml", show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), help="Images, if not the recipe's.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images of a DSRG step, if not the recipe's.")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--quick", is_flag=True, help="The demo's network, two images once: to see that it runs.")
 @click.option("--out", type=click.Path(path_type=Path), help="The JSON file; benchmarks/results/step-RECIPE.json.")
 def main(recipe: str, batch: int | None, rounds: int, quick: bool, out: Path | None) -> None:
     recipe = "params.yaml" if quick else recipe
     name, params = Path(recipe).stem, load_params(recipe)
+    cam_batch = 2 if quick else params.cam.batch
     batch, rounds = (2, 1) if quick else (batch or params.dsrg.batch, rounds)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device_rates = rates(device, quick=quick)
     runs, flops = measure(params, batch=batch, rounds=rounds, device=device)
+    cam_step = measure_classifier(params, batch=cam_batch, rounds=rounds)
+    cam_figures = {"batch": cam_batch, "precision": params.cam.precision, **cam_step.figures()}
     floor = flops / device_rates[f"{params.dsrg.precision}_flop_per_s"]
     parts = {part: run.figures() for part, run in sorted(runs.items())}
     table = Table("part", *COLUMNS, "images/s", title=f"{name}, {batch} x {params.data.size} px")
@@ -148,10 +185,12 @@ def main(recipe: str, batch: int | None, rounds: int, quick: bool, out: Path | N
     cells = (f"{value:.2f}" for value in (*times.values(), work["median"], work["min"]))
     table.add_row("step, with over without", *cells)
     table.add_row("floor of a step", f"{1e3 * floor:.0f}")
+    speed = cam_batch / cam_figures["median_s"]
+    table.add_row(f"classifier's step, {cam_batch} images", *cam_step.cells(), f"{speed:.0f}")
     Console().print(table)
     figures = {"batch": batch, "size": params.data.size, "precision": params.dsrg.precision, "parts": parts}
     figures |= {"with_over_without": times, "with_over_without_processor": work}
-    figures |= {"flop": flops, "rates": device_rates, "floor_s": floor}
+    figures |= {"flop": flops, "rates": device_rates, "floor_s": floor, "cam_step": cam_figures}
     write_figures(out or RESULTS / f"step-{name}.json", {"workers": parallel.worker_count(), **figures})
 
 

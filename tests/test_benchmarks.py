@@ -14,7 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks import experiments, own_folder, readme, table2, timing
-from benchmarks.estimate import classifier_operations, estimate
+from benchmarks.estimate import estimate
 from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
 from benchmarks.floors import operations
 from benchmarks.growth import PAPER
@@ -294,6 +294,7 @@ class TestTimings:
         table = {"throughput": readme.rates, "memory": readme.memory, "full_size": readme.machines}
         header, *rows = table.get(name, readme.times)()
         assert rows and {len(row) for row in rows} == {len(header)}
+        assert any("classifier's step" in row[0] for row in rows) == (name == "step")
 
     def test_the_page_of_many_images_is_served_what_it_needs(self, tmp_path, monkeypatch):
         """Without the browser: the generated project opens, and none of its artefacts is missing but retraining."""
@@ -335,12 +336,12 @@ class TestTimings:
     def test_an_estimate_by_hand(self, recipe):
         """Steps times seconds an image times batch, images over images a second."""
         params = load_params(ROOT / "recipes" / f"{recipe}.yaml")
-        flop = classifier_operations(params)
-        step = {"batch": 2, "flop": flop, "parts": {"step, with": {"median_s": 6}, "step, without": {"median_s": 4}}}
+        parts = {"step, with": {"median_s": 6}, "step, without": {"median_s": 4}}
+        step = {"batch": 2, "parts": parts, "cam_step": {"batch": 4, "median_s": 20}}
         speeds = {"seeds": 2, "pseudo labels": 4}
         work = {name: {"2 cores": {"images_per_s": {"median": speed}}} for name, speed in speeds.items()}
         assert estimate(params, step, {"work": work}) == {
-            "train_cam": params.cam.steps * 4,
+            "train_cam": params.cam.steps * params.cam.batch * 5,
             "make_seeds": 10_582 / 2,
             "train_dsrg": params.dsrg.steps * params.dsrg.batch * 3,
             "make_pseudo_labels": 10_582 / 4,
@@ -350,7 +351,8 @@ class TestTimings:
     def test_an_estimate_from_what_the_others_wrote(self, tmp_path, monkeypatch):
         """The quick runs of `step` and `throughput`, but for their being on one core."""
         monkeypatch.setattr("benchmarks.estimate.RESULTS", tmp_path)
-        step = {"batch": 2, "flop": 1e9, "parts": {f"step, {kind}": {"median_s": 1} for kind in ("with", "without")}}
+        step = {"batch": 2, "parts": {f"step, {kind}": {"median_s": 1} for kind in ("with", "without")}}
+        step["cam_step"] = {"batch": 2, "median_s": 1}
         work = {name: {"2 cores": {"images_per_s": {"median": 2}}} for name in ("seeds", "pseudo labels", "loader")}
         for kind, found in (("step", step), ("throughput", {"work": work})):
             (tmp_path / f"{kind}-shapes.json").write_text(json.dumps(found))
@@ -358,6 +360,23 @@ class TestTimings:
         run = CliRunner().invoke(importlib.import_module("benchmarks.estimate").main, command, catch_exceptions=False)
         found = json.loads((tmp_path / "estimate-shapes.json").read_text())
         assert run.exit_code == 0 and found["estimated_s"]["make_seeds"] == 10_582 / 2
+
+    def test_an_estimate_without_its_figures_says_what_to_run(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("benchmarks.estimate.RESULTS", tmp_path)
+        recipe = str(ROOT / "recipes/shapes.yaml")
+
+        def said() -> str:
+            run = CliRunner().invoke(importlib.import_module("benchmarks.estimate").main, ["--recipe", recipe])
+            assert run.exit_code == 1 and not (tmp_path / "estimate-shapes.json").exists()
+            return run.stderr
+
+        command = f"run python -m benchmarks.step --recipe {recipe}"
+        assert said().endswith(f"step-shapes.json: no such file; {command}\n")
+        step = {"batch": 4, "parts": {}}
+        (tmp_path / "step-shapes.json").write_text(json.dumps(step))
+        assert said().endswith(f"step-shapes.json: it has no cam_step; {command} --batch 4\n")
+        (tmp_path / "step-shapes.json").write_text(json.dumps(step | {"cam_step": {}}))
+        assert "throughput-shapes.json: no such file; run python -m benchmarks.throughput" in said()
 
     def test_stages_are_timed_one_by_one(self, tmp_path, monkeypatch):
         """A pipeline of one stage, run by DVC itself."""
