@@ -73,7 +73,7 @@ def ordered_map(function: Callable, items: Iterable) -> Iterator:
     """`map` over the pool: results come in the order of items, at most a few items a worker are in flight.
 
     `function` must be importable by name. With one worker everything runs in this process. Raises RunError when a
-    worker dies, at once.
+    worker dies or cannot start, at once.
     """
     if worker_count() < 2:
         yield from map(function, items)
@@ -82,8 +82,9 @@ def ordered_map(function: Callable, items: Iterable) -> Iterator:
         yield from _ahead(pool(), function, items, most=3 * worker_count())
     except BrokenProcessPool:
         raise RunError(
-            "a worker process was killed, most likely for want of memory; "
-            f"run this again with fewer of them (DSRG_WORKERS, now {worker_count()})"
+            "a worker process was killed, most likely for want of memory: run this again with fewer of them "
+            f"(DSRG_WORKERS, now {worker_count()}); or it could not start, which needs a main program that is a file "
+            'and does its work under `if __name__ == "__main__":`'
         ) from None
 
 

@@ -86,6 +86,19 @@ def test_a_worker_that_dies_is_an_error_and_no_endless_wait(tmp_path):
     assert time.monotonic() - before < 30
 
 
+@pytest.mark.parametrize("read_from", ["stdin", "file"])
+def test_a_worker_that_cannot_start_is_an_error_that_names_the_cause(tmp_path, read_from):
+    """A worker imports the main program: there is none where it was typed in, and without its guard it runs again."""
+    path = tmp_path / "program.py"
+    path.write_text("from dsrg.parallel import ordered_map\nlist(ordered_map(abs, range(2)))\n")
+    environment = os.environ | {"DSRG_WORKERS": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    program, typed = {"stdin": ("-", path.read_text()), "file": (path, None)}[read_from]
+    options = {"input": typed, "cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 60}
+    said = subprocess.run([sys.executable, program], **options)
+    errors = [line for line in said.stderr.splitlines() if line.startswith("dsrg.errors.RunError: a worker process")]
+    assert errors and '`if __name__ == "__main__":`' in errors[-1], said
+
+
 def test_work_is_taken_only_as_results_are_fetched(monkeypatch):
     monkeypatch.setenv("DSRG_WORKERS", "1")
     taken = []
