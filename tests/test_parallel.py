@@ -39,7 +39,7 @@ def script(tmp_path, *, main: str, workers: int, stop: int = -1, how: str = "pas
     path.write_text(lines.replace("MAIN", textwrap.indent(textwrap.dedent(main), "    ").strip()))
     environment = os.environ | {"DSRG_WORKERS": str(workers), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, path], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, path], env=environment, capture_output=True, text=True, timeout=400, check=False
     )
 
 
@@ -269,5 +269,5 @@ def test_a_worker_keeps_the_memory_of_one_image_for_the_next(tmp_path):
     path = tmp_path / "program.py"
     path.write_text(textwrap.dedent(FAULTS))
     environment = os.environ | {"DSRG_WORKERS": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    said = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True, timeout=60)
+    said = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True, timeout=400)
     assert len(said.stdout.split()) == 2 and all(int(pages) < 5000 for pages in said.stdout.split()), said
