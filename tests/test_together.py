@@ -1,11 +1,13 @@
 """Several processes train as one would: the same steps, however they were started; and they end together."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -28,9 +30,12 @@ LAUNCHERS = {*TORCHRUN, *SRUN, *CHILD, "DSRG_DEVICES", "DSRG_NODES"}
 
 
 def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
+    """None of those that any connection may be given before it is used."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return str(port)
+    raise OSError("no free port")
 
 
 def commands(launcher: str, *arguments: object) -> list[tuple[list[str], dict[str, str]]]:

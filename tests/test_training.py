@@ -603,6 +603,7 @@ class TestCheckpoints:
 
     def test_a_slow_disk_is_written_to_less_often(self, folder, monkeypatch):
         """Saving takes a fortieth of the time at most."""
+        monkeypatch.delenv("DSRG_CHECKPOINT_SECONDS")
         now = [0.0]
         monkeypatch.setattr(resume_module.time, "monotonic", lambda: now[0])
         monkeypatch.setattr(resume_module, "write_sealed", lambda *_, **__: now.__setitem__(0, now[0] + 5) or folder)
