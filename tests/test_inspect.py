@@ -11,6 +11,7 @@ import tracemalloc
 from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -38,7 +39,7 @@ from dsrg.inspect.layers import at_most
 from dsrg.inspect.live import SeedMaps, disagreement, live_seeds
 from dsrg.inspect.project import KEYS, MAKERS, Project, Thresholds
 from dsrg.inspect.revision import project_at
-from dsrg.inspect.server import HOST, Other, create_app, is_own_name, serve
+from dsrg.inspect.server import HOST, Other, _Pages, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps
 from dsrg.method.label_maps import UNLABELLED
 from dsrg.params import Seeds, load_params
@@ -594,6 +595,23 @@ class TestDoor:
         recorded = [project.live(image_id, project.before, growing=True) for image_id in project.watched_ids]
         shares = [(labels_of(one["regrown"]) != UNLABELLED).mean() for one in recorded]
         assert answer["coverage"]["watched"][0] == pytest.approx(np.mean(shares))
+
+    def test_a_count_that_ends_during_the_look_is_told_as_going_on(self):
+        """Else the page would take the answer, in which the last image is missing, for the last one."""
+        pages = _Pages(SimpleNamespace(known=lambda _: True, classes=[]), None)
+        now = dict.fromkeys(KEYS, "0.5")
+        request = SimpleNamespace(match_info={"id": "a"}, query=now | {"sort": "disagreement"})
+
+        def look(*_: object, **__: object) -> dict:
+            pages.counted = True
+            return {}
+
+        pages.project.live = look
+        pages.project.find = lambda **_: look() or []
+        pages.project.values = lambda _: np.zeros(0)
+        assert json.loads(asyncio.run(pages.live(request)).body)["counting"]
+        pages.counted = False
+        assert json.loads(asyncio.run(pages.images(request)).body)["working"]
 
     def test_nothing_in_the_project_changes(self, copied):
         def contents() -> dict:

@@ -164,7 +164,8 @@ class _Pages:
             known = len(rows) if sort == "id" else int(np.isfinite(project.values(sort)[rows]).sum())
             return {"total": len(rows), "known": known, "rows": [project.described(row) for row in part]}
 
-        return web.json_response(await asyncio.to_thread(found) | {"working": self._working(sort)})
+        working = self._working(sort)  # before the look: it may end meanwhile
+        return web.json_response(await asyncio.to_thread(found) | {"working": working})
 
     def _working(self, sort: str) -> bool:
         """Whether more of what the grid is sorted by will be known later."""
@@ -195,8 +196,9 @@ class _Pages:
         growing = request.query.get("grow") == "1" and self.project.why_fixed()["grow"] is None
         if growing:
             await self._with_network(self.project.deciding, image_id)
+        counting = not self.counted  # before the look: it may end meanwhile, and the answer would be the last
         answer = await asyncio.to_thread(self.project.live, image_id, now, growing=growing)
-        answer["counting"] = not self.counted
+        answer["counting"] = counting
         return web.json_response(answer | {"ms": round(1000 * (time.perf_counter() - began), 1)})
 
     def _run(self, request: web.Request) -> Project:
