@@ -74,13 +74,13 @@ def create_app(project: Project, *, other: Other | None = None) -> web.Applicati
     app.router.add_get("/api/state", pages.state)
     app.router.add_get("/api/images", pages.images)
     for path, answer in {
-        "/thumb/{id}": pages.thumbnail,
-        "/image/{id}": pages.image,
-        "/api/image/{id}": pages.layers,
-        "/api/prediction/{id}": pages.prediction,
-        "/api/live/{id}": pages.live,
+        "/thumb": pages.thumbnail,
+        "/image": pages.image,
+        "/api/image": pages.layers,
+        "/api/prediction": pages.prediction,
+        "/api/live": pages.live,
     }.items():
-        app.router.add_get(path.replace("{id}", "{id:[^/]+}"), answer)  # aiohttp's own pattern knows no braces in ids
+        app.router.add_get(path + "/{id:[^/]+}", answer)  # aiohttp's own pattern knows no braces in ids
     app.cleanup_ctx.append(pages.beside)
     return app
 

@@ -44,7 +44,7 @@ def mean_field(job: tuple[NDArray[np.uint8], NDArray[np.float32], Kernel]) -> ND
     return np.array(crf.inference(kernel.iterations), dtype=np.float32).reshape(energies.shape)
 
 
-Job = tuple[Shared, int, NDArray[np.uint8], Kernel]
+Job = tuple[Shared, int, NDArray[np.uint8], Kernel]  # energies of a batch, the first row to work on, its images
 
 
 def mean_fields(job: Job) -> None:
