@@ -27,7 +27,7 @@ from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.index import Index, present_from_tags
 from dsrg.files import sha256
-from dsrg.inference.predict import opinions, predictions
+from dsrg.inference.predict import predictions
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
@@ -99,8 +99,8 @@ def measure(recipe: str) -> dict:
         training_peak = peak_gib()
         image = index.image(0, root=Path(folder))
         began = time.perf_counter()
-        own = opinions(segmenter, [image], None, params.evaluate, size=size)
-        (found,) = predictions(own, kernel=params.crf.test.model_dump())
+        kernel = params.crf.test.model_dump()
+        (found,) = predictions(segmenter, [image], None, params.evaluate, size=size, kernel=kernel)
         seconds = time.perf_counter() - began
     parallel.pool().shutdown()  # a process that has processes of its own does not end before them
     if not (np.isfinite(losses).all() and found.labels.shape == image.shape[:2]):

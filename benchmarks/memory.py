@@ -22,7 +22,7 @@ from benchmarks import RESULTS
 from benchmarks.stages import measured
 from benchmarks.timing import write_figures
 from dsrg import parallel, released
-from dsrg.inference.predict import opinions, predictions
+from dsrg.inference.predict import predictions
 from dsrg.method.crf import dense_crf
 from dsrg.networks.network import Segmenter
 from dsrg.params import Params, Predict, load_params
@@ -45,7 +45,7 @@ def work(what: str, width: int, height: int, params: Params) -> None:
         settings = Predict(**released.PREDICT)
         segmenter = Segmenter(classes=CLASSES - 1, **params.network.model_dump(exclude={"weights"})).eval()
         images = noise(width, height, 4 * parallel.worker_count())
-        for _ in predictions(opinions(segmenter, images, None, settings, size=params.data.size), kernel=kernel):
+        for _ in predictions(segmenter, images, None, settings, size=params.data.size, kernel=kernel):
             pass
         return
     kernel.pop("min_prob")

@@ -34,9 +34,8 @@ from dsrg.data.images import check_image
 from dsrg.data.index import Index, present_from_tags
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
-from dsrg.inference.predict import opinions, predictions
+from dsrg.inference.labelling import predicted_labels
 from dsrg.inference.seeding import seed_rows
-from dsrg.inference.squares import read_images
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.parallel import threaded_map
@@ -69,7 +68,8 @@ def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]
     shared = {key: network[key] for key in ("backbone", "output_stride", "input")}
     cam = {"dropout": params.cam.dropout, "init_std": params.cam.init_std}
     classifier = initial_classifier(**settings, **shared, **cam).eval().to(device)
-    kernel = params.crf.test.model_dump() if params.pseudo_labels.crf else None
+    labelling = params.pseudo_labels.model_dump(exclude={"format", "overlays"})
+    labelling["kernel"] = params.crf.test.model_dump()
 
     def seeds(index: Index, root: Path) -> None:
         rows = seed_rows(classifier, index, root, size=size, seeds=params.seeds, saliency=params.saliency)
@@ -77,9 +77,7 @@ def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]
         write_seeds(folder / "seeds.h5", rows, count=len(index), grid=grid, classes=VOC_CLASSES, params="{}")
 
     def pseudo_labels(index: Index, root: Path) -> None:
-        present = index.present if params.pseudo_labels.tags_only else None
-        found = opinions(segmenter, read_images(index, root), present, params.pseudo_labels, size=size)
-        maps = (one.labels for one in predictions(found, kernel=kernel))
+        maps = (one.labels for one in predicted_labels(segmenter, index, root, size=size, **labelling))
         with written_labels(folder / "labels", format=params.pseudo_labels.format) as add:
             for image_id, png in zip(index.ids, threaded_map(label_png, maps), strict=True):
                 add(image_id, png)

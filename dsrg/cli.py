@@ -340,7 +340,7 @@ def submission(name: str, out: Path) -> None:
     from dsrg.artifacts.submission import write_submission
     from dsrg.data.classes import VOC_CLASSES
     from dsrg.data.voc import untagged_index
-    from dsrg.inference.predict import load_segmenter, opinions, predictions
+    from dsrg.inference.predict import load_segmenter, predictions
     from dsrg.inference.squares import read_images
     from dsrg.pipeline import load_stage
     from dsrg.progress import tracked
@@ -352,8 +352,8 @@ def submission(name: str, out: Path) -> None:
         span = f"{len(model.classes)} classes ({model.classes[0]} ... {model.classes[-1]})"
         raise InputError(f"{stage.file['retrain']}: knows {span}; the evaluation server expects VOC's twenty, in order")
     index = untagged_index(stage.data_root, name, model.classes, key="--list", pixels_max=params.data.pixels_max)
-    found = opinions(segmenter, read_images(index, stage.data_root), None, params.evaluate, size=model.size)
-    labels = (one.labels for one in predictions(found, kernel=params.crf.test.model_dump()))
+    images, wanted = read_images(index, stage.data_root), {"size": model.size, "kernel": params.crf.test.model_dump()}
+    labels = (one.labels for one in predictions(segmenter, images, None, params.evaluate, **wanted))
     shapes = dict(zip(index.ids, zip(index.heights.tolist(), index.widths.tolist(), strict=True), strict=True))
     write_submission(out, shapes, tracked(labels, "submission", len(index)))
     click.echo(f"{out}: {len(index)} label maps, checked")

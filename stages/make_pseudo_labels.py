@@ -9,9 +9,8 @@ from dsrg.artifacts.label_folder import written_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.figures.overlays import write_label_overlays
-from dsrg.inference.labelling import kept_labels
-from dsrg.inference.predict import Prediction, load_segmenter, opinions, predictions
-from dsrg.inference.squares import read_images
+from dsrg.inference.labelling import kept_labels, predicted_labels
+from dsrg.inference.predict import Prediction, load_segmenter
 from dsrg.pipeline import Stage, run_stage
 from dsrg.processes import deal
 from dsrg.progress import tracked
@@ -23,13 +22,11 @@ def make_pseudo_labels(stage: Stage) -> None:
     index = read_index(stage.file["index"], classes).split("train")
     share = deal(stage.topology, stage.scratch)
     segmenter, model = load_segmenter(stage.file["dsrg"], made_by="train_dsrg", classes=classes)
-    kernel = params.crf.test.model_dump() if pseudo.crf else None
+    labelling = stage.params.pseudo_labels.model_dump(exclude={"format", "overlays"})
+    labelling["kernel"] = params.crf.test.model_dump()
 
     def predict(rows: NDArray) -> Iterator[Prediction]:
-        some = index.pick(rows)
-        present = some.present if pseudo.tags_only else None
-        found = opinions(segmenter, read_images(some, stage.data_root), present, pseudo, size=model.size)
-        return predictions(found, kernel=kernel, unsure_below=pseudo.unsure_below)
+        return predicted_labels(segmenter, index.pick(rows), stage.data_root, size=model.size, **labelling)
 
     found = kept_labels(predict, share, total=len(index))
     if not share.first:

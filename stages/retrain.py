@@ -7,15 +7,14 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import LabelFolder
-from dsrg.artifacts.model_file import Model, load_model, refuse_misfit
+from dsrg.artifacts.model_file import Model, load_weights
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.files import whole_file, write_csv
-from dsrg.inference.predict import load_segmenter, opinions, predictions
-from dsrg.inference.squares import read_images
+from dsrg.inference.labelling import predicted_labels
+from dsrg.inference.predict import load_segmenter
 from dsrg.networks.weights import initial_segmenter
-from dsrg.params import Predict
 from dsrg.pipeline import Stage, run_stage
 from dsrg.progress import tracked
 from dsrg.topology import ALONE
@@ -25,10 +24,12 @@ from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds
 
 
 def retrain(stage: Stage) -> None:
-    params, retrain, labelling = stage.params, stage.params.retrain, stage.params.pseudo_labels
+    params, retrain = stage.params, stage.params.retrain
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
     network = params.network.model_dump(exclude={"weights"})
+    labelling = stage.params.pseudo_labels.model_dump(exclude={"format", "overlays"})
+    labelling["kernel"] = params.crf.test.model_dump()
     # processes that helped with a round are not there for the next one
     topology = stage.topology if retrain.rounds == 1 else ALONE
 
@@ -36,10 +37,7 @@ def retrain(stage: Stage) -> None:
         set_up_torch(params.seed)
         segmenter = initial_segmenter(classes=len(classes), weights=params.network.weights, **network)
         if retrain.init == "dsrg":
-            dsrg = {"path": stage.file["dsrg"], "made_by": "train_dsrg"}
-            model = load_model(kind="segmenter", classes=classes, **dsrg)
-            refuse_misfit(segmenter, model, **dsrg)
-            segmenter.load_state_dict(model.weights)
+            load_weights(segmenter, stage.file["dsrg"], kind="segmenter", made_by="train_dsrg", classes=classes)
         shown = {"size": params.data.size, "batch": retrain.batch, "seed": params.seed}
         segmenter = fit(
             segmenter,
@@ -59,12 +57,7 @@ def retrain(stage: Stage) -> None:
 
     def label(path: Path) -> Iterator[NDArray]:
         segmenter, model = load_segmenter(path, made_by=stage.name)
-        seen = {"shape": labelling.shape, "scales": labelling.scales, "flip": labelling.flip}
-        views = Predict(**seen, merge=labelling.merge, max_side=labelling.max_side)
-        present = index.present if labelling.tags_only else None
-        found = opinions(segmenter, read_images(index, stage.data_root), present, views, size=model.size)
-        kernel = params.crf.test.model_dump() if labelling.crf else None
-        found = predictions(found, kernel=kernel, unsure_below=labelling.unsure_below)
+        found = predicted_labels(segmenter, index, stage.data_root, size=model.size, **labelling)
         return (labels for labels, *_ in tracked(found, f"{stage.name} labels", len(index)))
 
     first = LabelFolder(stage.file["pseudo_labels"], index.ids, made_by="make_pseudo_labels")

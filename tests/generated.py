@@ -14,7 +14,7 @@ from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.data.index import read_index, write_index
 from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.labelling import kept_labels
-from dsrg.inference.predict import opinions, predictions
+from dsrg.inference.predict import predictions
 from dsrg.inference.seeding import kept_seed_rows
 from dsrg.inference.squares import read_images
 from dsrg.networks.network import grid_size
@@ -49,8 +49,8 @@ def generate(images: Path, out: Path, *, topology: Topology = ALONE) -> None:
 
     def predict(rows: np.ndarray):
         some = index.pick(rows)
-        found = opinions(segmenter, read_images(some, images), some.present, params.pseudo_labels, size=SIZE)
-        return predictions(found, kernel=kernel)
+        wanted = {"size": SIZE, "kernel": kernel}
+        return predictions(segmenter, read_images(some, images), some.present, params.pseudo_labels, **wanted)
 
     labels = kept_labels(predict, replace(share, folder=share.folder / "labels"), total=COUNT)
     if share.first:

@@ -26,7 +26,7 @@ from dsrg.files import sha256, write_json
 from dsrg.inference.cams import activation_maps, load_classifier
 from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.gradients import gradient_saliency
-from dsrg.inference.predict import Opinion, class_scores, load_segmenter, opinions, predictions
+from dsrg.inference.predict import Opinion, contenders, decided, load_segmenter, merged_scores, opinions, predictions
 from dsrg.inference.scoring import (
     Scores,
     best_and_worst,
@@ -114,7 +114,7 @@ class TestSquares:
 
 def class_probs(network, images, settings):
     """Probabilities float (C+1, H, W) of each image."""
-    return [scores.softmax(dim=0) for scores in class_scores(network, images, settings, size=33)]
+    return [one.scores.softmax(dim=0) for one in opinions(network, images, None, settings, size=33)]
 
 
 class TestPrediction:
@@ -158,10 +158,10 @@ class TestPrediction:
         network = Uneven()
         many = nn.Sequential(network, nn.Conv2d(3, classes, 1)).eval()
         settings = Predict(shape="square", scales=[0.75, 1.0], flip=False, merge="sum", max_side=1024)
-        (found,) = class_scores(many, self.IMAGES[:1], settings, size=33)
+        (found,) = opinions(many, self.IMAGES[:1], None, settings, size=33)
         grids = (many(squares(self.IMAGES[:1], side)) for side in (25, 33))
         expected = sum(F.interpolate(grid, (40, 60), mode="bilinear", align_corners=True)[0] for grid in grids)
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found.scores, expected)
 
     def test_native_sides_are_never_too_small(self):
         assert native(picture(1, 100, seed=0), 0.5).shape == (1, 3, 9, 49)
@@ -191,6 +191,38 @@ class TestPrediction:
         assert (here - there.flip(2)).abs().max() > 0.2  # without flip it is not
 
 
+class TestContenders:
+    @given(st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(0, 3), st.sampled_from(["sum", "mean"]))
+    def test_whoever_wins_a_pixel_is_one(self, classes, seed, apart, merge):
+        """Scores of each class around its own mean: the further apart these are, the more classes never win."""
+        rng = np.random.default_rng(seed)
+        means = apart * rng.standard_normal((classes, 1, 1), np.float32)
+        grids = [
+            torch.from_numpy(means + rng.standard_normal((classes, *size), np.float32)) for size in ((4, 3), (6, 5))
+        ]
+        settings = Predict(shape="square", scales=[0.75, 1.0], flip=False, merge=merge, max_side=1024)
+        winners = merged_scores(grids, (17, 11), settings).argmax(dim=0).unique()
+        assert contenders(grids)[winners].all()
+
+    def test_who_is_behind_another_everywhere_is_none(self):
+        first = torch.tensor([[5.0, 5, 5], [1, 1, 9], [4, 4, 4], [1, 1, 7.5]])[:, None]
+        second = torch.tensor([[5.0, 5, 5], [1, 1, 1], [4, 4, 4], [1, 1, 2.0]])[:, None]
+        assert contenders([first]).tolist() == [True, True, False, True]
+        assert contenders([first, second]).tolist() == [True, True, False, False]  # 4 ahead, then 4 behind; 2.5 and 3
+        assert contenders([torch.zeros(3, 2, 2)]).all()  # equals
+        assert contenders([torch.full((3, 2, 2), float("nan"))]).all()  # numbers alone rule out
+
+    def test_label_maps_alone_are_the_same_from_fewer_classes(self):
+        images = [picture(40, 60, seed=seed) for seed in range(4)] + [np.full((20, 30, 3), (10, 20, 250), np.uint8)]
+        arguments = (Colours(), images, None, Predict(**released.PREDICT))
+        counts = [len(one.scores) for one in opinions(*arguments, size=33, labels_only=True)]
+        assert counts[-1] == 1 and max(counts) > 1
+        alone = predictions(*arguments, size=33, kernel=None)
+        for one, whole in zip(alone, predictions(*arguments, size=33, kernel=None, probabilities=True), strict=True):
+            np.testing.assert_array_equal(one.labels, whole.labels)
+            assert whole.probs.shape[0] == 3 and (whole.probs > 0).all()
+
+
 class TestLabels:
     PRESENT = np.isin(np.arange(9), [0, 4, 7])
 
@@ -201,7 +233,7 @@ class TestLabels:
 
     def test_most_probable_of_the_classes_in_question(self):
         opinion = self.opinion()
-        (found,) = predictions([opinion], kernel=None)
+        (found,) = decided([opinion], kernel=None)
         assert found.labels.dtype == np.uint8 and found.probs is None
         scores = opinion.scores.numpy()
         expected = [[(0, 4, 7)[int(np.argmax(scores[:, y, x]))] for x in range(15)] for y in range(12)]
@@ -213,7 +245,7 @@ class TestLabels:
         energies = -np.log(np.maximum(opinion.scores.softmax(dim=0).numpy(), KERNEL["min_prob"]))
         kernel = Kernel(**{key: value for key, value in KERNEL.items() if key != "min_prob"})
         refined = mean_field((opinion.image.transpose(2, 0, 1), energies, kernel))
-        (found,) = predictions([opinion], kernel=KERNEL, probabilities=True)
+        (found,) = decided([opinion], kernel=KERNEL, probabilities=True)
         np.testing.assert_array_equal(found.labels, np.array([0, 4, 7])[refined.argmax(axis=0)])
         np.testing.assert_allclose(found.probs[[0, 4, 7]], refined, atol=1e-6)
         assert not found.probs[~self.PRESENT].any() and (found.labels != found.plain).any()
@@ -221,13 +253,13 @@ class TestLabels:
     @pytest.mark.parametrize("kernel", [None, KERNEL])
     def test_background_alone(self, kernel):
         alone = self.opinion(scores=torch.full((1, 12, 15), -3.0), present=np.arange(9) == 0)
-        (found,) = predictions([alone], kernel=kernel, unsure_below=0.9)
+        (found,) = decided([alone], kernel=kernel, unsure_below=0.9)
         assert (found.labels == 0).all()
 
     @pytest.mark.parametrize("kernel", [None, KERNEL | {"iterations": 0}])
     def test_unsure_pixels_become_255(self, kernel):
         opinion = self.opinion()
-        (found,) = predictions([opinion], kernel=kernel, unsure_below=0.6)
+        (found,) = decided([opinion], kernel=kernel, unsure_below=0.6)
         unsure = opinion.scores.softmax(dim=0).amax(dim=0).numpy() < 0.6
         assert 0 < unsure.sum() < unsure.size
         np.testing.assert_array_equal(found.labels, np.where(unsure, 255, found.plain))
@@ -242,10 +274,10 @@ class TestLabels:
 
         monkeypatch.setattr(parallel, "ordered_map", several)
         several_opinions = [self.opinion(seed) for seed in range(4)]
-        found = list(predictions(iter(several_opinions), kernel=KERNEL))
-        assert len(found) == 4 and not list(predictions([], kernel=KERNEL))
+        found = list(decided(iter(several_opinions), kernel=KERNEL))
+        assert len(found) == 4 and not list(decided([], kernel=KERNEL))
         for opinion, together in zip(several_opinions, found, strict=True):
-            (alone,), (plain,) = predictions([opinion], kernel=KERNEL), predictions([opinion], kernel=None)
+            (alone,), (plain,) = decided([opinion], kernel=KERNEL), decided([opinion], kernel=None)
             np.testing.assert_array_equal(together.labels, alone.labels)
             np.testing.assert_array_equal(together.plain, plain.labels)
 
@@ -255,7 +287,7 @@ class TestLabels:
         blue = np.full((20, 30, 3), (10, 20, 250), np.uint8)
         present = np.array([[True, True, False]])
         (opinion,) = opinions(Colours(scale=1.0), [blue], present, settings, size=33)
-        (found,) = predictions([opinion], kernel=None, probabilities=True)
+        (found,) = decided([opinion], kernel=None, probabilities=True)
         assert (found.labels == 1).all() and np.allclose(found.probs.sum(axis=0), 1) and not found.probs[2].any()
 
     @pytest.mark.parametrize("kernel", [None, KERNEL])
@@ -264,8 +296,8 @@ class TestLabels:
         large, settings = picture(40, 90, seed=6), Predict(**released.PREDICT | {"max_side": 45})
         (opinion,) = opinions(Uneven(), [large], None, settings, size=33)
         assert opinion.image.shape == (20, 45, 3) and opinion.scores.shape == (3, 20, 45)
-        (found,) = predictions([opinion], kernel=kernel, probabilities=True)
-        (small,) = predictions(opinions(Uneven(), [opinion.image], None, settings, size=33), kernel=kernel)
+        (found,) = decided([opinion], kernel=kernel, probabilities=True)
+        (small,) = predictions(Uneven(), [opinion.image], None, settings, size=33, kernel=kernel)
         for labels, expected in ((found.labels, small.labels), (found.plain, small.plain)):
             np.testing.assert_array_equal(labels, expected.repeat(2, axis=0).repeat(2, axis=1))
         assert found.probs.shape == (3, 20, 45)
@@ -284,7 +316,7 @@ class TestLabels:
         found = list(opinions(Colours(), images, present, settings, size=33, batch=2))
         assert [opinion.image.shape for opinion in found] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
         assert [len(opinion.scores) for opinion in found] == ([1, 2, 3] if tags_only else [3] * 3)
-        blue, green, both = (set(np.unique(one.labels)) for one in predictions(found, kernel=None))
+        blue, green, both = (set(np.unique(one.labels)) for one in decided(found, kernel=None))
         assert blue == ({0} if tags_only else {2}) and green == ({1} if tags_only else {1, 2}) and both == {1, 2}
 
 

@@ -181,8 +181,8 @@ def test_bits_are_those_of_a_plain_loop(sizes, batch, max_side, shape):
     for start in range(0, len(pictures), batch):
         group = pictures[start : start + batch]
         small = [shrunk(image, max_side) for image in group]
-        for image, scores in zip(group, predict.class_scores(own.network, small, chosen, size=65), strict=True):
-            expected.append(enlarged(scores.max(dim=0).indices.numpy().astype(np.uint8), image.shape[:2]))
+        for image, one in zip(group, predict.opinions(own.network, small, None, chosen, size=65), strict=True):
+            expected.append(enlarged(one.scores.max(dim=0).indices.numpy().astype(np.uint8), image.shape[:2]))
     found = list(own.predictions(iter(pictures), None, settings=chosen, kernel=None, batch=batch))
     assert len(found) == len(expected)
     for one, labels in zip(found, expected, strict=True):

@@ -111,6 +111,13 @@ class _Undrawn(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+def load_weights(network: nn.Module, path: Path, *, kind: str, made_by: str, classes: list[str]) -> None:
+    """Fill a network with the weights of a model file, see `load_model`. Raises InputError where they do not fit."""
+    model = load_model(path, kind=kind, made_by=made_by, classes=classes)
+    refuse_misfit(network, model, path=path, made_by=made_by)
+    network.load_state_dict(model.weights)
+
+
 def refuse_misfit(network: nn.Module, model: Model, *, path: Path, made_by: str) -> None:
     """Raises InputError with every weight of a model file that differs from the network's in name or shape."""
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}

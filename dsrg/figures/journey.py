@@ -11,7 +11,7 @@ from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
 from dsrg.figures.overlays import SIDE, overlay, panels, stacked, write_picture
 from dsrg.figures.steps import growth_pictures, seed_pictures
-from dsrg.inference.predict import load_segmenter, opinions, predictions
+from dsrg.inference.predict import load_segmenter, predictions
 from dsrg.params import Params
 
 
@@ -29,8 +29,8 @@ def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path,
     image = shrunk(whole, SIDE)
 
     segmenter, model = load_segmenter(file["retrain"], made_by="retrain")
-    own = opinions(segmenter, [whole], None, params.evaluate, size=model.size)
-    ((labels, *_),) = predictions(own, kernel=params.crf.test.model_dump())
+    wanted = {"size": model.size, "kernel": params.crf.test.model_dump()}
+    ((labels, *_),) = predictions(segmenter, [whole], None, params.evaluate, **wanted)
     results = [("prediction", overlay(image, labels))]
     truth = read_ground_truth(file["ground_truth"])
     if image_id in truth:

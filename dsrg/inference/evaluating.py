@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dsrg.data.index import Index
 from dsrg.inference.labelling import kept_labels
-from dsrg.inference.predict import Prediction, opinions, predictions
+from dsrg.inference.predict import Prediction, predictions
 from dsrg.inference.scoring import Scores, best_and_worst
 from dsrg.inference.squares import read_images
 from dsrg.networks.network import Segmenter
@@ -44,7 +44,7 @@ def evaluate_segmenter(
 
     def predict(rows: NDArray[np.int64]) -> Iterable[Prediction]:
         images = read_images(index.pick(rows), root)
-        return predictions(opinions(segmenter, images, None, settings, size=size), kernel=kernel)
+        return predictions(segmenter, images, None, settings, size=size, kernel=kernel)
 
     if share is None:
         found = predict(np.arange(len(index)))

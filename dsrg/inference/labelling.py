@@ -1,16 +1,21 @@
 """Label maps of whole data sets, kept as PNGs while they are made, by several processes if there are."""
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from dsrg.artifacts.shards import Item, kept
 from dsrg.data.images import mask_from
+from dsrg.data.index import Index
 from dsrg.data.palette import label_png
-from dsrg.inference.predict import Prediction
+from dsrg.inference.predict import Prediction, predictions
+from dsrg.inference.squares import read_images
 from dsrg.parallel import threaded_map
+from dsrg.params import Predict
 from dsrg.topology import Share
 
 
@@ -29,6 +34,28 @@ class Labelled(NamedTuple):
     def plain(self) -> NDArray[np.uint8]:
         """The one without CRF, uint8 (H, W)."""
         return mask_from(self.plain_png, "label map")
+
+
+def predicted_labels(
+    segmenter: nn.Module,
+    index: Index,
+    root: Path,
+    *,
+    size: int,
+    crf: bool,
+    kernel: dict,
+    tags_only: bool,
+    unsure_below: float,
+    **views: object,
+) -> Iterator[Prediction]:
+    """Predictions of the images of an index as params `pseudo_labels` ask for them, in order.
+
+    size: side of the training square, pixels. kernel: params `crf.test`. tags_only: each image has no classes but its
+    tags and background. views: the arguments of Predict.
+    """
+    present, kernel = index.present if tags_only else None, kernel if crf else None
+    wanted = {"size": size, "kernel": kernel, "unsure_below": unsure_below}
+    return predictions(segmenter, read_images(index, root), present, Predict(**views), **wanted)
 
 
 def kept_labels(

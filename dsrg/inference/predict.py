@@ -57,27 +57,46 @@ def load_segmenter(path: Path, *, made_by: str, classes: list[str] | None = None
 
 
 @torch.inference_mode()
-def class_scores(
+def class_grids(
     segmenter: nn.Module, images: list[NDArray[np.uint8]], settings: Predict, *, size: int
-) -> Iterator[Tensor]:
-    """Logits of each image at its own size, float (C+1, H, W), in order.
+) -> Iterator[list[Tensor]]:
+    """Each image's logits on the network's grid, float (C+1, h, w) a scale, in order.
 
     Each image is seen at `settings.scales`: as squares of scale * size pixels (settings.shape "square", released
-    `test-ms.py`), or at scale times its own size ("native", released `test-ms-f.py`). The logits are brought to the
-    image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as the released code (it
-    sharpens), or "mean".
+    `test-ms.py`), or at scale times its own size ("native", released `test-ms-f.py`). Those of the mirror images are
+    added if asked for.
     """
     if settings.shape == "native":
         views = ([native(image, scale) for scale in settings.scales] for image in images)
-        grids = ([_grid(segmenter, view, flip=settings.flip) for view in own] for own in views)
+        yield from ([_grid(segmenter, view, flip=settings.flip)[0] for view in own] for own in views)
     else:
-        batches = (squares(images, scaled_side(size, scale)) for scale in settings.scales)
-        grids = zip(*[_grid(segmenter, batch, flip=settings.flip).split(1) for batch in batches], strict=True)
-    for image, own in zip(images, grids, strict=True):
-        laid = (grid.contiguous(memory_format=_layout(grid.shape[1])) for grid in own)
-        full = (F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0] for grid in laid)
-        merged = reduce(Tensor.add_, full)  # in place: these are large
-        yield merged / (len(settings.scales) * (1 + settings.flip)) if settings.merge == "mean" else merged
+        batches = [squares(images, scaled_side(size, scale)) for scale in settings.scales]
+        yield from map(list, zip(*[_grid(segmenter, batch, flip=settings.flip) for batch in batches], strict=True))
+
+
+@torch.inference_mode()
+def merged_scores(grids: list[Tensor], shape: tuple[int, int], settings: Predict) -> Tensor:
+    """Logits float (K, H, W) of an image of this shape, from those on the grids (K, h, w) of its scales.
+
+    They are brought to the image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as
+    the released code (it sharpens), or "mean".
+    """
+    laid = (grid[None].contiguous(memory_format=_layout(len(grid))) for grid in grids)
+    full = (F.interpolate(grid, shape, mode="bilinear", align_corners=True)[0] for grid in laid)
+    merged = reduce(Tensor.add_, full)  # in place: these are large
+    return merged / (len(grids) * (1 + settings.flip)) if settings.merge == "mean" else merged
+
+
+@torch.inference_mode()
+def contenders(grids: list[Tensor]) -> Tensor:
+    """Bool (K,): which classes of the grids (K, h, w) can have the highest of the merged scores at any pixel.
+
+    A merged score is a mean of each grid's, summed over the grids. So a class cannot win where the most that it is
+    ahead of another one, here the one ahead on the whole, comes to less than nothing. On real images few can.
+    """
+    leader = sum(grid.mean(dim=(1, 2)) for grid in grids).argmax()
+    ahead = sum((grid - grid[leader]).amax(dim=(1, 2)) for grid in grids)
+    return ~(ahead < 0)  # scores that are no numbers rule nothing out
 
 
 def _layout(classes: int) -> torch.memory_format:
@@ -91,6 +110,10 @@ def _grid(segmenter: nn.Module, batch: Tensor, *, flip: bool) -> Tensor:
     return segmenter(batch) + segmenter(batch.flip(3)).flip(3) if flip else segmenter(batch)
 
 
+def _rows(grids: list[Tensor], wanted: NDArray[np.bool_]) -> list[Tensor]:
+    return [grid[np.flatnonzero(wanted).tolist()] for grid in grids]
+
+
 def opinions(
     segmenter: nn.Module,
     images: Iterable[NDArray[np.uint8]],
@@ -99,10 +122,12 @@ def opinions(
     *,
     size: int,
     batch: int = 8,
+    labels_only: bool = False,
 ) -> Iterator[Opinion]:
-    """`class_scores` of any number of images, `batch` of which are in the network at once, in order.
+    """The opinion of any number of images, `batch` of which are in the network at once, in order.
 
-    present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all. An image
+    present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all. With
+    `labels_only`, for which class is the most likely and nothing else, they are the `contenders` among these. An image
     whose longer side is more than `settings.max_side` is worked on scaled down to it. A thread takes the next images
     out of `images`, one at a time, while the network works.
     """
@@ -111,15 +136,36 @@ def opinions(
     sized = parallel.ahead(sized, most=batch)
     while taken := list(islice(sized, batch)):
         shapes, group = zip(*taken, strict=True)
-        found = class_scores(segmenter, list(group), settings, size=size)
-        for shape, image, scores in zip(shapes, group, found, strict=True):
+        found = class_grids(segmenter, list(group), settings, size=size)
+        for shape, image, grids in zip(shapes, group, found, strict=True):
             known = next(rows)
-            if known is None:
-                known = np.ones(len(scores), bool)
-            yield Opinion(image, known, scores if known.all() else scores[np.flatnonzero(known).tolist()], shape)
+            known = np.ones(len(grids[0]), bool) if known is None else known.copy()
+            grids = _rows(grids, known)
+            if labels_only:
+                known[known] = winning = contenders(grids).cpu().numpy()
+                grids = _rows(grids, winning)
+            yield Opinion(image, known, merged_scores(grids, image.shape[:2], settings), shape)
 
 
 def predictions(
+    segmenter: nn.Module,
+    images: Iterable[NDArray[np.uint8]],
+    present: NDArray[np.bool_] | None,
+    settings: Predict,
+    *,
+    size: int,
+    kernel: dict | None,
+    batch: int = 8,
+    unsure_below: float = 0.0,
+    probabilities: bool = False,
+) -> Iterator[Prediction]:
+    """What the network's `opinions` come to, see `decided`; in order."""
+    labels_only = kernel is None and not unsure_below and not probabilities
+    found = opinions(segmenter, images, present, settings, size=size, batch=batch, labels_only=labels_only)
+    return decided(found, kernel=kernel, unsure_below=unsure_below, probabilities=probabilities)
+
+
+def decided(
     found: Iterable[Opinion], *, kernel: dict | None, unsure_below: float = 0.0, probabilities: bool = False
 ) -> Iterator[Prediction]:
     """The most probable of the classes in question at each pixel, after the fully connected CRF if there is a kernel.
@@ -131,7 +177,7 @@ def predictions(
         for _, present, scores, shape in found:
             plain = enlarged(_most_likely(present, scores)[0], shape)
             if unsure_below or probabilities:
-                labels, probs = _decided(present, scores.softmax(dim=0), unsure_below, probabilities)
+                labels, probs = _labels(present, scores.softmax(dim=0), unsure_below, probabilities)
                 yield Prediction(enlarged(labels, shape), plain, probs)
             else:  # the highest score needs no softmax, and takes a third of the time
                 yield Prediction(plain, plain, None)
@@ -174,10 +220,10 @@ def _after_crf(job: _CrfJob) -> tuple[NDArray[np.uint8], NDArray[np.float32] | N
         probs = dense_crf(pixels[None], job.energies[None], **vars(job.kernel))[0]
     else:
         probs = torch.from_numpy(mean_field((image, job.energies, job.kernel)))
-    return _decided(job.present, probs, job.unsure_below, job.probabilities)
+    return _labels(job.present, probs, job.unsure_below, job.probabilities)
 
 
-def _decided(
+def _labels(
     present: NDArray[np.bool_], probs: Tensor, unsure_below: float, probabilities: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
     """Label map (H, W) of the probabilities (K, H, W) of the present classes, and those of all classes if wanted."""

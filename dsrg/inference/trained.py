@@ -14,7 +14,7 @@ from dsrg.data.check import tag_faults
 from dsrg.data.images import check_image, read_image
 from dsrg.data.index import present_from_tags
 from dsrg.errors import InputError
-from dsrg.inference.predict import Prediction, load_segmenter, opinions, predictions
+from dsrg.inference.predict import Prediction, load_segmenter, predictions
 from dsrg.params import CrfKernel, Predict
 
 RELEASED, RELEASED_CRF = Predict(**released.PREDICT), CrfKernel(**released.CRF)
@@ -109,6 +109,6 @@ class Segmenter:
         batch: int = 1,
         **wanted: object,
     ) -> Iterator[Prediction]:
-        """Each image's prediction at its own size, in order: `dsrg.inference.predict`, `opinions` and `predictions`."""
-        found = opinions(self.network, images, present, settings, size=self.model.size, batch=batch)
-        return predictions(found, kernel=kernel and kernel.model_dump(), **wanted)
+        """Each image's prediction at its own size, in order, see `dsrg.inference.predict.predictions`."""
+        told = {"size": self.model.size, "kernel": kernel and kernel.model_dump(), "batch": batch}
+        return predictions(self.network, images, present, settings, **told, **wanted)

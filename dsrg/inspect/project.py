@@ -18,7 +18,7 @@ from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.growth import read_growth
 from dsrg.figures.overlays import overlay
-from dsrg.inference.predict import enlarged, load_segmenter, opinions, predictions
+from dsrg.inference.predict import decided, enlarged, load_segmenter, opinions
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
 from dsrg.inspect.live import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
 from dsrg.inspect.tally import Coverage, Tally, threshold_steps
@@ -309,7 +309,7 @@ class Project:
         segmenter, model = self.segmenter(key)
         (own,) = opinions(segmenter, [self.image(image_id)], None, self.params.evaluate, size=model.size)
         own = own._replace(shape=own.image.shape[:2])
-        ((labels, *_),) = predictions([own], kernel=self.params.crf.test.model_dump())
+        ((labels, *_),) = decided([own], kernel=self.params.crf.test.model_dump())
         probs = own.scores.softmax(dim=0).cpu().numpy()
         sure = np.take_along_axis(probs, labels[None].astype(np.int64), axis=0)[0]
         return labels, sure.astype(np.float16)
