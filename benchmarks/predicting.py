@@ -1,15 +1,22 @@
 """What `dsrg predict` takes beside its network: reading, checking and writing pictures, on the CPU, without CRF.
 
     python -m benchmarks.predicting [--recipe recipes/folder.yaml] [--quick]
+    python -m benchmarks.predicting --model data/retrain.pt --pictures VOC2012/JPEGImages
 
 The command, called in this process, against the network alone, which is given the same squares ready-made, in the same
-batches: the recipe's network with random weights, the released scales, twenty classes. Drawn pictures as JPEGs: of
-VOC's size, and, fewer, of a camera's. Then where the rest goes: the command's other parts, each alone, one picture
-after the other, while in the command some run beside the network. All take turns. Prints a table, writes JSON.
+batches, at the released scales. Pictures are JPEGs: of VOC's size, and, fewer, of a camera's. Then where the rest goes:
+the command's other parts, each alone, one picture after the other, while in the command some run beside the network.
+All take turns. Prints a table, writes JSON.
+
+Without a model it is the recipe's network for twenty classes with random weights, on drawn pictures. That is the worst
+case: of random scores nearly every class is somewhere the highest, while a trained network has few contenders in an
+image. So there is a measurement with a trained one, on pictures of the kind it knows (those of a camera's size are the
+same ones enlarged).
 
 The floor is the network with every picture decoded once and every mask written: what no way of predicting does without.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from itertools import count, cycle
@@ -32,7 +39,7 @@ from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import read_image, shrunk
 from dsrg.inference.pictures import check_pictures, find_pictures
-from dsrg.inference.predict import load_segmenter, opinions, predictions
+from dsrg.inference.predict import load_segmenter, predictions
 from dsrg.inference.squares import scaled_side, squares
 from dsrg.inference.trained import RELEASED
 from dsrg.networks.weights import initial_segmenter
@@ -42,22 +49,30 @@ BATCH = 8  # the command's own
 CASES = {"VOC's": (450, 32), "a camera's": (3500, 4)}  # about the pictures' sides, how many
 
 
-def draw_pictures(folder: Path, *, side: int, count: int) -> list[Path]:
+def make_pictures(folder: Path, originals: list[Path] | None, *, side: int, count: int) -> list[Path]:
+    """Pictures in a new folder: copies of originals, enlarged to about the side if they are smaller, or drawn ones."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     paths = [folder / f"{number:03}.jpg" for number in range(count)]
-    for path in paths:
-        Image.fromarray(draw(rng, list(KINDS)[:2], side=side)[0]).save(path, quality=90)
-    return paths
+    if originals is None:
+        for path in paths:
+            Image.fromarray(draw(rng, list(KINDS)[:2], side=side)[0]).save(path, quality=90)
+        return paths
+    for path, original in zip(paths, originals, strict=False):
+        image = Image.open(original)
+        if (times := side / sum(image.size) * 2) > 2:
+            image.resize([round(times * length) for length in image.size]).save(path, quality=90)
+        else:
+            shutil.copyfile(original, path)
+    return paths[: len(originals)]
 
 
-def save_untrained(path: Path, params: Params) -> torch.nn.Module:
-    """The recipe's network with random weights, in a model file and as it is."""
+def save_untrained(path: Path, params: Params) -> None:
+    """The recipe's network with random weights, in a model file."""
     torch.manual_seed(0)
     network = params.network.model_dump(exclude={"weights"})
     segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network).eval()
     save_model(path, Model("segmenter", VOC_CLASSES, network, params.data.size, segmenter.state_dict()))
-    return segmenter
 
 
 def ready_batches(paths: list[Path], size: int) -> list[torch.Tensor]:
@@ -78,15 +93,17 @@ class Ready(nn.Module):
         return next(self.grids)
 
 
-def sides(place: Path, folder: Path, *, segmenter: nn.Module, size: int) -> dict[str, Callable[[], object]]:
+def sides(place: Path, folder: Path, *, model: Path) -> dict[str, Callable[[], object]]:
     """The command, its network, and its other parts, over all pictures of a folder; place: where to write."""
-    model, paths, numbers = place / "model.pt", sorted(folder.iterdir()), count()
+    paths, numbers = sorted(folder.iterdir()), count()
+    segmenter, content = load_segmenter(model, made_by="retrain")
+    size, classes = content.size, content.classes
     batches = ready_batches(paths, size)
     ready, images = Ready([segmenter(batch) for batch in batches]), [read_image(path) for path in paths]
 
     def merge() -> list[np.ndarray]:
-        found = opinions(ready, images, None, RELEASED, size=size, batch=BATCH)
-        return [one.labels for one in predictions(found, kernel=None)]
+        found = predictions(ready, images, None, RELEASED, size=size, kernel=None, batch=BATCH)
+        return [one.labels for one in found]
 
     masks = merge()
 
@@ -99,7 +116,7 @@ def sides(place: Path, folder: Path, *, segmenter: nn.Module, size: int) -> dict
 
     def write() -> None:
         (out := new()).mkdir()
-        results = PredictionFolder(out, VOC_CLASSES, polygons=False)
+        results = PredictionFolder(out, classes, polygons=False)
         for path, labels in zip(paths, masks, strict=True):
             results.write(path.stem, labels)
             results.add(path.stem, path, labels)
@@ -119,18 +136,25 @@ def sides(place: Path, folder: Path, *, segmenter: nn.Module, size: int) -> dict
 @click.command()
 @click.option("--recipe", default="recipes/folder.yaml", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--model", type=click.Path(path_type=Path, exists=True), help="A trained network, instead.")
+@click.option(
+    "--pictures", type=click.Path(path_type=Path, exists=True), help="Folder of JPEGs, instead of drawn ones."
+)
 @click.option("--quick", is_flag=True, help="The demo's network, two small pictures: to see that it runs.")
-@click.option("--out", type=click.Path(path_type=Path), help="The JSON; benchmarks/results/predicting-RECIPE.json.")
-def main(recipe: str, rounds: int, quick: bool, out: Path | None) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="The JSON; predicting-RECIPE or -trained.json.")
+def main(recipe: str, rounds: int, model: Path | None, pictures: Path | None, quick: bool, out: Path | None) -> None:
     recipe, rounds = ("params.yaml", 1) if quick else (recipe, rounds)
-    name, params = Path(recipe).stem, load_params(recipe)
+    name = "trained" if model else Path(recipe).stem
+    originals = sorted(pictures.glob("*.jpg")) if pictures else None
     table, figures = Table(f"predict, {name}", *COLUMNS, "times the network"), {}
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         place = Path(temporary)
-        segmenter = save_untrained(place / "model.pt", params)
+        if model is None:
+            model = place / "model.pt"
+            save_untrained(model, load_params(recipe))
         for title, (side, number) in ({"small": (60, 2)} if quick else CASES).items():
-            draw_pictures(place / f"{side}", side=side, count=number)
-            runs = in_turn(sides(place, place / f"{side}", segmenter=segmenter, size=params.data.size), rounds=rounds)
+            number = len(make_pictures(place / f"{side}", originals, side=side, count=number))
+            runs = in_turn(sides(place, place / f"{side}", model=model), rounds=rounds)
             network, least = runs["network"], [runs[what] for what in ("network", "decoding", "writing")]
             for what, run in runs.items():
                 share = ratio(run.wall, network.wall)["median"]
