@@ -137,9 +137,10 @@ LIMITS = [
     ),
     *(
         Limit(
-            f"`dsrg predict` over its network alone, no CRF, pictures of {size} size",
-            *("predicting-folder.json", _beside_the_network(size), 1.3, "times"),
+            f"`dsrg predict` over its network alone, no CRF, {network}, pictures of {size} size",
+            *(f"predicting-{name}.json", _beside_the_network(size), 1.3, "times"),
         )
+        for name, network in (("trained", "trained network"), ("folder", "random weights"))
         for size in ("VOC's", "a camera's")
     ),
     Limit("estimate of the whole VOC recipe, GPU", f"estimate-{VGG}.json", _minutes, 20, "min", gpu=True),
