@@ -97,6 +97,7 @@ OPPONENT = Row(
 @click.option("--seeds", "first_seeds", multiple=True, type=int, metavar="SEED...", help="Default: 0 1 2.")
 @click.option("--neighbours", is_flag=True, help="Add SEC and the opponent without growing.")
 @click.option("--retrained", is_flag=True, help="Add the final network that is trained on each row's masks.")
+@click.option("--only", multiple=True, metavar="TEXT", help="Rows whose title holds this text.")
 @click.option("--fresh", is_flag=True, help="Run again what the JSON has.")
 @click.argument("more_seeds", nargs=-1, type=int, metavar="")
 def main(
@@ -105,6 +106,7 @@ def main(
     first_seeds: tuple[int, ...],
     neighbours: bool,
     retrained: bool,
+    only: tuple[str, ...],
     fresh: bool,
     more_seeds: tuple[int, ...],
 ) -> None:
@@ -112,6 +114,7 @@ def main(
     name = recipe.stem if recipe else "params"
     rows = [*ROWS, SEC, OPPONENT] if neighbours else ROWS
     rows = with_retraining(rows) if retrained else rows
+    rows = [row for row in rows if not only or any(text in row.title for text in only)]
     found: dict[str, list[dict]] = {}
     with recipe_in_place(recipe):
         experiments = Experiments(RESULTS / f"table2-{name}.json", common=common, fresh=fresh)

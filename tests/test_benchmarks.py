@@ -192,6 +192,14 @@ class TestTables:
         assert len(lines) == 4 + 2 * len(table2.ROWS) + 2 and Path("results/table2.png").exists()
         assert len(json.loads(Path("table2-voc2012-vgg16.json").read_text())["experiments"]) == 2 * 6
 
+    def test_some_rows_of_table2(self):
+        options = ["--only", "baseline", "--only", "growing", "--seeds", "0", "1"]
+        run = CliRunner().invoke(table2.main, options, catch_exceptions=False)
+        lines = Path("results/table2.md").read_text().splitlines()
+        titles = [line.split(" | ")[0] for line in lines if "±" in line]
+        assert run.exit_code == 0 and titles == ["| baseline: static seeds, plain loss", "| + growing (DSRG)"]
+        assert len(json.loads(Path("table2-params.json").read_text())["experiments"]) == 2 * 2
+
     def test_switches(self):
         options = ["--set", "data.root=elsewhere", "--only", "grow.on"]
         run = CliRunner().invoke(importlib.import_module("benchmarks.switches").main, options, catch_exceptions=False)
