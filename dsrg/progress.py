@@ -53,8 +53,8 @@ def track(name: str, total: int, *, start: int = 0, shown: bool = True) -> Itera
 
 
 def tracked(items: Iterable, name: str, total: int) -> Iterator:
-    """`items` one by one, with their progress shown."""
-    with track(name, total) as tracker:
+    """`items` one by one, with their progress shown, if there are any."""
+    with track(name, total, shown=total > 0) as tracker:
         for item in items:
             yield item
             tracker.advance()

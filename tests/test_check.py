@@ -258,7 +258,10 @@ def test_a_tag_that_is_no_class_comes_with_a_hint(tag, hint):
     assert fault == Fault("a", f"t.csv:3: tag {tag!r} is none of the 2 classes (cat ... dog); {hint}")
 
 
-def test_progress_counts_every_file(root):
-    calls = []
-    check_records(make_scan(root, A, B, C), **RULES, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(k, 5) for k in range(1, 6)]
+def test_progress_counts_every_file(root, capsys):
+    check_records(make_scan(root, A, B, C), **RULES)
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    images, masks = (f"checking {what}: " for what in ("images", "masks"))
+    assert lines == [*(f"{images}{done}/3" for done in (1, 2, 3)), *(f"{masks}{done}/2" for done in (1, 2))]
+    check_records(make_scan(root, C), **RULES)
+    assert "masks" not in capsys.readouterr().err

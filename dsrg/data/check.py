@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +22,11 @@ from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.files import refuse_leading_out
 from dsrg.method.label_maps import UNLABELLED
+from dsrg.progress import tracked
 
 EXAMPLES = 5  # ids quoted in a warning
 FEW = 5  # training images of a class below which people are warned
 
-Progress = Callable[[int, int], None]  # called with (files done, files in all)
 DrawMask = Callable[[int, int], np.ndarray]  # (height, width) of the image -> its label map, uint8 (H, W)
 
 
@@ -106,7 +105,6 @@ def check_records(
     on_bad: str,
     untagged: str,
     masks_to: Path | None = None,
-    progress: Progress | None = None,
 ) -> Checked:
     """Open every image and mask of a scan once -> index, ground truth, warnings, in the order of the records.
 
@@ -122,12 +120,6 @@ def check_records(
     themselves are wrong or no image or no training image is left.
     """
     records, root, classes = scan.records, scan.root, scan.classes
-    total = len(records) + sum(record.mask is not None for record in records)
-    done = count(1)
-
-    def tick() -> None:
-        if progress:
-            progress(next(done), total)
 
     def look_at_image(record: Record) -> ImageFacts:
         refuse_leading_out(root / record.image, root)
@@ -141,10 +133,10 @@ def check_records(
         return _keep_mask(record, labels, root=root, masks_to=None if record.id in bad else masks_to, classes=classes)
 
     faults = [*scan.faults, *(_untagged(records) if untagged == "bad" else [])]
-    images, image_faults = _each(look_at_image, records, tick)
+    images, image_faults = _each(look_at_image, records, "checking images")
     bad = {fault.id for fault in [*faults, *image_faults]}
     masked = [(record, facts) for record, facts in zip(records, images, strict=True) if record.mask is not None]
-    masks, mask_faults = _each(look_at_mask, masked, tick, item_id=lambda pair: pair[0].id)
+    masks, mask_faults = _each(look_at_mask, masked, "checking masks", item_id=lambda pair: pair[0].id)
     faults = list(dict.fromkeys([*faults, *image_faults, *mask_faults]))
     bad |= {fault.id for fault in mask_faults}
     good = [(record, facts) for record, facts in zip(records, images, strict=True) if record.id not in bad]
@@ -189,7 +181,7 @@ def _lost(before: list[Record], after: list[Record]) -> str | None:
 
 
 def _each(
-    function: Callable, items: list, tick: Callable[[], None], *, item_id: Callable = lambda record: record.id
+    function: Callable, items: list, title: str, *, item_id: Callable = lambda record: record.id
 ) -> tuple[list, list[Fault]]:
     """Call `function` on all items, in threads -> its results (None where it refused) and its faults, in order."""
 
@@ -201,10 +193,9 @@ def _each(
 
     results, faults = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item, (result, problems) in zip(items, pool.map(attempt, items), strict=True):
+        for item, (result, problems) in zip(items, tracked(pool.map(attempt, items), title, len(items)), strict=True):
             results.append(result)
             faults += [Fault(item_id(item), problem) for problem in problems]
-            tick()
     return results, faults
 
 
