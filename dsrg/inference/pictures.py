@@ -13,6 +13,7 @@ from dsrg.data.ids import image_ids
 from dsrg.data.images import ImageFacts, check_image
 from dsrg.errors import InputError
 from dsrg.parallel import threaded_map
+from dsrg.progress import tracked
 
 
 class Picture(NamedTuple):
@@ -95,7 +96,8 @@ def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:
             return error
 
     good, facts, problems = [], [], []
-    for picture, found in zip(pictures, threaded_map(check, pictures), strict=True):
+    looked_at = tracked(threaded_map(check, pictures), "checking images", len(pictures))
+    for picture, found in zip(pictures, looked_at, strict=True):
         if isinstance(found, InputError):
             problems += [problem.replace("data.pixels_max", "--pixels-max") for problem in found.problems]
         else:
