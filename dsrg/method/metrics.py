@@ -30,8 +30,7 @@ def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     An unlabelled prediction counts as a miss of its true class.
     """
     hits = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(axis=1) + confusion[:, : len(hits)].sum(axis=0) - hits
-    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+    return _share(hits, confusion.sum(axis=1) + confusion[:, : len(hits)].sum(axis=0) - hits)
 
 
 def mean_iou(iou: NDArray[np.float64]) -> float:
@@ -47,14 +46,12 @@ def mean_iou_of_hits(iou: NDArray[np.float64]) -> float:
 
 def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
     """Share of known pixels that are right; NaN without any."""
-    total = confusion.sum()
-    return float(np.trace(confusion) / total) if total else float("nan")
+    return float(_share(np.trace(confusion), confusion.sum()))
 
 
 def coverage(confusion: NDArray[np.int64]) -> float:
     """Share of known pixels that carry a label at all; NaN without any."""
-    total = confusion.sum()
-    return float(1 - confusion[:, -1].sum() / total) if total else float("nan")
+    return float(1 - _share(confusion[:, -1].sum(), confusion.sum()))
 
 
 def precision_recall(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -78,5 +75,6 @@ def label_quality(confusion: NDArray[np.int64]) -> dict[str, float]:
 
 
 def _share(part: NDArray, whole: NDArray) -> NDArray[np.float64]:
+    """part / whole; NaN where the whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
