@@ -31,7 +31,6 @@ from dsrg.inference.scoring import (
     Scores,
     best_and_worst,
     enlarge_grid,
-    total_confusion,
     with_ground_truth,
     write_per_class,
     write_per_image,
@@ -41,6 +40,7 @@ from dsrg.inference.seeding import crf_labels, kept_seed_rows, saliency_map, sal
 from dsrg.inference.squares import image_batches, native, read_images, scaled_side, squares
 from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.method.mean_field import Kernel, mean_field
+from dsrg.method.metrics import total_confusion
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Predict, Saliency, Seeds
 from dsrg.topology import Share
@@ -736,13 +736,6 @@ class TestScoring:
         assert float(table["background"]["precision"]) == 3 / 4 and float(table["background"]["recall"]) == 3 / 4
         assert float(table["cat"]["precision"]) == 1 and float(table["cat"]["recall"]) == pytest.approx(1 / 3, abs=1e-6)
         assert table["owl"] == {"class": "owl", "precision": "", "recall": "", "iou": ""}
-
-    def test_total_is_the_sum_over_images_and_wants_as_many_of_both(self):
-        one = total_confusion([self.TRUTH], [self.PLAIN], classes=3)
-        both = total_confusion([self.TRUTH, self.TRUTH.T], [self.PLAIN, self.REFINED.T], classes=3)
-        np.testing.assert_array_equal(both, one + total_confusion([self.TRUTH], [self.REFINED], classes=3))
-        with pytest.raises(ValueError, match="zip"):
-            total_confusion([self.TRUTH], [], classes=3)
 
     def test_images_with_a_mask(self, tmp_path):
         index = save_index(tmp_path, {name: picture(5, 5, seed=0) for name in "abc"}, [[1]] * 3)

@@ -14,6 +14,7 @@ from dsrg.method.metrics import (
     mean_iou_of_hits,
     pixel_accuracy,
     precision_recall,
+    total_confusion,
 )
 
 NAN = float("nan")
@@ -115,9 +116,11 @@ def test_without_known_pixels_everything_is_nan_and_silent():
 
 
 def test_confusions_add_up_over_images():
-    left, right = np.s_[:, :2], np.s_[:, 2:]
-    parts = [confusion_matrix(TRUTH[part], GUESS[part], classes=3) for part in (left, right)]
-    assert_array_equal(sum(parts), CONFUSION)
+    """Of any sizes, and as many of both."""
+    truths, guesses = ([whole[:, :2], whole[:, 2:]] for whole in (TRUTH, GUESS))
+    assert_array_equal(total_confusion(truths, guesses, classes=3), CONFUSION)
+    with pytest.raises(ValueError, match="zip"):
+        total_confusion(truths, guesses[:1], classes=3)
 
 
 def test_all_254_classes_have_room():

@@ -1,6 +1,5 @@
 """Label maps against ground truth: only `audit` and `evaluate` use this."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +28,6 @@ def enlarge_grid(labels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[n
         np.rint(np.linspace(0, n - 1, side)).astype(int) for n, side in zip(labels.shape, shape, strict=True)
     )
     return labels[rows][:, columns]
-
-
-def total_confusion(
-    truths: Iterable[NDArray[np.uint8]], predictions: Iterable[NDArray[np.uint8]], *, classes: int
-) -> NDArray[np.int64]:
-    """Confusion matrix (C+1, C+2) summed over images, see `confusion_matrix`."""
-    total = np.zeros((classes + 1, classes + 2), np.int64)
-    for mask, predicted in zip(truths, predictions, strict=True):
-        total += confusion_matrix(mask, predicted, classes=classes)
-    return total
 
 
 def write_quality(path: Path, confusion: NDArray[np.int64], classes: list[str]) -> None:

@@ -1,5 +1,7 @@
 """How good a label map is: intersection over union from a confusion matrix, seed precision and recall."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,16 @@ def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], *, 
         if (strange := classes + 1 + np.flatnonzero(found[classes + 1 : UNLABELLED])).size:
             raise ValueError(f"{name}: expected labels 0 to {classes} or {UNLABELLED}, found {strange.tolist()}")
     return counts[: classes + 1, [*range(classes + 1), UNLABELLED]]
+
+
+def total_confusion(
+    truths: Iterable[NDArray[np.uint8]], predictions: Iterable[NDArray[np.uint8]], *, classes: int
+) -> NDArray[np.int64]:
+    """Confusion matrix (C+1, C+2) summed over images, see `confusion_matrix`."""
+    total = np.zeros((classes + 1, classes + 2), np.int64)
+    for mask, predicted in zip(truths, predictions, strict=True):
+        total += confusion_matrix(mask, predicted, classes=classes)
+    return total
 
 
 def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:

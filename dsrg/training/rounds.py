@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.palette import label_png
-from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
+from dsrg.method.metrics import iou_per_class, mean_iou, total_confusion
 from dsrg.parallel import threaded_map
 
 MODEL, CURVES = "model.pt", "curves.tsv"  # of a round, in its folder
@@ -67,8 +67,7 @@ def train_in_rounds(
 
 def mean_agreement(learned: Iterable[NDArray], own: Iterable[NDArray], *, classes: int) -> float:
     """Mean IoU over background and classes between label maps; where the first is 255 does not count."""
-    pairs = zip(learned, own, strict=True)
-    return mean_iou(iou_per_class(sum(confusion_matrix(first, second, classes=classes) for first, second in pairs)))
+    return mean_iou(iou_per_class(total_confusion(learned, own, classes=classes)))
 
 
 def _labels_of(folder: Path, learned: LabelFolder, label: Callable[[Path], Iterator[NDArray]]) -> LabelFolder:
