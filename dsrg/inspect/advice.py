@@ -28,7 +28,7 @@ from dsrg.inference.cams import activation_maps, load_classifier, stored_cams
 from dsrg.inference.squares import image_batches
 from dsrg.inspect.live import SeedMaps, stored_maps, with_crf
 from dsrg.method.agreement import border_steps, mutual_information, shared, split_tables
-from dsrg.method.growing import UNLABELLED
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.seeds import agreed_seeds, make_seeds
 from dsrg.networks.network import Classifier
 from dsrg.params import Params
@@ -157,7 +157,7 @@ class Sweep:
         return {name: (self.shares[name][:, 0] / self.shares[name][:, 1]).view(shape).numpy() for name in MEASURES}
 
     def advice(self) -> dict[str, Advice]:
-        """For each of KEYS."""
+        """For `seeds.fg_thresh` and `seeds.bg_thresh`."""
         tables = np.stack(self.tables)
         return {
             "fg_thresh": Advice(self.fg, *mutual_information(split_tables(tables))),

@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsrg.method.label_maps import UNLABELLED
+
 
 def mutual_information(tables: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bits that one claim about pixels tells about another, over a set of images, and the standard error of that.
@@ -66,6 +68,6 @@ def shared(first: Tensor, second: Tensor) -> Tensor:
 
     The pixels of the same class in both, counted once for each map, and the foreground pixels of both.
     """
-    marked = [(labels > 0) & (labels != 255) for labels in (first, second)]
+    marked = [(labels > 0) & (labels != UNLABELLED) for labels in (first, second)]
     both = 2 * (marked[0] & (first == second)).sum(dim=(1, 2))
     return torch.stack([both, sum(one.sum(dim=(1, 2)) for one in marked)], dim=1)
