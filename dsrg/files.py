@@ -62,13 +62,12 @@ def whole_file(path: Path, *, size: int = 0) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, *, size: int = 0) -> Iterator[Path]:
+def whole_folder(path: Path) -> Iterator[Path]:
     """The same for a folder; an older one at `path` is set aside whole, then replaced."""
     temporary, older = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         with _refused(path, REFUSALS):
             path.parent.mkdir(parents=True, exist_ok=True)
-            require_room(path.parent, size)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         with _refused(path, NO_ROOM):

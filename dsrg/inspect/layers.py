@@ -28,9 +28,9 @@ def missing_layer(key: str, name: str, why: str) -> dict:
     return {"kind": "missing", "key": key, "name": name, "why": why}
 
 
-def at_most(labels: NDArray, side: int = SIDE_MAX) -> NDArray:
-    """Every n-th row and column, so that neither side is longer than `side`."""
-    step = -(-max(labels.shape[:2]) // side)
+def at_most(labels: NDArray) -> NDArray:
+    """Every n-th row and column, so that neither side is longer than SIDE_MAX."""
+    step = -(-max(labels.shape[:2]) // SIDE_MAX)
     return labels[::step, ::step]
 
 
