@@ -55,9 +55,8 @@ def image_ids(names: dict[str, str]) -> dict[str, str]:
     """Ids of images that have none: path -> what of it is worth a name, both with `/` -> id by path.
 
     The id is the name without its ending, `__` for `/` and `_` for what no file name may hold and before the names of
-    devices, cut to 160 bytes. Where
-    that gives several images one id (case aside), each gets `-` and 8 digits of its path's checksum behind it: so what
-    an id is depends on no order.
+    devices, cut to 160 bytes. Where that gives several images one id (case aside), each gets `-` and 8 digits of its
+    path's checksum behind it: so what an id is depends on no order.
 
     >>> image_ids({"images/cats/a:1.jpg": "cats/a:1.jpg", "images/b.png": "b.png"})
     {'images/cats/a:1.jpg': 'cats__a_1', 'images/b.png': 'b'}
