@@ -47,7 +47,8 @@ def main(name: str, network: Path | None) -> None:
     params = stage.params
     classes = read_classes(stage.file["classes"])
     truth = read_ground_truth(stage.file["ground_truth"])
-    index = with_ground_truth(read_index(stage.file["index"], classes).split("train"), truth)
+    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
+    index = with_ground_truth(index, truth)
     seeds = torch.from_numpy(np.asarray(read_seeds(stage.file["seeds"], classes=classes).in_order(index.ids)))
     segmenter, model = load_segmenter(network or stage.file["dsrg"], made_by="train_dsrg")
     grid = grid_size(model.size)

@@ -1,8 +1,9 @@
-"""The upper limit: the network of `retrain`, trained as there but on the true masks, and evaluated as ever.
+"""The upper limit: the network of `retrain`, trained on the true masks instead, and evaluated as ever.
 
     python -m benchmarks.upper_limit --name voc2012-mobilenet
 
-Reads params.yaml and the files of a finished `dvc repro` in the working folder. Never a stage: training sees tags only.
+As there, but from `network.weights` and with cross entropy, whatever params `retrain` say. Reads params.yaml and the
+files of a finished `dvc repro` in the working folder. Never a stage: training sees tags only.
 """
 
 import tempfile
@@ -30,7 +31,7 @@ def main(name: str) -> None:
     params, retrain, root = stage.params, stage.params.retrain, stage.data_root
     classes = read_classes(stage.file["classes"])
     truth = read_ground_truth(stage.file["ground_truth"])
-    index = with_ground_truth(read_index(stage.file["index"], classes), truth)
+    index = with_ground_truth(read_index(stage.file["index"], classes, max_side=params.data.max_side), truth)
     train, val = index.split("train"), index.split("val")
     set_up_torch(params.seed)
     network = params.network.model_dump(exclude={"weights"})
