@@ -14,14 +14,13 @@ from torch import Tensor
 from dsrg import parallel
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.artifacts.shards import Item, kept
-from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import Noted, read_grey, read_image, shrunk
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
 from dsrg.inference.cams import activation_maps, stored_cams
 from dsrg.inference.gradients import gradient_saliency
-from dsrg.inference.squares import image_batches
+from dsrg.inference.squares import cells, image_batches
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.method.saliency import combined, mbd, rbd
 from dsrg.method.seeds import agreed_seeds, make_seeds, tag_probs
@@ -130,11 +129,9 @@ def crf_labels(
     images uint8 (H, W, 3); cams float (B, C, h, w); saliency float (B, h, w); present bool (B, C+1).
     """
     kernel = Kernel(**crf.model_dump(exclude={"use", "background", "min_prob"}))
-    side = cams.shape[-1]
     jobs = []
     for image, maps, salient, tags in zip(images, cams, saliency, present, strict=True):
         probs = tag_probs(maps, salient, tags, background=crf.background, min_prob=crf.min_prob)
-        small = cut_image(image, WHOLE, size=8 * (side - 1) + 1)[::8, ::8]
-        jobs.append((small.transpose(2, 0, 1), -probs.log().numpy(), kernel))
+        jobs.append((cells(image, cams.shape[-1]).transpose(2, 0, 1), -probs.log().numpy(), kernel))
     for tags, probs in zip(present, parallel.ordered_map(mean_field, jobs), strict=True):
         yield tags.nonzero()[:, 0][torch.from_numpy(probs).argmax(dim=0)].to(torch.uint8)

@@ -24,6 +24,11 @@ def squares(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
     return torch.from_numpy(cut.transpose(0, 3, 1, 2).copy())
 
 
+def cells(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) -> uint8 (grid, grid, 3), the pixels of its square that the grid's cells stand for."""
+    return cut_image(image, WHOLE, size=8 * (grid - 1) + 1)[::8, ::8]
+
+
 def native(image: NDArray[np.uint8], scale: float) -> Tensor:
     """uint8 (H, W, 3) -> uint8 (1, 3, h, w), scale times its own size, each side the nearest 8k+1 (at least 9)."""
     size = tuple(max(9, scaled_side(side, scale)) for side in image.shape[:2])

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
-from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Index, read_index
 from dsrg.errors import InputError
 from dsrg.inference.cams import activation_maps, load_classifier, stored_cams
-from dsrg.inference.squares import image_batches
+from dsrg.inference.squares import cells, image_batches
 from dsrg.inspect.live import SeedMaps, stored_maps, with_crf
 from dsrg.method.agreement import border_steps, mutual_information, shared, split_tables
 from dsrg.method.label_maps import UNLABELLED
@@ -294,8 +293,7 @@ def own_classes(maps: SeedMaps, place: int) -> SeedMaps:
 
 def colours_on_grid(image: NDArray[np.uint8], grid: int) -> Tensor:
     """Lab colours float32 (3, grid, grid) of the pixels that stand for the cells."""
-    cells = cut_image(image, WHOLE, size=8 * (grid - 1) + 1)[::8, ::8]
-    lab = cv2.cvtColor(cells.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = cv2.cvtColor(cells(image, grid).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     return torch.from_numpy(lab.transpose(2, 0, 1).copy())
 
 
