@@ -14,21 +14,13 @@ class Branch(nn.Sequential):
     def __init__(
         self, inputs: int, outputs: int, *, rate: int, channels: int, layers: int, dropout: float, init_std: float
     ) -> None:
-        modules: list[nn.Module] = []
-        for layer in range(layers - 1):
-            kernel = 3 if layer == 0 else 1
-            reach = rate if layer == 0 else 0
-            modules += [
-                nn.Conv2d(inputs, channels, kernel, padding=reach, dilation=max(reach, 1)),
-                nn.ReLU(inplace=True),
-                nn.Dropout(dropout),
-            ]
-            inputs = channels
-        if layers == 1:
-            modules += [nn.Dropout(dropout), nn.Conv2d(inputs, outputs, 3, padding=rate, dilation=rate)]
-        else:
-            modules.append(nn.Conv2d(inputs, outputs, 1))
-        super().__init__(*modules)
+        modules: list[nn.Module] = [nn.Dropout(dropout)] if layers == 1 else []
+        for layer in range(layers):
+            reach = {"kernel_size": 1} if layer else {"kernel_size": 3, "padding": rate, "dilation": rate}
+            width = channels if layer < layers - 1 else outputs
+            modules += [nn.Conv2d(inputs, width, **reach), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            inputs = width
+        super().__init__(*modules[:-2])  # fc8 gives scores
         for module in self:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
