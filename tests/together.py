@@ -46,6 +46,8 @@ def images(folder: Path) -> tuple[Index, np.ndarray]:
 class Small(nn.Module):
     """Scores of three classes on the grid; or of two for a whole image. Starts quickly, for it imports little."""
 
+    fast_layers = ()
+
     def __init__(self, *, whole: bool) -> None:
         super().__init__()
         widths = 3, 8, 16, 16

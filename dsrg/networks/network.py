@@ -55,7 +55,13 @@ class Normalise(nn.Module):
 
 
 class Network(nn.Module):
-    """What both networks begin with: plain images to features of a backbone."""
+    """What both networks begin with: plain images to features of a backbone.
+
+    `fast_layers` are the starts of the names of the parameters that learn at the head's rate: the whole head, or less
+    where the head's first layers start from ImageNet weights too.
+    """
+
+    fast_layers: tuple[str, ...] = ("head.",)
 
     def __init__(self, *, backbone: str, output_stride: int, input: str, classifier: bool) -> None:
         super().__init__()
@@ -71,8 +77,7 @@ class Network(nn.Module):
 class Segmenter(Network):
     """Images uint8 (B, 3, H, W) -> logits float (B, C+1, h, w) on the stride-8 grid, 0 = background.
 
-    Keywords are params `network`. `fast_layers` are the starts of the names of the parameters that learn at the
-    head's rate: the whole head, or less where the head's first layers start from ImageNet weights too.
+    Keywords are params `network`.
     """
 
     def __init__(
@@ -101,7 +106,6 @@ class Segmenter(Network):
             dropout=dropout,
             init_std=init_std,
         )
-        self.fast_layers: tuple[str, ...] = ("head.",)
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.head(self.features(images)).float()
@@ -117,8 +121,6 @@ class Classifier(Network):
     The last layer has no bias, so that a class's score is the mean of its map (Zhou et al. 2016, as in SEC). VGG16 has
     SEC's two layers before it; every backbone has dropout before it. Of SEC's layers the last alone learns fast.
     """
-
-    fast_layers = ("head.",)
 
     def __init__(
         self,

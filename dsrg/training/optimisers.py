@@ -12,11 +12,11 @@ def parameter_groups(
     20x). New is what `network.fast_layers` names: the head, but for the layers of it that start from ImageNet weights.
     Vectors (biases, norm scales) count as biases.
     """
-    groups, fast_layers = {}, getattr(network, "fast_layers", ())
+    groups = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_fast, is_bias = name.startswith(fast_layers), parameter.ndim == 1
+        is_fast, is_bias = name.startswith(network.fast_layers), parameter.ndim == 1
         rate = lr * (head_lr if is_fast else 1) * (bias_lr if is_bias else 1)
         group = {"params": [], "lr": rate, "peak_lr": rate, "weight_decay": 0.0 if is_bias else weight_decay}
         groups.setdefault((is_fast, is_bias), group)["params"].append(parameter)
