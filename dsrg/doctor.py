@@ -309,10 +309,8 @@ def tracked() -> tuple[list[Object], list[str]]:
                 Object(folder.path / entry["relpath"], entry["md5"], cache / entry["md5"][:2] / entry["md5"][2:])
                 for entry in listed
             ]
-        except FileNotFoundError:
-            continue  # told as a missing object
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # told as a damaged one
+            continue  # told as a missing or a damaged object
     return objects, faults
 
 
