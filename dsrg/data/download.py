@@ -21,7 +21,8 @@ from torchvision.datasets.utils import calculate_md5, check_integrity, download_
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from dsrg.data.palette import label_png
-from dsrg.data.sbd import TRAINAUG, list_ids, list_path, read_sbd_mask, write_trainaug
+from dsrg.data.sbd import TRAINAUG, list_ids, read_sbd_mask, write_trainaug
+from dsrg.data.voc import list_path
 from dsrg.errors import InputError
 from dsrg.files import read_text, whole_file
 from dsrg.progress import track

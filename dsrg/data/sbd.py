@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.classes import VOC_CLASSES
+from dsrg.data.voc import list_path
 from dsrg.errors import InputError
 from dsrg.files import read_text, write_text
 
@@ -27,11 +28,6 @@ MASK_MAX = 64 * 1024**2  # bytes; SBD's have less than one million
 def list_ids(text: str) -> set[str]:
     """Image ids of a list, one a line, whatever its line ends (SBD's and VOC's differ)."""
     return {line.strip() for line in text.splitlines()} - {""}
-
-
-def list_path(root: Path, name: str) -> Path:
-    """Where VOC's layout keeps a list."""
-    return root / "ImageSets" / "Segmentation" / f"{name}.txt"
 
 
 def trainaug_ids(

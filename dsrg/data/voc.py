@@ -44,7 +44,7 @@ def scan_voc(root: str | Path, *, train: str, val: str | None) -> Scan:
         if name is None:
             continue
         try:
-            listed += _read_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", split, key=f"data.{split}")
+            listed += _read_list(list_path(root, name), split, key=f"data.{split}")
         except InputError as error:
             problems += error.problems
     problems += id_problems(listed)
@@ -79,7 +79,7 @@ def untagged_index(root: str | Path, name: str, classes: list[str], *, key: str,
     root = Path(root)
     if problems := _layout_problems(root, ("JPEGImages", "ImageSets/Segmentation")):
         raise InputError(problems)
-    listed = _read_list(root / "ImageSets" / "Segmentation" / f"{name}.txt", "val", key=key)
+    listed = _read_list(list_path(root, name), "val", key=key)
     images = _images_by_id(root)
     problems = id_problems(listed)
     listed = [entry for entry in listed if not id_fault(entry.id)]
@@ -87,6 +87,11 @@ def untagged_index(root: str | Path, name: str, classes: list[str], *, key: str,
     records = [Record(entry.id, entry.split, images[entry.id][0], (), None) for entry in listed if entry.id in images]
     scan = Scan(root, classes, records, problems, faults)
     return check_records(scan, pixels_max=pixels_max, on_bad="fail", untagged="background").index
+
+
+def list_path(root: Path, name: str) -> Path:
+    """Where a list is kept."""
+    return root / "ImageSets" / "Segmentation" / f"{name}.txt"
 
 
 def _layout_problems(root: Path, folders: Iterable[str]) -> list[str]:
