@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +29,7 @@ from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.index import Index, present_from_tags
 from dsrg.files import sha256
 from dsrg.inference.predict import predictions
+from dsrg.method.label_maps import UNLABELLED
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
@@ -52,6 +54,12 @@ def noise_images(root: Path, count: int) -> Index:
     return Index(ids, ["train"] * count, paths, *sides, present, [sha256(root / path) for path in paths])
 
 
+def drawn_seeds(count: int, size: int) -> NDArray[np.uint8]:
+    """Seeds (count, h, w) of such images at a training square of `size` pixels, six in ten cells unlabelled."""
+    kinds, grid = np.array([0, 3, 4, UNLABELLED], np.uint8), grid_size(size)
+    return np.random.default_rng(1).choice(kinds, (count, grid, grid), p=[0.2, 0.1, 0.1, 0.6])
+
+
 def measure(recipe: str) -> dict:
     """Seconds of the second training step and of one evaluation image, peak GiB, and what came out."""
     params = load_params(recipe)
@@ -59,12 +67,10 @@ def measure(recipe: str) -> dict:
     set_up_torch(0)
     with tempfile.TemporaryDirectory() as folder:
         index = noise_images(Path(folder), dsrg.batch)
-        grid = grid_size(size)
-        seeds = np.random.default_rng(1).choice([0, 3, 4, 255], (len(index), grid, grid), p=[0.2, 0.1, 0.1, 0.6])
         batches = Batches(
             index,
             root=Path(folder),
-            labels=seeds.astype(np.uint8),
+            labels=drawn_seeds(len(index), size),
             size=size,
             batch=dsrg.batch,
             seed=0,

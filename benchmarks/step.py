@@ -16,7 +16,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -24,15 +23,13 @@ from torch import nn
 
 from benchmarks import RESULTS
 from benchmarks.floors import operations, rates
-from benchmarks.full_size import noise_images
+from benchmarks.full_size import drawn_seeds, noise_images
 from benchmarks.timing import COLUMNS, Runs, now, ratio, write_figures
 from dsrg import parallel
 from dsrg.data.batches import Batch, Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.method.growing import grow
-from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
-from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params, load_params
 from dsrg.training.fit import fit, set_up_torch
@@ -108,10 +105,8 @@ def measure(params: Params, *, batch: int, rounds: int, device: torch.device) ->
     size, laps, step = params.data.size, Laps(), Step(params, device)
     with tempfile.TemporaryDirectory() as folder:
         index = noise_images(Path(folder), 2 * batch)
-        grid = grid_size(size)
-        seeds = np.random.default_rng(1).choice([0, 3, 4, UNLABELLED], (len(index), grid, grid), p=[0.2, 0.1, 0.1, 0.6])
         options = {"root": Path(folder), "size": size, "batch": batch, "seed": 0, **params.dsrg.augment.model_dump()}
-        batches = Batches(index, labels=seeds.astype(np.uint8), **options)
+        batches = Batches(index, labels=drawn_seeds(len(index), size), **options)
         for number in range(2):  # an epoch
             laps.start()
             batches[number]
