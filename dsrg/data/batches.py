@@ -6,10 +6,10 @@ Nothing here depends on how many threads load or where a run was resumed, so a r
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -39,14 +39,18 @@ class Batch:
 
     def pinned(self) -> "Batch":
         """In memory that a GPU reads by itself, while this process goes on."""
-        labels = None if self.labels is None else self.labels.pin_memory()
-        return Batch(self.images.pin_memory(), labels, self.present.pin_memory(), self.ids)
+        return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(
-            self.images.to(device, non_blocking=True), labels, self.present.to(device, non_blocking=True), self.ids
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def first(self, count: int) -> "Batch":
+        """Its first `count` images."""
+        return replace(self._each(lambda tensor: tensor[:count]), ids=self.ids[:count])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        labels = None if self.labels is None else change(self.labels)
+        return Batch(change(self.images), labels, change(self.present), self.ids)
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class Batches:
         index: Index,
         *,
         root: Path,
-        labels: list[NDArray[np.uint8]] | NDArray[np.uint8] | None,
+        labels: Sequence[NDArray[np.uint8]] | None,
         size: int,
         batch: int,
         seed: int,

@@ -1,7 +1,6 @@
 """When a batch is too large for the GPU's memory: which one would do."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ def with_memory_advice(learn: Learn, network: nn.Module) -> Learn:
         except torch.OutOfMemoryError as error:
             reason = str(error).split(". ")[0]
         # outside of the handler nothing refers to the failed step's tensors any more
-        fits = largest_batch(lambda images: learn(_first(batch, images), step), len(batch.ids), network)
+        fits = largest_batch(lambda images: learn(batch.first(images), step), len(batch.ids), network)
         advice = f"{fits} would fit: set `batch` to {fits} or less" if fits else "not even one would fit"
         raise RunError(
             f"out of memory at step {step + 1} with a batch of {len(batch.ids)} images; {advice}; "
@@ -47,10 +46,3 @@ def largest_batch(attempt: Callable[[int], object], failed: int, network: nn.Mod
             failed = images
     del room
     return fits
-
-
-def _first(batch: Batch, images: int) -> Batch:
-    labels = None if batch.labels is None else batch.labels[:images]
-    return replace(
-        batch, images=batch.images[:images], labels=labels, present=batch.present[:images], ids=batch.ids[:images]
-    )
