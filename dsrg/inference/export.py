@@ -27,7 +27,7 @@ class Deployed(nn.Module):
     """Images uint8 (B, 3, H, W) RGB -> labels uint8 (B, H, W) and probabilities float (B, C+1, H, W).
 
     The same as `dsrg predict` with the same settings, but for roundings: here nothing is rounded between warping to the
-    network's square and the network itself.
+    network's square and the network itself, and an image larger than `max_side` is not scaled down before.
     """
 
     def __init__(self, network: nn.Module, settings: Predict, *, size: int) -> None:
