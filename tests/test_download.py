@@ -1,7 +1,6 @@
 """VOC 2012 and what SBD adds to it, from archives of a few files and a network that is made up."""
 
 import base64
-import doctest
 import hashlib
 import io
 import struct
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dsrg.cli import main
-from dsrg.data import download, sbd
+from dsrg.data import download
 from dsrg.data.check import check_records
 from dsrg.data.download import VOC2012, Archive, Release, download_voc2012
 from dsrg.data.images import read_mask
@@ -174,10 +173,6 @@ def test_trainaug_is_what_its_definition_says(voc_train, voc_val, sbd_train, sbd
         if (image_id in voc_train or image_id in sbd_train or image_id in sbd_val) and image_id not in voc_val:
             slow.append(image_id)
     assert found == slow
-
-
-def test_the_example_in_the_docstring_is_true():
-    assert doctest.testmod(sbd) == (0, 1)
 
 
 @pytest.mark.parametrize("text", ["a\nb\n", "a\r\nb\r\n", "a\nb", "\n a \n\nb\t\r\n"])

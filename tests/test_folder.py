@@ -1,6 +1,5 @@
 """A folder of images and a table of tags: whatever names people give, and one line for each thing that is wrong."""
 
-import doctest
 import json
 import os
 import unicodedata
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dsrg.data import folder, ids
+from dsrg.data import folder
 from dsrg.data.check import check_records
 from dsrg.data.folder import Names, scan_folder
 from dsrg.data.ids import id_fault, image_ids
@@ -287,10 +286,6 @@ def test_wrong_roots(root, tmp_path):
 
 
 # Ids
-
-
-def test_examples_of_ids_are_true():
-    assert doctest.testmod(ids).attempted and doctest.testmod(ids).failed == 0
 
 
 def derived(*paths: str) -> list[str]:

@@ -1,7 +1,5 @@
 """dsrg.inference.gradients: how much a classifier's scores depend on each cell, as ranks."""
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from hypothesis import strategies as st
 from torch import nn
 from toy import picture
 
-from dsrg.inference import gradients
 from dsrg.inference.gradients import gradient_saliency, median3x3, score_gradient, shares_below
 from dsrg.inference.squares import squares
 from dsrg.networks.backbones import BACKBONES, Backbone
@@ -194,8 +191,3 @@ def test_a_tenth_of_secs_grid_is_168_cells():
     shares = shares_below(torch.rand(2, 41, 41, generator=torch.Generator().manual_seed(0)))
     for stored in (shares, shares.half().float()):  # seeds.h5 holds float16
         assert (stored < 0.1).sum(dim=(1, 2)).tolist() == [168, 168]
-
-
-def test_the_examples_in_docstrings_are_true():
-    outcome = doctest.testmod(gradients)
-    assert outcome.attempted > 0 and outcome.failed == 0

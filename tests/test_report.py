@@ -1,6 +1,5 @@
 """results/report.html and what it is made of: markup that escapes, charts, and a page that stands alone."""
 
-import doctest
 import math
 import re
 from base64 import b64decode
@@ -18,7 +17,6 @@ from toy import picture as toy_picture
 from toy import recipe
 
 from dsrg.errors import InputError
-from dsrg.figures import charts, markup
 from dsrg.figures.charts import (
     DASHES,
     INK,
@@ -329,9 +327,3 @@ def test_pictures_are_part_of_the_page():
     assert kind == "data:image/jpeg;base64" and (made.get("width"), made.get("height")) == ("30", "20")
     decoded = cv2.imdecode(np.frombuffer(b64decode(data), np.uint8), cv2.IMREAD_COLOR)
     assert np.abs(decoded[..., ::-1].astype(int) - pixels).mean() < 8
-
-
-@pytest.mark.parametrize("module", [charts, markup], ids=["charts", "markup"])
-def test_the_examples_are_true(module):
-    found = doctest.testmod(module)
-    assert found.attempted and not found.failed
