@@ -573,6 +573,8 @@ def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bo
         raise InputError(
             f"{out}: expected a name for the file such as model.{'onnx' if form == 'onnx' else 'pt2'} (--out)"
         )
+    if out.exists() and model.exists() and out.samefile(model):
+        raise InputError(f"{out}: would replace the network itself (--model); choose another name (--out)")
     segmenter = Segmenter.load(model, device="cpu")
     settings = Predict(**released.PREDICT | {"scales": list(scale), "flip": flip, "merge": merge})
     sizes = write_network(Deployed(segmenter.network, settings, size=segmenter.model.size), out, form=form)

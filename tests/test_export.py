@@ -157,6 +157,10 @@ def test_command(place):
 def test_refusals(place):
     assert "expected a name for the file such as model.pt2" in run("--format", "torch", "--out", "model.md")
     assert "nothing.pt: no such file" in run("--format", "torch", "--out", "model.pt2", "--model", "nothing.pt")
+    before = Path("data/retrain.pt").read_bytes()
+    for name in ("data/retrain.pt", "./data/../data/retrain.pt"):
+        assert "retrain.pt: would replace the network itself (--model)" in run("--format", "torch", "--out", name)
+    assert Path("data/retrain.pt").read_bytes() == before and len(list(Path("data").iterdir())) == 1
     assert sorted(path.name for path in place.iterdir()) == ["data"]
 
 
