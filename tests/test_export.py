@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from test_predict import NETWORK, save_network
 from toy import picture
 
-from dsrg.artifacts.model_card import model_card, provenance
+from dsrg.artifacts.model_card import Provenance, model_card, provenance
 from dsrg.artifacts.model_file import Model
 from dsrg.cli import main
 from dsrg.errors import InputError
@@ -209,6 +209,13 @@ def test_what_a_lock_knows(place):
     assert made.images == {} and made.metrics == {}, "files that are no more those of the lock say nothing"
     save_network(Path("data/retrain.pt"), ["other"])
     assert provenance(Path("data/retrain.pt"), Path("dvc.lock")) is None
+
+
+def test_what_was_not_measured_is_not_in_the_card():
+    model = Model("segmenter", ["cat"], NETWORK, 65, {})
+    for metrics, said in (({"miou": None}, "None."), ({"miou": None, "images": 3}, "| | |\n|---|---|\n| images | 3 |")):
+        card = model_card("m", model, usage=[], made=Provenance("retrain", metrics=metrics))
+        assert f"## Metrics\n\n{said}\n\n## Params" in card
 
 
 @pytest.mark.parametrize("text", ["", "stages: 3", "a: [", "outs: {}"])

@@ -102,8 +102,8 @@ def model_card(name: str, model: Model, *, usage: list[str], made: Provenance | 
 
 
 def _table(metrics: dict) -> str:
-    """Single numbers as a table."""
-    rows = [f"| {name} | {value} |" for name, value in metrics.items() if not isinstance(value, dict | list)]
+    """Single numbers as a table; what could not be measured, for want of masks, is left out."""
+    rows = [f"| {name} | {value} |" for name, value in metrics.items() if not isinstance(value, dict | list | None)]
     return "\n".join(["| | |", "|---|---|", *rows]) if rows else "None."
 
 
