@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from dsrg import released
-from dsrg.errors import InputError
+from dsrg.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from dsrg.data.index import Index
 
 
 class _Group(click.Group):
-    """Turns an InputError into its message and exit code 2."""
+    """Turns an InputError into its message and exit code 2, a RunError into its own and 1."""
 
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
-        except InputError as error:
-            click.echo(str(error), err=True)
-            sys.exit(2)
+        except (InputError, RunError) as error:
+            click.echo("\n".join([str(error), *getattr(error, "__notes__", [])]), err=True)
+            sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 @click.group(cls=_Group, context_settings={"max_content_width": 120})

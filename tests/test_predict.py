@@ -28,7 +28,7 @@ from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.cli import main
 from dsrg.data.images import read_image, read_mask, shrunk
 from dsrg.data.palette import voc_palette
-from dsrg.errors import InputError
+from dsrg.errors import InputError, RunError
 from dsrg.inference import predict, trained
 from dsrg.inference.pictures import Picture, check_pictures, find_pictures, tags_of
 from dsrg.inference.predict import enlarged
@@ -380,6 +380,17 @@ def test_nothing_is_left_when_it_breaks(place, monkeypatch):
     result = CliRunner().invoke(main, ["predict", "a.png", "b.png", "--out", "out"])
     assert isinstance(result.exception, OSError)
     assert sorted(path.name for path in place.iterdir()) == ["a.png", "b.png", "data"]
+
+
+def test_what_ends_the_work_is_told_without_a_traceback(place, monkeypatch):
+    def killed(jobs: object) -> None:
+        raise RunError("a worker process was killed, most likely for want of memory")
+
+    monkeypatch.setattr("dsrg.inference.predict.parallel.ordered_map", lambda function, jobs: killed(jobs))
+    result = CliRunner().invoke(main, ["predict", str(save("a.png")), "--out", "out", "--crf"])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.output.endswith("a worker process was killed, most likely for want of memory\n")
+    assert not Path("out").exists()
 
 
 def test_a_picture_that_breaks_meanwhile_ends_the_command(place, monkeypatch):
