@@ -375,7 +375,12 @@ _PREDICT_OPTIONS = {
         "default": Path("data/retrain.pt"),
         "help": "Trained network, which knows its classes and its input.",
     },
-    "--out": {"type": click.Path(path_type=Path), "required": True, "help": "Folder to make; a new or an empty one."},
+    "--out": {
+        "type": click.Path(path_type=Path),
+        "required": True,
+        "metavar": "DIR",
+        "help": "Folder to make; a new or an empty one.",
+    },
     "--overlays": {"is_flag": True, "help": "Also draw the masks over the images (overlays/)."},
     "--probabilities": {"is_flag": True, "help": "Also write every class's probabilities, float16 (probabilities/)."},
     "--polygons": {"is_flag": True, "help": "Also write the regions as polygons, COCO JSON (polygons.json)."},

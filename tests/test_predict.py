@@ -200,6 +200,11 @@ def test_shipped_numbers_are_the_released_ones():
     assert expected == {key: default[key] for key in expected}
 
 
+def test_the_folder_that_the_help_speaks_of_is_an_option():
+    for command in ("predict", "pseudo-label"):
+        assert "--out DIR" in CliRunner().invoke(main, [command, "--help"]).output
+
+
 # In a notebook
 
 
@@ -473,6 +478,8 @@ def test_named_in_many_ways(tmp_path, monkeypatch):
     assert all(image_id.startswith("a-") for image_id in both.values())
     case = found("p/B.jpg", "p/sub/b.png")
     assert len({image_id.casefold() for image_id in case.values()}) == 2
+    assert found("") == {} and find_pictures([""]).problems[0].startswith("'': no name; expected files")
+    assert len(found(".")) == 6 and len(found("p", "")) == 4
     assert find_pictures(["a\udcff.jpg"]).problems == ["a\\udcff.jpg: a name that is not UTF-8; rename it"]
 
 

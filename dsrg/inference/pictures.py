@@ -61,6 +61,9 @@ def find_pictures(named: Iterable[str]) -> Found:
             shown = given.encode(errors="backslashreplace").decode()
             problems.append(f"{shown}: a name that is not UTF-8; rename it")
             continue
+        if not given:  # of a variable that is not set, say; it would stand for all that is here
+            problems.append("'': no name; expected files, folders or patterns, `.` for this folder")
+            continue
         paths = [given]
         if not Path(given).exists() and glob.has_magic(given):
             paths = sorted(glob.glob(given, recursive=True))
