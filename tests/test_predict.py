@@ -226,6 +226,9 @@ def test_the_package_itself_stays_light():
         (np.zeros((4, 4, 3)), "float64"),
         (np.zeros((0, 4, 3), np.uint8), "(0, 4, 3)"),
         ("nowhere.jpg", "nowhere.jpg"),
+        (Image.new("RGB", (4, 4)), "an image PIL.Image.Image; expected a path, or an array uint8 (height, width, 3)"),
+        (torch.zeros(4, 4, 3), "an image torch.Tensor; expected a path"),
+        (None, "an image builtins.NoneType; expected a path"),
     ],
 )
 def test_no_image(image, message):
@@ -238,7 +241,22 @@ def test_no_class():
     with pytest.raises(InputError) as caught:
         segmenter_of(2).predict(picture(5, 5, seed=0), tags=["c1", "C2", "x"])
     assert "'C2'" in caught.value.problems[0] and "did you mean 'c2'" in caught.value.problems[0]
-    assert len(caught.value.problems) == 2
+    assert len(caught.value.problems) == 2 and caught.value.problems[1].endswith("the network knows no other classes")
+    with pytest.raises(InputError, match=r"tags \[1, None\]: expected names of classes, such as 'c1'"):
+        segmenter_of(2).predict(picture(5, 5, seed=0), tags=[1, "c1", None])
+
+
+def test_one_tag_needs_no_list():
+    alone, listed = (segmenter_of(2).predict(picture(5, 5, seed=0), tags=tags) for tags in ("c2", ["c2"]))
+    assert np.array_equal(alone, listed)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"unsure_below": 2.0}, {"unsure_below": float("nan")}, {"max_side": 0}, {"max_side": -1}], ids=str
+)
+def test_numbers_out_of_range(wrong):
+    with pytest.raises(InputError, match=rf"{next(iter(wrong))} \S+: expected"):
+        segmenter_of(1).predict(picture(5, 5, seed=0), **wrong)
 
 
 def test_no_model(tmp_path):

@@ -26,6 +26,7 @@ from dsrg.progress import tracked
 
 EXAMPLES = 5  # ids quoted in a warning
 FEW = 5  # training images of a class below which people are warned
+OTHER_TAG = "mend it, or leave it out: the network knows no other classes"  # where one is trained already
 
 DrawMask = Callable[[int, int], np.ndarray]  # (height, width) of the image -> its label map, uint8 (H, W)
 
@@ -77,25 +78,35 @@ class _MaskFacts(NamedTuple):
     classes: np.ndarray  # bool (C+1,): the label map holds this class
 
 
-def tag_faults(tagged: Iterable[tuple[str, str, Iterable[str]]], classes: list[str]) -> list[Fault]:
-    """Tags that are no class, of images given as (id, the place where their tags stand, tags)."""
+def tag_faults(
+    tagged: Iterable[tuple[str, str, Iterable[str]]],
+    classes: list[str],
+    *,
+    else_hint: str = "mend it, or list your own classes in classes.txt",
+) -> list[Fault]:
+    """Tags that are no class, of images given as (id, the place where their tags stand, tags).
+
+    else_hint: what to do with a tag that looks like no class.
+    """
     known = set(classes)
     faults = []
     for image_id, where, names in tagged:
         for name in dict.fromkeys(names):
             if name not in known:
                 span = f"the {len(classes)} classes ({classes[0]} ... {classes[-1]})"
-                faults.append(Fault(image_id, f"{where}: tag {name!r} is none of {span}; {_tag_hint(name, classes)}"))
+                faults.append(
+                    Fault(image_id, f"{where}: tag {name!r} is none of {span}; {_tag_hint(name, classes) or else_hint}")
+                )
     return faults
 
 
-def _tag_hint(name: str, classes: list[str]) -> str:
+def _tag_hint(name: str, classes: list[str]) -> str | None:
     if name.isdecimal() and len(name) < 4 and int(name) <= len(classes):
         return "tags are names of classes, not their numbers"
     in_another_case = [known for known in classes if known.casefold() == name.casefold()]
     if near := in_another_case or get_close_matches(name, classes, n=1):
         return f"did you mean {near[0]!r}?"
-    return "mend it, or list your own classes in classes.txt"
+    return None
 
 
 def check_records(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dsrg.data.check import tag_faults
+from dsrg.data.check import OTHER_TAG, tag_faults
 from dsrg.data.folder import IMAGES, Names, Row, find_files, read_table
 from dsrg.data.ids import image_ids
 from dsrg.data.images import ImageFacts, check_image
@@ -139,7 +139,7 @@ def tags_of(pictures: list[Picture], table: Path, classes: list[str], *, separat
             problems.append(f"{picture.path}: {len(found)} rows ({places}); remove all but one")
         else:
             tagged.append((picture.id, found[0].where, found[0].tags))
-    problems += [fault.problem for fault in tag_faults(tagged, classes)]
+    problems += [fault.problem for fault in tag_faults(tagged, classes, else_hint=OTHER_TAG)]
     if problems:
         raise InputError(problems)
     return [tags for _, _, tags in tagged]

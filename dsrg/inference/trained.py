@@ -10,7 +10,7 @@ from torch import nn
 
 from dsrg import released
 from dsrg.artifacts.model_file import Model
-from dsrg.data.check import tag_faults
+from dsrg.data.check import OTHER_TAG, tag_faults
 from dsrg.data.images import check_image, read_image
 from dsrg.data.index import present_from_tags
 from dsrg.errors import InputError
@@ -60,7 +60,7 @@ class Segmenter:
         self,
         image: str | Path | NDArray[np.uint8],
         *,
-        tags: Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
         crf: bool = False,
         probabilities: bool = False,
         settings: Predict = RELEASED,
@@ -72,7 +72,7 @@ class Segmenter:
 
         Args:
             image: the path of a JPEG, PNG, WebP or TIFF (turned as its EXIF orientation says), or uint8 (H, W, 3) RGB.
-            tags: names of the classes that may be in it, besides background; None = all.
+            tags: names of the classes that may be in it, or the name of one, besides background; None = all.
             crf: follow the image's edges with the fully connected CRF `kernel`.
             probabilities: return (labels, probs float32 (C+1, h, w)), the CRF's if there is one.
             settings: scales, mirror images and how they are merged.
@@ -80,15 +80,26 @@ class Segmenter:
                 again (nearest). (h, w) is the size worked on, (H, W) otherwise. None = that of the settings.
 
         Raises:
-            InputError: for an image that cannot be read, or tags that are no classes.
+            InputError: for an image that cannot be read, tags that are no classes, or numbers out of their range.
         """
-        if not isinstance(image, np.ndarray):
+        if not 0 <= unsure_below <= 1:
+            raise InputError(f"unsure_below {unsure_below}: expected 0 to 1")
+        if max_side is not None and not max_side >= 1:
+            raise InputError(f"max_side {max_side}: expected pixels, at least 1, or None")
+        if isinstance(image, str | Path):
             check_image(image, pixels_max=released.PIXELS_MAX)
             image = read_image(image)
+        elif not isinstance(image, np.ndarray):
+            kind = f"{type(image).__module__}.{type(image).__qualname__}"
+            raise InputError(f"an image {kind}; expected a path, or an array uint8 (height, width, 3), RGB")
         elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise InputError(f"an image {image.dtype} {image.shape}; expected uint8 (height, width, 3), RGB")
-        if tags is not None and (faults := tag_faults([("", "tags", tags := list(tags))], self.classes)):
-            raise InputError(fault.problem for fault in faults)
+        if tags is not None:
+            tags = [tags] if isinstance(tags, str) else list(tags)
+            if odd := [tag for tag in tags if not isinstance(tag, str)]:
+                raise InputError(f"tags {odd}: expected names of classes, such as {self.classes[0]!r}")
+            if faults := tag_faults([("", "tags", tags)], self.classes, else_hint=OTHER_TAG):
+                raise InputError(fault.problem for fault in faults)
         (found,) = self.predictions(
             [image],
             None if tags is None else present_from_tags([tags], self.classes),
