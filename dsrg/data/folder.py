@@ -288,21 +288,27 @@ class Names:
         """The first path of each name, case aside: for hints, so made only where something is wrong."""
         return {name.casefold(): first for name, (first, *_) in reversed(self._by_end.items())}
 
+    def fitting(self, name: str) -> list[str]:
+        """The paths that `name` may stand for."""
+        wanted = _wanted(name)
+        found = self._by_end.get(wanted, [])
+        exact = [path for path in found if path == wanted] or [path for path in found if _normal(path) == wanted]
+        return exact if len(exact) == 1 else found
+
     def find(self, name: str) -> str:
         """The path that `name` stands for. Raises InputError if there is none or several; who asks adds the place."""
-        wanted = _normal(name).replace("\\", "/").removeprefix("./")
-        found = self._by_end.get(wanted, [])
-        if wanted in found:
-            return wanted
-        if len(exact := [path for path in found if _normal(path) == wanted]) == 1:
-            return exact[0]
+        found = self.fitting(name)
         if len(found) == 1:
             return found[0]
         if found:
             raise InputError(f"image {name!r} may be any of {', '.join(found[:EXAMPLES])}; name more of its path")
-        near = self._by_folded.get(wanted.casefold())
-        hint = f"did you mean {near!r}?" if near else "expected its path below data.root"
-        raise InputError(f"no image {name!r}; {hint}")
+        raise InputError(f"no image {name!r}; {self._hint(_wanted(name).casefold())}")
+
+    def _hint(self, folded: str) -> str:
+        """What may have been meant: a path in another case, with another ending, or below another folder."""
+        tried = (name for end in _ends(folded) for name in (end, os.path.splitext(end)[0]))
+        near = next((self._by_folded[name] for name in tried if name in self._by_folded), None)
+        return f"did you mean {near!r}?" if near else "expected its path below data.root"
 
 
 def _located(rows: list[Row], names: Names) -> tuple[list[tuple[Row, str]], list[Fault]]:
@@ -340,6 +346,11 @@ def _match_masks(masks: list[str], ids: dict[str, str], root: Path) -> tuple[dic
     ]
     warnings = warn_of("masks belong to no image that is used", sorted(set(masks) - owners.keys()))
     return {images[0]: mask for mask, images in owners.items()}, problems, warnings
+
+
+def _wanted(name: str) -> str:
+    """A name as somebody wrote it, as this module writes paths."""
+    return _normal(name).replace("\\", "/").removeprefix("./")
 
 
 def _ends(path: str) -> Iterator[str]:
