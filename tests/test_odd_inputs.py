@@ -172,6 +172,8 @@ TABLES = {
 # name: (files below p, None = removed, what is said)
 FILES = {
     "a tag that is no class": ({"classes.txt": "cats\ndog\n"}, "tag 'cat' is none of the 2 classes (cats ... dog)"),
+    "another separator of tags": ({"classes.txt": CLASSES, "tags.csv": TABLE.replace("|", ";")},
+                                  "tag 'cat;dog' is none of the 2 classes (cat ... dog); if ';' parts tags, set data."),
     "a number for a tag": ({"classes.txt": CLASSES, "tags.csv": TABLE.replace("|dog", "|2")}, "tags are names of"),
     "empty classes.txt": ({"classes.txt": ""}, "classes.txt: line 1: no name; expected one class name on each line"),
     "an empty line in it": ({"classes.txt": "cat\n\ndog\n"}, "classes.txt: line 2: no name"),

@@ -547,7 +547,12 @@ def test_wrong_tags(place):
     ):
         assert line in said, line
     assert not Path("out").exists()
-    assert "nowhere.csv: no such file" in run("pseudo-label", "mine", "--tags", "nowhere.csv", "--out", "out")
+    for name, line in (
+        ("nowhere.csv", "nowhere.csv: no such file; set --tags to one of those there: tags.csv (--tags)"),
+        ("mine/a.csv", "mine/a.csv: no such file; expected a table of tags (--tags)"),
+        ("mine/a.png", "mine/a.png: expected a table of tags, .csv, .tsv or .jsonl (--tags)"),
+    ):
+        assert line in run("pseudo-label", "mine", "--tags", name, "--out", "out")
 
 
 def test_a_row_that_may_be_two_pictures_is_neither(tmp_path, monkeypatch):
@@ -556,7 +561,10 @@ def test_a_row_that_may_be_two_pictures_is_neither(tmp_path, monkeypatch):
     Path("tags.csv").write_text("image,tags\nx,cat\n")
     with pytest.raises(InputError) as caught:
         tags_of(pictures, Path("tags.csv"), ["cat"], separator="|")
-    assert len(caught.value.problems) == 2
+    assert caught.value.problems == [
+        f"{path}: 'x' (tags.csv:2) may be another picture too; name more of its path"
+        for path in ("p/a/x.png", "q/x.png")
+    ]
     Path("tags.csv").write_text("image,tags\na/x,cat\nq/x,\n")
     assert tags_of(pictures, Path("tags.csv"), ["cat"], separator="|") == [("cat",), ()]
 

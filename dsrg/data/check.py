@@ -25,6 +25,7 @@ from dsrg.method.label_maps import UNLABELLED
 from dsrg.progress import tracked
 
 EXAMPLES = 5  # ids quoted in a warning
+TAG_SEPARATORS = ",;|\t"  # what people part tags with
 FEW = 5  # training images of a class below which people are warned
 OTHER_TAG = "mend it, or leave it out: the network knows no other classes"  # where one is trained already
 
@@ -103,6 +104,9 @@ def tag_faults(
 def _tag_hint(name: str, classes: list[str]) -> str | None:
     if name.isdecimal() and len(name) < 4 and int(name) <= len(classes):
         return "tags are names of classes, not their numbers"
+    for sign in TAG_SEPARATORS:
+        if len(parts := name.split(sign)) > 1 and not {part.strip() for part in parts} - {*classes, ""}:
+            return f"if {sign!r} parts tags, set data.separator (--separator) to it"
     in_another_case = [known for known in classes if known.casefold() == name.casefold()]
     if near := in_another_case or get_close_matches(name, classes, n=1):
         return f"did you mean {near[0]!r}?"

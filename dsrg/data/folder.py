@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from dsrg.data.check import EXAMPLES, Fault, Record, Scan, tag_faults, warn_of
+from dsrg.data.check import EXAMPLES, TAG_SEPARATORS, Fault, Record, Scan, tag_faults, warn_of
 from dsrg.data.classes import class_problems, read_classes
 from dsrg.data.ids import Listed, id_problems, image_ids
 from dsrg.data.images import ENDINGS
@@ -32,7 +32,6 @@ from dsrg.files import read_text
 IMAGES, MASKS = "images", "masks"  # folders below the root; the first is left out of ids
 DELIMITERS = ",;\t"  # of columns
 TABLE_BYTES, TABLE_LINES = 32 * 1024**2, 200_000  # at most, but for more images: a table is read at once
-SEPARATORS = ",;|\t"  # what people part tags with: in the name of a class, one of them is taken for a mistake
 
 
 class Row(NamedTuple):
@@ -221,7 +220,7 @@ def _read_or_collect_classes(root: Path, table: Path, rows: list[Row], *, separa
         f"{first[name]}: tag {name!r} holds {sign!r}; if that parts tags, set data.separator to it, "
         "else list your classes in classes.txt"
         for name in classes
-        for sign in SEPARATORS
+        for sign in TAG_SEPARATORS  # in the name of a class, one of them is taken for a mistake
         if sign in name and sign != separator
     ]
     if not classes:

@@ -120,17 +120,28 @@ def tags_of(pictures: list[Picture], table: Path, classes: list[str], *, separat
 
     Raises InputError with every picture that has no row or several, and every tag that is no class.
     """
+    try:
+        listed = read_table(table, separator=separator, images=len(pictures))
+    except InputError as error:
+        said = [problem.replace("data.root, data.tags", "data.tags") for problem in error.problems]
+        raise InputError(problem.replace("data.tags", "--tags") for problem in said) from None
     names = Names(picture.path.as_posix() for picture in pictures)
     rows: dict[str, list[Row]] = defaultdict(list)
-    for row in read_table(table, separator=separator, images=len(pictures)):
-        try:
-            rows[names.find(row.image)].append(row)
-        except InputError:
-            continue  # of a picture that was not named now, or of several: then those lack a row below
+    shared: dict[str, Row] = {}
+    for row in listed:  # one that fits none is of a picture that was not named now
+        fitting = names.fitting(row.image)
+        if len(fitting) == 1:
+            rows[fitting[0]].append(row)
+        else:
+            shared |= dict.fromkeys(fitting, row)
     problems, tagged = [], []
     for picture in pictures:
         found = rows[picture.path.as_posix()]
-        if not found:
+        if not found and (row := shared.get(picture.path.as_posix())):
+            problems.append(
+                f"{picture.path}: {row.image!r} ({row.where}) may be another picture too; name more of its path"
+            )
+        elif not found:
             problems.append(
                 f"{picture.path}: no row in {table}; name it there as {picture.path.name!r}, or by its path"
             )
