@@ -32,6 +32,8 @@ REFUSALS = {
     errno.EROFS: "nothing can be written there; choose another place or mount it writable",
     errno.EACCES: "you may not write there; change its permissions or choose another place",
     errno.EPERM: "you may not write there; change its permissions or choose another place",
+    errno.ENOENT: "no file can be made there; choose another place",
+    errno.ELOOP: "its links lead in a circle; choose another place",
     errno.ENAMETOOLONG: "the file system takes no name so long; move the project to a shorter path",
     errno.ENOTDIR: "a file stands where a folder should; move it away",
     errno.EEXIST: "a file stands where a folder should; move it away",

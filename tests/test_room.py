@@ -137,13 +137,21 @@ def test_a_limit_on_the_size_of_files(tmp_path, root):
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])
 @pytest.mark.parametrize(
     "name, said",
-    [("a" * 250, "takes no name so long"), ("file/b", "a file stands where"), ("file/b/c", "a file stands")],
+    [
+        ("a" * 250, "takes no name so long"),
+        ("file/b", "a file stands where"),
+        ("file/b/c", "a file stands"),
+        ("loop/b/c", "its links lead in a circle"),
+        ("/proc/b", "no file can be made there"),
+        ("/proc/b/c", "no file can be made there"),
+    ],
 )
 def test_places_where_nothing_can_be(tmp_path, whole, name, said):
     (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputError, match=f"cannot be written: .*{said}"), whole(tmp_path / name):
         raise AssertionError("the work was begun")
-    assert os.listdir(tmp_path) == ["file"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "loop"]
 
 
 @pytest.mark.parametrize("number", ["EACCES", "EPERM", "EDQUOT"])
