@@ -175,10 +175,10 @@ BAD = {
     "bad entries": (
         {"images": [{"id": 1}], "annotations": [{"image_id": True}, 3], "categories": [{"id": "3", "name": 3}]},
         [
-            "images[0]: no usable file_name",
-            "annotations[0]: no usable image_id and category_id",
-            "annotations[1]: no usable image_id and category_id",
-            "categories[0]: no usable id and name",
+            "images[0]: no usable file_name; expected text",
+            "annotations[0]: no usable image_id and category_id; expected a whole number",
+            "annotations[1]: no usable image_id and category_id; expected a whole number",
+            "categories[0]: no usable id and name; expected a whole number and text",
         ],
     ),
     "an id twice": (

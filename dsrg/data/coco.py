@@ -116,7 +116,8 @@ def _read_json(path: Path, *, key: str) -> dict:
             continue
         for place, entry in enumerate(entries):
             bad = [name for name, kind in keys.items() if not isinstance(entry, dict) or not _is(entry.get(name), kind)]
-            problems += [f"{path}: {part}[{place}]: no usable {' and '.join(bad)}"] * bool(bad)
+            expected = " and ".join(dict.fromkeys("a whole number" if keys[name] is int else "text" for name in bad))
+            problems += [f"{path}: {part}[{place}]: no usable {' and '.join(bad)}; expected {expected}"] * bool(bad)
     if not problems:
         numbers = Counter(image["id"] for image in content["images"])
         problems = [f"{path}: {count} images have the id {number}" for number, count in numbers.items() if count > 1]
