@@ -150,6 +150,8 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
 
     Knows a folder with a table of tags, COCO's JSON files and PASCAL VOC's layout. Opens no image: `dsrg check` does.
     """
+    import shlex
+
     from dsrg.data.guess import FROM_SCRATCH, SIZED_FOR, first_look, fitted, guess, is_own_work, params_text
     from dsrg.files import read_text, write_text
     from dsrg.networks.weights import imagenet_fault
@@ -167,7 +169,9 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
     if not recipe and name in SIZED_FOR and images:
         text = fitted(text, images, sized_for=SIZED_FOR[name])
     if not force and is_own_work(params, recipes) and read_text(params) != text:
-        raise InputError(f"{params}: differs from every recipe, so somebody has worked on it; keep it, or say --force")
+        raise InputError(
+            f"{params}: differs from every recipe, worked on or written for other images; keep it, or say --force"
+        )
     write_text(params, text)
     click.echo("\n".join([f"{named}: {found.layout}", *(f"  has {line}" for line in has)]))
     for line in lacks:
@@ -175,7 +179,8 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
     if fault:
         click.echo(
             f"missing: ImageNet weights, so a small network is trained from nothing, enough for drawings and a few "
-            f"plain things, not for photographs ({fault}); with the weights in place: dsrg init {folder} --force"
+            f"plain things, not for photographs ({fault}); with the weights in place: "
+            f"dsrg init {shlex.quote(str(folder))} --force"
         )
     click.echo(f"{params}: written from {recipe_path}; look at its section data, then run: dsrg check")
 

@@ -127,6 +127,8 @@ def test_without_imagenet_weights_a_small_network_is_trained(project, monkeypatc
     assert (params.data.source, params.data.root, params.data.separator) == ("folder", "mine", ";")
     assert init("mine").startswith("0 "), "the same again"
     assert "recipes/folder.yaml" in init("mine", "--recipe", "folder", "--force"), "whoever names it gets it"
+    (project / "mine").rename(project / "my own")
+    assert "in place: dsrg init 'my own' --force" in init("my own", "--force"), "a command that can be pasted"
 
 
 @pytest.mark.parametrize("key", ["cam", "cam.steps", "cam.optimiser", "data.size"])
