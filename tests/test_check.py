@@ -162,6 +162,19 @@ def test_copies_and_rare_classes_are_said(root):
     ]
 
 
+def test_a_rare_class_may_be_another_misspelt(root):
+    for name in "defgh":
+        save_image(root, f"{name}.jpg", value=ord(name))
+    records = [
+        A._replace(tags=("dgo", "emu"), mask=None),
+        *(Record(n, "train", f"{n}.jpg", ("dog",), None) for n in "defgh"),
+    ]
+    scan = Scan(root, ["dgo", "dog", "emu"], records, [])
+    assert check_records(scan, **RULES).warnings[0] == (
+        "2 classes have fewer than 5 training images: dgo (1; or is it 'dog' misspelt?), emu (1)"
+    )
+
+
 def test_odd_images_are_read_by_a_rule_and_said(root):
     save_image(root, "png.jpg", format="PNG")
     records = [C, Record("odd", "train", "png.jpg", ("cat",), None)]

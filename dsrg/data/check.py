@@ -256,7 +256,8 @@ def _warnings(
     rows = list(zip(index.ids, index.splits, index.present, index.checksums, strict=True))
     trained_on = {checksum for _, split, _, checksum in rows if split == "train"}
     images_of = index.split("train").present[:, 1:].sum(axis=0)
-    few = [f"{classes[k]} ({images_of[k]})" for k in np.flatnonzero((images_of > 0) & (images_of < FEW))]
+    often = [classes[k] for k in np.flatnonzero(images_of >= FEW)]
+    few = [_few(classes[k], images_of[k], often) for k in np.flatnonzero((images_of > 0) & (images_of < FEW))]
     same_bytes = defaultdict(list)
     for image_id, split, present, checksum in rows:
         same_bytes[checksum].append((image_id, split, present.tobytes()))
@@ -288,6 +289,12 @@ def _warnings(
     for what in REMARKS:
         offenders[f"images {what}"] = [image_id for image_id in index.ids if what in remarks[image_id]]
     return [line for what, names in offenders.items() for line in warn_of(what, names)]
+
+
+def _few(name: str, images: int, often: list[str]) -> str:
+    """A class of few images: without classes.txt, a misspelt tag becomes one."""
+    near = get_close_matches(name, often, n=1)
+    return f"{name} ({images}; or is it {near[0]!r} misspelt?)" if near else f"{name} ({images})"
 
 
 def warn_of(what: str, names: Iterable[str]) -> list[str]:
