@@ -39,23 +39,26 @@ def main() -> None:
 @main.command()
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the findings to this file too.")
 def check(json_path: Path | None) -> None:
-    """Check params.yaml and every image, tag and mask, without writing anything else."""
+    """Check params.yaml, what it names, and every image, tag and mask, without writing anything else."""
     from dsrg.data.sources import read_source
     from dsrg.files import write_json
+    from dsrg.inference.named import network_problems, seed_problems
     from dsrg.pipeline import load_stage
 
     problems, warnings, found = [], [], {}
     try:
         stage = load_stage("prepare")
+        problems = network_problems(stage.params.network)
         settings = stage.params.data.model_dump(exclude={"root", "size", "max_side"})
         classes, checked = read_source(stage.data_root, **settings)
+        problems += seed_problems(stage.params, checked.index, classes)
         warnings = checked.warnings
         found = {split: len(checked.index.split(split)) for split in ("train", "val")}
         found["masks"] = len(checked.ground_truth)
         found["skipped"] = [fault.problem for fault in checked.skipped]
         found["classes"] = _images_per_class(checked.index, classes)
     except InputError as error:
-        problems = error.problems
+        problems = [*problems, *error.problems]
     if json_path is not None:
         write_json(json_path, {"problems": problems, "warnings": warnings, **found})
     if found:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line at every tenth of the way elsewhere."""
+"""Progress of long work: a bar on a terminal, elsewhere now and then a line."""
 
 import sys
 import time
@@ -8,20 +8,28 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+QUIET = 10  # seconds at least between two lines, and before the first
+
 
 class Tracker:
-    """Told of finished items; `note` is shown beside the count."""
+    """Told of finished items; `note` is shown beside the count.
+
+    A line at a tenth of the way, unless one came just before; none of work that is done at once.
+    """
 
     def __init__(self, name: str, total: int, start: int) -> None:
-        self.name, self.total, self.done, self.began = name, total, start, time.monotonic()
+        self.name, self.total, self.done = name, total, start
+        self.began = self.told = time.monotonic()
 
     def advance(self, note: str = "") -> None:
         self.done += 1
-        if self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
-            seconds = time.monotonic() - self.began
-            print(
-                f"{self.name}: {self.done}/{self.total}, {seconds:.0f} s {note}".rstrip(), file=sys.stderr, flush=True
-            )
+        if self.done * 10 // self.total == (self.done - 1) * 10 // self.total:
+            return
+        now = time.monotonic()
+        if now - self.told >= QUIET or (self.done == self.total and self.told > self.began):
+            line = f"{self.name}: {self.done}/{self.total}, {now - self.began:.0f} s {note}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
+            self.told = now
 
 
 class _Silent(Tracker):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dsrg import progress
 from dsrg.data.check import Fault, Record, Scan, check_records, tag_faults
 from dsrg.data.images import read_mask
 from dsrg.data.index import read_index, write_index
@@ -271,10 +272,21 @@ def test_a_tag_that_is_no_class_comes_with_a_hint(tag, hint):
     assert fault == Fault("a", f"t.csv:3: tag {tag!r} is none of the 2 classes (cat ... dog); {hint}")
 
 
-def test_progress_counts_every_file(root, capsys):
+def test_progress_counts_every_file(root, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET", 0)
     check_records(make_scan(root, A, B, C), **RULES)
     lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
     images, masks = (f"checking {what}: " for what in ("images", "masks"))
     assert lines == [*(f"{images}{done}/3" for done in (1, 2, 3)), *(f"{masks}{done}/2" for done in (1, 2))]
     check_records(make_scan(root, C), **RULES)
     assert "masks" not in capsys.readouterr().err
+
+
+def test_progress_of_long_work_is_told_now_and_then(capsys, monkeypatch):
+    """Ten items of five seconds each, the last of them of one; then the same at once."""
+    clock = iter([0, *range(5, 50, 5), 46, *[0] * 11])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    for name in ("long", "short"):
+        assert list(progress.tracked(range(10), name, 10)) == list(range(10))
+    lines = ["long: 2/10, 10 s", "long: 4/10, 20 s", "long: 6/10, 30 s", "long: 8/10, 40 s", "long: 10/10, 46 s"]
+    assert capsys.readouterr().err.splitlines() == lines

@@ -215,6 +215,27 @@ def test_check_command(project, monkeypatch):
     assert json.loads((project / "check.json").read_text())["problems"] == []
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"network": {"backbone": "timm:nothing"}}, ["network.backbone: timm:nothing: no such model"]),
+        ({"network": {"weights": "nowhere.pt"}}, ["nowhere.pt"]),
+        ({"seeds": {"cues": "nowhere.pickle", "cues_list": "list.txt"}}, ["nowhere.pickle", "list.txt"]),
+        ({"saliency": {"method": "maps", "maps": "maps"}}, [f"maps: no map train{row:04}.png" for row in range(12)]),
+        ({"network": {"weights": "no.pt"}, "saliency": {"method": "maps", "maps": "maps"}}, ["no.pt", "train0011.png"]),
+        ({"network": {"weights": "no.pt"}, "data": {"root": "gone"}}, ["no.pt", "gone"]),
+    ],
+    ids=["backbone", "weights", "cues", "maps", "both", "no data"],
+)
+def test_check_looks_at_all_that_params_name(project, tmp_path, monkeypatch, changes, said):
+    """The stages would refuse it too, but those of the seeds after the classifier's training."""
+    tiny_project(tmp_path, **changes | {"data": {"root": str(project / "data/shapes")} | changes.get("data", {})})
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert all(words in result.output for words in said), result.output
+
+
 def test_metrics_and_tables_are_where_dvc_expects(project):
     assert filled("${file.index}") == "data/index.csv"
     header = (project / "results/evaluate/per_class.csv").read_text().splitlines()[0]

@@ -52,14 +52,19 @@ def saliency_map(
     return F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=True)[0, 0].numpy()
 
 
+def ready_maps(saliency: Saliency, ids: list[str]) -> list[Path]:
+    """The files of `saliency.maps`. Raises InputError with every id that has none."""
+    folder = find_in_project(saliency.maps)
+    paths = [folder / f"{image_id}.png" for image_id in ids]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise InputError(f"saliency.maps: {saliency.maps}: no map {name}" for name in missing)
+    return paths
+
+
 def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) -> Iterator[NDArray[np.float32]]:
     """Saliency of every image, in order, over processes; raises InputError at once when ready maps are missing."""
     if saliency.method == "maps":
-        folder = find_in_project(saliency.maps)
-        jobs = ((folder / f"{image_id}.png", None) for image_id in index.ids)
-        missing = [image_id for image_id in index.ids if not (folder / f"{image_id}.png").is_file()]
-        if missing:
-            raise InputError(f"saliency.maps: {saliency.maps}: no map {image_id}.png" for image_id in missing)
+        jobs = ((path, None) for path in ready_maps(saliency, index.ids))
     else:
         jobs = ((root / path, index.noted(row)) for row, path in enumerate(index.paths))
     return parallel.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid, max_side=index.max_side), jobs)
