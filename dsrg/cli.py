@@ -574,7 +574,7 @@ def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bo
     (B, C+1, H, W). It is run on random images and held against PyTorch before it is kept. A model card is written
     beside it (.md).
     """
-    from dsrg.artifacts.model_card import model_card, provenance
+    from dsrg.artifacts.model_card import is_model_card, model_card, provenance
     from dsrg.files import write_text
     from dsrg.inference.export import TOLERANCE, Deployed
     from dsrg.inference.export import export as write_network
@@ -588,6 +588,8 @@ def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bo
         )
     if out.exists() and model.exists() and out.samefile(model):
         raise InputError(f"{out}: would replace the network itself (--model); choose another name (--out)")
+    if card.is_file() and not is_model_card(card):
+        raise InputError(f"{card}: the model card would replace it; choose another name (--out)")
     segmenter = Segmenter.load(model, device="cpu")
     settings = Predict(**released.PREDICT | {"scales": list(scale), "flip": flip, "merge": merge})
     sizes = write_network(Deployed(segmenter.network, settings, size=segmenter.model.size), out, form=form)

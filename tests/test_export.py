@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from test_predict import NETWORK, save_network
 from toy import picture
 
-from dsrg.artifacts.model_card import Provenance, model_card, provenance
+from dsrg.artifacts.model_card import Provenance, is_model_card, model_card, provenance
 from dsrg.artifacts.model_file import Model
 from dsrg.cli import main
 from dsrg.errors import InputError
@@ -146,6 +146,7 @@ def test_command(place):
         "does not know this network",
     ):
         assert line in card, line
+    assert is_model_card(Path("hand/on.md")), "so that it can be written again"
     image = picture(30, 40, seed=0)
     found = runner(Path("hand/on.pt2"), form="torch")(image.transpose(2, 0, 1)[None].copy())[1][0]
     expected = Segmenter.load("data/retrain.pt").predict(
@@ -161,6 +162,10 @@ def test_refusals(place):
     for name in ("data/retrain.pt", "./data/../data/retrain.pt"):
         assert "retrain.pt: would replace the network itself (--model)" in run("--format", "torch", "--out", name)
     assert Path("data/retrain.pt").read_bytes() == before and len(list(Path("data").iterdir())) == 1
+    Path("data/README.md").write_text("# Mine\n")
+    said = run("--format", "torch", "--out", "data/README.pt2")
+    assert "data/README.md: the model card would replace it" in said
+    assert Path("data/README.md").read_text() == "# Mine\n"
     assert sorted(path.name for path in place.iterdir()) == ["data"]
 
 

@@ -17,6 +17,11 @@ from dsrg.artifacts.model_file import Model
 from dsrg.errors import InputError
 from dsrg.files import read_text
 
+ABOUT = (
+    "A semantic segmentation network trained from image tags alone, by Deep Seeded Region Growing (Huang et al., CVPR "
+    "2018)."
+)
+
 
 @dataclass
 class Provenance:
@@ -79,14 +84,18 @@ def _put(values: dict, keys: list[str], value: object) -> None:
         values[keys[-1]] = value
 
 
+def is_model_card(path: Path) -> bool:
+    """Whether a file is a card of `model_card`."""
+    return ABOUT in path.read_text(encoding="utf-8", errors="replace")
+
+
 def model_card(name: str, model: Model, *, usage: list[str], made: Provenance | None) -> str:
     """The card of a model that is handed on under a name; `usage`: lines on how to call it."""
     classes = ["| value | class |", "|---|---|", "| 0 | background |"]
     classes += [f"| {number} | {_cell(one)} |" for number, one in enumerate(model.classes, start=1)]
     parts = [
         f"# {name}",
-        "A semantic segmentation network trained from image tags alone, by Deep Seeded Region Growing (Huang et al., "
-        "CVPR 2018).",
+        ABOUT,
         "## Use\n\n" + "\n".join(usage),
         "## Classes\n\n" + "\n".join(classes),
         f"## Network\n\n```yaml\n{_yaml(model.network | {'size': model.size})}```",
