@@ -91,7 +91,8 @@ class Step:
                 deciding = supervisor.deciding(probs, crf_probs, batch.present)
                 labels = grow(batch.labels, deciding, batch.present, **supervisor.thresholds)
                 laps.end("growth")
-            loss = boundary_loss(probs, crf_probs, ratio_clip=settings.boundary_clip, crf_gradient=False)
+            clip, gradient = settings.boundary_clip, settings.crf_gradient
+            loss = boundary_loss(probs, crf_probs, ratio_clip=clip, crf_gradient=gradient)
         loss = loss + seeding_loss(probs, labels, balanced=settings.seed_loss == "balanced")
         self.optim.zero_grad(set_to_none=True)
         loss.backward()
