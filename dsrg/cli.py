@@ -42,16 +42,16 @@ def check(json_path: Path | None) -> None:
     """Check params.yaml, what it names, and every image, tag and mask, without writing anything else."""
     from dsrg.data.sources import read_source
     from dsrg.files import write_json
-    from dsrg.inference.named import network_problems, seed_problems
+    from dsrg.inference.named import missing_files, unfit_files
     from dsrg.pipeline import load_stage
 
     problems, warnings, found = [], [], {}
     try:
         stage = load_stage("prepare")
-        problems = network_problems(stage.params.network)
+        problems = missing_files(stage.params)
         settings = stage.params.data.model_dump(exclude={"root", "size", "max_side"})
         classes, checked = read_source(stage.data_root, **settings)
-        problems += seed_problems(stage.params, checked.index, classes)
+        problems = problems or unfit_files(stage.params, checked.index, classes)
         warnings = checked.warnings
         found = {split: len(checked.index.split(split)) for split in ("train", "val")}
         found["masks"] = len(checked.ground_truth)

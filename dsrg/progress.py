@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, elsewhere now and then a line."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -8,25 +9,24 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-QUIET = 10  # seconds at least between two lines, and before the first
-
 
 class Tracker:
     """Told of finished items; `note` is shown beside the count.
 
-    A line at a tenth of the way, unless one came just before; none of work that is done at once.
+    A line at a tenth of the way, unless one came less than DSRG_PROGRESS_SECONDS (10) before; so none of short work.
     """
 
     def __init__(self, name: str, total: int, start: int) -> None:
         self.name, self.total, self.done = name, total, start
         self.began = self.told = time.monotonic()
+        self.quiet = float(os.environ.get("DSRG_PROGRESS_SECONDS") or 10)
 
     def advance(self, note: str = "") -> None:
         self.done += 1
         if self.done * 10 // self.total == (self.done - 1) * 10 // self.total:
             return
         now = time.monotonic()
-        if now - self.told >= QUIET or (self.done == self.total and self.told > self.began):
+        if now - self.told >= self.quiet or (self.done == self.total and self.told > self.began):
             line = f"{self.name}: {self.done}/{self.total}, {now - self.began:.0f} s {note}"
             print(line.rstrip(), file=sys.stderr, flush=True)
             self.told = now

@@ -273,7 +273,7 @@ def test_a_tag_that_is_no_class_comes_with_a_hint(tag, hint):
 
 
 def test_progress_counts_every_file(root, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "QUIET", 0)
+    monkeypatch.setenv("DSRG_PROGRESS_SECONDS", "0")
     check_records(make_scan(root, A, B, C), **RULES)
     lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
     images, masks = (f"checking {what}: " for what in ("images", "masks"))

@@ -166,7 +166,8 @@ def test_a_stage_of_several_processes_is_recorded_by_hand(project):
         return torch.cat([value.flatten() for value in model.weights.values()])
 
     before, growth = weights(), sorted((project / "data" / "growth").rglob("*.png"))
-    said = run(sys.executable, "-m", "stages.train_dsrg", cwd=project, DSRG_DEVICES="2", DSRG_WORKERS="1")
+    settings = {"DSRG_DEVICES": "2", "DSRG_WORKERS": "1", "DSRG_PROGRESS_SECONDS": "0"}
+    said = run(sys.executable, "-m", "stages.train_dsrg", cwd=project, **settings)
     assert "Starting with 2 processes" in said and said.count("train_dsrg: 12/12") == 1
     assert float((weights() - before).norm() / before.norm()) < 1e-4
     assert sorted((project / "data" / "growth").rglob("*.png")) == growth

@@ -219,13 +219,15 @@ def test_check_command(project, monkeypatch):
     "changes, said",
     [
         ({"network": {"backbone": "timm:nothing"}}, ["network.backbone: timm:nothing: no such model"]),
-        ({"network": {"weights": "nowhere.pt"}}, ["nowhere.pt"]),
-        ({"seeds": {"cues": "nowhere.pickle", "cues_list": "list.txt"}}, ["nowhere.pickle", "list.txt"]),
-        ({"saliency": {"method": "maps", "maps": "maps"}}, [f"maps: no map train{row:04}.png" for row in range(12)]),
-        ({"network": {"weights": "no.pt"}, "saliency": {"method": "maps", "maps": "maps"}}, ["no.pt", "train0011.png"]),
-        ({"network": {"weights": "no.pt"}, "data": {"root": "gone"}}, ["no.pt", "gone"]),
+        ({"network": {"weights": "no.pt"}}, ["network.weights: no.pt: not there; expected the path of a file"]),
+        ({"network": {"weights": "params.yaml"}}, ["params.yaml: "]),
+        ({"seeds": {"cues": "no.pickle", "cues_list": "no.txt"}}, ["cues: no.pickle: not", "cues_list: no.txt: not"]),
+        ({"seeds": {"cues": "params.yaml", "cues_list": "dvc.yaml"}}, ["params.yaml: byte 1"]),
+        ({"saliency": {"method": "maps", "maps": "stages"}}, [f"no map train{row:04}.png" for row in range(12)]),
+        ({"network": {"weights": "no.pt"}, "saliency": {"method": "maps", "maps": "no"}}, ["no.pt: not", "no: not"]),
+        ({"network": {"weights": "no.pt"}, "data": {"root": "gone"}}, ["no.pt: not", "gone"]),
     ],
-    ids=["backbone", "weights", "cues", "maps", "both", "no data"],
+    ids=["backbone", "no weights", "no weights' file", "no cues", "no cues' file", "maps", "several", "no data"],
 )
 def test_check_looks_at_all_that_params_name(project, tmp_path, monkeypatch, changes, said):
     """The stages would refuse it too, but those of the seeds after the classifier's training."""

@@ -63,7 +63,8 @@ def read_csv(path) -> list[dict]:
 # Tables
 
 
-def test_a_line_for_every_class_by_hand(rows, tmp_path, capsys):
+def test_a_line_for_every_class_by_hand(rows, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DSRG_PROGRESS_SECONDS", "0")
     counts = counted(rows)
     assert rows[0].seeds.tolist() == [[0, 255, 255, 2], [0, 255, 255, 255]]
     counts.write_classes(tmp_path / "classes.csv")

@@ -1,44 +1,56 @@
-"""What params name beside the data: a network, its weights, ready maps, cues. `dsrg check` looks at them first.
+"""What params name beside the data: weights, a network, ready maps, cues. `dsrg check` looks at them before any stage.
 
-The stages refuse the same, but some of them only after hours of training.
+The stages refuse the same, but some of them only after hours of training. Torch, which takes half a gigabyte of memory,
+is imported by the last function alone.
 """
 
 from collections.abc import Callable
 
-from dsrg.artifacts.cues import read_cues
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
-from dsrg.inference.seeding import ready_maps
-from dsrg.networks.network import grid_size
-from dsrg.networks.weights import initial_segmenter
-from dsrg.params import Network, Params
+from dsrg.params import Params
 
 
-def network_problems(network: Network) -> list[str]:
-    """Why the network cannot be made, or not be filled from the file of its weights; ImageNet's are not fetched."""
-    settings = network.model_dump()
-    if network.weights == "imagenet":
-        settings["weights"] = None
-    return _problems(lambda: initial_segmenter(classes=1, **settings))
+def missing_files(params: Params) -> list[str]:
+    """A line for each file and folder that is named and not there."""
+    named = {"seeds.cues": params.seeds.cues, "seeds.cues_list": params.seeds.cues_list}
+    if params.network.weights != "imagenet":
+        named["network.weights"] = params.network.weights
+    if params.saliency.method == "maps":
+        named["saliency.maps"] = params.saliency.maps
+    return [
+        f"{key}: {path}: not there; expected the path of a {'folder' if key == 'saliency.maps' else 'file'}"
+        for key, path in named.items()
+        if path is not None and not find_in_project(path).exists()
+    ]
 
 
-def seed_problems(params: Params, index: Index, classes: list[str]) -> list[str]:
-    """Why the training images' seeds cannot come from ready cues or maps, where they are to."""
-    train, seeds = index.split("train"), params.seeds
+def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
+    """Why the network cannot be made and filled, or seeds not be had from ready cues or maps; all files are there.
+
+    ImageNet weights are not fetched.
+    """
+    from dsrg.artifacts.cues import read_cues
+    from dsrg.inference.seeding import ready_maps
+    from dsrg.networks.network import grid_size
+    from dsrg.networks.weights import initial_segmenter
+
+    network, train, seeds = params.network.model_dump(), index.split("train"), params.seeds
+    if network["weights"] == "imagenet":
+        network["weights"] = None
+    problems = _problems(lambda: initial_segmenter(classes=len(classes), **network))
     if seeds.cues is not None:
         files, grid = [find_in_project(path) for path in (seeds.cues, seeds.cues_list)], grid_size(params.data.size)
-        if missing := [f"{path}: no such file; see params seeds.cues" for path in files if not path.is_file()]:
-            return missing
-        return _problems(lambda: read_cues(*files, train, grid=grid, classes=classes, conflict="highest"))
-    if params.saliency.method == "maps":
-        return _problems(lambda: ready_maps(params.saliency, train.ids))
-    return []
+        problems += _problems(lambda: read_cues(*files, train, grid=grid, classes=classes, conflict="highest"))
+    elif params.saliency.method == "maps":
+        problems += _problems(lambda: ready_maps(params.saliency, train.ids))
+    return problems
 
 
 def _problems(make: Callable[[], object]) -> list[str]:
     try:
         make()
     except InputError as error:
-        return error.problems
+        return list(error.problems)
     return []
