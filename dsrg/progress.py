@@ -1,6 +1,5 @@
 """Progress of long work: a bar on a terminal, elsewhere now and then a line."""
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -8,6 +7,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dsrg.environment import number
 
 
 class Tracker:
@@ -19,7 +20,7 @@ class Tracker:
     def __init__(self, name: str, total: int, start: int) -> None:
         self.name, self.total, self.done = name, total, start
         self.began = self.told = time.monotonic()
-        self.quiet = float(os.environ.get("DSRG_PROGRESS_SECONDS") or 10)
+        self.quiet = number("DSRG_PROGRESS_SECONDS", 10)
 
     def advance(self, note: str = "") -> None:
         self.done += 1

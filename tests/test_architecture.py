@@ -11,8 +11,8 @@ from closure import ROOT, imports
 FLOORS = [
     ["dsrg.errors"],
     [
-        *("dsrg.files", "dsrg.lock", "dsrg.parallel", "dsrg.processes", "dsrg.progress", "dsrg.record"),
-        *("dsrg.released", "dsrg.sealed", "dsrg.stopping", "dsrg.topology"),
+        *("dsrg.environment", "dsrg.files", "dsrg.lock", "dsrg.parallel", "dsrg.processes", "dsrg.progress"),
+        *("dsrg.record", "dsrg.released", "dsrg.sealed", "dsrg.stopping", "dsrg.topology"),
     ],
     ["dsrg.params"],
     ["dsrg.method"],

@@ -282,6 +282,12 @@ def test_progress_counts_every_file(root, capsys, monkeypatch):
     assert "masks" not in capsys.readouterr().err
 
 
+def test_how_often_progress_is_told_is_a_number(root, monkeypatch):
+    monkeypatch.setenv("DSRG_PROGRESS_SECONDS", "often")
+    with pytest.raises(InputError, match="DSRG_PROGRESS_SECONDS: expected a number, 0 or more, not 'often'"):
+        check_records(make_scan(root, A), **RULES)
+
+
 def test_progress_of_long_work_is_told_now_and_then(capsys, monkeypatch):
     """Ten items of five seconds each, the last of them of one; then the same at once."""
     clock = iter([0, *range(5, 50, 5), 46, *[0] * 11])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.environment import number
 from dsrg.errors import RunError
 from dsrg.sealed import DamagedError, read_sealed, write_sealed
 from dsrg.topology import Share
@@ -69,7 +70,7 @@ def _files(folder: Path) -> dict[int, Path]:
 
 def _wait(start: int, there: dict[int, Path], folder: Path) -> None:
     """Look into the folder until the file is there. Raises RunError when none has come for long."""
-    patience = float(os.environ.get("DSRG_TIMEOUT_SECONDS") or 600)
+    patience = number("DSRG_TIMEOUT_SECONDS", 600)
     until = time.monotonic() + patience
     while start not in there:
         time.sleep(LOOK)

@@ -4,7 +4,6 @@ What a step learns from is the whole batch, however many processes it is spread 
 images, and dropout leaves out of an image what it would leave out of it in one process.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from dsrg.environment import number
 from dsrg.errors import RunError
 
 # older torch has it under its private name only
@@ -28,7 +28,7 @@ def company() -> Iterator[None]:
     if not distributed.is_initialized():
         yield
         return
-    set_timeout(timedelta(seconds=float(os.environ.get("DSRG_TIMEOUT_SECONDS") or 50)))
+    set_timeout(timedelta(seconds=number("DSRG_TIMEOUT_SECONDS", 50)))
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,7 +1,6 @@
 """Checkpoints of an unfinished training, in the stage's scratch folder, which is gone when the training ends."""
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from dsrg.errors import InputError, RunError
+from dsrg.environment import number
+from dsrg.errors import RunError
 from dsrg.sealed import DamagedError, read_sealed, write_sealed
 from dsrg.stopping import Stopped
 
@@ -27,8 +27,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, fingerprint: str) -> None:
         self.folder, self.fingerprint = folder, fingerprint
-        self.interval = _setting("DSRG_CHECKPOINT_SECONDS", 60.0)
-        self.every = _setting("DSRG_CHECKPOINT_STEPS", float("inf"))
+        self.interval = number("DSRG_CHECKPOINT_SECONDS", 60.0)
+        self.every = number("DSRG_CHECKPOINT_STEPS", float("inf"))
         self.kept: list[Path] = []
         self.began = time.monotonic()
         self.last_step, self.last_time = 0, self.began
@@ -107,15 +107,3 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def _setting(name: str, default: float) -> float:
-    """A number, 0 or more, from the environment."""
-    text = os.environ.get(name, "")
-    try:
-        value = float(text or default)
-    except ValueError:
-        value = -1.0
-    if not value >= 0:
-        raise InputError(f"{name}: expected a number, 0 or more, not {text!r}")
-    return value
