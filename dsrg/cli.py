@@ -51,7 +51,7 @@ def check(json_path: Path | None) -> None:
         problems = missing_files(stage.params)
         settings = stage.params.data.model_dump(exclude={"root", "size", "max_side"})
         classes, checked = read_source(stage.data_root, **settings)
-        problems = problems or unfit_files(stage.params, checked.index, classes)
+        problems += unfit_files(stage.params, checked.index, classes)
         warnings = checked.warnings
         found = {split: len(checked.index.split(split)) for split in ("train", "val")}
         found["masks"] = len(checked.ground_truth)

@@ -3,15 +3,14 @@
 import json
 from collections import deque
 
-from dsrg.artifacts.cues import read_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.figures.seeds import write_contact_sheet, write_seed_overlays
-from dsrg.files import find_in_project, write_json
+from dsrg.files import write_json
 from dsrg.inference.cams import load_classifier
 from dsrg.inference.seed_counts import SeedCounts
-from dsrg.inference.seeding import kept_seed_rows
+from dsrg.inference.seeding import kept_seed_rows, ready_cues
 from dsrg.networks.network import grid_size
 from dsrg.pipeline import Stage, run_stage
 from dsrg.processes import deal
@@ -28,8 +27,7 @@ def make_seeds(stage: Stage) -> None:
         settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
         rows = kept_seed_rows(classifier, index, stage.data_root, share=share, **settings)
     else:
-        files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)
-        cues = read_cues(*files, index, grid=grid_size(size), classes=classes, conflict="highest")  # as released
+        cues = ready_cues(seeds, index, grid=grid_size(size), classes=classes)
         print(*cues.remarks(index, classes), sep="\n")
         rows = cues.rows()
     if not stage.topology.first:

@@ -184,7 +184,7 @@ def test_a_name_that_is_no_text_is_said(root):
 MANY = "image,tags\n" + "three," + "|".join(f"class {k}" for k in range(255))
 # name: (file to write, its content or None to remove it, what each problem says)
 BAD = {
-    "no table": (TABLE, None, ["tags.csv: no such file; expected a table of tags (data.root, data.tags)"]),
+    "no table": (TABLE, None, ["tags.csv: no such file; expected a table of tags (data.tags)"]),
     "empty table": (TABLE, "", ["tags.csv:1: no column 'image'; expected", "tags.csv:1: no column 'tags'"]),
     "header alone": (TABLE, "image,tags\n", ["tags.csv: a table without rows"]),
     "other columns": (TABLE, "file,tags\n", ["tags.csv:1: no column 'image'; expected image and tags, perhaps split"]),

@@ -183,7 +183,7 @@ FILES = {
     "UTF-16 in it": ({"classes.txt": CLASSES.encode("utf-16")}, "classes.txt: byte 0 is not UTF-8 text"),
     "a class that never occurs": ({"classes.txt": "cat\ndog\nemu\n"}, "warning: 1 classes have no training image"),
     "a large classes.txt": ({"classes.txt": "x" * 2**21}, "classes.txt: 2.0 MiB; expected at most 1.0 MiB of text"),
-    "no table": ({"tags.csv": None}, "tags.csv: no such file; expected a table of tags (data.root, data.tags)"),
+    "no table": ({"tags.csv": None}, "tags.csv: no such file; expected a table of tags (data.tags)"),
     "another table": ({"tags.csv": None, "labels.csv": TABLE}, "set data.tags to one of those there: labels.csv"),
     "no images": ({f"{name}.png": None for name in "abc"}, "p: no image in this folder or below it; expected .jpg"),
     "images in no row": ({"d.png": PNG}, "warning: 1 images are in no row of the table, so not used: d.png"),

@@ -220,14 +220,15 @@ def test_check_command(project, monkeypatch):
     [
         ({"network": {"backbone": "timm:nothing"}}, ["network.backbone: timm:nothing: no such model"]),
         ({"network": {"weights": "no.pt"}}, ["network.weights: no.pt: not there; expected the path of a file"]),
-        ({"network": {"weights": "params.yaml"}}, ["params.yaml: "]),
+        ({"network": {"weights": "params.yaml"}}, ["network.weights: params.yaml: not a state dict"]),
         ({"seeds": {"cues": "no.pickle", "cues_list": "no.txt"}}, ["cues: no.pickle: not", "cues_list: no.txt: not"]),
         ({"seeds": {"cues": "params.yaml", "cues_list": "dvc.yaml"}}, ["params.yaml: byte 1"]),
         ({"saliency": {"method": "maps", "maps": "stages"}}, [f"no map train{row:04}.png" for row in range(12)]),
         ({"network": {"weights": "no.pt"}, "saliency": {"method": "maps", "maps": "no"}}, ["no.pt: not", "no: not"]),
+        ({"network": {"weights": "no.pt", "backbone": "timm:nothing"}}, ["no.pt: not", "timm:nothing: no such"]),
         ({"network": {"weights": "no.pt"}, "data": {"root": "gone"}}, ["no.pt: not", "gone"]),
     ],
-    ids=["backbone", "no weights", "no weights' file", "no cues", "no cues' file", "maps", "several", "no data"],
+    ids=["backbone", "weights", "no state dict", "cues", "no pickle", "maps", "files", "both", "no data"],
 )
 def test_check_looks_at_all_that_params_name(project, tmp_path, monkeypatch, changes, said):
     """The stages would refuse it too, but those of the seeds after the classifier's training."""
@@ -236,6 +237,14 @@ def test_check_looks_at_all_that_params_name(project, tmp_path, monkeypatch, cha
     result = CliRunner().invoke(main, ["check"])
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
     assert all(words in result.output for words in said), result.output
+
+
+def test_check_wants_no_maps_where_cues_are_ready(project, tmp_path, monkeypatch):
+    cues, maps = {"cues": "no.pickle", "cues_list": "dvc.yaml"}, {"method": "maps", "maps": "no"}
+    tiny_project(tmp_path, seeds=cues, saliency=maps, data={"root": str(project / "data/shapes")})
+    monkeypatch.chdir(tmp_path)
+    output = CliRunner().invoke(main, ["check"]).output
+    assert "seeds.cues: no.pickle: not there" in output and output.endswith("\n1 problem\n")
 
 
 def test_metrics_and_tables_are_where_dvc_expects(project):

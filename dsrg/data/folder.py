@@ -106,18 +106,19 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
 # The table
 
 
-def read_table(path: Path, *, separator: str, images: int) -> list[Row]:
+def read_table(path: Path, *, separator: str, images: int, key: str = "data.tags") -> list[Row]:
     """Read a table of tags: .csv or .tsv with a header, or .jsonl. Raises InputError with every malformed line.
 
     So that a table takes no more memory than there is reason for, it may have TABLE_LINES, or two for each of `images`.
+    key: the param or option that named it.
     """
     if not path.is_file():
         tables = sorted(other.name for other in path.parent.glob("*") if other.suffix in (".csv", ".tsv", ".jsonl"))
-        hint = f"set data.tags to one of those there: {', '.join(tables)}" if tables else "expected a table of tags"
-        raise InputError(f"{path}: no such file; {hint} (data.root, data.tags)")
+        hint = f"set {key} to one of those there: {', '.join(tables)}" if tables else "expected a table of tags"
+        raise InputError(f"{path}: no such file; {hint} ({key})")
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in readers:
-        raise InputError(f"{path}: expected a table of tags, .csv, .tsv or .jsonl (data.tags)")
+        raise InputError(f"{path}: expected a table of tags, .csv, .tsv or .jsonl ({key})")
     text, most = table_text(path, images=images), max(TABLE_LINES, 2 * images)
     if (lines := text.count("\n")) > most:
         raise InputError(f"{path}: {lines:,} lines; expected at most {most:,}, one for each image")

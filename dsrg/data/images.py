@@ -97,23 +97,24 @@ def read_grey(path: str | Path) -> np.ndarray:
     return _decode_png(data, path).astype(np.uint8 if depth == 8 else np.uint16)
 
 
-def check_image(path: str | Path, *, pixels_max: int) -> ImageFacts:
+def check_image(path: str | Path, *, pixels_max: int, key: str = "data.pixels_max") -> ImageFacts:
     """Check an image strictly, to its last byte -> its size as `read_image` returns it, its checksum, what is odd.
 
-    The size in the header is compared with `pixels_max` before anything is decoded. Raises InputError for a file that
+    The size in the header is compared with `pixels_max`, the value of the param or option `key`, before anything is
+    decoded. Raises InputError for a file that
     is too large, empty, truncated, of another format, or no image. Of images with more than LARGE pixels one is decoded
     at a time, and to an eighth of its sides, so that 100 million take 400 MB (800 as a TIFF in one strip); whether it
     is transparent is not looked at.
     """
     with _opened(path) as file:
         if (size := file.seek(0, 2)) > 4 * pixels_max + METADATA_MAX:
-            raise InputError(f"{path}: {size:,} bytes, more than {pixels_max:,} pixels (data.pixels_max) can need")
+            raise InputError(f"{path}: {size:,} bytes, more than {pixels_max:,} pixels ({key}) can need")
         file.seek(0)
         try:
             with Image.open(file, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > pixels_max:
-                    limit = f"more than {pixels_max:,} pixels (data.pixels_max)"
+                    limit = f"more than {pixels_max:,} pixels ({key})"
                     raise InputError(f"{path}: {limit}; scale the image down")
                 heavy = width * height > (4 * LARGE if image.format == "JPEG" else LARGE)
                 with _ONE_AT_A_TIME if heavy else nullcontext():

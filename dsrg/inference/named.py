@@ -13,39 +13,42 @@ from dsrg.params import Params
 
 
 def missing_files(params: Params) -> list[str]:
-    """A line for each file and folder that is named and not there."""
-    named = {"seeds.cues": params.seeds.cues, "seeds.cues_list": params.seeds.cues_list}
-    if params.network.weights != "imagenet":
-        named["network.weights"] = params.network.weights
-    if params.saliency.method == "maps":
-        named["saliency.maps"] = params.saliency.maps
+    """A line for each file and folder that is named, made use of, and not there."""
     return [
         f"{key}: {path}: not there; expected the path of a {'folder' if key == 'saliency.maps' else 'file'}"
-        for key, path in named.items()
-        if path is not None and not find_in_project(path).exists()
+        for key, path in _named(params).items()
+        if not find_in_project(path).exists()
     ]
 
 
 def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
-    """Why the network cannot be made and filled, or seeds not be had from ready cues or maps; all files are there.
+    """Why the network cannot be made and filled, or seeds not be had from ready cues or maps of the training images.
 
-    ImageNet weights are not fetched.
+    What is missing is not told again; ImageNet weights are not fetched.
     """
-    from dsrg.artifacts.cues import read_cues
-    from dsrg.inference.seeding import ready_maps
+    from dsrg.inference.seeding import ready_cues, ready_maps
     from dsrg.networks.network import grid_size
     from dsrg.networks.weights import initial_segmenter
 
-    network, train, seeds = params.network.model_dump(), index.split("train"), params.seeds
-    if network["weights"] == "imagenet":
-        network["weights"] = None
+    there = {key: path for key, path in _named(params).items() if find_in_project(path).exists()}
+    network, train = params.network.model_dump() | {"weights": there.get("network.weights")}, index.split("train")
+    grid = grid_size(params.data.size)
     problems = _problems(lambda: initial_segmenter(classes=len(classes), **network))
-    if seeds.cues is not None:
-        files, grid = [find_in_project(path) for path in (seeds.cues, seeds.cues_list)], grid_size(params.data.size)
-        problems += _problems(lambda: read_cues(*files, train, grid=grid, classes=classes, conflict="highest"))
-    elif params.saliency.method == "maps":
+    if there.keys() >= {"seeds.cues", "seeds.cues_list"}:
+        problems += _problems(lambda: ready_cues(params.seeds, train, grid=grid, classes=classes))
+    if "saliency.maps" in there:
         problems += _problems(lambda: ready_maps(params.saliency, train.ids))
     return problems
+
+
+def _named(params: Params) -> dict[str, str]:
+    """Paths by the params that name them: cues make maps needless."""
+    named = {"network.weights": params.network.weights}
+    if params.seeds.cues is not None:
+        named |= {"seeds.cues": params.seeds.cues, "seeds.cues_list": params.seeds.cues_list}
+    elif params.saliency.method == "maps":
+        named["saliency.maps"] = params.saliency.maps
+    return {key: path for key, path in named.items() if path not in (None, "imagenet")}
 
 
 def _problems(make: Callable[[], object]) -> list[str]:

@@ -94,7 +94,7 @@ def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:
 
     def check(picture: Picture) -> ImageFacts | InputError:
         try:
-            return check_image(picture.path, pixels_max=pixels_max)
+            return check_image(picture.path, pixels_max=pixels_max, key="--pixels-max")
         except InputError as error:
             return error
 
@@ -102,7 +102,7 @@ def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:
     looked_at = tracked(threaded_map(check, pictures), "checking images", len(pictures))
     for picture, found in zip(pictures, looked_at, strict=True):
         if isinstance(found, InputError):
-            problems += [problem.replace("data.pixels_max", "--pixels-max") for problem in found.problems]
+            problems += found.problems
         else:
             good.append(picture)
             facts.append(found)
@@ -120,19 +120,14 @@ def tags_of(pictures: list[Picture], table: Path, classes: list[str], *, separat
 
     Raises InputError with every picture that has no row or several, and every tag that is no class.
     """
-    try:
-        listed = read_table(table, separator=separator, images=len(pictures))
-    except InputError as error:
-        said = [problem.replace("data.root, data.tags", "data.tags") for problem in error.problems]
-        raise InputError(problem.replace("data.tags", "--tags") for problem in said) from None
     names = Names(picture.path.as_posix() for picture in pictures)
     rows: dict[str, list[Row]] = defaultdict(list)
     shared: dict[str, Row] = {}
-    for row in listed:  # one that fits none is of a picture that was not named now
+    for row in read_table(table, separator=separator, images=len(pictures), key="--tags"):
         fitting = names.fitting(row.image)
         if len(fitting) == 1:
             rows[fitting[0]].append(row)
-        else:
+        else:  # of several, or of none that was named now
             shared |= dict.fromkeys(fitting, row)
     problems, tagged = [], []
     for picture in pictures:

@@ -70,7 +70,7 @@ def class_grids(
         views = ([native(image, scale) for scale in settings.scales] for image in images)
         yield from ([_grid(segmenter, view, flip=settings.flip)[0] for view in own] for own in views)
     else:
-        batches = [squares(images, scaled_side(size, scale)) for scale in settings.scales]
+        batches = (squares(images, scaled_side(size, scale)) for scale in settings.scales)
         yield from map(list, zip(*[_grid(segmenter, batch, flip=settings.flip) for batch in batches], strict=True))
 
 
@@ -142,8 +142,8 @@ def opinions(
             known = np.ones(len(grids[0]), bool) if known is None else known.copy()
             grids = _rows(grids, known)
             if labels_only:
-                known[known] = winning = contenders(grids).cpu().numpy()
-                grids = _rows(grids, winning)
+                winning = contenders(grids).cpu().numpy()
+                known[known], grids = winning, _rows(grids, winning)
             yield Opinion(image, known, merged_scores(grids, image.shape[:2], settings), shape)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsrg import parallel
+from dsrg.artifacts.cues import Cues, read_cues
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.artifacts.shards import Item, kept
 from dsrg.data.images import Noted, read_grey, read_image, shrunk
@@ -50,6 +51,12 @@ def saliency_map(
         values = SALIENCY[saliency.method](image, **settings[saliency.method])
     whole = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
     return F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=True)[0, 0].numpy()
+
+
+def ready_cues(seeds: Seeds, index: Index, *, grid: int, classes: list[str]) -> Cues:
+    """The cues of `seeds.cues`, for the images of an index; see `read_cues`, which refuses any that do not fit."""
+    files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)
+    return read_cues(*files, index, grid=grid, classes=classes, conflict="highest")  # as released
 
 
 def ready_maps(saliency: Saliency, ids: list[str]) -> list[Path]:
