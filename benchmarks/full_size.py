@@ -79,7 +79,7 @@ def measure(recipe: str) -> dict:
         supervisor = Supervisor(
             crf=params.crf.train.model_dump(), grow=params.grow.model_dump(), boundary_loss=dsrg.boundary_loss
         )
-        network = params.network.model_dump(exclude={"weights"})
+        network = params.network_of("dsrg").model_dump(exclude={"weights"})
         ends, losses = [time.perf_counter()], []
         objective = seed_objective(dsrg, supervisor=supervisor)
 

@@ -76,7 +76,7 @@ def make_project(folder: Path, count: int) -> None:
         for step in (150, 300, 450):
             with whole_file(stage.file["growth"] / image_id / f"{step:06d}.png") as temporary:
                 temporary.write_bytes(label_png(drawn[0][0]))
-    network = params.network.model_dump(exclude={"weights"})
+    network = params.network_of("dsrg").model_dump(exclude={"weights"})
     segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
     save_model(stage.file["dsrg"], Model("segmenter", VOC_CLASSES, network, params.data.size, segmenter.state_dict()))
 

@@ -43,7 +43,7 @@ def work(what: str, width: int, height: int, params: Params) -> None:
     kernel = params.crf.test.model_dump() | {"iterations": 1}
     if what == STAGES:
         settings = Predict(**released.PREDICT)
-        segmenter = Segmenter(classes=CLASSES - 1, **params.network.model_dump(exclude={"weights"})).eval()
+        segmenter = Segmenter(classes=CLASSES - 1, **params.network_of("dsrg").model_dump(exclude={"weights"})).eval()
         images = noise(width, height, 4 * parallel.worker_count())
         for _ in predictions(segmenter, images, None, settings, size=params.data.size, kernel=kernel):
             pass

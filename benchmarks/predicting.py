@@ -70,7 +70,7 @@ def make_pictures(folder: Path, originals: list[Path] | None, *, side: int, coun
 def save_untrained(path: Path, params: Params) -> None:
     """The recipe's network with random weights, in a model file."""
     torch.manual_seed(0)
-    network = params.network.model_dump(exclude={"weights"})
+    network = params.network_of("dsrg").model_dump(exclude={"weights"})
     segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network).eval()
     save_model(path, Model("segmenter", VOC_CLASSES, network, params.data.size, segmenter.state_dict()))
 

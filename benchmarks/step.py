@@ -64,7 +64,7 @@ class Step:
     def __init__(self, params: Params, device: torch.device) -> None:
         self.settings, self.device = params.dsrg, device
         set_up_torch(params.seed)
-        network = params.network.model_dump(exclude={"weights"})
+        network = params.network_of("dsrg").model_dump(exclude={"weights"})
         segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
         self.segmenter = segmenter.to(device, memory_format=torch.channels_last).train()
         options = self.settings.optimiser.model_dump()
@@ -128,7 +128,7 @@ def measure_classifier(params: Params, *, batch: int, rounds: int) -> Runs:
     """Timings of some steps of the stage `train_cam`, loading included, after a first one, which allocates."""
     cam, size, laps = params.cam, params.data.size, Laps()
     set_up_torch(params.seed)
-    network = {key: getattr(params.network, key) for key in ("backbone", "output_stride", "input")}
+    network = {key: getattr(params.network_of("cam"), key) for key in ("backbone", "output_stride", "input")}
     network |= {"dropout": cam.dropout, "init_std": cam.init_std}
 
     def watch(network: nn.Module, done: int) -> None:

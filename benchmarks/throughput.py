@@ -62,7 +62,7 @@ def photographs(folder: Path, count: int) -> Index:
 def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]:
     """What is timed, by name; `folder` takes what it writes."""
     set_up_torch(params.seed)
-    network, size = params.network.model_dump(exclude={"weights"}), params.data.size
+    network, size = params.network_of("dsrg").model_dump(exclude={"weights"}), params.data.size
     settings = {"classes": len(VOC_CLASSES), "weights": None}
     segmenter = initial_segmenter(**settings, **network).eval().to(device)
     shared = {key: network[key] for key in ("backbone", "output_stride", "input")}

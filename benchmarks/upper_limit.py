@@ -34,7 +34,7 @@ def main(name: str) -> None:
     index = with_ground_truth(read_index(stage.file["index"], classes, max_side=params.data.max_side), truth)
     train, val = index.split("train"), index.split("val")
     set_up_torch(params.seed)
-    network = params.network.model_dump(exclude={"weights"})
+    network = params.network_of("retrain").model_dump(exclude={"weights"})
     batches = Batches(
         train,
         root=root,
@@ -46,7 +46,7 @@ def main(name: str) -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         segmenter = fit(
-            initial_segmenter(classes=len(classes), weights=params.network.weights, **network),
+            initial_segmenter(classes=len(classes), weights=params.network_of("retrain").weights, **network),
             mask_objective(loss="cross_entropy", min_prob=retrain.min_prob),
             batches,
             name="upper limit",

@@ -5,8 +5,9 @@ types, ranges and the rules between keys. Unknown keys and values out of range a
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -97,7 +98,7 @@ class Network(Section):
     rates: Annotated[list[Count], Field(min_length=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     init_std: Positive
-    input: Literal["torchvision", "caffe"]
+    input: Literal["torchvision", "caffe", "caffe_rgb"]
 
     @model_validator(mode="after")
     def _convention(self) -> "Network":
@@ -142,6 +143,7 @@ class Augment(Section):
 
 
 class Training(Section):
+    network: dict[str, Any] | None  # params `network` that differ for this training, see `Params.network_of`
     steps: Count
     batch: Batch
     precision: Literal["fp32", "bf16"]
@@ -289,6 +291,16 @@ class Params(Section):
     retrain: Retrain
     evaluate: Evaluate
 
+    def network_of(self, training: Literal["cam", "dsrg", "retrain"]) -> Network:
+        """The network of a training: params `network`, but for what the training's own `network` says.
+
+        Raises ValidationError where the two do not go together; `load_params` has seen to that.
+        """
+        return Network(**self.network.model_dump() | (getattr(self, training).network or {}))
+
+
+TRAININGS = ("cam", "dsrg", "retrain")
+
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate a whole params file.
@@ -303,9 +315,36 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected sections such as `seeds:` and `grow:`, found {type(raw).__name__}")
     try:
-        return Params.model_validate(raw)
+        params = Params.model_validate(raw)
     except ValidationError as error:
         raise InputError([_explain(path, problem) for problem in error.errors()]) from None
+    if problems := list(_network_problems(path, params)):
+        raise InputError(problems)
+    return params
+
+
+def _network_problems(path: Path, params: Params) -> Iterator[str]:
+    """What is wrong with the trainings' own networks, or keeps one from starting with the weights of another."""
+    networks = {}
+    for training in TRAININGS:
+        try:
+            networks[training] = params.network_of(training).model_dump(exclude={"weights"})
+        except ValidationError as error:
+            for problem in error.errors():
+                yield _explain(path, {**problem, "loc": (training, "network", *problem["loc"])})
+    if len(networks) < len(TRAININGS):
+        return
+    cam, dsrg, retrain = networks.values()
+    if params.dsrg.init == "cam" and cam["backbone"] != dsrg["backbone"]:
+        yield (
+            f"{path}: dsrg.init: cam starts from the classifier's backbone, {cam['backbone']}, but the network is "
+            f"{dsrg['backbone']}; use dsrg.init: weights, or one backbone for both"
+        )
+    if params.retrain.init == "dsrg" and (odd := [key for key in dsrg if dsrg[key] != retrain[key]]):
+        yield (
+            f"{path}: retrain.init: dsrg starts from the weights of the DSRG network, which has another "
+            f"{', '.join(odd)}; use retrain.init: weights, or one network for both"
+        )
 
 
 def _explain(path: Path, problem: dict) -> str:

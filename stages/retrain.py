@@ -27,7 +27,8 @@ def retrain(stage: Stage) -> None:
     params, retrain = stage.params, stage.params.retrain
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
-    network = params.network.model_dump(exclude={"weights"})
+    chosen = params.network_of("retrain")
+    network = chosen.model_dump(exclude={"weights"})
     labelling = stage.params.pseudo_labels.model_dump(exclude={"format", "overlays"})
     labelling["kernel"] = params.crf.test.model_dump()
     # processes that helped with a round are not there for the next one
@@ -35,7 +36,7 @@ def retrain(stage: Stage) -> None:
 
     def train(labels: LabelFolder, folder: Path) -> Model:
         set_up_torch(params.seed)
-        segmenter = initial_segmenter(classes=len(classes), weights=params.network.weights, **network)
+        segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
         if retrain.init == "dsrg":
             load_weights(segmenter, stage.file["dsrg"], kind="segmenter", made_by="train_dsrg", classes=classes)
         shown = {"size": params.data.size, "batch": retrain.batch, "seed": params.seed}

@@ -17,13 +17,9 @@ def train_cam(stage: Stage) -> None:
     classes = read_classes(stage.file["classes"])
     index = read_index(stage.file["index"], classes, max_side=params.data.max_side)
     set_up_torch(params.seed)
-    network = {
-        "backbone": params.network.backbone,
-        "output_stride": params.network.output_stride,
-        "input": params.network.input,
-        "dropout": cam.dropout,
-        "init_std": cam.init_std,
-    }
+    chosen = params.network_of("cam")
+    network = chosen.model_dump(include={"backbone", "output_stride", "input"})
+    network |= {"dropout": cam.dropout, "init_std": cam.init_std}
     batches = Batches(
         index.split("train"),
         root=stage.data_root,
@@ -34,7 +30,7 @@ def train_cam(stage: Stage) -> None:
         **cam.augment.model_dump(),
     )
     classifier = fit(
-        initial_classifier(classes=len(classes), weights=params.network.weights, **network),
+        initial_classifier(classes=len(classes), weights=chosen.weights, **network),
         tag_objective(score_scale=cam.score_scale, score_offset=cam.score_offset),
         batches,
         name=stage.name,

@@ -26,10 +26,10 @@ def train_dsrg(stage: Stage) -> None:
     stored = read_seeds(stage.file["seeds"], classes=classes, grid=grid_size(params.data.size))
     seeds, index = stored.in_order(index.ids), replace(index, present=stored.tags_in_order(index.ids))
     set_up_torch(params.seed)
-    network = params.network.model_dump(exclude={"weights"})
-    supervisor = Supervisor(
-        crf=params.crf.train.model_dump(), grow=params.grow.model_dump(), boundary_loss=dsrg.boundary_loss
-    )
+    chosen = params.network_of("dsrg")
+    network = chosen.model_dump(exclude={"weights"})
+    crf, grow = params.crf.train.model_dump(), params.grow.model_dump()
+    supervisor = Supervisor(crf=crf, grow=grow, boundary_loss=dsrg.boundary_loss)
     batches = Batches(
         index,
         root=stage.data_root,
@@ -51,7 +51,7 @@ def train_dsrg(stage: Stage) -> None:
         times=dsrg.watch_times,
         folder=stage.scratch / "growth",
     )
-    segmenter = initial_segmenter(classes=len(classes), weights=params.network.weights, **network)
+    segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
     if dsrg.init == "cam":
         classifier = load_model(stage.file["cam"], kind="classifier", made_by="train_cam", classes=classes)
         adopt_backbone(segmenter, classifier.weights)

@@ -302,6 +302,7 @@ class TestSegmenter:
         [
             ("torchvision", [(0 / 255 - 0.485) / 0.229, (124 / 255 - 0.456) / 0.224, (255 / 255 - 0.406) / 0.225]),
             ("caffe", [255 - 104, 124 - 117, 0 - 123]),  # blue, green, red
+            ("caffe_rgb", [0 - 123, 124 - 117, 255 - 104]),
         ],
     )
     def test_plain_pictures_go_in(self, convention, expected):

@@ -175,6 +175,29 @@ def test_values_that_contradict_each_other(put, changes, section, said):
     assert problem.startswith(f"{path}: {section}: ") and said in problem
 
 
+def test_a_training_may_have_a_network_of_its_own(put):
+    changed = {"backbone": "resnet101", "head_layers": 1}
+    params = load_params(put({"retrain.network": changed, "retrain.init": "weights"}))
+    assert params.network_of("cam") == params.network_of("dsrg") == params.network
+    assert params.network_of("retrain") == params.network.model_copy(update=changed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cam.network": {"backbone": "vgg19"}}, ["cam.network.backbone: ", "timm:NAME, not 'vgg19'"]),
+        ({"dsrg.network": {"bakcbone": "vgg16"}}, ["dsrg.network.bakcbone: no such parameter"]),
+        ({"retrain.network": {"head": "largefov"}}, ["retrain.network: ", "one branch"]),
+        ({"retrain.network": "vgg16"}, ["retrain.network: ", "dictionary"]),
+        ({"cam.network": {"backbone": "vgg16"}, "dsrg.init": "cam"}, ["dsrg.init: cam starts", "vgg16"]),
+        ({"retrain.network": {"rates": [1]}, "retrain.init": "dsrg"}, ["retrain.init: dsrg", "another rates"]),
+    ],
+)
+def test_networks_of_trainings_that_cannot_be(put, changes, said):
+    (problem,) = problems(put(changes))
+    assert all(part in problem for part in said)
+
+
 def test_one_branch_is_a_largefov(put):
     assert load_params(put({"network.head": "largefov", "network.rates": [12]})).network.rates == [12]
 

@@ -198,6 +198,26 @@ def test_switches_of_table_2(project, tmp_path, monkeypatch, changes):
     assert sha256(tmp_path / "dsrg") != sha256(project / FILE["dsrg"])
 
 
+def test_each_training_with_a_network_of_its_own(tmp_path, monkeypatch):
+    """Seeds from one classifier, another network on them, and a third one taught by its masks, to the end."""
+    own = {
+        "cam": {"network": {"output_stride": 16}},
+        "dsrg": {"network": {"rates": [1, 2]}, "init": "weights"},
+        "retrain": {"network": {"backbone": "mobilenet_v2", "output_stride": 16}, "init": "weights"},
+    }
+    tiny_project(tmp_path, **own)
+    monkeypatch.chdir(tmp_path)
+    for name in ("draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg", "make_pseudo_labels", "retrain"):
+        run(name)
+    run("evaluate")
+    kinds = {"cam": "classifier", "dsrg": "segmenter", "retrain": "segmenter"}
+    for training, kind in kinds.items():
+        network = load_model(tmp_path / FILE[training], kind=kind, made_by="train").network
+        assert network.items() >= own[training]["network"].items()
+    metrics = json.loads((tmp_path / "results/evaluate/metrics.json").read_text())
+    assert metrics.keys() == {"dsrg", "retrain"}
+
+
 def test_show_draws_the_whole_way(project, monkeypatch):
     monkeypatch.chdir(project)
     for image_id in ("train0000", "val0000"):
@@ -219,6 +239,8 @@ def test_check_command(project, monkeypatch):
     "changes, said",
     [
         ({"network": {"backbone": "timm:nothing"}}, ["network.backbone: timm:nothing: no such model"]),
+        ({"retrain": {"network": {"backbone": "timm:nothing"}, "init": "weights"}}, ["retrain.network.backbone: tim"]),
+        ({"cam": {"network": {"weights": "no.pt"}}}, ["cam.network.weights: no.pt: not there"]),
         ({"network": {"weights": "no.pt"}}, ["network.weights: no.pt: not there; expected the path of a file"]),
         ({"network": {"weights": "params.yaml"}}, ["network.weights: params.yaml: not a state dict"]),
         ({"seeds": {"cues": "no.pickle", "cues_list": "no.txt"}}, ["cues: no.pickle: not", "cues_list: no.txt: not"]),
@@ -228,7 +250,7 @@ def test_check_command(project, monkeypatch):
         ({"network": {"weights": "no.pt", "backbone": "timm:nothing"}}, ["no.pt: not", "timm:nothing: no such"]),
         ({"network": {"weights": "no.pt"}, "data": {"root": "gone"}}, ["no.pt: not", "gone"]),
     ],
-    ids=["backbone", "weights", "no state dict", "cues", "no pickle", "maps", "files", "both", "no data"],
+    ids=["backbone", "final", "cam", "weights", "no state", "cues", "no pickle", "maps", "files", "both", "no data"],
 )
 def test_check_looks_at_all_that_params_name(project, tmp_path, monkeypatch, changes, said):
     """The stages would refuse it too, but those of the seeds after the classifier's training."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
-from dsrg.params import Params
+from dsrg.params import TRAININGS, Params
 
 
 def missing_files(params: Params) -> list[str]:
@@ -31,9 +31,12 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
     from dsrg.networks.weights import initial_segmenter
 
     there = {key: path for key, path in _named(params).items() if find_in_project(path).exists()}
-    network, train = params.network.model_dump() | {"weights": there.get("network.weights")}, index.split("train")
-    grid = grid_size(params.data.size)
-    problems = _problems(lambda: initial_segmenter(classes=len(classes), **network))
+    train, grid, problems = index.split("train"), grid_size(params.data.size), []
+    for training in TRAININGS:  # a classifier's backbone is filled as a segmenter's is
+        network = params.network_of(training).model_dump() | {"weights": there.get(_weights_key(params, training))}
+        found = _problems(lambda network=network: initial_segmenter(classes=len(classes), **network))
+        own = getattr(params, training).network
+        problems += [problem for line in found if (problem := f"{training}.{line}" if own else line) not in problems]
     if there.keys() >= {"seeds.cues", "seeds.cues_list"}:
         problems += _problems(lambda: ready_cues(params.seeds, train, grid=grid, classes=classes))
     if "saliency.maps" in there:
@@ -43,12 +46,17 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
 
 def _named(params: Params) -> dict[str, str]:
     """Paths by the params that name them: cues make maps needless."""
-    named = {"network.weights": params.network.weights}
+    named = {_weights_key(params, training): params.network_of(training).weights for training in TRAININGS}
     if params.seeds.cues is not None:
         named |= {"seeds.cues": params.seeds.cues, "seeds.cues_list": params.seeds.cues_list}
     elif params.saliency.method == "maps":
         named["saliency.maps"] = params.saliency.maps
     return {key: path for key, path in named.items() if path not in (None, "imagenet")}
+
+
+def _weights_key(params: Params, training: str) -> str:
+    own = getattr(params, training).network or {}
+    return f"{training}.network.weights" if "weights" in own else "network.weights"
 
 
 def _problems(make: Callable[[], object]) -> list[str]:

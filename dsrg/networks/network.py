@@ -37,6 +37,7 @@ class Normalise(nn.Module):
     """uint8 RGB (B, 3, H, W) -> float (B, 3, H, W) as a network's first weights expect it.
 
     `convention` "torchvision": RGB with ImageNet's mean 0 and deviation 1. "caffe": BGR, 0..255 minus the mean.
+    "caffe_rgb": the same weights with their first layer turned to RGB, as torchvision's `IMAGENET1K_FEATURES` of VGG16.
     """
 
     def __init__(self, convention: str) -> None:
@@ -44,6 +45,7 @@ class Normalise(nn.Module):
         mean, std = {
             "torchvision": (torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255),
             "caffe": (torch.tensor(CAFFE_MEAN), torch.ones(3)),
+            "caffe_rgb": (torch.tensor(CAFFE_MEAN).flip(0), torch.ones(3)),
         }[convention]
         self.bgr = convention == "caffe"
         self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
