@@ -209,6 +209,7 @@ class Seeds(Section):
     crf: SeedCrf
     cues: str | None
     cues_list: str | None
+    cues_use: Literal["all", "foreground"]
     overlays: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
@@ -318,7 +319,14 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         params = Params.model_validate(raw)
     except ValidationError as error:
         raise InputError([_explain(path, problem) for problem in error.errors()]) from None
-    if problems := list(_network_problems(path, params)):
+    problems = list(_network_problems(path, params))
+    by_classifier = params.saliency.with_cam or params.saliency.method in ("cam", "gradient")
+    if params.seeds.cues is not None and params.seeds.cues_use == "foreground" and by_classifier:
+        problems.append(
+            f"{path}: seeds.cues_use: foreground takes its background from a saliency map that needs no classifier: "
+            "use saliency.method mbd, rbd, combined or maps, and saliency.with_cam: false"
+        )
+    if problems:
         raise InputError(problems)
     return params
 

@@ -10,7 +10,7 @@ from dsrg.figures.seeds import write_contact_sheet, write_seed_overlays
 from dsrg.files import write_json
 from dsrg.inference.cams import load_classifier
 from dsrg.inference.seed_counts import SeedCounts
-from dsrg.inference.seeding import kept_seed_rows, ready_cues
+from dsrg.inference.seeding import cue_seed_rows, kept_seed_rows, ready_cues
 from dsrg.networks.network import grid_size
 from dsrg.pipeline import Stage, run_stage
 from dsrg.processes import deal
@@ -29,7 +29,8 @@ def make_seeds(stage: Stage) -> None:
     else:
         cues = ready_cues(seeds, index, grid=grid_size(size), classes=classes)
         print(*cues.remarks(index, classes), sep="\n")
-        rows = cues.rows()
+        settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
+        rows = cue_seed_rows(cues, index, stage.data_root, **settings)
     if not stage.topology.first:
         deque(rows, maxlen=0)
         return

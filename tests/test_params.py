@@ -163,6 +163,11 @@ def test_a_bad_value_is_named_by_its_dotted_key(put, key, value, said):
         ({"cam.augment.scale_min": 2.0}, "cam.augment", "scale_min"),
         ({"saliency.method": "maps"}, "saliency", "the folder"),
         ({"seeds.cues": "cues.pickle"}, "seeds", "go together"),
+        (
+            {"seeds.cues": "c", "seeds.cues_list": "l", "seeds.cues_use": "foreground", "saliency.method": "cam"},
+            "seeds.cues_use",
+            "needs no classifier",
+        ),
         ({"seeds.cues_list": "input_list.txt"}, "seeds", "go together"),
         ({"data.source": "folder", "data.tags": None}, "data", "needs tags"),
         ({"network.weights": "imagenet", "network.input": "caffe"}, "network", "input must be torchvision"),

@@ -37,6 +37,7 @@ class Cues:
     seeds: uint8 (N, h, w) label maps.
     claims: bool (N, C+1), the classes that have cues.
     contested: int64 (N,), the number of cells with cues of several classes.
+    left_out: number of images that the file has cues of and the index does not learn from.
     """
 
     ids: list[str]
@@ -45,6 +46,7 @@ class Cues:
     claims: NDArray[np.bool_]
     contested: NDArray[np.int64]
     conflict: str
+    left_out: int
 
     def rows(self) -> Iterator[SeedRow]:
         """The rows of a seeds file, without saliency and activation maps: cues do not tell what they were made from."""
@@ -62,6 +64,8 @@ class Cues:
         labelled, background = (self.seeds != UNLABELLED).mean(), (self.seeds == 0).mean()
         count = len(self.ids)
         lines = [f"{count} images, {labelled:.1%} of the cells labelled, {background:.1%} background"]
+        if self.left_out:
+            lines.append(f"cues of {self.left_out} more images are left out: the index does not learn from them")
         if self.contested.any():
             kept = "they stay unlabelled" if self.conflict == "unlabelled" else "the class with the highest number wins"
             where = f"{self.contested.sum()}, in {np.count_nonzero(self.contested)} of {count} images"
@@ -88,7 +92,7 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
 
     Args:
         path: CUES.pickle, gzip'ed or not.
-        list_path: input_list.txt; its ids must be those of the index, in any order.
+        list_path: input_list.txt; it must name every image of the index, in any order, and may name more.
         index: the training images.
         grid: cells along a side; a cue beyond is an error.
         classes: names of the classes 1..C.
@@ -101,6 +105,7 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
     if conflict not in CONFLICTS:
         raise ValueError(f"conflict: expected highest or unlabelled, not {conflict!r}")
     listed, line_problems = _read_list(list_path)
+    known = set(index.ids)
     entries = read_pickle(path)
     if type(entries) is not dict:
         raise InputError(f"{path}: holds no dict; expected cues, two arrays an image")
@@ -111,6 +116,7 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
         [
             f"{path}: {image.number}_{kind} ({image.id}): {fault}"
             for image in listed
+            if image.id in known
             for kind, faults in (("labels", _label_faults), ("cues", _cue_faults))
             if (key := f"{image.number}_{kind}") in entries
             for fault in faults(entries[key], classes=len(classes), grid=grid)
@@ -119,7 +125,7 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
     if any(problems):
         raise InputError(line for group in problems for line in _first(group))
 
-    number = {image.id: image.number for image in listed}
+    number = {image.id: image.number for image in listed if image.id in known}
     count = len(index)
     present, claims = (np.zeros((count, len(classes) + 1), bool) for _ in range(2))
     present[:, 0] = True
@@ -129,7 +135,7 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
         present[row, labels] = True
         claims[row, cues[0]] = True
         seeds[row], contested[row] = label_map(cues, grid=grid, conflict=conflict)
-    return Cues(list(index.ids), present, seeds, claims, contested, conflict)
+    return Cues(list(index.ids), present, seeds, claims, contested, conflict, len(listed) - count)
 
 
 def label_map(cues: NDArray[np.integer], *, grid: int, conflict: str) -> tuple[NDArray[np.uint8], int]:
@@ -213,19 +219,12 @@ def _read_list(path: Path) -> tuple[list[_Listed], list[str]]:
 
 
 def _id_problems(listed: list[_Listed], index: Index, list_path: Path) -> list[str]:
-    known, named = set(index.ids), {image.id for image in listed}
-    remedy = "data.train must name the images that the cues were made for"
+    named = {image.id for image in listed}
+    remedy = "data.train may only name images that have cues"
     return [
-        *(
-            f"{list_path}:{i.line}: {i.id!r} is no training image of the index; {remedy}"
-            for i in listed
-            if i.id not in known
-        ),
-        *(
-            f"{list_path}: no line for the training image {image_id!r}; {remedy}"
-            for image_id in index.ids
-            if image_id not in named
-        ),
+        f"{list_path}: no line for the training image {image_id!r}; {remedy}"
+        for image_id in index.ids
+        if image_id not in named
     ]
 
 

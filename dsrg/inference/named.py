@@ -49,7 +49,7 @@ def _named(params: Params) -> dict[str, str]:
     named = {_weights_key(params, training): params.network_of(training).weights for training in TRAININGS}
     if params.seeds.cues is not None:
         named |= {"seeds.cues": params.seeds.cues, "seeds.cues_list": params.seeds.cues_list}
-    elif params.saliency.method == "maps":
+    if params.saliency.method == "maps" and (params.seeds.cues is None or params.seeds.cues_use == "foreground"):
         named["saliency.maps"] = params.saliency.maps
     return {key: path for key, path in named.items() if path not in (None, "imagenet")}
 

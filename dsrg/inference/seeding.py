@@ -1,6 +1,7 @@
 """Seeds of a whole data set: activation maps in this process, saliency in others, rows for seeds.h5 in order."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.squares import cells, image_batches
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.method.saliency import combined, mbd, rbd
-from dsrg.method.seeds import agreed_seeds, make_seeds, tag_probs
+from dsrg.method.seeds import agreed_seeds, make_seeds, tag_probs, with_background
 from dsrg.networks.network import Classifier, grid_size
 from dsrg.params import Saliency, SeedCrf, Seeds
 from dsrg.topology import Share
@@ -57,6 +58,20 @@ def ready_cues(seeds: Seeds, index: Index, *, grid: int, classes: list[str]) -> 
     """The cues of `seeds.cues`, for the images of an index; see `read_cues`, which refuses any that do not fit."""
     files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)
     return read_cues(*files, index, grid=grid, classes=classes, conflict="highest")  # as released
+
+
+def cue_seed_rows(
+    cues: Cues, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency
+) -> Iterator[SeedRow]:
+    """Rows of seeds from ready cues: all of them, or their foreground and background where our saliency is low."""
+    if seeds.cues_use == "all":
+        yield from cues.rows()
+        return
+    maps = saliency_maps(index, root, saliency=saliency, grid=grid_size(size))
+    for row, salient in zip(cues.rows(), maps, strict=True):
+        labels = torch.from_numpy(row.seeds)[None], torch.from_numpy(salient)[None]
+        chosen = with_background(*labels, bg_thresh=seeds.bg_thresh, conflict=seeds.conflict)
+        yield replace(row, seeds=chosen[0].numpy())
 
 
 def ready_maps(saliency: Saliency, ids: list[str]) -> list[Path]:

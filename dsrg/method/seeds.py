@@ -59,6 +59,28 @@ def seed_claims(cams: Tensor, saliency: Tensor, present: Tensor, *, fg_thresh: f
     return torch.cat([(saliency < bg_thresh)[:, None], fires], dim=1)
 
 
+def with_background(foreground: Tensor, saliency: Tensor, *, bg_thresh: float, conflict: str) -> Tensor:
+    """Foreground seeds of another source and background where saliency is low, as in `make_seeds`.
+
+    Args:
+        foreground: uint8 (B, h, w) label map; its background is not taken.
+        saliency, bg_thresh, conflict: as in `make_seeds`; where both claim a pixel, "smaller" gives it to the
+            foreground and "unlabelled" to nobody.
+
+    Returns:
+        uint8 (B, h, w) label map.
+
+    >>> with_background(torch.tensor([[[0, 7, 7, 255]]]), torch.tensor([[[0.9, 0.9, 0, 0]]]), bg_thresh=0.1,
+    ...                 conflict="unlabelled").tolist()
+    [[[255, 7, 255, 0]]]
+    """
+    claimed, background = (foreground != UNLABELLED) & (foreground != 0), saliency < bg_thresh
+    seeds = torch.where(claimed, foreground, torch.where(background, 0, UNLABELLED))
+    if conflict == "unlabelled":
+        seeds = torch.where(claimed & background, UNLABELLED, seeds)
+    return seeds.to(torch.uint8)
+
+
 def tag_probs(cams: Tensor, saliency: Tensor, present: Tensor, *, background: float, min_prob: float) -> Tensor:
     """Activation maps of one image read as probabilities of its classes and background, as input to a CRF.
 
