@@ -33,8 +33,8 @@ from dsrg.errors import InputError
 from dsrg.method.crf import dense_crf, unary_energies
 from dsrg.method.lattice import lattices
 from dsrg.method.mean_field import Kernel, mean_field
-from dsrg.parallel import worker_count
 from dsrg.params import load_params
+from dsrg.runtime.workers import worker_count
 
 
 @dataclass(frozen=True)

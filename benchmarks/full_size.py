@@ -23,7 +23,6 @@ from rich.table import Table
 
 from benchmarks import RESULTS
 from benchmarks.timing import write_figures
-from dsrg import parallel
 from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.index import Index, present_from_tags
@@ -33,6 +32,7 @@ from dsrg.method.label_maps import UNLABELLED
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
+from dsrg.runtime import workers
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.seed_objective import seed_objective
 from dsrg.training.supervision import Supervisor
@@ -108,7 +108,7 @@ def measure(recipe: str) -> dict:
         kernel = params.crf.test.model_dump()
         (found,) = predictions(segmenter, [image], None, params.evaluate, size=size, kernel=kernel)
         seconds = time.perf_counter() - began
-    parallel.pool().shutdown()  # a process that has processes of its own does not end before them
+    workers.pool().shutdown()  # a process that has processes of its own does not end before them
     if not (np.isfinite(losses).all() and found.labels.shape == image.shape[:2]):
         raise RuntimeError(f"{recipe}: losses {losses}, label map {found.labels.shape}")
     return {

@@ -47,7 +47,6 @@ from dsrg.artifacts.label_folder import CHECKSUMS, PLACES, LabelFolder, written_
 from dsrg.artifacts.model_file import FORMAT, VERSION, Model, _digest, load_model, save_model
 from dsrg.artifacts.safe_pickle import INSTRUCTIONS, NAMES
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
-from dsrg.artifacts.shards import kept
 from dsrg.data.check import Scan, check_records
 from dsrg.data.coco import scan_coco
 from dsrg.data.folder import scan_folder
@@ -58,8 +57,9 @@ from dsrg.data.voc import scan_voc
 from dsrg.errors import InputError, RunError
 from dsrg.files import sha256, write_json
 from dsrg.params import load_params
-from dsrg.sealed import write_sealed
-from dsrg.topology import Share
+from dsrg.runtime.checksummed import write_sealed
+from dsrg.runtime.launcher import Share
+from dsrg.runtime.resumable import kept
 from dsrg.training.resume import Checkpoints
 
 SECONDS = 10  # of the processor that one input may take

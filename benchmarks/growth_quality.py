@@ -29,7 +29,7 @@ from dsrg.method.losses import smoothed_softmax
 from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.networks.network import grid_size
 from dsrg.pipeline import load_stage
-from dsrg.progress import tracked
+from dsrg.runtime.progress import tracked
 from dsrg.training.supervision import Supervisor
 
 THRESHOLDS = {

@@ -21,11 +21,12 @@ from rich.table import Table
 from benchmarks import RESULTS
 from benchmarks.stages import measured
 from benchmarks.timing import write_figures
-from dsrg import parallel, released
+from dsrg import released
 from dsrg.inference.predict import predictions
 from dsrg.method.crf import dense_crf
 from dsrg.networks.network import Segmenter
 from dsrg.params import Params, Predict, load_params
+from dsrg.runtime import workers
 
 CLASSES = 21
 STAGES = "predictions"  # of several images
@@ -44,7 +45,7 @@ def work(what: str, width: int, height: int, params: Params) -> None:
     if what == STAGES:
         settings = Predict(**released.PREDICT)
         segmenter = Segmenter(classes=CLASSES - 1, **params.network_of("dsrg").model_dump(exclude={"weights"})).eval()
-        images = noise(width, height, 4 * parallel.worker_count())
+        images = noise(width, height, 4 * workers.worker_count())
         for _ in predictions(segmenter, images, None, settings, size=params.data.size, kernel=kernel):
             pass
         return
@@ -70,7 +71,7 @@ def main(quick: bool, out: Path, case: tuple[str, int, int] | None) -> None:
         table.add_row(what, f"{width} x {height}", f"{seconds:.0f}", f"{peak:.2f}", f"{floor:.2f}")
         figures[f"{what} {width} x {height}"] = {"seconds": seconds, "peak_gib": peak, "floor_gib": floor}
     Console().print(table)
-    write_figures(out, {"classes": CLASSES, "workers": parallel.worker_count(), "cases": figures})
+    write_figures(out, {"classes": CLASSES, "workers": workers.worker_count(), "cases": figures})
 
 
 if __name__ == "__main__":

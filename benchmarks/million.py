@@ -27,13 +27,13 @@ from benchmarks import RESULTS
 from benchmarks.timing import write_figures
 from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
-from dsrg.artifacts.shards import kept
 from dsrg.data.batches import batch_indices
 from dsrg.data.folder import scan_folder
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.data.texts import GrowingTexts
-from dsrg.topology import Share
+from dsrg.runtime.launcher import Share
+from dsrg.runtime.resumable import kept
 
 CLASSES = [f"class {number}" for number in range(80)]
 GRID, SIDE, BATCH = 9, 16, 20

@@ -25,13 +25,13 @@ from benchmarks import RESULTS
 from benchmarks.floors import operations, rates
 from benchmarks.full_size import drawn_seeds, noise_images
 from benchmarks.timing import COLUMNS, Runs, now, ratio, write_figures
-from dsrg import parallel
 from dsrg.data.batches import Batch, Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params, load_params
+from dsrg.runtime import workers
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.optimisers import build_optimiser, parameter_groups
 from dsrg.training.supervision import Supervisor
@@ -187,7 +187,7 @@ def main(recipe: str, batch: int | None, rounds: int, quick: bool, out: Path | N
     figures = {"batch": batch, "size": params.data.size, "precision": params.dsrg.precision, "parts": parts}
     figures |= {"with_over_without": times, "with_over_without_processor": work}
     figures |= {"flop": flops, "rates": device_rates, "floor_s": floor, "cam_step": cam_figures}
-    write_figures(out or RESULTS / f"step-{name}.json", {"workers": parallel.worker_count(), **figures})
+    write_figures(out or RESULTS / f"step-{name}.json", {"workers": workers.worker_count(), **figures})
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ from dsrg.inference.labelling import predicted_labels
 from dsrg.inference.seeding import seed_rows
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
-from dsrg.parallel import threaded_map
 from dsrg.params import Params, load_params
+from dsrg.runtime.workers import threaded_map
 from dsrg.training.fit import set_up_torch
 
 Work = Callable[[Index, Path], object]

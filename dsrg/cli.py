@@ -351,7 +351,7 @@ def submission(name: str, out: Path) -> None:
     from dsrg.inference.predict import load_segmenter, predictions
     from dsrg.inference.squares import read_images
     from dsrg.pipeline import load_stage
-    from dsrg.progress import tracked
+    from dsrg.runtime.progress import tracked
 
     stage = load_stage("submission")
     params = stage.params
@@ -507,9 +507,9 @@ def _predict(
     from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
     from dsrg.inference.predict import enlarged
     from dsrg.inference.trained import Segmenter
-    from dsrg.parallel import keep_memory, threaded_map
     from dsrg.params import CrfKernel, Predict
-    from dsrg.progress import tracked
+    from dsrg.runtime.progress import tracked
+    from dsrg.runtime.workers import keep_memory, threaded_map
 
     keep_memory(128 << 20)  # 21 classes' scores at the longest side that is usual
     found, tagged = find_pictures(pictures), None

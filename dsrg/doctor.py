@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from dsrg.errors import InputError
 from dsrg.files import read_text, readable, sha256
-from dsrg.record import md5, read_record
+from dsrg.runtime.dvc_lock import md5, read_record
 
 FINE, NOTE, WRONG = "fine", "note", "wrong"
 MEMORY = 4 * 2**30  # bytes; the demo and the small recipes take up to 3.2 GiB (README, measured results)

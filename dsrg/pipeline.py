@@ -30,11 +30,11 @@ from dsrg.files import (
     write_json,
     write_text,
 )
-from dsrg.lock import one_writer, try_lock
 from dsrg.params import Params, load_params
-from dsrg.record import read_record, rotten
-from dsrg.stopping import Stopped, leave_keyboard_to_starter, starter, stop_with, stoppable
-from dsrg.topology import Topology, topology
+from dsrg.runtime.dvc_lock import read_record, rotten
+from dsrg.runtime.launcher import Topology, topology
+from dsrg.runtime.lock import one_writer, try_lock
+from dsrg.runtime.signals import Stopped, leave_keyboard_to_starter, starter, stop_with, stoppable
 
 ORIGIN = "origin.json"  # in a scratch folder: what its name is the digest of
 LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python", "pydensecrf", "timm")  # that results may depend on
@@ -134,7 +134,8 @@ class Stage:
             origin |= _leaves(key, _dig(values, key))
         for path in map(self._path, self._declared["deps"]):
             for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-                origin[str(file)] = sha256(file)
+                if "__pycache__" not in file.parts:
+                    origin[str(file)] = sha256(file)
         return origin | library_versions()
 
     @cached_property

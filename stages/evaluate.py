@@ -12,7 +12,7 @@ from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.scoring import best_and_worst, with_ground_truth, write_per_class, write_per_image
 from dsrg.pipeline import Stage, library_versions, run_stage
-from dsrg.processes import deal
+from dsrg.runtime.distributed import deal
 
 
 def evaluate(stage: Stage) -> None:

@@ -12,8 +12,8 @@ from dsrg.figures.overlays import write_label_overlays
 from dsrg.inference.labelling import kept_labels, predicted_labels
 from dsrg.inference.predict import Prediction, load_segmenter
 from dsrg.pipeline import Stage, run_stage
-from dsrg.processes import deal
-from dsrg.progress import tracked
+from dsrg.runtime.distributed import deal
+from dsrg.runtime.progress import tracked
 
 
 def make_pseudo_labels(stage: Stage) -> None:

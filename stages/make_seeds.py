@@ -13,7 +13,7 @@ from dsrg.inference.seed_counts import SeedCounts
 from dsrg.inference.seeding import cue_seed_rows, kept_seed_rows, ready_cues
 from dsrg.networks.network import grid_size
 from dsrg.pipeline import Stage, run_stage
-from dsrg.processes import deal
+from dsrg.runtime.distributed import deal
 
 
 def make_seeds(stage: Stage) -> None:

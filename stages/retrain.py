@@ -16,8 +16,8 @@ from dsrg.inference.labelling import predicted_labels
 from dsrg.inference.predict import load_segmenter
 from dsrg.networks.weights import initial_segmenter
 from dsrg.pipeline import Stage, run_stage
-from dsrg.progress import tracked
-from dsrg.topology import ALONE
+from dsrg.runtime.launcher import ALONE
+from dsrg.runtime.progress import tracked
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.mask_objective import mask_objective
 from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds

@@ -15,7 +15,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from dsrg.pipeline import load_stage
-from dsrg.progress import Tracker
+from dsrg.runtime.progress import Tracker
 
 
 def kill_after(name: str, items: int) -> None:

@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 import torch
 
-from dsrg import parallel
+from dsrg.runtime import workers
 
 # in the background or under nohup these are ignored, also by the programs that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,8 +36,8 @@ def root() -> Path:
 @pytest.fixture
 def processes(monkeypatch):
     """Sets the number of worker processes; the pool that a test starts ends with the test."""
-    parallel.pool.cache_clear()
+    workers.pool.cache_clear()
     yield lambda count: monkeypatch.setenv("DSRG_WORKERS", str(count))
-    if parallel.pool.cache_info().currsize:
-        parallel.pool().shutdown()
-    parallel.pool.cache_clear()
+    if workers.pool.cache_info().currsize:
+        workers.pool().shutdown()
+    workers.pool.cache_clear()

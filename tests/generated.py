@@ -20,8 +20,8 @@ from dsrg.inference.squares import read_images
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params
-from dsrg.processes import deal
-from dsrg.topology import ALONE, Topology, topology
+from dsrg.runtime.distributed import deal
+from dsrg.runtime.launcher import ALONE, Topology, topology
 from dsrg.training.fit import set_up_torch
 
 COUNT, SIZE, CLASSES = 40, 33, ["a", "b"]  # three files of kept work, of which one is not full

@@ -22,7 +22,7 @@ DVC = """
 """
 SLOW = """
     import os, time
-    from dsrg.stopping import Stopped, starter, stop_with, stoppable
+    from dsrg.runtime.signals import Stopped, starter, stop_with, stoppable
     with stoppable():
         stop_with(starter())
         open("ready", "w").close()

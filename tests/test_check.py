@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsrg import progress
 from dsrg.data.check import Fault, Record, Scan, check_records, tag_faults
 from dsrg.data.images import read_mask
 from dsrg.data.index import read_index, write_index
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
+from dsrg.runtime import progress
 
 RULES = {"pixels_max": 100, "on_bad": "fail", "untagged": "background"}
 CLASSES = ["cat", "dog"]

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.crf import Case, compare
-from dsrg import parallel
 from dsrg.errors import InputError
 from dsrg.method import crf
 from dsrg.method.crf import clamped, dense_crf, engine_on, unary_energies
+from dsrg.runtime import workers
 
 needs_pydensecrf = pytest.mark.skipif(not importlib.util.find_spec("pydensecrf"), reason="pydensecrf is not installed")
 
@@ -197,7 +197,7 @@ def test_a_batch_gives_what_its_images_give_alone_in_one_process_or_two(processe
     for count in (1, 2):
         processes(count)
         assert torch.equal(dense_crf(images, energies, **GENTLE, iterations=10), alone)
-    assert parallel.pool.cache_info().currsize == 1  # the second really went through the pool
+    assert workers.pool.cache_info().currsize == 1  # the second really went through the pool
     assert torch.equal(dense_crf(images, energies, **GENTLE, iterations=10, engine="pydensecrf"), alone)
 
 

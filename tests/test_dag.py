@@ -1,6 +1,7 @@
 """dvc.yaml says what the stages really do: files of code, params, data."""
 
 import re
+from pathlib import Path
 
 import pytest
 from closure import ROOT, closure
@@ -11,6 +12,8 @@ from dsrg.params import Params, load_params
 DAG = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())
 STAGES = DAG["stages"]
 FILE = DAG["vars"][0]["file"]
+# What can change no byte of an out: changed, it reruns nothing, and goes on with a training that was stopped.
+PLUMBING = ("dsrg/runtime/", "dsrg/__init__.py", "dsrg/errors.py", "dsrg/pipeline.py")
 
 
 def filled(text: str) -> str:
@@ -22,15 +25,34 @@ def outs(stage: dict) -> set[str]:
     return {filled(next(iter(entry)) if isinstance(entry, dict) else entry) for entry in entries}
 
 
+def code_deps(stage: dict) -> list[str]:
+    return [dep for dep in stage["deps"] if dep.startswith(("dsrg/", "stages/"))]
+
+
 def data_deps(stage: dict) -> set[str]:
-    return {filled(dep) for dep in stage["deps"] if not dep.endswith(".py")}
+    return {filled(dep) for dep in stage["deps"]} - {*code_deps(stage)}
+
+
+def listing(path: str) -> str:
+    """How dvc.yaml lists a file of code: by itself in the rooms whose files are the method, else its room.
+
+    >>> listing("dsrg/method/growing.py"), listing("dsrg/data/index.py"), listing("dsrg/params.py")
+    ('dsrg/method/growing.py', 'dsrg/data', 'dsrg/params.py')
+    """
+    folder = str(Path(path).parent)
+    by_file = [f"dsrg/{room}" for room in ("method", "training", "evaluation", "figures")]
+    return path if folder in ("dsrg", "stages", *by_file) else folder
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_code_deps_of_a_stage_are_its_import_closure(name):
-    declared = [dep for dep in STAGES[name]["deps"] if dep.endswith(".py")]
-    needed = sorted(closure(f"stages.{name}"))
-    assert declared == needed, "dvc.yaml should list:\n" + "\n".join(f"      - {path}" for path in needed)
+    needed = sorted({listing(path) for path in closure(f"stages.{name}") if not path.startswith(PLUMBING)})
+    said = "dvc.yaml should list:\n" + "\n".join(f"      - {path}" for path in needed)
+    assert code_deps(STAGES[name]) == needed, said
+
+
+def test_the_list_of_stages_is_short():
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 430
 
 
 @pytest.mark.parametrize("name", STAGES)

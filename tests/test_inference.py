@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from toy import picture, recipe, save_index
 
-from dsrg import parallel, released
+from dsrg import released
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import read_image, shrunk
@@ -43,7 +43,8 @@ from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.method.metrics import total_confusion
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Predict, Saliency, Seeds
-from dsrg.topology import Share
+from dsrg.runtime import workers
+from dsrg.runtime.launcher import Share
 
 KERNEL = {
     **{"gaussian_weight": 3.0, "gaussian_xy": 3.0, "bilateral_weight": 10.0, "bilateral_xy": 80.0},
@@ -272,7 +273,7 @@ class TestLabels:
             while taken := list(islice(items, in_flight)):
                 yield from map(function, taken)
 
-        monkeypatch.setattr(parallel, "ordered_map", several)
+        monkeypatch.setattr(workers, "ordered_map", several)
         several_opinions = [self.opinion(seed) for seed in range(4)]
         found = list(decided(iter(several_opinions), kernel=KERNEL))
         assert len(found) == 4 and not list(decided([], kernel=KERNEL))

@@ -9,14 +9,14 @@ import sys
 import pytest
 from toy import ROOT
 
-from dsrg import lock
 from dsrg.errors import InputError, RunError
-from dsrg.lock import one_writer, try_lock
+from dsrg.runtime import lock
+from dsrg.runtime.lock import one_writer, try_lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dsrg.lock import one_writer
+from dsrg.runtime.lock import one_writer
 
 with one_writer(Path(sys.argv[1]), "the stage"):
     print("held", flush=True)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from toy import ROOT
 
-from dsrg import parallel
 from dsrg.errors import InputError
+from dsrg.runtime import workers
 
 WORK = """
     import os, sys, time
-    from dsrg.parallel import ordered_map
+    from dsrg.runtime.workers import ordered_map
 
     def work(number):
         time.sleep(0.02 * (number % 3 == 0))  # the first of three is the last to be done
@@ -88,7 +88,7 @@ def test_a_worker_that_dies_is_an_error_and_no_endless_wait(tmp_path):
 def test_a_worker_that_cannot_start_is_an_error_that_names_the_cause(tmp_path, read_from):
     """A worker imports the main program: there is none where it was typed in, and without its guard it runs again."""
     path = tmp_path / "program.py"
-    path.write_text("from dsrg.parallel import ordered_map\nlist(ordered_map(abs, range(2)))\n")
+    path.write_text("from dsrg.runtime.workers import ordered_map\nlist(ordered_map(abs, range(2)))\n")
     environment = os.environ | {"DSRG_WORKERS": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     program, typed = {"stdin": ("-", path.read_text()), "file": (path, None)}[read_from]
     options = {"input": typed, "cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
@@ -100,7 +100,7 @@ def test_a_worker_that_cannot_start_is_an_error_that_names_the_cause(tmp_path, r
 def test_work_is_taken_only_as_results_are_fetched(monkeypatch):
     monkeypatch.setenv("DSRG_WORKERS", "1")
     taken = []
-    results = parallel.ordered_map(abs, (taken.append(number) or number for number in range(100)))
+    results = workers.ordered_map(abs, (taken.append(number) or number for number in range(100)))
     assert taken == [] and next(results) == 0 and taken == [0]
 
 
@@ -120,32 +120,32 @@ def test_no_more_than_a_few_items_a_worker_are_in_flight(monkeypatch):
 
     waiting, most = [], 0
     monkeypatch.setenv("DSRG_WORKERS", "2")
-    monkeypatch.setattr(parallel, "pool", Now)
-    for _ in parallel.ordered_map(abs, range(100)):
+    monkeypatch.setattr(workers, "pool", Now)
+    for _ in workers.ordered_map(abs, range(100)):
         most = max(most, len(waiting))
     assert 2 <= most <= 8 and not waiting
 
 
-def add_row(job: tuple[parallel.Shared, int]) -> int:
+def add_row(job: tuple[workers.Shared, int]) -> int:
     place, row = job
     place.array()[row] += row
     return os.getpid()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_a_shared_array_in_place_and_nothing_of_it_is_left(processes, workers):
-    processes(workers)
+@pytest.mark.parametrize("count", [1, 2])
+def test_workers_change_a_shared_array_in_place_and_nothing_of_it_is_left(processes, count):
+    processes(count)
     before = set(os.listdir("/proc/self/fd"))
-    with parallel.shared((3, 2)) as place:
+    with workers.shared((3, 2)) as place:
         mine = place.array()
         assert mine.dtype == np.float32 and mine.tolist() == [[0, 0]] * 3
         mine[:] = np.arange(6).reshape(3, 2)
-        where = set(parallel.ordered_map(add_row, [(place, row) for row in range(3)]))
-        assert (os.getpid() in where) == (workers == 1)
+        where = set(workers.ordered_map(add_row, [(place, row) for row in range(3)]))
+        assert (os.getpid() in where) == (count == 1)
     assert mine.tolist() == [[0, 1], [3, 4], [6, 7]]
     assert not Path(place.path).exists()
     del mine
-    if workers == 1:
+    if count == 1:
         assert set(os.listdir("/proc/self/fd")) == before
 
 
@@ -155,7 +155,7 @@ class TestThreads:
             time.sleep(0.01 * (number % 3 == 0))  # the first of three is the last to be done
             return number, os.getpid(), threading.get_ident()
 
-        numbers, places, threads = zip(*parallel.threaded_map(work, range(20)), strict=True)
+        numbers, places, threads = zip(*workers.threaded_map(work, range(20)), strict=True)
         assert numbers == tuple(range(20)) and set(places) == {os.getpid()}
         assert threading.get_ident() not in threads
 
@@ -170,7 +170,7 @@ class TestThreads:
 
         seen = []
         with pytest.raises(KeyError, match="three"):
-            for number in parallel.threaded_map(work, range(1000)):
+            for number in workers.threaded_map(work, range(1000)):
                 seen.append(number)
         assert seen == [0, 1, 2] and max(done) < 20
 
@@ -182,7 +182,7 @@ class TestThreads:
             time.sleep(0.01)
             done.append(number)
 
-        results = parallel.threaded_map(work, range(1000))
+        results = workers.threaded_map(work, range(1000))
         next(results)
         results.close()
         assert sorted(begun) == sorted(done) and len(done) < 20
@@ -194,14 +194,14 @@ class TestAhead:
             for number in range(50):
                 yield number, threading.get_ident()
 
-        numbers, threads = zip(*parallel.ahead(items(), most=3), strict=True)
+        numbers, threads = zip(*workers.ahead(items(), most=3), strict=True)
         assert numbers == tuple(range(50)) and threading.get_ident() not in threads and len(set(threads)) == 1
-        assert list(parallel.ahead([], most=3)) == []
+        assert list(workers.ahead([], most=3)) == []
 
     @pytest.mark.parametrize("most", [1, 4])
     def test_only_a_few_wait(self, most):
         made = []
-        for number in parallel.ahead((made.append(one) or one for one in range(100)), most=most):
+        for number in workers.ahead((made.append(one) or one for one in range(100)), most=most):
             assert len(made) <= number + 1 + most
 
     def test_what_goes_wrong_is_raised_in_its_place(self):
@@ -211,13 +211,13 @@ class TestAhead:
 
         seen = []
         with pytest.raises(InputError, match="c: bad\nd: bad"):
-            for number in parallel.ahead(items(), most=5):
+            for number in workers.ahead(items(), most=5):
                 seen.append(number)
         assert seen == [0, 1, 2]
 
     def test_nothing_goes_on_when_nobody_wants_more(self):
         made = []
-        taken = parallel.ahead((made.append(one) or one for one in range(1000)), most=3)
+        taken = workers.ahead((made.append(one) or one for one in range(1000)), most=3)
         assert next(taken) == 0
         before = threading.active_count()
         taken.close()
@@ -226,20 +226,20 @@ class TestAhead:
 
 def test_number_of_workers(monkeypatch):
     monkeypatch.setenv("DSRG_WORKERS", "3")
-    assert parallel.worker_count() == 3
+    assert workers.worker_count() == 3
     monkeypatch.setenv("DSRG_WORKERS", "0")
-    assert parallel.worker_count() == 1
+    assert workers.worker_count() == 1
     monkeypatch.delenv("DSRG_WORKERS")
-    assert parallel.worker_count() == len(os.sched_getaffinity(0))
+    assert workers.worker_count() == len(os.sched_getaffinity(0))
     for wrong in ("two", "-1", "1.5"):
         monkeypatch.setenv("DSRG_WORKERS", wrong)
         with pytest.raises(InputError, match="DSRG_WORKERS"):
-            parallel.worker_count()
+            workers.worker_count()
 
 
 FAULTS = """
     import ctypes, resource
-    from dsrg.parallel import ordered_map
+    from dsrg.runtime.workers import ordered_map
 
     def faults(_):
         libc = ctypes.CDLL(None)

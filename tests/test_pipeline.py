@@ -150,7 +150,9 @@ CIRCUMSTANCES = [
 
 
 def test_killed_twice_and_gone_on_with_otherwise_the_same_bits(project, tmp_path):
-    """... with 4, 0 and 1 workers, in other locales, time zones, hash seeds and orders of files, through a link."""
+    """... with 4, 0 and 1 workers, in other locales, time zones, hash seeds and orders of files, through a link, with
+    dsrg/runtime changed in between.
+    """
     folder = tiny_project(tmp_path / "project")
     (tmp_path / "disk").mkdir()
     (folder / "data").symlink_to(tmp_path / "disk")
@@ -162,8 +164,31 @@ def test_killed_twice_and_gone_on_with_otherwise_the_same_bits(project, tmp_path
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == (-signal.SIGKILL if kill else 0), done.stderr
         assert "going on from step" in done.stdout or seed == 1
+        for file in (folder / "dsrg/runtime").glob("*.py"):
+            file.write_text(f"{file.read_text()}# changed\n")
     assert checksums(folder) == checksums(project)
     assert leftovers(folder) == []
+
+
+def test_what_a_changed_line_of_code_reruns(tmp_path):
+    folder = tiny_project(tmp_path)
+    for out in {out for stage in STAGES.values() for out in outs(stage)}:
+        (folder / out).parent.mkdir(parents=True, exist_ok=True)
+        (folder / out).write_text(out)
+    dvc = [sys.executable, "-m", "dvc"]
+    for command in (["init", "--no-scm"], ["commit", "--force"]):
+        subprocess.run([*dvc, *command, "--quiet"], cwd=folder, check=True)
+
+    def changed_by(file: str) -> set[str]:
+        before = (folder / file).read_text()
+        (folder / file).write_text(f"{before}# changed\n")
+        found = subprocess.run([*dvc, "status", "--json"], cwd=folder, capture_output=True, text=True, check=True)
+        (folder / file).write_text(before)
+        return {*json.loads(found.stdout)}
+
+    assert changed_by("dsrg/runtime/progress.py") == set()
+    assert changed_by("dsrg/method/growing.py") == {"train_dsrg"}  # and what follows it, where its outs change
+    assert changed_by("dsrg/networks/heads.py") >= {"train_cam", "make_seeds", "train_dsrg", "retrain", "evaluate"}
 
 
 def test_another_seed_gives_another_network(project, tmp_path, monkeypatch):

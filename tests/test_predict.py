@@ -409,7 +409,7 @@ def test_what_ends_the_work_is_told_without_a_traceback(place, monkeypatch):
     def killed(jobs: object) -> None:
         raise RunError("a worker process was killed, most likely for want of memory")
 
-    monkeypatch.setattr("dsrg.inference.predict.parallel.ordered_map", lambda function, jobs: killed(jobs))
+    monkeypatch.setattr("dsrg.inference.predict.workers.ordered_map", lambda function, jobs: killed(jobs))
     result = CliRunner().invoke(main, ["predict", str(save("a.png")), "--out", "out", "--crf"])
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert result.output.endswith("a worker process was killed, most likely for want of memory\n")

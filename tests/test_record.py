@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_project
 
 from dsrg.errors import InputError
-from dsrg.record import Out, md5, read_record, rotten
+from dsrg.runtime.dvc_lock import Out, md5, read_record, rotten
 
 LOCK = """schema: '2.0'
 stages:

@@ -248,6 +248,7 @@ class TestScratch:
         origin = json.loads((load_stage("make_seeds").scratch / "origin.json").read_text())
         assert origin["seeds.fg_thresh"] == 0.15 and len(origin["data/cam.pt"]) == 64
         assert len(origin["dsrg/method/seeds.py"]) == 64 and "torch" in origin
+        assert not [name for name in origin if "runtime" in name or "__pycache__" in name]
 
     def test_two_at_once_do_not_share_it(self):
         """Two experiments, each in a folder of its own, may need the same classifier at the same time."""

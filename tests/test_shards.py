@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrg.artifacts import shards
-from dsrg.artifacts.shards import SHARD, kept
 from dsrg.errors import RunError
-from dsrg.sealed import DamagedError, read_sealed, write_sealed
-from dsrg.topology import Share
+from dsrg.runtime import resumable
+from dsrg.runtime.checksummed import DamagedError, read_sealed, write_sealed
+from dsrg.runtime.launcher import Share
+from dsrg.runtime.resumable import SHARD, kept
 
 
 class Killed(Exception):
@@ -84,14 +84,14 @@ def test_goes_on_with_another_number_of_processes(tmp_path):
 def test_the_first_waits_for_the_others(tmp_path, monkeypatch):
     """Each look finds one file more, as if the other had just written it."""
     other = kept(Work(), Share(tmp_path, 1, 2), total=10, shard=1)
-    monkeypatch.setattr(shards.time, "sleep", lambda seconds: next(other))
+    monkeypatch.setattr(resumable.time, "sleep", lambda seconds: next(other))
     assert plain(kept(Work(), Share(tmp_path, 0, 2), total=10, shard=1)) == plain(Work()(np.arange(10)))
     assert next(other, None) is None
 
 
 def test_nobody_waits_for_ever(tmp_path, monkeypatch):
     monkeypatch.setenv("DSRG_TIMEOUT_SECONDS", "0.001")
-    monkeypatch.setattr(shards, "LOOK", 0.01)
+    monkeypatch.setattr(resumable, "LOOK", 0.01)
     found = kept(Work(), Share(tmp_path, 0, 2), total=4, shard=1)
     next(found)
     with pytest.raises(RunError, match="another process ended or fell silent: images 1 and following are its part"):

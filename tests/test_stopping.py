@@ -12,7 +12,7 @@ import psutil
 import pytest
 from toy import ROOT
 
-from dsrg.stopping import Stopped, starter, stoppable, uninterrupted
+from dsrg.runtime.signals import Stopped, starter, stoppable, uninterrupted
 
 WAIT = 60  # seconds after which a test gives up
 
@@ -105,7 +105,7 @@ def test_it_stops_with_the_one_who_started_it_even_through_a_shell(tmp_path):
     (tmp_path / "stage.py").write_text(
         textwrap.dedent("""
         import os, time
-        from dsrg.stopping import Stopped, starter, stop_with, stoppable
+        from dsrg.runtime.signals import Stopped, starter, stop_with, stoppable
 
         try:
             with stoppable():
@@ -135,7 +135,7 @@ def test_workers_end_with_the_process_they_work_for(tmp_path):
     """Killed by force it cannot tell them; they would wait for work for ever."""
     source = """
         import os, time
-        from dsrg.parallel import ordered_map
+        from dsrg.runtime.workers import ordered_map
 
         def pid(_):
             time.sleep(0.1)

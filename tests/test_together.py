@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from test_topology import CHILD, SRUN, TORCHRUN
 from torch import nn
 
-from dsrg import processes
 from dsrg.errors import InputError, RunError
-from dsrg.processes import connect
-from dsrg.topology import Topology
+from dsrg.runtime import distributed
+from dsrg.runtime.distributed import connect
+from dsrg.runtime.launcher import Topology
 from dsrg.training import processes as training
 from dsrg.training.processes import over_all, share_dropout, total
 
@@ -189,7 +189,7 @@ class TestProcesses:
             def launch(self):
                 pass
 
-        monkeypatch.setattr(processes, "Fabric", Deaf)
+        monkeypatch.setattr(distributed, "Fabric", Deaf)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         for name, value in TORCHRUN.items():
             monkeypatch.setenv(name, value)

@@ -3,7 +3,7 @@
 import pytest
 
 from dsrg.errors import InputError
-from dsrg.topology import ALONE, Topology, topology
+from dsrg.runtime.launcher import ALONE, Topology, topology
 
 TORCHRUN = {
     **{"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},

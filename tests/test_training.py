@@ -29,8 +29,8 @@ from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Dsrg
-from dsrg.sealed import write_sealed
-from dsrg.stopping import Stopped, stoppable
+from dsrg.runtime.checksummed import write_sealed
+from dsrg.runtime.signals import Stopped, stoppable
 from dsrg.training import resume as resume_module
 from dsrg.training import supervision as supervision_module
 from dsrg.training.curves import Curves, NotFiniteError

@@ -14,7 +14,7 @@ from toy import picture, recipe, save_index
 from dsrg.data.batches import Batches
 from dsrg.data.index import Index
 from dsrg.params import Dsrg
-from dsrg.topology import ALONE, Topology, topology
+from dsrg.runtime.launcher import ALONE, Topology, topology
 from dsrg.training.fit import Objective, fit, set_up_torch
 from dsrg.training.mask_objective import mask_objective
 from dsrg.training.seed_objective import seed_objective

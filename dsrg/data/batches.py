@@ -23,7 +23,7 @@ from torch import Tensor
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.method.label_maps import UNLABELLED
-from dsrg.parallel import worker_count
+from dsrg.runtime.workers import worker_count
 
 OUTSIDE = (124, 116, 104)  # ImageNet's mean colour: what lies beyond the image is neutral after normalising
 

@@ -25,7 +25,7 @@ from dsrg.data.sbd import TRAINAUG, list_ids, read_sbd_mask, write_trainaug
 from dsrg.data.voc import list_path
 from dsrg.errors import InputError
 from dsrg.files import read_text, whole_file
-from dsrg.progress import track
+from dsrg.runtime.progress import track
 
 SBD_LIST = re.compile(r"(?:\./)?benchmark_RELEASE/dataset/(train|val)\.txt")
 SBD_MASK = re.compile(r"(?:\./)?benchmark_RELEASE/dataset/cls/(\d{4}_\d{6})\.mat")

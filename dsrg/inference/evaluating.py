@@ -14,8 +14,8 @@ from dsrg.inference.scoring import Scores, best_and_worst
 from dsrg.inference.squares import read_images
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
-from dsrg.progress import tracked
-from dsrg.topology import Share
+from dsrg.runtime.launcher import Share
+from dsrg.runtime.progress import tracked
 
 
 def evaluate_segmenter(

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from dsrg.artifacts.shards import Item, kept
 from dsrg.data.images import mask_from
 from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.inference.predict import Prediction, predictions
 from dsrg.inference.squares import read_images
-from dsrg.parallel import threaded_map
 from dsrg.params import Predict
-from dsrg.topology import Share
+from dsrg.runtime.launcher import Share
+from dsrg.runtime.resumable import Item, kept
+from dsrg.runtime.workers import threaded_map
 
 
 class Labelled(NamedTuple):

@@ -12,8 +12,8 @@ from dsrg.data.folder import IMAGES, Names, Row, find_files, read_table
 from dsrg.data.ids import image_ids
 from dsrg.data.images import ImageFacts, check_image
 from dsrg.errors import InputError
-from dsrg.parallel import threaded_map
-from dsrg.progress import tracked
+from dsrg.runtime.progress import tracked
+from dsrg.runtime.workers import threaded_map
 
 
 class Picture(NamedTuple):

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dsrg import parallel
 from dsrg.artifacts.model_file import Model, built, load_model
 from dsrg.data.images import shrunk
 from dsrg.inference.squares import native, scaled_side, squares
@@ -23,6 +22,7 @@ from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.mean_field import Kernel, mean_field
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
+from dsrg.runtime import workers
 
 
 class Opinion(NamedTuple):
@@ -133,7 +133,7 @@ def opinions(
     """
     rows = repeat(None) if present is None else iter(present)
     sized = ((image.shape[:2], shrunk(image, settings.max_side)) for image in images)  # one large image at a time
-    sized = parallel.ahead(sized, most=batch)
+    sized = workers.ahead(sized, most=batch)
     while taken := list(islice(sized, batch)):
         shapes, group = zip(*taken, strict=True)
         found = class_grids(segmenter, list(group), settings, size=size)
@@ -197,7 +197,7 @@ def decided(
             energies = energies if on_gpu else energies.numpy()
             yield _CrfJob(image, present, energies, Kernel(**weights), unsure_below, probabilities)
 
-    for labels, probs in (map if on_gpu else parallel.ordered_map)(_after_crf, jobs()):
+    for labels, probs in (map if on_gpu else workers.ordered_map)(_after_crf, jobs()):
         plain = waiting.popleft()
         yield Prediction(enlarged(labels, plain.shape), plain, probs)
 

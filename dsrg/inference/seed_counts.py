@@ -14,7 +14,7 @@ from dsrg.files import write_csv
 from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.seeds import seed_claims
 from dsrg.params import Seeds
-from dsrg.progress import tracked
+from dsrg.runtime.progress import tracked
 
 
 class ImageCount(NamedTuple):

@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsrg import parallel
 from dsrg.artifacts.cues import Cues, read_cues
 from dsrg.artifacts.seeds_h5 import SeedRow
-from dsrg.artifacts.shards import Item, kept
 from dsrg.data.images import Noted, read_grey, read_image, shrunk
 from dsrg.data.index import Index
 from dsrg.errors import InputError
@@ -28,7 +26,9 @@ from dsrg.method.saliency import combined, mbd, rbd
 from dsrg.method.seeds import agreed_seeds, make_seeds, tag_probs, with_background
 from dsrg.networks.network import Classifier, grid_size
 from dsrg.params import Saliency, SeedCrf, Seeds
-from dsrg.topology import Share
+from dsrg.runtime import workers
+from dsrg.runtime.launcher import Share
+from dsrg.runtime.resumable import Item, kept
 
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
@@ -89,7 +89,7 @@ def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) ->
         jobs = ((path, None) for path in ready_maps(saliency, index.ids))
     else:
         jobs = ((root / path, index.noted(row)) for row, path in enumerate(index.paths))
-    return parallel.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid, max_side=index.max_side), jobs)
+    return workers.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid, max_side=index.max_side), jobs)
 
 
 def _saliency_of(job: tuple[Path, Noted | None], **settings: object) -> NDArray[np.float32]:
@@ -160,5 +160,5 @@ def crf_labels(
     for image, maps, salient, tags in zip(images, cams, saliency, present, strict=True):
         probs = tag_probs(maps, salient, tags, background=crf.background, min_prob=crf.min_prob)
         jobs.append((cells(image, cams.shape[-1]).transpose(2, 0, 1), -probs.log().numpy(), kernel))
-    for tags, probs in zip(present, parallel.ordered_map(mean_field, jobs), strict=True):
+    for tags, probs in zip(present, workers.ordered_map(mean_field, jobs), strict=True):
         yield tags.nonzero()[:, 0][torch.from_numpy(probs).argmax(dim=0)].to(torch.uint8)

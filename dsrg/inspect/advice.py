@@ -33,7 +33,7 @@ from dsrg.networks.network import Classifier
 from dsrg.params import Params
 from dsrg.params import Saliency as SaliencySettings
 from dsrg.params import Seeds as SeedSettings
-from dsrg.progress import tracked
+from dsrg.runtime.progress import tracked
 
 THRESHOLDS = [round(step / 20, 2) for step in range(1, 20)]  # tried, of foreground and of background: every twentieth
 MEASURES = {  # of seeds at every pair of thresholds -> what it says

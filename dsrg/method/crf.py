@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dsrg import parallel
 from dsrg.method.lattice import lattice_mean_field
 from dsrg.method.mean_field import Job, Kernel, mean_fields
+from dsrg.runtime import workers
 
 
 def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: float) -> Tensor:
@@ -39,18 +39,18 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
     if len(images) != len(unary):
         raise ValueError(f"{len(images)} images, but energies of {len(unary)}")
     pixels, energies = images.cpu().numpy(), unary.detach().float().cpu().numpy()
-    with parallel.shared(energies.shape) as place:
+    with workers.shared(energies.shape) as place:
         values = place.array()
 
         def jobs() -> Iterator[Job]:
             """Two shares a process: few messages to and fro, yet none idle for long where images differ in time."""
-            share = -(-len(pixels) // (2 * parallel.worker_count()))
+            share = -(-len(pixels) // (2 * workers.worker_count()))
             for first in range(0, len(pixels), share):
                 rows = slice(first, first + share)
                 values[rows] = energies[rows]  # while others work on the shares before
                 yield place, first, pixels[rows], kernel
 
-        for _ in parallel.ordered_map(mean_fields, jobs()) if len(pixels) > 1 else map(mean_fields, jobs()):
+        for _ in workers.ordered_map(mean_fields, jobs()) if len(pixels) > 1 else map(mean_fields, jobs()):
             pass
         return torch.from_numpy(values).to(unary.device)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.parallel import Shared
+from dsrg.runtime.workers import Shared
 
 
 @dataclass(frozen=True)

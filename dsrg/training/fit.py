@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
-from dsrg.processes import connect, leave
-from dsrg.progress import track
-from dsrg.stopping import uninterrupted
-from dsrg.topology import ALONE, Topology
+from dsrg.runtime.distributed import connect, leave
+from dsrg.runtime.launcher import ALONE, Topology
+from dsrg.runtime.progress import track
+from dsrg.runtime.signals import uninterrupted
 from dsrg.training.curves import Curves, NotFiniteError, refuse_bad
 from dsrg.training.memory import with_memory_advice
 from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups

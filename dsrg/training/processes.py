@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from dsrg.environment import number
 from dsrg.errors import RunError
+from dsrg.runtime.environment import number
 
 # older torch has it under its private name only
 set_timeout = getattr(distributed, "set_timeout", distributed.distributed_c10d._set_pg_timeout)

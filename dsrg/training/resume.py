@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from dsrg.environment import number
 from dsrg.errors import RunError
-from dsrg.sealed import DamagedError, read_sealed, write_sealed
-from dsrg.stopping import Stopped
+from dsrg.runtime.checksummed import DamagedError, read_sealed, write_sealed
+from dsrg.runtime.environment import number
+from dsrg.runtime.signals import Stopped
 
 KEPT = 2  # the newest, and the one before in case that the newest gets damaged
 SHARE = 1 / 40  # of the time, at most, that saving may take: a large network on a slow disk is saved less often

@@ -17,7 +17,7 @@ from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.palette import label_png
 from dsrg.method.metrics import iou_per_class, mean_iou, total_confusion
-from dsrg.parallel import threaded_map
+from dsrg.runtime.workers import threaded_map
 
 MODEL, CURVES = "model.pt", "curves.tsv"  # of a round, in its folder
 

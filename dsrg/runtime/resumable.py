@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.environment import number
 from dsrg.errors import RunError
-from dsrg.sealed import DamagedError, read_sealed, write_sealed
-from dsrg.topology import Share
+from dsrg.runtime.checksummed import DamagedError, read_sealed, write_sealed
+from dsrg.runtime.environment import number
+from dsrg.runtime.launcher import Share
 
 Item = dict[str, NDArray]
 

@@ -11,7 +11,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import distributed
 
 from dsrg.errors import InputError
-from dsrg.topology import Share, Topology
+from dsrg.runtime.launcher import Share, Topology
 
 ENVIRONMENTS = {
     None: LightningEnvironment,
