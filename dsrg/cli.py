@@ -168,7 +168,9 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
         name = FROM_SCRATCH
     recipe_path = recipes / f"{name}.yaml"
     text = params_text(recipe_path, found.data | {"root": named.as_posix()})
-    has, lacks, images = first_look(text, named)
+    has, lacks, notes, images = first_look(text, named)
+    if not images:
+        raise InputError([f"{named}: {found.layout}, but no image to train on", *lacks, *notes, *found.unused])
     if not recipe and name in SIZED_FOR and images:
         text = fitted(text, images, sized_for=SIZED_FOR[name])
     if not force and is_own_work(params, recipes) and read_text(params) != text:
@@ -176,9 +178,11 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
             f"{params}: differs from every recipe, worked on or written for other images; keep it, or say --force"
         )
     write_text(params, text)
-    click.echo("\n".join([f"{named}: {found.layout}", *(f"  has {line}" for line in has)]))
+    click.echo("\n".join([f"{named}: {found.layout}", *(f"  has {line}" for line in (*found.has, *has))]))
     for line in lacks:
         click.echo(f"missing: {line}")
+    for line in (*notes, *found.unused):
+        click.echo(f"note: {line}")
     if fault:
         click.echo(
             f"missing: ImageNet weights, so a small network is trained from nothing, enough for drawings and a few "

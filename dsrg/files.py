@@ -1,5 +1,6 @@
 """Whole files only: everything is written beside its place under a temporary name and renamed when complete."""
 
+import codecs
 import csv
 import errno
 import hashlib
@@ -182,7 +183,7 @@ def read_yaml(path: str | Path) -> object:
 
 
 def read_text(path: str | Path, *, most: int | None = None) -> str:
-    """Text of a UTF-8 file, whatever its line ends, byte order mark dropped.
+    """Text of a UTF-8 file (or UTF-16, if a mark says so), whatever its line ends, byte order mark dropped.
 
     Raises InputError if it cannot be read, is a pipe that would never end, or has more than `most` bytes.
     """
@@ -192,7 +193,9 @@ def read_text(path: str | Path, *, most: int | None = None) -> str:
             raise InputError(f"{path}: a folder or device; expected a text file")
         if most is not None and (size := path.stat().st_size) > most:
             raise InputError(f"{path}: {readable(size)}; expected at most {readable(most)} of text")
-        return path.read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Excel's "Unicode text"
+        return path.read_text(encoding="utf-16" if utf16 else "utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -56,6 +56,11 @@ def file(pattern: str) -> Callable[[Path, int], np.ndarray]:
     return lambda folder, number: np.array(Image.open(folder / pattern.format(number)))
 
 
+def hexadecimal(path: str) -> int:
+    """The number of a picture of Open Images."""
+    return int(Path(path).stem, 16) // 7919
+
+
 def boxes(folder: Path, number: int) -> np.ndarray:
     """Masks of the COCO cases, whose polygons are boxes."""
     (path,) = (path for path in folder.rglob("*.json") if path.parent.name not in ("valid", "test"))
@@ -84,12 +89,12 @@ EXPECTED = {
         classes=("dog", "sofa"),
         fails="8: nothing is said of classes that never occur apart",
     ),
-    "background-tag": refuses("tags.csv:7", "leave the cell empty", fails="7: the advice loses the picture"),
-    "class-folders": refuses("no tags"),
+    "background-tag": refuses("tags.csv:7", "leave the cell empty"),
+    "class-folders": refuses("no tags", "folders hold the images", "cat, dog, nothing, sofa"),
     "classes-labelme": refuses("__ignore__", "_background_", fails="1: masks are read shifted by two"),
     "classes-void-last": reads("void", masks=file("masks/a{}.png"), classes=("cat", "dog", "sofa", "void")),
-    "coco-background-category": reads("_background_", masks=boxes, fails="3: a class that is background"),
-    "coco-background-category2": reads("background", masks=boxes, fails="3: refused"),
+    "coco-background-category": reads("_background_", masks=boxes),
+    "coco-background-category2": reads("background", masks=boxes),
     "coco-backslash": reads("result.json", masks=boxes),
     "coco-dup-category": refuses("category 9", "'dog' is already"),
     "coco-float-ids": refuses("no usable id", "whole number"),
@@ -103,31 +108,33 @@ EXPECTED = {
         classes=("pets-and-sofas", "cat", "dog", "sofa"),
     ),
     "coco-roboflow-splits": reads(
-        "valid/_annotations.coco.json", "test/_annotations.coco.json", tags=TAGS, val={100, 101, 102, 103, 104}
+        "'valid/_annotations.coco.json' to evaluate on",
+        "not used: test/_annotations.coco.json",
+        val={100, 101, 102, 103, 104},
     ),
     "coco-string-ids": refuses("no usable id", "whole number"),
     "coco-zero-based": reads(masks=boxes),
     "cvat-pascalvoc": refuses("ImageSets/Segmentation"),
     "cvat-segmask": refuses("Annotations"),
     "cvat-segmask-palette": refuses("Annotations"),
-    "excel-numbers": refuses("tags.csv:2", "no image '1'"),
-    "excel-sep-line": reads("tags.csv", fails="7: sep= is taken for the name of a column"),
-    "excel-utf16": refuses("tags.csv", "UTF-8"),
+    "excel-numbers": refuses("tags.csv:2", "no image '1'", "did you mean '0001.jpg'? Spreadsheets drop zeros"),
+    "excel-sep-line": reads("tags.csv"),
+    "excel-utf16": reads("tags.csv"),
     "header-quoted": refuses("tags.csv"),
     "image-forms": refuses("no tags"),
     "jfif-heic-rows": refuses(
         "photo7.HEIC", "photo11.HEIC", "pillow-heif", fails="5: files that are there are not found"
     ),
-    "jsonl-odd": refuses("tags.jsonl:1", "split"),
-    "kaggle-planet": refuses("train_v2.csv", "image_name"),
-    "kaggle-planet-renamed": reads("' '", fails="2: 'cat sofa' is a class"),
-    "labelme-raw": refuses("no tags"),
+    "jsonl-odd": reads("not used: extra"),
+    "kaggle-planet": reads("train_v2.csv", "tags separated by ' '"),
+    "kaggle-planet-renamed": reads("tags separated by ' '"),
+    "labelme-raw": refuses("no tags", "12 .json files are not used", "labelme"),
     "labelme-voc": refuses("Annotations"),
-    "labelme-voc-table": reads("tags.csv", fails="3: the table is not used, nor named"),
-    "labelstudio-csv": refuses("choice"),
-    "labelstudio-csv-renamed": refuses("/data/upload/1/00000000-photo_0.jpg"),
-    "labelstudio-jsonmin": refuses("no tags"),
-    "labelstudio-localfiles": refuses("/data/local-files/"),
+    "labelme-voc-table": reads("tags.csv", "SegmentationClassPNG", "class_names.txt"),
+    "labelstudio-csv": reads("12 images are named by a path or address elsewhere", "annotator"),
+    "labelstudio-csv-renamed": reads("12 images are named by a path or address elsewhere", "annotator"),
+    "labelstudio-jsonmin": reads("project-1.json", tags=without(5)),
+    "labelstudio-localfiles": reads("12 images are named by a path or address elsewhere"),
     "large-turned": reads(
         tags={100: "dog", 0: "cat", 1: "dog", 2: "cat", 3: "dog", 4: "cat"},
         classes=("cat", "dog"),
@@ -136,10 +143,7 @@ EXPECTED = {
         fails="6: one size in the index, another when read",
     ),
     "long-table-renamed": reads(
-        "0000000000009aab.jpg",
-        tags=without(5),
-        number=lambda path: int(Path(path).stem, 16) // 7919,
-        fails="7: a row a label is refused",
+        "0000000000009aab.jpg", "15 rows with a tag each are joined to 11 images", tags=without(5), number=hexadecimal
     ),
     "mask-suffix": reads("p0_mask.png"),
     "masks-0-255": refuses("255", fails="1: taken for masks in which all is unlabelled"),
@@ -158,23 +162,29 @@ EXPECTED = {
         classes=("dog",),
         fails="8: nothing is said of a class that is everywhere",
     ),
-    "onehot-columns": refuses("labels.csv", "sofa"),
-    "openimages-long": refuses("labels.csv", "labelname"),
-    "pandas-list": reads(fails="2: brackets are part of the classes' names"),
-    "pandas-nan": refuses("tags.csv:7", "NaN", "leave the cell empty", fails="2: NaN is a class"),
+    "onehot-columns": reads("columns of 0 and 1 are the classes"),
+    "openimages-long": reads(
+        "0000000000009aab.jpg",
+        "15 rows",
+        tags={number: tags and "/m/" + tags.replace("|", "|/m/") for number, tags in without(5).items()},
+        number=hexadecimal,
+        classes=("/m/cat", "/m/dog", "/m/sofa"),
+    ),
+    "pandas-list": reads(),
+    "pandas-nan": refuses("tags.csv:7", "NaN", "leave the cell empty"),
     "ragged-tags": refuses("tags.csv:5", "3 cells under 2 columns"),
-    "roboflow-multilabel": refuses("no tags"),
-    "roboflow-semantic": refuses("no tags"),
-    "roboflow-voc": refuses("no tags"),
-    "sep-ideographic": reads("'、'", fails="2: a class"),
+    "roboflow-multilabel": refuses("no tags", "train/_classes.csv"),
+    "roboflow-semantic": refuses("no tags", "train/_classes.csv"),
+    "roboflow-voc": refuses("no tags", "12 .xml files are not used"),
+    "sep-ideographic": reads("tags separated by '、'"),
     "sep-mixed": refuses("tags.csv:6", "'cat;sofa'"),
-    "sep-slash": reads("'/'", fails="2: a class"),
-    "split-caps": reads("Valid", val={2, 5, 8, 11}, fails="3: Valid is not used"),
-    "split-is-valid": refuses("tags.csv", "is_valid"),
-    "split-partly": reads("4", tags=without(1, 4, 7, 10), val={2, 5, 8, 11}),
+    "sep-slash": reads("tags separated by '/'"),
+    "split-caps": reads("'Train' to train on, 'Valid' to evaluate on", val={2, 5, 8, 11}),
+    "split-is-valid": reads("is_valid", "tags separated by ' '", val={0, 3, 6, 9}),
+    "split-partly": reads("rows without one (4)", tags=without(1, 4, 7, 10), val={2, 5, 8, 11}),
     "tag-case": refuses("differs only in case"),
     "twelve-bits-in-sixteen": reads("black", fails="7: nothing is said of pictures that come out black"),
-    "two-tables": reads("val.csv", tags=without(0, 3, 6, 9), fails="3: the other table is not named"),
+    "two-tables": reads("tables are not used", "val.csv", tags=without(0, 3, 6, 9)),
     "voc-list-endings": refuses("frame_000000.jpg", "no image"),
     "voc-main-list": refuses("frame_000000  -1"),
     "voc-own-classes-no-file": reads("aeroplane", classes=()),
@@ -182,7 +192,7 @@ EXPECTED = {
     "xml-bom-ns": reads(),
     "xml-case": refuses("did you mean 'dog'?"),
     "xml-wrapped": refuses("<annotation>"),
-    "yolo": refuses("no tags"),
+    "yolo": refuses("no tags", "12 .txt files are not used", "YOLO"),
 }
 
 

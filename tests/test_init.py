@@ -159,7 +159,7 @@ def test_what_is_missing_is_said(project):
     assert "has masks of 0 training and 1 evaluation images" in said and "scored" not in said
     assert "missing: mine/classes.txt: no such file; masks need it" in said
     assert "missing: mine/tags.csv:3: no image 'nope.jpg'" in said
-    assert "missing: 1 images are in no row of the table, so not used: c.webp" in said
+    assert "note: 1 images are in no row of the table, so not used: c.webp" in said
 
 
 def test_lists_and_other_splits(project):
@@ -169,9 +169,8 @@ def test_lists_and_other_splits(project):
     found = data_of(project / "params.yaml")
     assert (found["train"], found["val"]) == ("train.txt", "val.txt")
     write(project / "mine/tags.csv", "image,tags,split\na.jpg,cat,x\nb.png,cat,x\nc.webp,dog,y\n")
-    init("mine", "--force")
-    found = data_of(project / "params.yaml")
-    assert (found["train"], found["val"]) == ("x", None)
+    said = init("mine", "--force")
+    assert said.startswith("2 mine/tags.csv: the splits are 'x' (2 rows), 'y' (1 rows); none reads as training")
 
 
 def test_json_lines(project):
@@ -243,10 +242,10 @@ def test_another_recipe(project):
 
 def test_folders_that_are_nothing(project):
     assert init("nowhere").startswith("2 nowhere: no such folder; name the one that holds your images")
-    write(project / "mine/tags.csv", "file,label\na.jpg,cat\n")
+    write(project / "mine/tags.csv", "what,why\na.jpg,cat\n")
     said = init("mine")
     assert said.startswith("2 mine: 3 images, but no tags; expected tags.csv with the columns image and tags")
-    assert "tags.csv has the columns file, label" in said
+    assert "tags.csv has the columns what, why" in said
     assert init("recipes").startswith("2 recipes: no image in this folder or below it")
     write(project / "mine/tags.csv", 'image,tags\n"a.jpg,cat\n')
     assert init("mine").startswith("2 mine/tags.csv:2: unexpected end of data")

@@ -550,7 +550,7 @@ def test_wrong_tags(place):
     for name, line in (
         ("nowhere.csv", "nowhere.csv: no such file; set --tags to one of those there: tags.csv (--tags)"),
         ("mine/a.csv", "mine/a.csv: no such file; expected a table of tags (--tags)"),
-        ("mine/a.png", "mine/a.png: expected a table of tags, .csv, .tsv or .jsonl (--tags)"),
+        ("mine/a.png", "mine/a.png: expected a table of tags, .csv, .tsv, .jsonl or .json (--tags)"),
     ):
         assert line in run("pseudo-label", "mine", "--tags", name, "--out", "out")
 

@@ -145,7 +145,7 @@ AT = {"train": f"{LISTS}/train.txt", "val": f"{LISTS}/val.txt", "a": "Annotation
 BAD_TREES = {
     "no such list": (AT["train"], None, [(AT["train"], "no such list; set data.train to one of those there: val")]),
     "empty list": (AT["val"], "\n \n", [(AT["val"], "an empty list")]),
-    "list is not text": (AT["val"], b"\xff\xfe", [(AT["val"], "not UTF-8")]),
+    "list is not text": (AT["val"], b"\xff\xff", [(AT["val"], "not UTF-8")]),
     "no image": (AT["train"], "a\nnope\n", [(f"{AT['train']}:2", "'nope' has no image"), ("Annotations/nope.xml", "")]),
     "ending in the list": (AT["val"], "c.jpg\n", [(f"{AT['val']}:1", "no image"), ("Annotations/c.jpg.xml", "")]),
     "two images": ("JPEGImages/a.png", "", [(f"{AT['train']}:1", "2 images: JPEGImages/a.jpg, JPEGImages/a.png")]),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dsrg.data.classes import composites
 from dsrg.data.images import REMARKS, ImageFacts, check_image, read_mask
 from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
@@ -25,7 +26,7 @@ from dsrg.method.label_maps import UNLABELLED
 from dsrg.runtime.progress import tracked
 
 EXAMPLES = 5  # ids quoted in a warning
-TAG_SEPARATORS = ",;|\t"  # what people part tags with
+TAG_SEPARATORS = ",;|\t\n\uff0c\uff1b\uff5c\u3001"  # what people separate tags with; the last are Chinese and Japanese
 FEW = 5  # training images of a class below which people are warned
 OTHER_TAG = "mend it, or leave it out: the network knows no other classes"  # where one is trained already
 
@@ -104,9 +105,8 @@ def tag_faults(
 def _tag_hint(name: str, classes: list[str]) -> str | None:
     if name.isdecimal() and len(name) < 4 and int(name) <= len(classes):
         return "tags are names of classes, not their numbers"
-    for sign in TAG_SEPARATORS:
-        if len(parts := name.split(sign)) > 1 and not {part.strip() for part in parts} - {*classes, ""}:
-            return f"if {sign!r} parts tags, set data.separator (--separator) to it"
+    if made := composites([name], classes):
+        return made[name].hint
     in_another_case = [known for known in classes if known.casefold() == name.casefold()]
     if near := in_another_case or get_close_matches(name, classes, n=1):
         return f"did you mean {near[0]!r}?"

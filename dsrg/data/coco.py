@@ -2,7 +2,8 @@
 
 data.train, data.val   a JSON file below the root (train/_annotations.coco.json), or NAME for annotations/NAME.json
 its categories         the classes, in the order of their ids: COCO's 80 have ids from 1 to 90. With ROOT/classes.txt,
-                       those that it names, in its order; annotations of the others are left out
+                       those that it names, in its order; annotations of the others are left out. A category named
+                       background is none of them
 its images             files beside the JSON file, or in ROOT, ROOT/images, or ROOT/X or ROOT/images/X, where X is what
                        follows the first `_` in the JSON file's name (instances_train2017.json: train2017)
 its annotations        the categories of an image are its tags; polygons and run lengths are drawn as its mask
@@ -22,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from dsrg.data.check import DrawMask, Fault, Record, Scan
-from dsrg.data.classes import MOST_CLASSES, class_problems, read_classes
+from dsrg.data.check import DrawMask, Fault, Record, Scan, warn_of
+from dsrg.data.classes import MOST_CLASSES, class_problems, is_background, read_classes
 from dsrg.data.ids import Listed, id_problems, image_ids
 from dsrg.errors import InputError
 from dsrg.files import read_text
@@ -77,7 +78,8 @@ def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
     except InputError as error:
         return Scan(root, [], [], error.problems)
 
-    pictures, faults, warnings = [], [], []
+    pictures, faults = [], []
+    warnings = _categories_left_out(parts, classes)
     for split, (path, content) in parts.items():
         own, own_faults, own_warnings = _pictures(root, path, content, split, classes, number_of)
         pictures, faults, warnings = pictures + own, faults + own_faults, warnings + own_warnings
@@ -151,14 +153,21 @@ def _classes(root: Path, parts: dict[str, tuple[Path, dict]]) -> tuple[list[str]
             if name not in names.values()
         ]
     else:
-        classes = list(names.values())
-        problems += class_problems(classes, [f"{path}: category {number}" for number in names], path)
+        names_of_classes = {number: name for number, name in names.items() if not is_background(name)}
+        classes = list(names_of_classes.values())
+        problems += class_problems(classes, [f"{path}: category {number}" for number in names_of_classes], path)
         if len(classes) > MOST_CLASSES:
             problems.append(f"{listed}: no such file; it can choose up to {MOST_CLASSES} of the categories")
     if problems:
         raise InputError(problems)
     place = {name: number for number, name in enumerate(classes, start=1)}
     return classes, {number: place.get(name, 0) for number, name in names.items()}
+
+
+def _categories_left_out(parts: dict[str, tuple[Path, dict]], classes: list[str]) -> list[str]:
+    path, content = next(iter(parts.values()))
+    others = [category["name"] for category in content["categories"] if category["name"] not in classes]
+    return warn_of(f"categories of {path.name} are no classes, so what they cover is background", others)
 
 
 def _did_you_mean(name: str, names: Iterable[str]) -> str:

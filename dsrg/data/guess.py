@@ -2,25 +2,39 @@
 
 import json
 import mmap
+import os
 import re
-from collections import Counter
-from collections.abc import Callable, Container
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator
 from math import sqrt
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ruamel.yaml import YAML
 
-from dsrg.data.folder import find_files, read_table, table_columns, table_text
+from dsrg.data.check import EXAMPLES, warn_of
+from dsrg.data.classes import composites
+from dsrg.data.folder import MASKS, find_files
+from dsrg.data.images import ENDINGS
 from dsrg.data.sources import scan
+from dsrg.data.table import ENDINGS_OF_TABLES, NoSuchColumns, Row, read_cells, read_table, split_role
 from dsrg.errors import InputError
 from dsrg.files import read_text
 
-TABLES = (".csv", ".tsv", ".jsonl")
 COCO_PARTS = (b'"images"', b'"annotations"', b'"categories"')
-SEPARATORS = "|;,"  # of tags, the least likely in a name first
-TRAIN_NAMES = ("trainaug", "train", "training")
-VAL_NAMES = ("val", "valid", "validation", "test")
+SEPARATORS = "|;,\uff5c\uff1b\uff0c\u3001\n"  # of tags, the least likely in a name first
+TRAIN_LISTS = ("trainaug", "train", "training")
+VAL_LISTS = ("val", "valid", "validation", "test")
+VOC_FOLDERS = ("JPEGImages", "Annotations", "ImageSets")
+NO_DATA = ("readme", "license", "thumbs.db")  # how names of files begin that hold no data
+HINTS = {  # what files that are no use here are likely to be
+    ".xml": "annotations as PASCAL VOC has them belong into a folder Annotations, beside JPEGImages and ImageSets",
+    ".json": "of labelme or another tool? export its annotations as COCO",
+    ".txt": "YOLO's boxes? export them as COCO",
+    ".csv": "a table has to lie in the folder itself, and to have the columns image and tags",
+    ".xlsx": "save the sheet as CSV",
+    ".xls": "save the sheet as CSV",
+}
 FROM_SCRATCH = "folder-scratch"  # the recipe for folders that needs no weights
 SIZED_FOR = {"folder": 642, FROM_SCRATCH: 400}  # training images that the trainings of these recipes were sized with
 STEPS = ("cam.steps", "grow.start", "dsrg.steps", "retrain.steps")
@@ -36,6 +50,8 @@ class Guess(NamedTuple):
     recipe: str  # of recipes/, without its ending
     data: dict[str, str | None]  # values of params.yaml's section `data`; root not among them
     root: Path  # the folder itself, or the one inside it that has the layout
+    has: list[str]  # how it is read, as lines for people
+    unused: list[str]  # what else is there, and is not
 
 
 def guess(folder: Path) -> Guess:
@@ -47,14 +63,38 @@ def guess(folder: Path) -> Guess:
         raise InputError(f"{folder}: no such folder; name the one that holds your images")
     if found := _voc(folder) or _coco(folder):
         return found
-    images = len(find_files(folder).images)
-    if found := _table(folder, images):
+    images = find_files(folder).images
+    if found := _table(folder, len(images)):
         return found
-    tables = [f"{path.name} has the columns {', '.join(_columns(path, images))}" for path in _tables(folder)]
-    raise InputError(
-        f"{folder}: {images} images, but no tags; expected tags.csv with the columns image and tags (a.jpg,cat|dog), "
-        f"a COCO JSON file, or the layout of PASCAL VOC{''.join(f'; {table}' for table in tables)}"
+    expected = (
+        "expected tags.csv with the columns image and tags (a.jpg,cat|dog), a COCO JSON file, or the layout of PASCAL "
+        f"VOC ({', '.join(VOC_FOLDERS)})"
     )
+    problems = [f"{folder}: {len(images)} images, but no tags; {expected}"]
+    problems += [f"{path.name} has the columns {', '.join(_columns(path, len(images)))}" for path in _tables(folder)]
+    folders = sorted({PurePosixPath(image).parent.name for image in images} - {"", "images"})
+    if len(folders) > 1:
+        problems += warn_of("folders hold the images; their names are not taken for tags, a table can say so", folders)
+    raise InputError([*problems, *_left_over(folder, {*_tables(folder)})])
+
+
+def _left_over(folder: Path, used: set[Path], *, besides: Container[str] = ()) -> list[str]:
+    """What lies in a folder and is neither used nor an image, by the endings of its names: lines for people.
+
+    besides: folders that the layout knows.
+    """
+    by_ending: dict[str, list[str]] = defaultdict(list)
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in besides)
+        for name in sorted(files):
+            path, ending = Path(place, name), PurePosixPath(name).suffix.lower()
+            if path not in used and ending not in ENDINGS and not name.lower().startswith((".", *NO_DATA)):
+                by_ending[ending].append(path.relative_to(folder).as_posix())
+    lines = []
+    for ending, names in sorted(by_ending.items()):
+        hint = f" ({HINTS[ending]})" if ending in HINTS else ""
+        lines += warn_of(f"{ending or 'other'} files are not used{hint}", names)
+    return lines
 
 
 def params_text(recipe: Path, data: dict[str, str | None]) -> str:
@@ -120,7 +160,8 @@ class Look(NamedTuple):
     """What data has and lacks, as lines for people, and its number of training images."""
 
     has: list[str]
-    lacks: list[str]
+    lacks: list[str]  # what is wrong or missing
+    notes: list[str]  # what is odd
     images: int
 
 
@@ -137,10 +178,10 @@ def first_look(params: str, root: Path) -> Look:
         has.append(f"{len(read.classes)} classes: {', '.join(read.classes[:10])}{', ...' if read.classes[10:] else ''}")
     if masks:
         has.append(f"masks of {masks['train']} training and {masks['val']} evaluation images")
-    lacks = [*read.problems, *(fault.problem for fault in read.faults), *read.warnings]
+    lacks = [*read.problems, *(fault.problem for fault in read.faults)]
     if read.records and not masks["val"]:
         lacks.append("no mask of an image to evaluate on, so the networks cannot be scored")
-    return Look(has, lacks, images["train"])
+    return Look(has, lacks, read.warnings, images["train"])
 
 
 def is_own_work(params: Path, recipes: Path) -> bool:
@@ -153,25 +194,37 @@ def is_own_work(params: Path, recipes: Path) -> bool:
 
 def _voc(folder: Path) -> Guess | None:
     inside = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
-    root = next((place for place in inside if (place / "JPEGImages").is_dir()), None)
-    if root is None:
+    layouts = (place for place in inside if (place / "JPEGImages").is_dir() and (place / "Annotations").is_dir())
+    if (root := next(layouts, None)) is None:
         return None
     lists = [path.stem for path in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))]
-    train, val = _pick(lists, TRAIN_NAMES) or "train", _pick(lists, VAL_NAMES)
+    train, val = _pick(lists, TRAIN_LISTS) or "train", _pick(lists, VAL_LISTS)
     layout = f"the layout of PASCAL VOC, with the lists {', '.join(lists) or 'none'}"
-    return Guess(layout, "voc2012-mobilenet", {"source": "voc", "train": train, "val": val}, root)
+    unused = warn_of("lists are not used", [name for name in lists if name not in (train, val)])
+    besides = {*VOC_FOLDERS, *(path.name for path in root.glob("Segmentation*"))}
+    unused += _left_over(root, {root / "classes.txt"}, besides=besides)
+    data = {"source": "voc", "train": train, "val": val}
+    return Guess(layout, "voc2012-mobilenet", data, root, _splits_read(train, val), unused)
+
+
+def _splits_read(train: str, val: str | None) -> list[str]:
+    return [f"{train!r} to train on" + (f", {val!r} to evaluate on" if val is not None else "")]
 
 
 def _coco(folder: Path) -> Guess | None:
-    files = [path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern)) if _is_coco(path)]
-    if not files:
+    found = [path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern)) if _is_coco(path)]
+    if not found:
         return None
-    files = [path for path in files if "instances" in path.stem] or files
+    files = [path for path in found if "instances" in path.stem] or found
     names = [path.relative_to(folder).as_posix() for path in files]
-    train = next((name for name in names if "train" in name), names[0])
-    val = next((name for key in VAL_NAMES for name in names if key in name and name != train), None)
+    train = next((name for name in names if "train" in name.casefold()), names[0])
+    val = next((name for key in VAL_LISTS for name in names if key in name.casefold() and name != train), None)
     layout = f"COCO's format, with the files {', '.join(names)}"
-    return Guess(layout, "folder", {"source": "coco", "train": train, "val": val}, folder)
+    others = [path.relative_to(folder).as_posix() for path in found]
+    unused = warn_of("files in COCO's format are not used", [name for name in others if name not in (train, val)])
+    unused += _left_over(folder, {*found, folder / "classes.txt"})
+    data = {"source": "coco", "train": train, "val": val}
+    return Guess(layout, "folder", data, folder, _splits_read(train, val), unused)
 
 
 def _is_coco(path: Path) -> bool:
@@ -183,37 +236,79 @@ def _is_coco(path: Path) -> bool:
 
 
 def _table(folder: Path, images: int) -> Guess | None:
-    wanted = {"image", "tags"}
-    usable = (
-        path for path in _tables(folder) if path.suffix.lower() == ".jsonl" or wanted <= {*_columns(path, images)}
-    )
-    if (table := next(usable, None)) is None:
+    table, rows = next(_usable_tables(folder, images), (None, []))
+    if table is None:
         return None
-    rows = read_table(table, separator="\0", images=images)  # cells whole
-    separator = next((sign for sign in SEPARATORS if any(sign in tag for row in rows for tag in row.tags)), "|")
+    cells = {tag for row in rows for tag in row.tags}
+    separator = _separator(cells)
     splits = Counter(row.split for row in rows if row.split)
     lists = [path.stem for path in folder.glob("*.txt")]
-    train, val = "train", None
+    train, val, has, used = "train", None, [], {table, folder / "classes.txt"}
     if splits:
-        train = _pick(splits, TRAIN_NAMES) or splits.most_common(1)[0][0]
-        val = _pick([name for name in splits if name != train], VAL_NAMES)
-    elif _pick(lists, TRAIN_NAMES) and _pick(lists, VAL_NAMES):
-        train, val = f"{_pick(lists, TRAIN_NAMES)}.txt", f"{_pick(lists, VAL_NAMES)}.txt"
+        train, val = _split_names(table, splits)
+        has += _splits_read(train, val)
+    elif (train_list := _pick(lists, TRAIN_LISTS)) and (val_list := _pick(lists, VAL_LISTS)):
+        train, val = f"{train_list}.txt", f"{val_list}.txt"
+        has += _splits_read(train, val)
+        used |= {folder / train, folder / val}
+    if any(separator in cell for cell in cells):
+        has.append(f"tags separated by {separator!r}")
     layout = f"a folder of images with the table {table.name}, {len(rows)} rows"
     data = {"source": "folder", "tags": table.name, "separator": separator, "train": train, "val": val}
-    return Guess(layout, "folder", data, folder)
+    others = [path.name for path in _tables(folder) if path != table]
+    unused = warn_of("tables are not used; to use them, join all into one, with a column split", others)
+    unused += _left_over(folder, used | {*_tables(folder)}, besides=(MASKS,))
+    return Guess(layout, "folder", data, folder, has, unused)
+
+
+def _usable_tables(folder: Path, images: int) -> Iterator[tuple[Path, list[Row]]]:
+    """Tables that have the columns needed, and their rows with the cells of tags whole."""
+    for path in _tables(folder):
+        try:
+            yield path, read_table(path, separator="\0", images=images).rows
+        except NoSuchColumns:
+            continue
+
+
+def _separator(cells: set[str]) -> str:
+    """What separates the tags in a table's cells: a usual sign, or what leaves but tags that stand alone elsewhere."""
+    if sign := next((sign for sign in SEPARATORS if any(sign in cell for cell in cells)), None):
+        return sign
+    gaps = {composite.gap for composite in composites(cells, cells).values()}
+    gap = gaps.pop() if len(gaps) == 1 else None
+    if gap and {part.strip() for cell in cells for part in cell.split(gap)} <= cells:
+        return gap
+    return SEPARATORS[0]
+
+
+def _split_names(table: Path, splits: Counter[str]) -> tuple[str, str | None]:
+    """Which of a table's splits are for training and for evaluation. Raises InputError if none reads as training."""
+    names: dict[str | None, list[str]] = defaultdict(list)
+    for name, _ in splits.most_common():
+        names[split_role(name)].append(name)
+    if not names["train"]:
+        found = ", ".join(f"{name!r} ({count} rows)" for name, count in splits.most_common(EXAMPLES))
+        raise InputError(f"{table}: the splits are {found}; none reads as training: name them train and val")
+    return names["train"][0], next(iter([*names["val"], *names["test"]]), None)
 
 
 def _tables(folder: Path) -> list[Path]:
-    """Tables in a folder, the ones named after tags first."""
-    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLES and path.is_file()]
+    """Tables in a folder, the ones named after tags first; of JSON files those that are lists."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in ENDINGS_OF_TABLES and path.is_file()]
+    found = [path for path in found if path.suffix.lower() != ".json" or _is_list(path)]
     return sorted(found, key=lambda path: "tag" not in path.stem.lower())
 
 
+def _is_list(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+
+
 def _columns(path: Path, images: int) -> list[str]:
-    return table_columns(path, table_text(path, images=images))[0]
+    return read_cells(path, images=images)[0]
 
 
-def _pick(names: Container[str], wanted: tuple[str, ...]) -> str | None:
-    """The first of `wanted` that is among the names."""
-    return next((name for name in wanted if name in names), None)
+def _pick(names: Iterable[str], wanted: tuple[str, ...]) -> str | None:
+    """The first of `wanted` that is among the names, whatever its case."""
+    by_folded = {name.casefold(): name for name in names}
+    return next((by_folded[name] for name in wanted if name in by_folded), None)

@@ -30,8 +30,11 @@ def id_fault(image_id: str) -> str | None:
     return None
 
 
-def id_problems(listed: Iterable[Listed]) -> list[str]:
-    """Ids that are unsafe as file names, listed twice, in both splits, or differ from another only in case."""
+def id_problems(listed: Iterable[Listed], *, again: str = "remove one") -> list[str]:
+    """Ids that are unsafe as file names, listed twice, in both splits, or differ from another only in case.
+
+    again: what to do with an id that is listed twice.
+    """
     problems = []
     seen: dict[str, Listed] = {}
     for entry in listed:
@@ -46,7 +49,7 @@ def id_problems(listed: Iterable[Listed]) -> list[str]:
         elif first.split != entry.split:
             fault = f"is in both splits ({first.where}): never evaluate on a training image; remove it from one list"
         else:
-            fault = f"is listed twice ({first.where}); remove one"
+            fault = f"is listed twice ({first.where}); {again}"
         problems.append(f"{entry.where}: id {entry.id!r} {fault}")
     return problems
 

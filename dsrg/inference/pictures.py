@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsrg.data.check import OTHER_TAG, tag_faults
-from dsrg.data.folder import IMAGES, Names, Row, find_files, read_table
+from dsrg.data.folder import IMAGES, Names, find_files
 from dsrg.data.ids import image_ids
 from dsrg.data.images import ImageFacts, check_image
+from dsrg.data.table import Row, read_table
 from dsrg.errors import InputError
 from dsrg.runtime.progress import tracked
 from dsrg.runtime.workers import threaded_map
@@ -123,7 +124,7 @@ def tags_of(pictures: list[Picture], table: Path, classes: list[str], *, separat
     names = Names(picture.path.as_posix() for picture in pictures)
     rows: dict[str, list[Row]] = defaultdict(list)
     shared: dict[str, Row] = {}
-    for row in read_table(table, separator=separator, images=len(pictures), key="--tags"):
+    for row in read_table(table, separator=separator, images=len(pictures), key="--tags").rows:
         fitting = names.fitting(row.image)
         if len(fitting) == 1:
             rows[fitting[0]].append(row)
@@ -142,7 +143,7 @@ def tags_of(pictures: list[Picture], table: Path, classes: list[str], *, separat
             )
         elif len(found) > 1:
             places = ", ".join(row.where for row in found)
-            problems.append(f"{picture.path}: {len(found)} rows ({places}); remove all but one")
+            problems.append(f"{picture.path}: {len(found)} rows ({places}); put its tags into one")
         else:
             tagged.append((picture.id, found[0].where, found[0].tags))
     problems += [fault.problem for fault in tag_faults(tagged, classes, else_hint=OTHER_TAG)]

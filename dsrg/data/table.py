@@ -1,0 +1,424 @@
+"""Tables of tags, as people keep them and as labelling tools, spreadsheets and pandas write them.
+
+NAME.csv, .tsv     a header, columns separated by comma, semicolon or tab (or by the sign of a line `sep=;`)
+NAME.jsonl, .json  an object a line, or a list of objects (Label Studio's JSON-MIN); their keys are the columns
+
+The image stands in the column `image`, its tags in `tags`, its split in `split`, or in a column of another usual name
+(IMAGE_COLUMNS ...). Tags are separated by `data.separator`, or are a list as JSON, Python, NumPy or Label Studio write
+it. A table may have a row for each tag: rows of one image are joined. Without a column of tags, columns of 0 and 1 are
+classes. What is not used is noted.
+"""
+
+import ast
+import csv
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dsrg.errors import InputError
+from dsrg.files import read_text
+
+ENDINGS_OF_TABLES = (".csv", ".tsv", ".jsonl", ".json")
+DELIMITERS = ",;\t"  # of columns
+TABLE_BYTES, TABLE_LINES = 32 * 1024**2, 200_000  # at most, but for more images: a table is read at once
+EXAMPLES = 5  # names quoted in a note
+
+# Usual names of columns, letters and digits alone, the one to prefer first.
+IMAGE_COLUMNS = (
+    *("image", "filename", "fname", "imagename", "imagefile", "imagepath", "filepath", "imageid", "file", "path"),
+    *("img", "imgname", "imgpath", "photo", "picture"),
+)
+TAG_COLUMNS = (
+    *("tags", "tag", "labelnames", "labelname", "classnames", "classname", "categoryname", "labels", "label"),
+    *("choices", "choice", "classes", "class", "categories", "category"),
+)
+SPLIT_COLUMNS = ("split", "subset", "partition", "set")
+IS_VAL_COLUMNS = ("isvalid", "isval", "isvalidation", "istest")  # of yes and no
+CONFIDENCE_COLUMN = "confidence"  # of a table with a row for each tag; 0: the tag is not there
+SPLIT_NAMES = {  # letters alone, without "set" or "split" at the end
+    "train": ("train", "training", "trn", "learn", "entrenamiento", "entraînement", "apprentissage"),
+    "val": ("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation", "validierung"),
+    "test": ("test", "testing", "tst", "holdout", "prueba"),
+}
+YES = frozenset(("1", "1.0", "true", "yes", "wahr", "ja", "vrai", "oui", "verdadero", "si", "sí", "vero"))
+NO = frozenset(("0", "0.0", "false", "no", "falsch", "nein", "faux", "non", "falso", "-1", ""))
+
+SEP_LINE = re.compile(r'"?sep=([^"\n])"?\s*')  # Excel's, which it neither shows nor counts as a row
+QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+NUMBER = r"-?\d+(?:\.\d+)?"
+ITEM = rf"(?:{QUOTED}|{NUMBER}|None|null|nan|NaN)"
+LIST = re.compile(rf"set\(\)|(?:[\w.]+\()?[\[({{]\s*(?:{ITEM}(?:(?:\s*,\s*|\s+){ITEM})*\s*,?)?\s*[\])}}]\)?")
+BARE_LIST = re.compile(r"""[\[{]([^][(){}'"]*)[\]}]""")  # [dog, traffic light], as YAML and Postgres write it
+
+
+class Row(NamedTuple):
+    """One image in a table of tags."""
+
+    where: str  # file:line
+    image: str
+    tags: tuple[str, ...]
+    split: str | None  # None: the table has no splits
+
+
+class Table(NamedTuple):
+    """What a table holds, and what of it is not used or was joined."""
+
+    rows: list[Row]
+    notes: list[str]
+
+
+class NoSuchColumns(InputError):
+    """A table has no columns of images and tags."""
+
+
+class Columns(NamedTuple):
+    """Which columns of a table are read."""
+
+    image: str
+    tags: str | None  # None: the classes are columns of 0 and 1
+    split: str | None
+    is_val: str | None
+    confidence: str | None
+
+
+def read_table(path: Path, *, separator: str, images: int, key: str = "data.tags") -> Table:
+    """Read a table of tags. Raises InputError with every malformed line.
+
+    So that a table takes no more memory than there is reason for, it may have TABLE_LINES, or as many as a row for each
+    tag of `images` can need. key: the param or option that named it.
+    """
+    if not path.is_file():
+        tables = sorted(other.name for other in path.parent.glob("*") if other.suffix in ENDINGS_OF_TABLES)
+        hint = f"set {key} to one of those there: {', '.join(tables)}" if tables else "expected a table of tags"
+        raise InputError(f"{path}: no such file; {hint} ({key})")
+    if path.suffix.lower() not in ENDINGS_OF_TABLES:
+        raise InputError(f"{path}: expected a table of tags, .csv, .tsv, .jsonl or .json ({key})")
+    names, lines = read_cells(path, images=images)
+    columns = _choose_columns(path, names)
+    lines, problems = _separated(lines)
+    columns = _without_other_things(columns, lines)
+    if columns.tags is None:
+        flags = _flag_columns(path, columns, names, lines)
+        rows, more, notes = _rows_of_flags(columns, flags, lines)
+    else:
+        flags = []
+        rows, more, notes = _rows_of_cells(columns, lines, separator)
+    if problems := [*problems, *more]:
+        raise InputError(problems)
+    if not rows:
+        raise InputError(f"{path}: a table without rows; expected one image a row")
+    if columns.is_val:
+        notes.append(f"its column {columns.is_val!r} says which images are for evaluation")
+    rows, joined = join_rows(rows)
+    unused = [name for name in names if name and name not in {*columns, *flags}]
+    if unused:
+        more = ", ..." if unused[EXAMPLES:] else ""
+        notes.append(f"{len(unused)} columns are not used: {', '.join(unused[:EXAMPLES])}{more}")
+    return Table(rows, [f"{path.name}: {note}" for note in (*notes, *joined)])
+
+
+def table_text(path: Path, *, images: int) -> str:
+    """Text of a table or list. Raises InputError if it has more bytes than so many images can need."""
+    return read_text(path, most=TABLE_BYTES * max(TABLE_LINES, 2 * images) // TABLE_LINES)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Cells
+
+
+class Line(NamedTuple):
+    """One line of a table: where it is, and its cells by column, or what is wrong with it."""
+
+    where: str
+    cells: dict[str, object]
+    problem: str | None = None
+
+
+def read_cells(path: Path, *, images: int) -> tuple[list[str], Iterator[Line]]:
+    """The names of a table's columns, and its lines. Raises InputError for a file that is no such table."""
+    text, most = table_text(path, images=images), max(TABLE_LINES, 2 * images)
+    if (count := text.count("\n")) > most:
+        raise InputError(f"{path}: {count:,} lines; expected at most {most:,}, one for each image")
+    match path.suffix.lower():
+        case ".jsonl":
+            lines = list(_jsonl_lines(path, text))
+        case ".json":
+            lines = _json_lines(path, text)
+        case _:
+            return _csv_lines(path, text)
+    names = list(dict.fromkeys(name for line in lines for name in line.cells))
+    return names, iter(lines)
+
+
+def _separated(lines: Iterable[Line]) -> tuple[list[Line], list[str]]:
+    """Sound lines, and what is wrong with the others."""
+    good, problems = [], []
+    for line in lines:
+        good.append(line) if line.problem is None else problems.append(line.problem)
+    return good, problems
+
+
+def _csv_lines(path: Path, text: str) -> tuple[list[str], Iterator[Line]]:
+    header, _, rest = text.partition("\n")
+    first, delimiter = 1, None
+    if declared := SEP_LINE.fullmatch(header.strip("\r,;\t ")) or SEP_LINE.fullmatch(header.strip("\r ")):
+        first, delimiter, text = 2, declared[1], rest
+        header = text.partition("\n")[0]
+    delimiter = delimiter or max(DELIMITERS, key=header.count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = [cell.strip() for cell in next(lines, [])]
+    except csv.Error as error:
+        raise InputError(f"{path}:{first}: {error}; expected the names of the columns") from None
+
+    def rows() -> Iterator[Line]:
+        while True:
+            try:
+                cells = next(lines, None)
+            except csv.Error as error:
+                where = f"{path}:{lines.line_num + first - 1}"
+                yield Line(where, {}, f"{where}: {error}")
+                return
+            if cells is None:
+                return
+            where = f"{path}:{lines.line_num + first - 1}"
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(names):
+                hint = f"quote a name or tags that hold {delimiter!r}"
+                yield Line(where, {}, f"{where}: {len(cells)} cells under {len(names)} columns; {hint}")
+            else:
+                yield Line(where, dict(zip(names, cells, strict=True)))
+
+    return names, rows()
+
+
+EXPECTED_OBJECT = 'expected {"image": "a.jpg", "tags": ["cat"]}, perhaps with a split'
+
+
+def _jsonl_lines(path: Path, text: str) -> Iterator[Line]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield Line(where, {}, f"{where}: {EXPECTED_OBJECT} ({error})")
+            continue
+        yield _object_line(where, found)
+
+
+def _json_lines(path: Path, text: str) -> list[Line]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no readable JSON ({error})") from None
+    if not isinstance(found, list):
+        raise InputError(f"{path}: expected a list of objects, each as {EXPECTED_OBJECT.removeprefix('expected ')}")
+    return [_object_line(f"{path}[{number}]", one) for number, one in enumerate(found)]
+
+
+def _object_line(where: str, found: object) -> Line:
+    if not isinstance(found, dict):
+        return Line(where, {}, f"{where}: {EXPECTED_OBJECT}, not {type(found).__name__}")
+    return Line(where, found)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Columns
+
+
+def _choose_columns(path: Path, names: list[str]) -> Columns:
+    """Which columns hold images, tags and splits, by their names. Raises NoSuchColumns if none or several do."""
+    image, tags = _first(IMAGE_COLUMNS, names), _first(TAG_COLUMNS, names)
+    split, is_val = _first(SPLIT_COLUMNS, names), _first(IS_VAL_COLUMNS, names)
+    problems = [f"no column {name!r}" for name, found in {"image": image, "tags": tags}.items() if found is None]
+    if image is not None and tags is None and len(names) > 2:
+        problems = []  # they may be classes
+    twice = (name for name in (image, tags, split, is_val) if name is not None and names.count(name) > 1)
+    if problems := [*problems, *(f"more than one column {name!r}" for name in twice)]:
+        raise NoSuchColumns(f"{path}:1: {problem}; {_expected(names)}" for problem in problems)
+    return Columns(image, tags, split, None if split else is_val, _first((CONFIDENCE_COLUMN,), names) if tags else None)
+
+
+def _expected(names: list[str]) -> str:
+    return f"expected image and tags, perhaps split, found {', '.join(names)!r}"
+
+
+def _without_other_things(columns: Columns, lines: list[Line]) -> Columns:
+    """The columns without those that only have the usual name: a "set" of holidays, a "confidence" in words."""
+    if columns.split is not None and columns.split.casefold() != "split":
+        if not any(split_role(str(line.cells.get(columns.split))) for line in lines):
+            columns = columns._replace(split=None)
+    if columns.confidence and any(_number(line.cells.get(columns.confidence)) is None for line in lines):
+        columns = columns._replace(confidence=None)
+    return columns
+
+
+def _flag_columns(path: Path, columns: Columns, names: list[str], lines: list[Line]) -> list[str]:
+    """The columns of 0 and 1 that are classes, at least two. Raises NoSuchColumns."""
+    flags = []
+    for name in names:
+        values = {_folded(line.cells.get(name)) for line in lines} if name and name not in columns else set()
+        if values <= YES | NO and values & YES:
+            flags.append(name)
+    if len(flags) < 2:
+        raise NoSuchColumns(f"{path}:1: no column 'tags'; {_expected(names)}")
+    return flags
+
+
+def split_role(name: str) -> str | None:
+    """`train`, `val` or `test`: what the name of a split means, by its usual spellings; None if it is another.
+
+    >>> [split_role(name) for name in ("TRAIN", "Training", "Valid", "dev", "Test", "x", "trainval")]
+    ['train', 'train', 'val', 'val', 'test', None, None]
+    """
+    letters = "".join(filter(str.isalpha, name.casefold())).removesuffix("set").removesuffix("split")
+    return next((role for role, names in SPLIT_NAMES.items() if letters in names), None)
+
+
+def _first(wanted: tuple[str, ...], names: list[str]) -> str | None:
+    """The name that is the first of those wanted, whatever its case and signs."""
+    sound = (name for name in reversed(names) if name.isprintable())
+    by_letters = {"".join(filter(str.isalnum, name.casefold())): name for name in sound}
+    return next((by_letters[name] for name in wanted if name in by_letters), None)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Rows
+
+
+def _rows_of_cells(columns: Columns, lines: list[Line], separator: str) -> tuple[list[Row], list[str], list[str]]:
+    """A row for each line -> rows, problems, notes."""
+    rows, problems, unsure = [], [], 0
+    absent: dict[tuple[str, str], str] = {}
+    for line in lines:
+        try:
+            row = _row(line, columns, separator)
+        except ValueError as error:
+            problems.append(f"{line.where}: {EXPECTED_OBJECT} ({error})")
+            continue
+        confidence = _number(line.cells[columns.confidence]) if columns.confidence else 1
+        unsure += 0 < confidence < 1
+        if confidence <= 0:
+            absent |= {(row.image, tag): row.where for tag in row.tags}
+            row = row._replace(tags=())
+        rows.append(row)
+    for row in rows:
+        for tag in row.tags:
+            if other := absent.get((row.image, tag)):
+                what = f"{row.image!r} has the tag {tag!r} here, but not at {other} (confidence 0)"
+                problems.append(f"{row.where}: {what}; remove one")
+    if any(row.split is not None for row in rows):
+        problems += [f"{row.where}: no split, but other lines have one" for row in rows if row.split is None]
+    return rows, problems, [f"{unsure} rows have a confidence below 1, and count as tags"] * bool(unsure)
+
+
+def _rows_of_flags(columns: Columns, flags: list[str], lines: list[Line]) -> tuple[list[Row], list[str], list[str]]:
+    """The same for a table whose classes are columns of 0 and 1."""
+    named = (
+        Line(line.where, line.cells | {"tags": [name for name in flags if _folded(line.cells.get(name)) in YES]})
+        for line in lines
+    )
+    rows, problems, notes = _rows_of_cells(columns._replace(tags="tags"), list(named), "|")
+    return rows, problems, [*notes, f"its columns of 0 and 1 are the classes: {', '.join(flags[:EXAMPLES])}"]
+
+
+def _row(line: Line, columns: Columns, separator: str) -> Row:
+    """Raises ValueError for cells that are no text (or list, in JSON)."""
+    for name in (columns.image, columns.tags):
+        if name not in line.cells:
+            raise ValueError(f"no {name!r}")
+    image, split = line.cells[columns.image], line.cells.get(columns.split)
+    if not isinstance(image, str) or not isinstance(split, str | None):
+        raise ValueError("image, tags and split are text")
+    if columns.is_val:
+        split = _split_of(line.cells.get(columns.is_val), columns.is_val)
+    tags = dict.fromkeys(normal(tag.strip()) for tag in cell_tags(line.cells[columns.tags], separator))
+    return Row(line.where, image.strip(), tuple(tag for tag in tags if tag), split and split.strip())
+
+
+def _folded(cell: object) -> str:
+    return "" if cell is None else str(cell).strip().casefold()
+
+
+def _split_of(cell: object, column: str) -> str:
+    text = _folded(cell)
+    if text not in YES | NO:
+        raise ValueError(f"{column} is {cell!r}, neither true nor false")
+    return "val" if text in YES else "train"
+
+
+def _number(cell: object) -> float | None:
+    try:
+        return float(str(cell).strip())
+    except ValueError:
+        return None
+
+
+def cell_tags(cell: object, separator: str) -> list[str]:
+    """The tags in one cell: a written-out list, an object around one (Label Studio), or text with a separator.
+
+    >>> [cell_tags(cell, "|") for cell in ("cat|dog", "['cat', 'dog']", '{"choices": ["cat", "dog"]}', "['cat' 'dog']")]
+    [['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog']]
+
+    Raises ValueError for what is none of these.
+    """
+    if cell is None:
+        return []
+    if isinstance(cell, str):
+        text = cell.strip()
+        if LIST.fullmatch(text):
+            items = re.findall(ITEM, text[re.search(r"[\[({]", text).start() :])
+            return [_unquoted(item) for item in items if item.casefold() not in ("none", "null", "nan")]
+        if found := BARE_LIST.fullmatch(text):
+            return found[1].split(",")
+        if not text.startswith("{"):
+            return cell.split(separator)
+        try:
+            cell = json.loads(text)
+        except (ValueError, RecursionError):
+            return [text]  # its braces are refused where classes are
+    if isinstance(cell, dict) and len(cell) == 1:
+        (cell,) = cell.values()
+    if not isinstance(cell, list) or not all(isinstance(tag, str) for tag in cell):
+        raise ValueError("image, tags and split are text")
+    return cell
+
+
+def _unquoted(item: str) -> str:
+    """Text or a number as JSON or Python write it."""
+    if item[0] not in "'\"":
+        return item
+    try:
+        return json.loads(item)
+    except ValueError:
+        return ast.literal_eval(item)
+
+
+def join_rows(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """Rows of one image made one, if the table has a row for each tag: nowhere more than one tag in a row.
+
+    Others are left as they are: who reads them says what is wrong.
+    """
+    if any(len(row.tags) > 1 for row in rows):
+        return rows, []
+    joined: dict[tuple[str, str | None], Row] = {}
+    for row in rows:
+        first = joined.setdefault((row.image, row.split), row)
+        if first is not row:
+            tags = tuple(dict.fromkeys((*first.tags, *row.tags)))
+            joined[row.image, row.split] = first._replace(tags=tags)
+    if len(joined) == len(rows):
+        return rows, []
+    return list(joined.values()), [f"{len(rows)} rows with a tag each are joined to {len(joined)} images"]
+
+
+def normal(text: str) -> str:
+    """The same letters in the same code points, whatever system wrote them."""
+    return unicodedata.normalize("NFC", text)
