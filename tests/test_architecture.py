@@ -25,7 +25,7 @@ FLOORS = [
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 
-METHOD_OUTSIDE = {"cv2", "dsrg", "numpy", "pydensecrf", "torch", "collections", "dataclasses"}
+METHOD_OUTSIDE = {"cv2", "dsrg", "numpy", "pydensecrf", "torch", "collections", "dataclasses", "functools"}
 OPENERS = {"open", "Path", "imread", "imwrite", "load", "save", "fromfile", "tofile", "loadtxt", "savetxt"}
 
 

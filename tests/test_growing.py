@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from dsrg.method.growing import _spread, grow
+from dsrg.method.growing import grow
 from dsrg.method.label_maps import UNLABELLED
 
 PAPER = {"fg_thresh": 0.85, "bg_thresh": 0.99}
@@ -111,16 +111,6 @@ def test_growth_follows_a_long_spiral_and_a_long_zigzag():
         seeds[0, 0, 0] = 1
         grown = grow(torch.from_numpy(seeds), torch.from_numpy(probs), torch.tensor([[True, True]]), **PAPER)
         assert torch.equal(grown[0] == 1, torch.from_numpy(path == 1)) and not (grown == 0).any()
-
-
-@pytest.mark.parametrize("rounds", [2, 3, 4])
-def test_looking_less_often_whether_anything_changed_changes_nothing(rounds):
-    """As on a GPU: paths whose number of rounds is and is not a multiple of that."""
-    for side in (2, 5, 9, 12, 15):
-        region = torch.from_numpy(np.stack([spiral(side), zigzag(side)])).to(torch.uint8)
-        marked = torch.zeros(region.shape, dtype=torch.bool)
-        marked[:, 0, 0] = True
-        assert torch.equal(_spread(marked, region, rounds=rounds), _spread(marked, region, rounds=1))
 
 
 def spiral(side: int) -> np.ndarray:

@@ -3,12 +3,14 @@
 Paper section 3.3; released code `pylayers.py`, `generate_seed_step` and `DSRGLayer`.
 """
 
+from functools import reduce
+
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
 from dsrg.method.label_maps import UNLABELLED
-
-GPU_ROUNDS = 4  # of spreading between two looks at whether anything has changed: a look waits for the GPU
 
 
 def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float) -> Tensor:
@@ -17,8 +19,9 @@ def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_
     A pixel is confident of class c when c has its highest probability among the present classes (as in the released
     code; in the paper, among all) and that probability is above `fg_thresh` (background: above `bg_thresh` too).
     Confident pixels take their class, the other seed pixels keep theirs; a connected region of one class becomes
-    labelled when it holds a seed of that class. The paper visits pixels one by one; the fixed point is found here for
-    all images at once. Of classes that tie for the highest probability the lowest wins.
+    labelled when it holds a seed of that class. The paper visits pixels one by one; all connected regions of
+    a batch are found here at once. A GPU is waited for once. Of classes that tie for the highest probability the lowest
+    wins.
 
     Seeds are never lost or relabelled. A seed that the network is confident is another class stays what it is, yet
     while growing it counts as that other class: it connects the other's region, and cuts and does not start its own
@@ -39,56 +42,46 @@ def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_
     >>> grow(seeds, probs, torch.tensor([[True, True]]), fg_thresh=0.85, bg_thresh=0.99).tolist()
     [[[1, 1, 1, 255]]]
     """
-    highest, winner = _likeliest(probs, present)
+    classes = _tagged_classes(present)
+    rows = torch.arange(len(probs), device=probs.device)[:, None]
+    highest, place = probs[rows, classes].max(dim=1)
+    winner = classes.to(torch.uint8).gather(1, place.flatten(1)).view_as(place)
     confident = (highest > fg_thresh) & ((winner != 0) | (highest > bg_thresh))
-    region = torch.where(confident, winner.to(torch.uint8), seeds)
-    anchors = (region == seeds) & (seeds != UNLABELLED)
-    reached = _spread(anchors, region, rounds=GPU_ROUNDS if region.is_cuda else 1)
-    return torch.where(seeds != UNLABELLED, seeds, torch.where(reached, region, UNLABELLED))
+    region = torch.where(confident, winner, seeds)
+    reached = _seeded_regions(region, seeds, classes)
+    return torch.where(reached & (seeds == UNLABELLED), region, seeds)
 
 
-def _likeliest(probs: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Each pixel's highest probability among the present classes (B, h, w) and, int64, the lowest class that has it.
+def _tagged_classes(present: Tensor) -> Tensor:
+    """The numbers of each image's classes in order, int64 (B, K), filled up with 0, which is background.
 
-    Absent classes are not even read: an image has few of many.
+    K is the most that an image has, so that probabilities of absent classes are not even read. A GPU would have to be
+    asked for it; there it is the number of all classes.
     """
     tagged, classes = present.sort(dim=1, descending=True, stable=True)
-    most = max([1, *present.sum(dim=1).tolist()])
-    rows = torch.arange(len(probs), device=probs.device)[:, None]
-    among = probs[rows, classes[:, :most]].masked_fill_(~tagged[:, :most, None, None], -1)
-    highest, place = among.max(dim=1)
-    return highest, classes.gather(1, place.flatten(1)).view_as(place)
+    most = present.shape[1] if present.is_cuda else max([1, *present.sum(dim=1).tolist()])
+    return (classes * tagged)[:, :most]
 
 
-def _spread(marked: Tensor, region: Tensor, *, rounds: int) -> Tensor:
-    """Marked pixels, bool (B, h, w), spread through 8-connected pixels of equal `region` until nothing changes.
+def _seeded_regions(region: Tensor, seeds: Tensor, classes: Tensor) -> Tensor:
+    """The pixels, bool (B, h, w), whose 8-connected region of one of the image's classes holds a seed of that class.
 
-    Runs of equal pixels along rows and columns are filled in one sweep each, so the number of rounds is the number of
-    turns and diagonal steps on the longest path, not its length in pixels. Whether anything changed is looked at after
-    every so many `rounds`.
+    OpenCV numbers the regions of all images and classes at once, in one picture with a place for each class of each
+    image. It does so on the host, in about the time in which a GPU would start all the operations that this takes.
     """
-    rows, columns = _runs(region, 2), _runs(region, 1)
-    falling = region[:, 1:, 1:] == region[:, :-1, :-1]
-    rising = region[:, 1:, :-1] == region[:, :-1, 1:]
-    while True:
-        before = marked
-        for _ in range(rounds):
-            marked = _fill_runs(_fill_runs(marked, rows, 2), columns, 1)
-            marked[:, 1:, 1:] |= falling & marked[:, :-1, :-1]
-            marked[:, :-1, :-1] |= falling & marked[:, 1:, 1:]
-            marked[:, 1:, :-1] |= rising & marked[:, :-1, 1:]
-            marked[:, :-1, 1:] |= rising & marked[:, 1:, :-1]
-        if torch.equal(marked, before):
-            return marked
-
-
-def _runs(region: Tensor, dim: int) -> Tensor:
-    """Number of each pixel's run of equal values along `dim`, int64, from 0 in every line."""
-    change = torch.diff(region, dim=dim) != 0
-    first = torch.zeros_like(region.narrow(dim, 0, 1), dtype=torch.bool)
-    return torch.cat([first, change], dim=dim).cumsum(dim)
-
-
-def _fill_runs(marked: Tensor, runs: Tensor, dim: int) -> Tensor:
-    """Mark every pixel of a run that holds a marked pixel."""
-    return torch.zeros_like(runs).scatter_add_(dim, runs, marked.to(runs.dtype)).gather(dim, runs) > 0
+    if not len(region):
+        return torch.zeros_like(region, dtype=torch.bool)
+    batch, height, width = region.shape
+    needed = torch.cat([part.flatten() for part in (region, seeds, classes.to(torch.uint8))])
+    needed = needed.cpu().numpy()  # the one thing for which a GPU is waited
+    regions, labels = needed[: 2 * region.numel()].reshape(2, *region.shape)
+    numbers = needed[2 * region.numel() :].reshape(batch, -1)
+    numbers = numbers[:, : 1 + np.count_nonzero(numbers, axis=1).max()]
+    places = np.zeros((*numbers.shape, height + 1, width), bool)  # an empty row between two
+    np.equal(regions[:, None], numbers[:, :, None, None], out=places[:, :, :height])
+    count, found = cv2.connectedComponents(places.view(np.uint8).reshape(-1, width), connectivity=8)
+    found = reduce(np.maximum, found.reshape(places.shape)[:, :, :height].swapaxes(0, 1))
+    seeded = np.zeros(count, bool)
+    seeded[found[regions == labels]] = True
+    seeded[0] = False  # pixels of no class
+    return torch.from_numpy(seeded.take(found)).to(region.device, non_blocking=True)
