@@ -1,6 +1,7 @@
 """DVC experiments for the tables: run one, or take its figures from the JSON where it has been run before."""
 
 import json
+import shutil
 import statistics
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -18,10 +19,11 @@ from dsrg.files import write_json, write_text
 from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.scoring import with_ground_truth
+from dsrg.networks.network import Segmenter
 from dsrg.params import load_params
 from dsrg.pipeline import load_stage
 
-MADE_BY = {"dsrg": "train_dsrg", "retrain": "retrain"}
+MADE_BY = {"dsrg": "train_dsrg", "retrain": "retrain", "full": "prepare"}
 yaml = YAML(typ="safe", pure=True)
 
 
@@ -52,7 +54,10 @@ class Experiments:
         self.known = {} if fresh or not path.exists() else json.loads(path.read_text(encoding="utf-8"))["experiments"]
 
     def figures(self, name: str, changes: list[str], *, network: str) -> dict:
-        """mIoU, with and without CRF, and IoU per class of a network, "dsrg" or "retrain", with changed params."""
+        """mIoU, with and without CRF, and IoU per class of a network with changed params.
+
+        network: "dsrg", "retrain", or "full", the network of `retrain` trained on the true masks.
+        """
         everything = [*self.common, *changes]
         write_text(Path("params.yaml"), self.params)  # `dvc exp run` leaves the changes of the one before in it
         key = f"{network}-{params_digest(everything)}"
@@ -62,7 +67,8 @@ class Experiments:
             # a name is taken once; the stages of the one before come from DVC's cache
             subprocess.run(["dvc", "exp", "remove", name], capture_output=True)
             subprocess.run(["dvc", "exp", "run", "--name", name, *options, MADE_BY[network]], check=True)
-            self.known[key] = {"name": name, "changes": changes, "network": network, **evaluated(network)}
+            found = fully_supervised(key) if network == "full" else evaluated(network)
+            self.known[key] = {"name": name, "changes": changes, "network": network, **found}
             write_json(self.path, {"experiments": self.known})
         return self.known[key]
 
@@ -84,11 +90,26 @@ def params_digest(changes: list[str]) -> str:
 
 def evaluated(network: str) -> dict:
     """The network in the working folder on the evaluation split, as the stage `evaluate` does it."""
+    segmenter, model = load_segmenter(load_stage("evaluate").file[network], made_by=MADE_BY[network])
+    return scored(segmenter, size=model.size)
+
+
+def fully_supervised(key: str) -> dict:
+    """Train on the true masks of the working folder, going on where an earlier call was stopped."""
+    from benchmarks.upper_limit import full_supervision
+
+    scratch = Path(".scratch") / key
+    found = scored(full_supervision(scratch, fingerprint=key), size=load_params().data.size)
+    shutil.rmtree(scratch)
+    return found
+
+
+def scored(segmenter: Segmenter, *, size: int) -> dict:
+    """A segmenter on the evaluation split of the working folder; size: side of its training squares, pixels."""
     stage = load_stage("evaluate")
     classes = read_classes(stage.file["classes"])
     truth = read_ground_truth(stage.file["ground_truth"])
     index = with_ground_truth(read_index(stage.file["index"], classes).split("val"), truth)
-    segmenter, model = load_segmenter(stage.file[network], made_by=MADE_BY[network])
     scores, _ = evaluate_segmenter(
         segmenter,
         index,
@@ -96,7 +117,7 @@ def evaluated(network: str) -> dict:
         Masks(truth, index.ids, folder=stage.file["masks"]),
         stage.params.evaluate,
         classes=classes,
-        size=model.size,
+        size=size,
         kernel=stage.params.crf.test.model_dump(),
     )
     return scores.metrics() | {"iou": scores.per_class(crf=False), "iou_crf": scores.per_class(crf=True)}

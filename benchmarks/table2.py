@@ -2,11 +2,15 @@
 
     python -m benchmarks.table2 --recipe recipes/voc2012-vgg16.yaml --set data.root=/data/VOC2012 --seeds 0 1 2
 
+With --full, a last row: the final network trained on the true masks, of which the others reach a share.
+With --ladder NAME, the figures of each row and seed go to benchmarks/results/ladder.json, under that name.
+
 Every row is a DVC experiment, so stages that rows share are computed once; needs a git repository with a commit.
 Writes results/table2.md and results/table2.png, and the figures of each run to benchmarks/results/table2-RECIPE.json,
 from where an interrupted table goes on. Without --recipe, params.yaml as it is.
 """
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +24,7 @@ import numpy as np
 from benchmarks import RESULTS
 from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.files import whole_file, write_text
+from dsrg.files import whole_file, write_json, write_text
 
 STATIC = ["grow.enabled=false"]
 
@@ -32,6 +36,7 @@ class Row(NamedTuple):
     changes: list[str]
     network: str
     paper: str
+    key: str = ""  # in ladder.json
     classes: str = ""  # the paper's IoU of background and VOC's classes, in percent
 
     def in_paper(self, classes: list[str]) -> dict[str, float]:
@@ -44,25 +49,25 @@ ROWS = [
     Row(
         "baseline: static seeds, plain loss",
         [*STATIC, "dsrg.seed_loss=plain"],
-        *("dsrg", "52.5"),
+        *("dsrg", "52.5", "baseline"),
         "82.5 67.5 23.2 65.7 29.7 47.5 71.8 66.8 76.7 23.3 51.7 26.2 69.7 54.2 63.2 57.2 33.7 64.5 33.5 48.7 46.1",
     ),
     Row(
         "+ balanced loss",
         [*STATIC, "dsrg.seed_loss=balanced"],
-        *("dsrg", "53.6"),
+        *("dsrg", "53.6", "bsl"),
         "82.4 71.9 29.1 67.7 32.4 49.8 75.5 67.9 74.7 22.8 54.9 26.6 64.3 55.7 64.7 56.0 35.0 67.7 32.7 50.2 45.8",
     ),
     Row(
         "+ growing (DSRG)",
         [],
-        *("dsrg", "57.6"),
+        *("dsrg", "57.6", "dsrg"),
         "86.6 70.5 28.8 70.6 34.7 55.7 74.9 70.1 80.2 24.1 63.6 24.8 76.6 64.1 64.9 72.3 38.5 68.7 35.8 51.8 51.9",
     ),
     Row(
         "+ retraining",
         [],
-        *("retrain", "59.0"),
+        *("retrain", "59.0", "retrain"),
         "87.5 73.1 28.4 75.4 39.5 54.5 78.2 71.3 80.6 25.0 63.3 25.4 77.8 65.4 65.2 72.8 41.2 74.3 34.1 52.1 53.0",
     ),
 ]
@@ -83,6 +88,7 @@ SEC = Row(
     "dsrg",
     "50.7",
 )
+FULL = Row("full supervision", [], "full", "", "full")
 OPPONENT = Row(
     "opponent: CAM + CRF as labels, cross-entropy",
     [*STATIC, "dsrg.seed_loss=plain", "dsrg.boundary_loss=false", "seeds.crf.use=replace"],
@@ -97,6 +103,8 @@ OPPONENT = Row(
 @click.option("--seeds", "first_seeds", multiple=True, type=int, metavar="SEED...", help="Default: 0 1 2.")
 @click.option("--neighbours", is_flag=True, help="Add SEC and the opponent without growing.")
 @click.option("--retrained", is_flag=True, help="Add the final network that is trained on each row's masks.")
+@click.option("--full", is_flag=True, help="Add the final network trained on the true masks.")
+@click.option("--ladder", metavar="NAME", help="Put the figures into benchmarks/results/ladder.json under this name.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Rows whose title holds this text.")
 @click.option("--fresh", is_flag=True, help="Run again what the JSON has.")
 @click.argument("more_seeds", nargs=-1, type=int, metavar="")
@@ -106,6 +114,8 @@ def main(
     first_seeds: tuple[int, ...],
     neighbours: bool,
     retrained: bool,
+    full: bool,
+    ladder: str | None,
     only: tuple[str, ...],
     fresh: bool,
     more_seeds: tuple[int, ...],
@@ -114,6 +124,7 @@ def main(
     name = recipe.stem if recipe else "params"
     rows = [*ROWS, SEC, OPPONENT] if neighbours else ROWS
     rows = with_retraining(rows) if retrained else rows
+    rows = [*rows, FULL] if full else rows
     rows = [row for row in rows if not only or any(text in row.title for text in only)]
     found: dict[str, list[dict]] = {}
     with recipe_in_place(recipe):
@@ -123,10 +134,26 @@ def main(
                 run = f"table2-{name}-{number}-seed{seed}"
                 figures = experiments.figures(run, [f"seed={seed}", *row.changes], network=row.network)
                 found.setdefault(row.title, []).append(figures)
+                if ladder:
+                    write_ladder(RESULTS / "ladder.json", ladder, rows, found)
     table = markdown(name, seeds, rows, found)
     write_text(Path("results/table2.md"), table)
     draw(Path("results/table2.png"), rows, found)
     click.echo(table)
+
+
+def write_ladder(path: Path, name: str, rows: list[Row], found: dict[str, list[dict]]) -> None:
+    """Figures a seed of the paper's rows and of full supervision, beside those of other names in the file.
+
+    `{name: {"baseline": {"miou": [...], "miou_crf": [...]}, "bsl": ..., "dsrg": ..., "retrain": ..., "full": ...}}`
+    """
+    ladder = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    ladder[name] = {
+        row.key: {figure: [run[figure] for run in found[row.title]] for figure in ("miou", "miou_crf")}
+        for row in rows
+        if row.key and row.title in found
+    }
+    write_json(path, ladder)
 
 
 def with_retraining(rows: list[Row]) -> list[Row]:

@@ -1,9 +1,10 @@
-"""The upper limit: the network of `retrain`, trained on the true masks instead, and evaluated as ever.
+"""Full supervision: the network of `retrain`, trained on the true masks instead, and evaluated as ever.
 
     python -m benchmarks.upper_limit --name voc2012-mobilenet
 
-As there, but from `network.weights` and with cross entropy, whatever params `retrain` say. Reads params.yaml and the
-files of a finished `dvc repro` in the working folder. Never a stage: training sees tags only.
+As there, but from `network.weights` and with cross entropy, whatever params `retrain` say. Reads params.yaml and what
+`dvc repro prepare` made in the working folder. Never a stage: training sees tags only. `benchmarks.table2 --full` has
+it as a row.
 """
 
 import tempfile
@@ -12,12 +13,13 @@ from pathlib import Path
 import click
 
 from benchmarks import RESULTS
+from benchmarks.experiments import scored
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.files import write_json
-from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.scoring import with_ground_truth
+from dsrg.networks.network import Segmenter
 from dsrg.networks.weights import initial_segmenter
 from dsrg.pipeline import load_stage
 from dsrg.training.fit import fit, set_up_torch
@@ -27,44 +29,45 @@ from dsrg.training.mask_objective import mask_objective
 @click.command()
 @click.option("--name", required=True, help="Of the JSON file in benchmarks/results.")
 def main(name: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        segmenter = full_supervision(Path(scratch))
+    found = scored(segmenter, size=load_stage("upper_limit").params.data.size)
+    write_json(RESULTS / f"upper_limit-{name}.json", found)
+    click.echo(found)
+
+
+def full_supervision(scratch: Path, *, fingerprint: str = "") -> Segmenter:
+    """The network of `retrain`, trained on the masks; goes on from a checkpoint of this fingerprint in `scratch`."""
     stage = load_stage("upper_limit")
-    params, retrain, root = stage.params, stage.params.retrain, stage.data_root
+    params, retrain = stage.params, stage.params.retrain
     classes = read_classes(stage.file["classes"])
     truth = read_ground_truth(stage.file["ground_truth"])
-    index = with_ground_truth(read_index(stage.file["index"], classes, max_side=params.data.max_side), truth)
-    train, val = index.split("train"), index.split("val")
+    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
+    train = with_ground_truth(index, truth)
     set_up_torch(params.seed)
-    network = params.network_of("retrain").model_dump(exclude={"weights"})
+    chosen = params.network_of("retrain")
     batches = Batches(
         train,
-        root=root,
+        root=stage.data_root,
         labels=Masks(truth, train.ids, folder=stage.file["masks"]),
         size=params.data.size,
         batch=retrain.batch,
         seed=params.seed,
         **retrain.augment.model_dump(),
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        segmenter = fit(
-            initial_segmenter(classes=len(classes), weights=params.network_of("retrain").weights, **network),
-            mask_objective(loss="cross_entropy", min_prob=retrain.min_prob),
-            batches,
-            name="upper limit",
-            steps=retrain.steps,
-            precision=retrain.precision,
-            optimiser=retrain.optimiser.model_dump(),
-            skip_bad_steps=retrain.skip_bad_steps,
-            scratch=Path(scratch),
-            fingerprint="",
-            curves=Path(scratch) / "curves.tsv",
-        )
-    masks = Masks(truth, val.ids, folder=stage.file["masks"])
-    kernel = params.crf.test.model_dump()
-    scores, _ = evaluate_segmenter(
-        segmenter, val, root, masks, params.evaluate, classes=classes, size=params.data.size, kernel=kernel
+    return fit(
+        initial_segmenter(classes=len(classes), weights=chosen.weights, **chosen.model_dump(exclude={"weights"})),
+        mask_objective(loss="cross_entropy", min_prob=retrain.min_prob),
+        batches,
+        name="full supervision",
+        steps=retrain.steps,
+        precision=retrain.precision,
+        optimiser=retrain.optimiser.model_dump(),
+        skip_bad_steps=retrain.skip_bad_steps,
+        scratch=scratch,
+        fingerprint=fingerprint,
+        curves=scratch / "curves.tsv",
     )
-    write_json(RESULTS / f"upper_limit-{name}.json", {"steps": retrain.steps, **scores.metrics()})
-    click.echo(scores.metrics())
 
 
 if __name__ == "__main__":

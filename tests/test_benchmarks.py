@@ -140,7 +140,7 @@ class TestTable2:
 
     def test_markdown_by_hand(self):
         theirs = " ".join(str(number) for number in range(21))
-        rows = [table2.Row("static", [], "dsrg", "52.5"), table2.Row("growing", [], "dsrg", "57.6", theirs)]
+        rows = [table2.Row("static", [], "dsrg", "52.5"), table2.Row("growing", [], "dsrg", "57.6", classes=theirs)]
         lines = table2.markdown("voc", [0, 1], rows, self.FOUND).splitlines()
         assert "voc" in lines[0] and "0, 1" in lines[0]
         assert lines[2] == "|  | mIoU | with CRF | paper | background | cat |"
@@ -163,7 +163,7 @@ class TestTable2:
 
     def test_figure_has_a_bar_a_row_in_each_group(self, tmp_path):
         theirs = " ".join("50" for _ in range(21))
-        rows = [table2.Row(title, [], "dsrg", "52.5", theirs) for title in self.FOUND]
+        rows = [table2.Row(title, [], "dsrg", "52.5", classes=theirs) for title in self.FOUND]
         table2.draw(tmp_path / "a.png", rows, self.FOUND)
         picture = cv2.imread(str(tmp_path / "a.png")).reshape(-1, 3)[:, ::-1]
         for colour in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
@@ -176,9 +176,11 @@ class TestTable2:
 class TestTables:
     """The programs of tables from the command line on, experiments but for DVC's work."""
 
+    REST = {"iou_crf": {"background": 0.75, "cat": 0.25}, "absent": []}
+
     @pytest.fixture(autouse=True)
     def found(self, project, monkeypatch):
-        figures = {"miou": 0.25, "miou_crf": 0.5, "iou_crf": {"background": 0.75, "cat": 0.25}, "absent": []}
+        figures = {"miou": 0.25, "miou_crf": 0.5} | self.REST
         monkeypatch.setattr(experiments.subprocess, "run", lambda command, **_: None)
         monkeypatch.setattr(experiments, "evaluated", lambda network: figures)
         for name in ("table2", "switches"):
@@ -191,6 +193,20 @@ class TestTables:
         assert run.exit_code == 0 and lines[-1].endswith("| 25.0 ± 0.0 | 50.0 ± 0.0 |  | 75.0 | 25.0 |")
         assert len(lines) == 4 + 2 * len(table2.ROWS) + 2 and Path("results/table2.png").exists()
         assert len(json.loads(Path("table2-voc2012-vgg16.json").read_text())["experiments"]) == 2 * 6
+
+    def test_table2_with_full_supervision_sums_up_a_ladder(self, monkeypatch):
+        monkeypatch.setattr(experiments, "fully_supervised", lambda key: {"miou": 0.6, "miou_crf": 0.7} | self.REST)
+        Path("ladder.json").write_text('{"vgg16": {}}')
+        options = ["--full", "--ladder", "mobilenet", "--only", "baseline", "--only", "full", "--seeds", "0", "1"]
+        run = CliRunner().invoke(table2.main, options, catch_exceptions=False)
+        assert run.exit_code == 0 and "| full supervision | 60.0 ± 0.0 | 70.0 ± 0.0 |" in run.output
+        assert json.loads(Path("ladder.json").read_text()) == {
+            "vgg16": {},
+            "mobilenet": {
+                "baseline": {"miou": [0.25, 0.25], "miou_crf": [0.5, 0.5]},
+                "full": {"miou": [0.6, 0.6], "miou_crf": [0.7, 0.7]},
+            },
+        }
 
     def test_some_rows_of_table2(self):
         options = ["--only", "baseline", "--only", "growing", "--seeds", "0", "1"]
