@@ -13,6 +13,7 @@ import io
 import json
 import multiprocessing
 import pickle
+import pickletools
 import resource
 import signal
 import struct
@@ -45,7 +46,7 @@ from benchmarks import RESULTS
 from dsrg.artifacts.cues import CONFLICTS, read_cues, write_cues
 from dsrg.artifacts.label_folder import CHECKSUMS, PLACES, LabelFolder, written_labels
 from dsrg.artifacts.model_file import FORMAT, VERSION, Model, _digest, load_model, save_model
-from dsrg.artifacts.safe_pickle import INSTRUCTIONS, NAMES
+from dsrg.artifacts.safe_pickle import _ArrayUnpickler
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
 from dsrg.data.check import Scan, check_records
 from dsrg.data.coco import scan_coco
@@ -436,8 +437,9 @@ def cues(folder: Path) -> Target:
             read_cues(path, list_path, index, grid=GRID, classes=CLASSES, conflict=conflict)
 
     dumped = [pickle.dumps(arrays, protocol) for protocol in range(6)]
-    names = [f"c{module}\n{name}\n".encode() for module, name in (*NAMES, ("os", "system"), ("builtins", "eval"))]
-    codes = [*INSTRUCTIONS, b"P1\n", b"Q", b"i", b"o", b"\x82\x01", b"\x92", b"\x97", b"0", b"1", b"2"]
+    known = [*_ArrayUnpickler(b"").names, ("os", "system"), ("builtins", "eval")]
+    names = [f"c{module}\n{name}\n".encode() for module, name in known]
+    codes = [instruction.code.encode("latin-1") for instruction in pickletools.opcodes]
     operands = st.sampled_from(
         [b"\0", b"\x01", b"1\n", b"'a'\n", b"\x02\0\0\0ab", b"\xff" * 4, b"\xff" * 8, b"9" * 5000]
     )

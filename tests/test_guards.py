@@ -148,6 +148,7 @@ def test_what_writes_whole_files_is_let_be(source):
 MODULES_THAT_RUN = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 CALLS_THAT_RUN = {"eval", "exec", "compile", "__import__", "system", "popen"}
 MAY_RUN = {
+    "dsrg.artifacts.safe_pickle": "imports Python's reader, to which it leaves ten names",
     "dsrg.inference.export.runner": "torch.export.load of the file that `dsrg export` has just written",
     "dsrg.figures.report._yaml": "only writes, in the order of the params",
 }
@@ -194,13 +195,14 @@ def test_nothing_in_the_source_runs_what_a_file_says():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         own = functions(tree, module_of(path))
         allowed = sum(len(dangers(function)) for name, function in own.items() if name in MAY_RUN)
+        allowed += module_of(path) in MAY_RUN
         if len(lines := dangers(tree)) > allowed:
             found[module_of(path)] = lines
     assert not found
 
 
 def test_what_may_run_is_still_there():
-    for name in MAY_RUN:
+    for name in MAY_RUN.keys() - {"dsrg.artifacts.safe_pickle"}:
         path = ROOT / (name.rsplit(".", 1)[0].replace(".", "/") + ".py")
         assert dangers(functions(ast.parse(path.read_text(encoding="utf-8")), module_of(path))[name]), name
 
