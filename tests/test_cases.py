@@ -87,7 +87,6 @@ EXPECTED = {
         "every training image",
         tags=dict.fromkeys(range(12), "dog|sofa"),
         classes=("dog", "sofa"),
-        fails="8: nothing is said of classes that never occur apart",
     ),
     "background-tag": refuses("tags.csv:7", "leave the cell empty"),
     "class-folders": refuses("no tags", "folders hold the images", "cat, dog, nothing, sofa"),
@@ -98,7 +97,7 @@ EXPECTED = {
     "coco-backslash": reads("result.json", masks=boxes),
     "coco-dup-category": refuses("category 9", "'dog' is already"),
     "coco-float-ids": refuses("no usable id", "whole number"),
-    "coco-no-annotations": refuses("no tag", fails="4: trained on nothing"),
+    "coco-no-annotations": refuses("no tag"),
     "coco-odd-names": refuses("'cat '", "'dog|wolf'"),
     "coco-roboflow-root": reads(
         "pets-and-sofas",
@@ -160,7 +159,6 @@ EXPECTED = {
         "every training image",
         tags=dict.fromkeys(range(12), "dog"),
         classes=("dog",),
-        fails="8: nothing is said of a class that is everywhere",
     ),
     "onehot-columns": reads("columns of 0 and 1 are the classes"),
     "openimages-long": reads(
@@ -183,7 +181,7 @@ EXPECTED = {
     "split-is-valid": reads("is_valid", "tags separated by ' '", val={0, 3, 6, 9}),
     "split-partly": reads("rows without one (4)", tags=without(1, 4, 7, 10), val={2, 5, 8, 11}),
     "tag-case": refuses("differs only in case"),
-    "twelve-bits-in-sixteen": reads("black", fails="7: nothing is said of pictures that come out black"),
+    "twelve-bits-in-sixteen": reads("black"),
     "two-tables": reads("tables are not used", "val.csv", tags=without(0, 3, 6, 9)),
     "voc-list-endings": refuses("frame_000000.jpg", "no image"),
     "voc-main-list": refuses("frame_000000  -1"),

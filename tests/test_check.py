@@ -163,6 +163,19 @@ def test_copies_and_rare_classes_are_said(root):
     ]
 
 
+def test_classes_that_tags_cannot_teach_are_said(root):
+    """One on every training image, two that never occur apart; one that occurs alone as well is no matter."""
+    for name in "defgh":
+        save_image(root, f"{name}.jpg", value=ord(name))
+    tags = {"d": "dog", "e": "cat cow dog", "f": "cat cow dog", "g": "dog emu", "h": "dog emu fox"}
+    records = [Record(name, "train", f"{name}.jpg", tuple(tags[name].split()), None) for name in tags]
+    scan = Scan(root, ["cat", "cow", "dog", "emu", "fox"], records, [])
+    assert check_records(scan, **RULES).warnings[1:] == [
+        "1 classes are on every training image, so cannot be learned: that needs images without them: dog",
+        "1 groups of classes never occur apart, so nothing says which of them is which: cat = cow",
+    ]
+
+
 def test_a_rare_class_may_be_another_misspelt(root):
     for name in "defgh":
         save_image(root, f"{name}.jpg", value=ord(name))

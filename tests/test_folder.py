@@ -285,6 +285,15 @@ def test_wrong_roots(root, tmp_path):
     assert any("both name 'train'" in problem for problem in both)
 
 
+def test_no_training_image_has_a_tag(root):
+    write(root / "classes.txt", "cat\ndog\n")
+    write(root / TABLE, "image,tags,split\ncats/one.jpg,,train\ntwo,,train\ndogs/one,dog,val\n")
+    layout = {"source": "folder", "train": "train", "val": "val", "tags": TABLE, "separator": "|"}
+    assert problems_of(scan(root, **layout, val_share=0.2, split_seed=0)) == [
+        f"{root}: no tag on any of 2 training images, so nothing to learn; tag them"
+    ]
+
+
 # Ids
 
 

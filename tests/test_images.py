@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from dsrg.data import images
 from dsrg.data.images import (
     CMYK,
+    DARK,
     DEEP,
     FRAMES,
     METADATA_MAX,
@@ -134,12 +135,23 @@ def test_odd_image_is_read_by_one_rule_and_said(put, content, name, remarks):
 
 def test_grey_transparent_palette_and_cmyk(put):
     assert check_image(put(encode(LABELS, "PNG")), pixels_max=1000).remarks == ()
-    assert check_image(put(encode(LABELS.astype(np.uint16), "PNG")), pixels_max=1000).remarks == (DEEP,)
+    for highest, remark in ((2**16 - 1, DEEP), (2**14 - 1, DARK), (2**12 - 1, DARK)):
+        deep = np.linspace(0, highest, LABELS.size).reshape(LABELS.shape).astype(np.uint16)
+        assert check_image(put(encode(deep, "PNG")), pixels_max=1000).remarks == (remark,)
     path = put(b"", "a.png")
     palette_image(LABELS).save(path, transparency=0)
     assert check_image(path, pixels_max=1000).remarks == (TRANSPARENT,)
     Image.fromarray(QUARTERS).convert("CMYK").save(path.with_suffix(".jpg"))
     assert check_image(path.with_suffix(".jpg"), pixels_max=1000).remarks == (CMYK,)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG", "WEBP"])
+def test_the_colors_beneath_are_used_where_an_image_is_transparent(put, form):
+    opaque = np.linspace(0, 255, QUARTERS[..., 0].size).reshape(QUARTERS[..., 0].shape).astype(np.uint8)
+    options = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    path = put(encode(np.dstack([QUARTERS, opaque]), form, **options))
+    np.testing.assert_array_equal(read_image(path), QUARTERS)
+    assert TRANSPARENT in check_image(path, pixels_max=1000).remarks
 
 
 def test_a_cameras_jpeg_with_a_preview_behind_it_is_a_jpeg(put):

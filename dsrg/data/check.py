@@ -26,7 +26,7 @@ from dsrg.method.label_maps import UNLABELLED
 from dsrg.runtime.progress import tracked
 
 EXAMPLES = 5  # ids quoted in a warning
-TAG_SEPARATORS = ",;|\t\n\uff0c\uff1b\uff5c\u3001"  # what people separate tags with; the last are Chinese and Japanese
+TAG_SEPARATORS = ",;|\t\n\uff0c\uff1b\uff5c\u3001"  # what people separate tags with, also in Chinese and Japanese
 FEW = 5  # training images of a class below which people are warned
 OTHER_TAG = "mend it, or leave it out: the network knows no other classes"  # where one is trained already
 
@@ -255,7 +255,9 @@ def _warnings(
 ) -> list[str]:
     rows = list(zip(index.ids, index.splits, index.present, index.checksums, strict=True))
     trained_on = {checksum for _, split, _, checksum in rows if split == "train"}
-    images_of = index.split("train").present[:, 1:].sum(axis=0)
+    tags = index.split("train").present[:, 1:]
+    images_of = tags.sum(axis=0)
+    everywhere = np.flatnonzero((images_of > 0) & (images_of == len(tags)))
     often = [classes[k] for k in np.flatnonzero(images_of >= FEW)]
     few = [_few(classes[k], images_of[k], often) for k in np.flatnonzero((images_of > 0) & (images_of < FEW))]
     same_bytes = defaultdict(list)
@@ -265,6 +267,12 @@ def _warnings(
     offenders = {
         "classes have no training image, so cannot be learned": [classes[k] for k in np.flatnonzero(images_of == 0)],
         f"classes have fewer than {FEW} training images": few,
+        "classes are on every training image, so cannot be learned: that needs images without them": [
+            classes[k] for k in everywhere
+        ],
+        "groups of classes never occur apart, so nothing says which of them is which": _inseparable(
+            tags, classes, besides=everywhere
+        ),
         "training images have no tag, so teach background only": [
             image_id for image_id, split, present, _ in rows if split == "train" and not present[1:].any()
         ],
@@ -289,6 +297,15 @@ def _warnings(
     for what in REMARKS:
         offenders[f"images {what}"] = [image_id for image_id in index.ids if what in remarks[image_id]]
     return [line for what, names in offenders.items() for line in warn_of(what, names)]
+
+
+def _inseparable(present: np.ndarray, classes: list[str], *, besides: np.ndarray) -> list[str]:
+    """Groups of classes that are on the same training images. present: bool (N, C); besides: class numbers left out."""
+    groups = defaultdict(list)
+    for k in np.flatnonzero(present.any(axis=0)):
+        if k not in besides:
+            groups[present[:, k].tobytes()].append(classes[k])
+    return [" = ".join(names) for names in groups.values() if len(names) > 1]
 
 
 def _few(name: str, images: int, often: list[str]) -> str:

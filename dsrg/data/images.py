@@ -19,6 +19,8 @@ ENDINGS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".ti
 METADATA_MAX = 16 * 1024**2  # bytes that a file may hold besides 4 for each pixel
 LARGE = 8_000_000  # pixels from which on memory is thought of
 BITS_PER_SAMPLE, ORIENTATION = 258, 274  # TIFF tags, the latter of EXIF too
+DARK_MAX = 63  # of 255: what the upper 8 bits of 16 hold at most, where 14 are used
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEFLATE_MOST = 1032  # bytes that one byte of a PNG's compressed pixels can stand for
 _ONE_AT_A_TIME = Lock()
@@ -32,8 +34,9 @@ MISNAMED = "are of another format than their names say, and read as what they ar
 FRAMES = "have several frames or pages, of which the first is used"
 TRANSPARENT = "are transparent in places, where the colours beneath are used"
 DEEP = "have 16 bits a channel, of which the upper 8 are used"
+DARK = "have 16 bits a channel but use 14 of them at most, so come out dark or black; scale them to the full range"
 CMYK = "are CMYK, turned into RGB without their colour profile"
-REMARKS = (MISNAMED, FRAMES, TRANSPARENT, DEEP, CMYK)
+REMARKS = (MISNAMED, FRAMES, TRANSPARENT, DEEP, DARK, CMYK)
 
 
 class ImageFacts(NamedTuple):
@@ -189,10 +192,15 @@ def _decode_strictly(image: Image.Image, file: BinaryIO, path: str | Path) -> tu
     file.seek(0)
     data = file.read()
     if large:
-        _decode(data, path, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
-        return *((width, height) if turned else (height, width)), tuple(remarks)
-    height, width, _ = _decode(data, path).shape
-    return height, width, (*remarks, TRANSPARENT) if _is_transparent(image) else tuple(remarks)
+        pixels = _decode(data, path, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
+        height, width = (width, height) if turned else (height, width)
+    else:
+        pixels = _decode(data, path)
+        height, width, _ = pixels.shape
+        remarks += [TRANSPARENT] * _is_transparent(image)
+    if DEEP in remarks and pixels.max() <= DARK_MAX:
+        remarks[remarks.index(DEEP)] = DARK
+    return height, width, tuple(remarks)
 
 
 def _header_remarks(image: Image.Image, path: str | Path) -> list[str]:
@@ -249,6 +257,8 @@ def _decode_png(data: bytes, path: str | Path) -> np.ndarray:
 
 
 def _decode(data: bytes, path: str | Path, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
+    if data[:4] in TIFF_SIGNATURES and (image := _colors_beneath(data)) is not None:
+        return image
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
@@ -256,6 +266,15 @@ def _decode(data: bytes, path: str | Path, flags: int = cv2.IMREAD_COLOR_RGB) ->
     if image is None:
         raise InputError(f"{path}: cannot be read as an image; restore or remove it")
     return image
+
+
+def _colors_beneath(data: bytes) -> np.ndarray | None:
+    """A TIFF's pixels, uint8 (H, W, 3), if it is transparent: OpenCV would darken what is. None for all else."""
+    try:
+        with Image.open(BytesIO(data), formats=("TIFF",)) as image:
+            return np.array(image.convert("RGBA"))[:, :, :3] if image.getbands()[-1] == "A" else None
+    except Exception:  # a broken file can raise nearly anything in a decoder; OpenCV's answer is given
+        return None
 
 
 def _guess(data: bytes) -> str:

@@ -50,7 +50,17 @@ def scan(
             found = scan_coco(root, train=train, val=val)
         case _:
             raise ValueError(f"no source {source!r}; there are {', '.join(SOURCES)}")
-    return found if val is not None else replace(found, records=draw_val(found.records, val_share, seed=split_seed))
+    if val is None:
+        found = replace(found, records=draw_val(found.records, val_share, seed=split_seed))
+    return found if found.problems else replace(found, problems=_nothing_to_learn(found))
+
+
+def _nothing_to_learn(found: Scan) -> list[str]:
+    """What is wrong with data of which no training image has a tag."""
+    trained_on = [record for record in found.records if record.split == "train"]
+    if not trained_on or any(record.tags for record in trained_on):
+        return []
+    return [f"{found.root}: no tag on any of {len(trained_on)} training images, so nothing to learn; tag them"]
 
 
 def draw_val(records: list[Record], share: float, *, seed: int) -> list[Record]:
