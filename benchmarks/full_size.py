@@ -33,9 +33,8 @@ from dsrg.networks.network import grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
 from dsrg.runtime import workers
+from dsrg.training.dsrg import Supervisor, seed_objective
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.seed_objective import seed_objective
-from dsrg.training.supervision import Supervisor
 
 RECIPES = ["recipes/voc2012-vgg16.yaml", "recipes/voc2012-resnet101.yaml"]
 STEPS = 2  # the first also allocates and compiles kernels

@@ -61,7 +61,7 @@ from dsrg.params import load_params
 from dsrg.runtime.checksummed import write_sealed
 from dsrg.runtime.launcher import Share
 from dsrg.runtime.resumable import kept
-from dsrg.training.resume import Checkpoints
+from dsrg.training.checkpoints import Checkpoints
 
 SECONDS = 10  # of the processor that one input may take
 PATIENCE = 600  # seconds on the clock, on a busy machine

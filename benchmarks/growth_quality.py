@@ -30,7 +30,7 @@ from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.networks.network import grid_size
 from dsrg.pipeline import load_stage
 from dsrg.runtime.progress import tracked
-from dsrg.training.supervision import Supervisor
+from dsrg.training.dsrg import Supervisor
 
 THRESHOLDS = {
     "crf": [(0.85, 0.99), (0.999, 0.999), (0.85, 1.0)],

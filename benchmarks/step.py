@@ -32,10 +32,10 @@ from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params, load_params
 from dsrg.runtime import workers
+from dsrg.training.cam import tag_objective
+from dsrg.training.dsrg import Supervisor
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.optimisers import build_optimiser, parameter_groups
-from dsrg.training.supervision import Supervisor
-from dsrg.training.tag_objective import tag_objective
+from dsrg.training.optim import build_optimiser, parameter_groups
 
 
 class Laps:

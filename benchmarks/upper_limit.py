@@ -23,7 +23,7 @@ from dsrg.networks.network import Segmenter
 from dsrg.networks.weights import initial_segmenter
 from dsrg.pipeline import load_stage
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.mask_objective import mask_objective
+from dsrg.training.retrain import mask_objective
 
 
 @click.command()

@@ -19,7 +19,7 @@ from dsrg.pipeline import Stage, run_stage
 from dsrg.runtime.launcher import ALONE
 from dsrg.runtime.progress import tracked
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.mask_objective import mask_objective
+from dsrg.training.retrain import mask_objective
 from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds
 
 

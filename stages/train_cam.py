@@ -8,8 +8,8 @@ from dsrg.files import write_json
 from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.networks.weights import initial_classifier
 from dsrg.pipeline import Stage, run_stage
+from dsrg.training.cam import tag_objective
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.tag_objective import tag_objective
 
 
 def train_cam(stage: Stage) -> None:

@@ -13,10 +13,9 @@ from dsrg.figures.growth import write_growth
 from dsrg.networks.network import grid_size
 from dsrg.networks.weights import adopt_backbone, initial_segmenter
 from dsrg.pipeline import Stage, run_stage
+from dsrg.training.dsrg import Supervisor, seed_objective
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.growth_watch import GrowthWatch
-from dsrg.training.seed_objective import seed_objective
-from dsrg.training.supervision import Supervisor
+from dsrg.training.growth_recorder import GrowthWatch
 
 
 def train_dsrg(stage: Stage) -> None:

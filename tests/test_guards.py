@@ -32,8 +32,8 @@ MAY_WRITE = {
     "dsrg.runtime.lock.try_lock": "into a lock's own file, which says whose it is",
     "dsrg.training.fit.fit": "calls Checkpoints.save, and writes the curves whole",
     "dsrg.training.curves.Curves.write": "unfinished work in the scratch folder",
-    "dsrg.training.resume.Checkpoints.kept_when_stopped": "calls Checkpoints.save",
-    "dsrg.training.resume.Checkpoints.save": "into a buffer",
+    "dsrg.training.checkpoints.Checkpoints.kept_when_stopped": "calls Checkpoints.save",
+    "dsrg.training.checkpoints.Checkpoints.save": "into a buffer",
 }
 
 

@@ -22,8 +22,8 @@ from dsrg.errors import InputError, RunError
 from dsrg.runtime import distributed
 from dsrg.runtime.distributed import connect
 from dsrg.runtime.launcher import Topology
-from dsrg.training import processes as training
-from dsrg.training.processes import over_all, share_dropout, total
+from dsrg.training import collectives as training
+from dsrg.training.collectives import over_all, share_dropout, total
 
 SCRIPT = str(Path(together.__file__))
 LAUNCHERS = {*TORCHRUN, *SRUN, *CHILD, "DSRG_DEVICES", "DSRG_NODES"}

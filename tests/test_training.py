@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from torch import nn
 from toy import picture, recipe, save_index
 
+from dsrg.artifacts.growth import read_growth
 from dsrg.data.batches import Batch, Batches
 from dsrg.data.images import read_image, read_mask
 from dsrg.errors import InputError, RunError
-from dsrg.figures.growth import read_growth, write_growth
+from dsrg.figures.growth import write_growth
 from dsrg.figures.overlays import overlay, panels
 from dsrg.inference.squares import squares
 from dsrg.method.crf import clamped, dense_crf, unary_energies
@@ -31,18 +32,17 @@ from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Dsrg
 from dsrg.runtime.checksummed import write_sealed
 from dsrg.runtime.signals import Stopped, stoppable
-from dsrg.training import resume as resume_module
-from dsrg.training import supervision as supervision_module
+from dsrg.training import checkpoints as resume_module
+from dsrg.training import dsrg as supervision_module
+from dsrg.training.cam import tag_objective
+from dsrg.training.checkpoints import Checkpoints
 from dsrg.training.curves import Curves, NotFiniteError
+from dsrg.training.dsrg import Supervisor, class_shares, confidence, labelled_shares, seed_objective
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.growth_watch import GrowthWatch, watched_steps
-from dsrg.training.mask_objective import mask_objective
+from dsrg.training.growth_recorder import GrowthWatch, watched_steps
 from dsrg.training.memory import largest_batch
-from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
-from dsrg.training.resume import Checkpoints
-from dsrg.training.seed_objective import labelled_shares, seed_objective
-from dsrg.training.supervision import Supervisor, class_shares, confidence
-from dsrg.training.tag_objective import tag_objective
+from dsrg.training.optim import build_optimiser, lr_factor, parameter_groups
+from dsrg.training.retrain import mask_objective
 
 NEW = {"input": "torchvision", "init_std": 0.01, "dropout": 0.5}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **NEW}

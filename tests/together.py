@@ -15,11 +15,10 @@ from dsrg.data.batches import Batches
 from dsrg.data.index import Index
 from dsrg.params import Dsrg
 from dsrg.runtime.launcher import ALONE, Topology, topology
+from dsrg.training.cam import tag_objective
+from dsrg.training.dsrg import Supervisor, seed_objective
 from dsrg.training.fit import Objective, fit, set_up_torch
-from dsrg.training.mask_objective import mask_objective
-from dsrg.training.seed_objective import seed_objective
-from dsrg.training.supervision import Supervisor
-from dsrg.training.tag_objective import tag_objective
+from dsrg.training.retrain import mask_objective
 
 STEPS, BATCH, SIZE = 50, 5, 33
 SGD = {

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
-from dsrg.data.images import read_mask
+from dsrg.artifacts.growth import read_growth
 from dsrg.figures.overlays import overlay, panels, write_picture
 from dsrg.figures.steps import growth_pictures
 from dsrg.files import whole_folder
-from dsrg.training.growth_watch import GrowthWatch
+from dsrg.training.growth_recorder import GrowthWatch
 
 
 def write_growth(watch: GrowthWatch, network: nn.Module, *, maps: Path, strips: Path) -> None:
@@ -26,8 +26,3 @@ def write_growth(watch: GrowthWatch, network: nn.Module, *, maps: Path, strips: 
             pictures = growth_pictures(image, seeds=seeds, grown=read_growth(maps, image_id))
             pictures.append(("prediction", overlay(image, labels)))
             write_picture(folder / f"{image_id}.png", panels([(image_id, image), *pictures]))
-
-
-def read_growth(maps: Path, image_id: str) -> dict:
-    """Grown seeds by step, uint8 (h, w) each; empty for an image that was not watched."""
-    return {int(path.stem): read_mask(path) for path in sorted((maps / image_id).glob("*.png"))}

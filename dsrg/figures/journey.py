@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from dsrg.artifacts.growth import read_growth
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.images import shrunk
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
-from dsrg.figures.growth import read_growth
 from dsrg.figures.overlays import SIDE, overlay, panels, stacked, write_picture
 from dsrg.figures.steps import growth_pictures, seed_pictures
 from dsrg.inference.predict import load_segmenter, predictions

@@ -16,7 +16,7 @@ from dsrg.method.losses import smoothed_softmax
 from dsrg.method.seeds import agreed_seeds, make_seeds, seed_claims
 from dsrg.params import Params
 from dsrg.params import Seeds as SeedSettings
-from dsrg.training.supervision import Supervisor
+from dsrg.training.dsrg import Supervisor
 
 
 class SeedMaps(NamedTuple):

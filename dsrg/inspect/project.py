@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dsrg.artifacts.growth import read_growth
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.images import shrunk
 from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
-from dsrg.figures.growth import read_growth
 from dsrg.figures.overlays import overlay
 from dsrg.inference.predict import decided, enlarged, load_segmenter, opinions
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer

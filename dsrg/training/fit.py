@@ -14,11 +14,11 @@ from dsrg.runtime.distributed import connect, leave
 from dsrg.runtime.launcher import ALONE, Topology
 from dsrg.runtime.progress import track
 from dsrg.runtime.signals import uninterrupted
+from dsrg.training.checkpoints import Checkpoints, random_state, set_random_state
+from dsrg.training.collectives import company, over_all, share_dropout
 from dsrg.training.curves import Curves, NotFiniteError, refuse_bad
 from dsrg.training.memory import with_memory_advice
-from dsrg.training.optimisers import build_optimiser, lr_factor, parameter_groups
-from dsrg.training.processes import company, over_all, share_dropout
-from dsrg.training.resume import Checkpoints, random_state, set_random_state
+from dsrg.training.optim import build_optimiser, lr_factor, parameter_groups
 
 # (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the
 # objective knows classes, vectors of one number a class; each a mean over the images of the batch, which is a part of a

@@ -12,7 +12,7 @@ from dsrg.data.palette import label_png
 from dsrg.files import whole_file
 from dsrg.inference.squares import squares
 from dsrg.method.losses import smoothed_softmax
-from dsrg.training.supervision import Supervisor
+from dsrg.training.dsrg import Supervisor
 
 
 def watched_steps(steps: int, times: int) -> list[int]:

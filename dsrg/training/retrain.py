@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from dsrg.data.batches import Batch
 from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import seeding_loss, smoothed_softmax
+from dsrg.training.collectives import total
 from dsrg.training.fit import Objective
-from dsrg.training.processes import total
 
 
 def mask_objective(*, loss: str, min_prob: float) -> Objective:
