@@ -21,7 +21,7 @@ from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.files import write_json
 from dsrg.inspect.advice import MEASURES, Sweep, findings, swept, why_no_witness
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.pipeline import load_stage
 

@@ -30,9 +30,10 @@ from benchmarks.floors import copy_rate
 from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, write_figures
 from dsrg.data.images import read_image
 from dsrg.errors import InputError
+from dsrg.inference.crf import dense_crf_over_workers
 from dsrg.method.crf import dense_crf, unary_energies
-from dsrg.method.lattice import lattices
-from dsrg.method.mean_field import Kernel, mean_field
+from dsrg.method.crf_lattice import lattices
+from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.params import load_params
 from dsrg.runtime.workers import worker_count
 
@@ -112,7 +113,7 @@ class Compared(NamedTuple):
 def plain(images: Tensor, energies: Tensor, kernel: dict) -> Tensor:
     """pydensecrf as one would write it first: in this process, image after image."""
     pairs = zip(images.numpy(), energies.numpy(), strict=True)
-    return torch.stack([torch.from_numpy(mean_field((image, energy, Kernel(**kernel)))) for image, energy in pairs])
+    return torch.stack([torch.from_numpy(mean_field(image, energy, Kernel(**kernel))) for image, energy in pairs])
 
 
 def engines(kernel: dict) -> dict[str, Engine]:
@@ -129,7 +130,7 @@ def engines(kernel: dict) -> dict[str, Engine]:
     if find_spec("pydensecrf"):
         found["pydensecrf, plain"] = partial(plain, kernel=kernel)
         processes = f"pydensecrf, {worker_count()} processes"
-        found[processes] = lambda images, energies: dense_crf(images, energies, **kernel, engine="pydensecrf")
+        found[processes] = lambda images, energies: dense_crf_over_workers(images, energies, **kernel)
     found["lattice, CPU"] = lattice_on("cpu")
     if torch.cuda.is_available():
         found[f"lattice, {torch.cuda.get_device_name()}"] = lattice_on("cuda")

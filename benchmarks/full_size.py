@@ -28,8 +28,7 @@ from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.index import Index, present_from_tags
 from dsrg.files import sha256
 from dsrg.inference.predict import predictions
-from dsrg.method.label_maps import UNLABELLED
-from dsrg.networks.network import grid_size
+from dsrg.method.grid import UNLABELLED, grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
 from dsrg.runtime import workers

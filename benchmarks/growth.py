@@ -28,8 +28,8 @@ from benchmarks import RESULTS
 from benchmarks.floors import copy_rate, size_of
 from benchmarks.released_growth import released_growth
 from benchmarks.timing import COLUMNS, in_turn, ratio, write_figures
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
-from dsrg.method.label_maps import UNLABELLED
 
 PAPER = {"fg_thresh": 0.85, "bg_thresh": 0.99}
 CLASSES = 21

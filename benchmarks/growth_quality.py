@@ -25,9 +25,9 @@ from dsrg.files import write_json
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.scoring import with_ground_truth
 from dsrg.inference.squares import image_batches, squares
+from dsrg.method.grid import grid_size
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.metrics import confusion_matrix, label_quality
-from dsrg.networks.network import grid_size
 from dsrg.pipeline import load_stage
 from dsrg.runtime.progress import tracked
 from dsrg.training.dsrg import Supervisor

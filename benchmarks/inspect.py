@@ -38,7 +38,7 @@ from dsrg.data.classes import VOC_CLASSES, write_classes
 from dsrg.data.index import write_index
 from dsrg.data.palette import label_png
 from dsrg.files import whole_file
-from dsrg.networks.network import grid_size
+from dsrg.method.grid import grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
 from dsrg.pipeline import load_stage

@@ -36,7 +36,7 @@ from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.inference.labelling import predicted_labels
 from dsrg.inference.seeding import seed_rows
-from dsrg.networks.network import grid_size
+from dsrg.method.grid import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params, load_params
 from dsrg.runtime.workers import threaded_map

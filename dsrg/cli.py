@@ -301,7 +301,7 @@ def import_cues(cues: Path, list_path: Path, out: Path | None, conflict: str) ->
     from dsrg.artifacts.seeds_h5 import write_seeds
     from dsrg.data.classes import read_classes
     from dsrg.data.index import read_index
-    from dsrg.networks.network import grid_size
+    from dsrg.method.grid import grid_size
     from dsrg.pipeline import load_stage
 
     stage = load_stage("import-cues")

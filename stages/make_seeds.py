@@ -11,7 +11,7 @@ from dsrg.files import write_json
 from dsrg.inference.cams import load_classifier
 from dsrg.inference.seed_counts import SeedCounts
 from dsrg.inference.seeding import cue_seed_rows, kept_seed_rows, ready_cues
-from dsrg.networks.network import grid_size
+from dsrg.method.grid import grid_size
 from dsrg.pipeline import Stage, run_stage
 from dsrg.runtime.distributed import deal
 

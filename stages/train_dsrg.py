@@ -10,7 +10,7 @@ from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.figures.growth import write_growth
-from dsrg.networks.network import grid_size
+from dsrg.method.grid import grid_size
 from dsrg.networks.weights import adopt_backbone, initial_segmenter
 from dsrg.pipeline import Stage, run_stage
 from dsrg.training.dsrg import Supervisor, seed_objective

@@ -17,7 +17,7 @@ from dsrg.inference.labelling import kept_labels
 from dsrg.inference.predict import predictions
 from dsrg.inference.seeding import kept_seed_rows
 from dsrg.inference.squares import read_images
-from dsrg.networks.network import grid_size
+from dsrg.method.grid import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params
 from dsrg.runtime.distributed import deal

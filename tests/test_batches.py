@@ -28,7 +28,7 @@ from dsrg.data.batches import (
 )
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 MIRRORED = Window(0.0, 0.0, 1.0, 1.0, True)
 

@@ -24,8 +24,8 @@ from benchmarks.switches import SWITCHES
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
 from dsrg.inspect.project import Project
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
-from dsrg.method.label_maps import UNLABELLED
 from dsrg.params import Params, load_params
 from dsrg.pipeline import load_stage
 

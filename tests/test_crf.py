@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.crf import Case, compare
 from dsrg.errors import InputError
+from dsrg.inference.crf import dense_crf_over_workers
 from dsrg.method import crf
 from dsrg.method.crf import clamped, dense_crf, engine_on, unary_energies
 from dsrg.runtime import workers
@@ -196,7 +197,7 @@ def test_a_batch_gives_what_its_images_give_alone_in_one_process_or_two(processe
     alone = torch.cat([dense_crf(*pair, **GENTLE, iterations=10) for pair in pairs])
     for count in (1, 2):
         processes(count)
-        assert torch.equal(dense_crf(images, energies, **GENTLE, iterations=10), alone)
+        assert torch.equal(dense_crf_over_workers(images, energies, **GENTLE, iterations=10), alone)
     assert workers.pool.cache_info().currsize == 1  # the second really went through the pool
     assert torch.equal(dense_crf(images, energies, **GENTLE, iterations=10, engine="pydensecrf"), alone)
 

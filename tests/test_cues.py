@@ -26,7 +26,7 @@ from dsrg.figures.overlays import panels
 from dsrg.figures.seeds import write_seed_overlays
 from dsrg.figures.steps import seed_pictures
 from dsrg.inference.seeding import cue_seed_rows, saliency_maps
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.params import load_params
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
-from dsrg.method.label_maps import UNLABELLED
 
 PAPER = {"fg_thresh": 0.85, "bg_thresh": 0.99}
 

@@ -39,7 +39,7 @@ from dsrg.inference.scoring import (
 from dsrg.inference.seeding import crf_labels, kept_seed_rows, saliency_map, saliency_maps, seed_rows
 from dsrg.inference.squares import image_batches, native, read_images, scaled_side, squares
 from dsrg.inference.tags import mean_average_precision, tag_scores
-from dsrg.method.mean_field import Kernel, mean_field
+from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.metrics import total_confusion
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Predict, Saliency, Seeds
@@ -245,7 +245,7 @@ class TestLabels:
         opinion = self.opinion()
         energies = -np.log(np.maximum(opinion.scores.softmax(dim=0).numpy(), KERNEL["min_prob"]))
         kernel = Kernel(**{key: value for key, value in KERNEL.items() if key != "min_prob"})
-        refined = mean_field((opinion.image.transpose(2, 0, 1), energies, kernel))
+        refined = mean_field(opinion.image.transpose(2, 0, 1), energies, kernel)
         (found,) = decided([opinion], kernel=KERNEL, probabilities=True)
         np.testing.assert_array_equal(found.labels, np.array([0, 4, 7])[refined.argmax(axis=0)])
         np.testing.assert_allclose(found.probs[[0, 4, 7]], refined, atol=1e-6)
@@ -519,7 +519,7 @@ class TestSeeding:
             scores = [crf.background * (1 - saliency[row]), *(cams[row, k - 1] for k in tagged[1:])]
             scores = torch.stack(scores).clamp(min=crf.min_prob)
             energies = -(scores / scores.sum(dim=0)).log().numpy()
-            refined = mean_field((squares(images, 65)[row, :, ::8, ::8].numpy(), energies, kernel))
+            refined = mean_field(squares(images, 65)[row, :, ::8, ::8].numpy(), energies, kernel)
             np.testing.assert_array_equal(found[row], np.array(tagged)[refined.argmax(axis=0)])
             assert (refined.argmax(axis=0) != energies.argmin(axis=0)).any()
 

@@ -41,7 +41,7 @@ from dsrg.inspect.project import KEYS, MAKERS, Project, Thresholds
 from dsrg.inspect.revision import project_at
 from dsrg.inspect.server import HOST, Other, _Pages, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.params import Seeds, load_params
 from dsrg.pipeline import load_stage
 

@@ -1,4 +1,4 @@
-"""dsrg.method.lattice: the filter written out vertex by vertex, laws, and pydensecrf's numbers on textured images."""
+"""dsrg.method.crf_lattice: the filter written out vertex by vertex, laws, pydensecrf's numbers on textured images."""
 
 import importlib.util
 import os
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dsrg.method import lattice
-from dsrg.method.lattice import Lattice, elevate, enclosing_simplex, lattice_mean_field
-from dsrg.method.mean_field import Kernel, mean_field
+from dsrg.method import crf_lattice
+from dsrg.method.crf_lattice import Lattice, elevate, enclosing_simplex, lattice_mean_field
+from dsrg.method.crf_pydensecrf import Kernel, mean_field
 
 REAL = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOCdevkit" / "VOC2012"
 needs_pydensecrf = pytest.mark.skipif(not importlib.util.find_spec("pydensecrf"), reason="pydensecrf is not installed")
@@ -194,7 +194,7 @@ def test_a_small_table_takes_channels_one_by_one_with_the_same_result(monkeypatc
     whole = Lattice._filter
     monkeypatch.setattr(Lattice, "_filter", lambda self, some: widths.update([some.shape[1]]) or whole(self, some))
     for table, taken in {1: {1: 7}, 3 * len(built.bag_starts): {3: 2, 1: 1}, 2**25: {7: 1}}.items():
-        monkeypatch.setattr(lattice, "TABLE", table)
+        monkeypatch.setattr(crf_lattice, "TABLE", table)
         widths.clear()
         assert torch.equal(built.filter(values), expected)
         assert widths == taken
@@ -308,7 +308,7 @@ def drawn_texture(side: int) -> Tensor:
 
 def assert_as_pydensecrf(image: Tensor, energies: Tensor, parameters: dict) -> None:
     ours = lattice_mean_field(image[None], energies[None], Kernel(**parameters, iterations=10))[0].numpy()
-    theirs = mean_field((image.numpy(), energies.numpy(), Kernel(**parameters, iterations=10)))
+    theirs = mean_field(image.numpy(), energies.numpy(), Kernel(**parameters, iterations=10))
     assert abs(ours - theirs).mean() < 1e-6
     assert (ours.argmax(0) == theirs.argmax(0)).mean() > 0.999
     # the CRF decided something

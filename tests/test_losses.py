@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from dsrg.method import losses
-from dsrg.method.label_maps import UNLABELLED as U
+from dsrg.method.grid import UNLABELLED as U
 from dsrg.method.losses import expand_loss, seeding_loss, smoothed_softmax
 
 PAPER = {"ratio_clip": None, "crf_gradient": False}

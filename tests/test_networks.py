@@ -11,10 +11,11 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
+from dsrg.method.grid import grid_size
 from dsrg.networks import backbones
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.heads import ParallelBranches, cam_layers
-from dsrg.networks.network import Classifier, Normalise, Segmenter, corner_aligned, grid_size
+from dsrg.networks.network import Classifier, Normalise, Segmenter, corner_aligned
 
 COMMON = {"input": "torchvision", "dropout": 0.0, "init_std": 0.01}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **COMMON}

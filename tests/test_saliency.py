@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dsrg.errors import InputError
-from dsrg.method import saliency
-from dsrg.method.saliency import barrier_distances, combined, geodesic_distances, mbd, rbd, slic
+from dsrg.method.saliency import combined
+from dsrg.method.saliency.common import BORDERS
+from dsrg.method.saliency.mbd import barrier_distances, mbd
+from dsrg.method.saliency.rbd import CELL, _contrast, _optimize, _smoothness, geodesic_distances, rbd, slic
 
 MBD = {"side": 60, "passes": 1, "borders": ["top", "left", "right"]}
 RBD = {"superpixels": 200, "sigma_color": 10.0, "optimize": False}
@@ -126,7 +128,7 @@ def test_disc_cut_by_the_left_edge_is_seen_less_well(name):
 
 def test_mbd_sees_a_disc_cut_by_an_edge_that_is_not_held_for_background():
     image, inside = disc(noise=5, center=(110, 80))
-    three, four = (mbd(image, **MBD | {"borders": b}) for b in (MBD["borders"], list(saliency.BORDERS)))
+    three, four = (mbd(image, **MBD | {"borders": b}) for b in (MBD["borders"], list(BORDERS)))
     assert three[inside].mean() > three[~inside].mean() + 0.4
     assert four[inside].mean() < 0.3
 
@@ -252,13 +254,13 @@ def test_superpixels_follow_the_edge_between_two_colors():
 
 def test_superpixels_of_a_flat_image_are_the_grid():
     labels, _, center = slic(np.full((100, 100, 3), 90, np.uint8), superpixels=25)
-    assert np.array_equal(np.bincount(labels.ravel()), np.full(25, saliency.CELL**2))
-    np.testing.assert_allclose(center[0], (saliency.CELL - 1) / 2 / (5 * saliency.CELL), atol=1e-5)
+    assert np.array_equal(np.bincount(labels.ravel()), np.full(25, CELL**2))
+    np.testing.assert_allclose(center[0], (CELL - 1) / 2 / (5 * CELL), atol=1e-5)
 
 
 def test_smoothness_ties_neighbors_and_their_neighbors():
     chain = np.eye(4, k=1, dtype=bool) | np.eye(4, k=-1, dtype=bool)
-    weights = saliency._smoothness(chain, np.zeros((4, 4)), 10.0)
+    weights = _smoothness(chain, np.zeros((4, 4)), 10.0)
     assert np.array_equal(weights > 0, [[0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]])
     np.testing.assert_allclose(weights[weights > 0], 1.1)
 
@@ -270,7 +272,7 @@ def test_contrast_is_with_the_background_nearby():
     for i, j in itertools.product(range(5), repeat=2):
         apart = np.hypot(*(center[i] - center[j]))
         expected[i] += difference[i, j] * np.exp(-(apart**2) / (2 * 0.25**2)) * background[j]
-    contrast = saliency._contrast(difference, center, background=background)
+    contrast = _contrast(difference, center, background=background)
     np.testing.assert_allclose(contrast, (expected - expected.min()) / np.ptp(expected))
 
 
@@ -287,7 +289,7 @@ def test_optimized_map_solves_the_papers_least_squares():
     system = np.diag(background + foreground + weights.sum(axis=1)) - weights
     best = np.linalg.solve(system, foreground)
     assert all(cost(best) < cost(best + 0.01 * rng.normal(size=5)) for _ in range(50))
-    stretched = saliency._optimize(foreground, weights, background=background)
+    stretched = _optimize(foreground, weights, background=background)
     np.testing.assert_allclose(stretched, (best - best.min()) / np.ptp(best))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import make_seeds, normalise_cams
 
 RULES = {"fg_thresh": 0.2, "bg_thresh": 0.06}

@@ -25,8 +25,8 @@ from dsrg.figures.growth import write_growth
 from dsrg.figures.overlays import overlay, panels
 from dsrg.inference.squares import squares
 from dsrg.method.crf import clamped, dense_crf, unary_energies
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
-from dsrg.method.label_maps import UNLABELLED
 from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Dsrg

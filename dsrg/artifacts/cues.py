@@ -23,7 +23,7 @@ from dsrg.artifacts.seeds_h5 import SeedRow, Seeds
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import read_text, whole_file, write_text
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED, pixels_of
 
 CONFLICTS = ("highest", "unlabelled")
 MOST_LINES = 10  # of each kind of problem that are told one by one
@@ -261,7 +261,7 @@ def _cue_faults(cues: object, *, classes: int, grid: int) -> Iterable[str]:
     for name, places in (("row", cues[1]), ("column", cues[2])):
         if wrong := _outside(places, 0, grid - 1):
             yield (
-                f"{name} {wrong}; expected 0 to {grid - 1}, the grid of data.size {8 * grid - 7} "
+                f"{name} {wrong}; expected 0 to {grid - 1}, the grid of data.size {pixels_of(grid)} "
                 "(the authors' 41 rows and columns are the grid of data.size 321)"
             )
 

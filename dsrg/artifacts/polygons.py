@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 
 def coco_document(images: Iterable[dict], annotations: Iterable[dict], classes: list[str]) -> dict:

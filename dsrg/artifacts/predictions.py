@@ -18,7 +18,7 @@ from dsrg.artifacts.polygons import annotations_of, coco_document
 from dsrg.data.classes import write_classes
 from dsrg.data.palette import label_png
 from dsrg.files import write_csv, write_text
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 COLUMNS = ["id", "image", "width", "height", "classes"]
 

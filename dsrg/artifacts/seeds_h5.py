@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
 from dsrg.files import whole_file
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 FORMAT, VERSION, GRID_STRIDE = "dsrg-seeds", 2, 8
 HEAD = 512  # bytes before HDF5's own

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED, grid_size
 from dsrg.runtime.workers import worker_count
 
 OUTSIDE = (124, 116, 104)  # ImageNet's mean colour: what lies beyond the image is neutral after normalising
@@ -246,7 +246,7 @@ class Batches:
         whole = self._image(row)
         window = draw_window(rng, image=whole.shape[:2], size=self.size, **self.window)
         image = vary_colour(cut_image(whole, window, size=self.size), rng, strength=self.colour)
-        grid = (self.size - 1) // 8 + 1
+        grid = grid_size(self.size)
         return image, None if self.labels is None else cut_labels(self.labels[row], window, size=grid)
 
     def _image(self, row: int) -> NDArray[np.uint8]:

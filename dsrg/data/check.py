@@ -22,7 +22,7 @@ from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.files import refuse_leading_out
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.runtime.progress import tracked
 
 EXAMPLES = 5  # ids quoted in a warning

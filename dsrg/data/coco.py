@@ -28,7 +28,7 @@ from dsrg.data.classes import MOST_CLASSES, class_problems, is_background, read_
 from dsrg.data.ids import Listed, id_problems, image_ids
 from dsrg.errors import InputError
 from dsrg.files import read_text
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 PARTS = {
     "images": {"id": int, "file_name": str},

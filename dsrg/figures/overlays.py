@@ -11,7 +11,7 @@ from dsrg.data.images import shrunk
 from dsrg.data.index import Index
 from dsrg.data.palette import voc_palette
 from dsrg.files import whole_file, whole_folder
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 CAPTION = 18  # pixels above a panel
 GAP = 4

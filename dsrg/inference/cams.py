@@ -9,8 +9,9 @@ from torch import Tensor
 
 from dsrg.artifacts.model_file import built, load_model
 from dsrg.inference.squares import scaled_side, squares
+from dsrg.method.grid import grid_size
 from dsrg.method.seeds import normalise_cams
-from dsrg.networks.network import Classifier, corner_aligned, grid_size
+from dsrg.networks.network import Classifier, corner_aligned
 
 
 def load_classifier(path: Path, *, made_by: str, classes: list[str] | None = None) -> Classifier:

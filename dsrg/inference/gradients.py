@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrg.inference.squares import squares
-from dsrg.networks.network import Classifier, grid_size
+from dsrg.method.grid import grid_size
+from dsrg.networks.network import Classifier
 
 
 def gradient_saliency(classifier: Classifier, images: list[NDArray], *, size: int) -> Tensor:

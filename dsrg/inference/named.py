@@ -27,7 +27,7 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
     What is missing is not told again; ImageNet weights are not fetched.
     """
     from dsrg.inference.seeding import ready_cues, ready_maps
-    from dsrg.networks.network import grid_size
+    from dsrg.method.grid import grid_size
     from dsrg.networks.weights import initial_segmenter
 
     there = {key: path for key, path in _named(params).items() if find_in_project(path).exists()}

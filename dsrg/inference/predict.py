@@ -18,8 +18,8 @@ from dsrg.artifacts.model_file import Model, built, load_model
 from dsrg.data.images import shrunk
 from dsrg.inference.squares import native, scaled_side, squares
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
-from dsrg.method.label_maps import UNLABELLED
-from dsrg.method.mean_field import Kernel, mean_field
+from dsrg.method.crf_pydensecrf import Kernel, mean_field
+from dsrg.method.grid import UNLABELLED
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
 from dsrg.runtime import workers
@@ -219,7 +219,7 @@ def _after_crf(job: _CrfJob) -> tuple[NDArray[np.uint8], NDArray[np.float32] | N
         pixels = torch.from_numpy(image.copy()).to(job.energies.device)
         probs = dense_crf(pixels[None], job.energies[None], **vars(job.kernel))[0]
     else:
-        probs = torch.from_numpy(mean_field((image, job.energies, job.kernel)))
+        probs = torch.from_numpy(mean_field(image, job.energies, job.kernel))
     return _labels(job.present, probs, job.unsure_below, job.probabilities)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.files import write_csv
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import seed_claims
 from dsrg.params import Seeds
 from dsrg.runtime.progress import tracked

@@ -19,12 +19,16 @@ from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
 from dsrg.inference.cams import activation_maps, stored_cams
+from dsrg.inference.crf import image_mean_field
 from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.squares import cells, image_batches
-from dsrg.method.mean_field import Kernel, mean_field
-from dsrg.method.saliency import combined, mbd, rbd
+from dsrg.method.crf_pydensecrf import Kernel
+from dsrg.method.grid import grid_size
+from dsrg.method.saliency import combined
+from dsrg.method.saliency.mbd import mbd
+from dsrg.method.saliency.rbd import rbd
 from dsrg.method.seeds import agreed_seeds, make_seeds, tag_probs, with_background
-from dsrg.networks.network import Classifier, grid_size
+from dsrg.networks.network import Classifier
 from dsrg.params import Saliency, SeedCrf, Seeds
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import Share
@@ -160,5 +164,5 @@ def crf_labels(
     for image, maps, salient, tags in zip(images, cams, saliency, present, strict=True):
         probs = tag_probs(maps, salient, tags, background=crf.background, min_prob=crf.min_prob)
         jobs.append((cells(image, cams.shape[-1]).transpose(2, 0, 1), -probs.log().numpy(), kernel))
-    for tags, probs in zip(present, workers.ordered_map(mean_field, jobs), strict=True):
+    for tags, probs in zip(present, workers.ordered_map(image_mean_field, jobs), strict=True):
         yield tags.nonzero()[:, 0][torch.from_numpy(probs).argmax(dim=0)].to(torch.uint8)

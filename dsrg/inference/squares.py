@@ -11,11 +11,12 @@ from torch import Tensor
 
 from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.index import Index
+from dsrg.method.grid import STRIDE, nearest_side, pixels_of
 
 
 def scaled_side(size: int, scale: float) -> int:
     """The side of the form 8k+1 nearest to scale * size: 0.75 of 321 -> 241."""
-    return 8 * round((scale * size - 1) / 8) + 1
+    return nearest_side(scale * size)
 
 
 def squares(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
@@ -26,7 +27,7 @@ def squares(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
 
 def cells(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) -> uint8 (grid, grid, 3), the pixels of its square that the grid's cells stand for."""
-    return cut_image(image, WHOLE, size=8 * (grid - 1) + 1)[::8, ::8]
+    return cut_image(image, WHOLE, size=pixels_of(grid))[::STRIDE, ::STRIDE]
 
 
 def native(image: NDArray[np.uint8], scale: float) -> Tensor:

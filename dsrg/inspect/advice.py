@@ -27,7 +27,7 @@ from dsrg.inference.cams import activation_maps, load_classifier, stored_cams
 from dsrg.inference.squares import cells, image_batches
 from dsrg.inspect.live import SeedMaps, stored_maps, with_crf
 from dsrg.method.agreement import border_steps, mutual_information, shared, split_tables
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import agreed_seeds, make_seeds
 from dsrg.networks.network import Classifier
 from dsrg.params import Params

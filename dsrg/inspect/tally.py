@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dsrg.inspect.live import SeedMaps
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import make_seeds
 from dsrg.params import Seeds
 

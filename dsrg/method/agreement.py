@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 
 def mutual_information(tables: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,13 +1,10 @@
 """Fully connected CRF (Kraehenbuehl and Koltun 2011): probabilities that follow the image's edges."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from dsrg.method.lattice import lattice_mean_field
-from dsrg.method.mean_field import Job, Kernel, mean_fields
-from dsrg.runtime import workers
+from dsrg.method.crf_lattice import lattice_mean_field
+from dsrg.method.crf_pydensecrf import Kernel, mean_field
 
 
 def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: float) -> Tensor:
@@ -21,7 +18,7 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
         images: uint8 (B, 3, H, W) RGB.
         unary: energies, float32 (B, C, H, W): minus log probability, up to a constant per pixel.
         kernel: all of `Kernel` (params `crf.train`, `crf.test`).
-        engine: "pydensecrf" (C++ on CPU, the images of a batch over processes), "lattice" (the same numbers but for
+        engine: "pydensecrf" (C++ on CPU, image by image), "lattice" (the same numbers but for
             rounding, in torch on the device of `unary`, all images at once), or "auto", see `engine_on`.
 
     Returns:
@@ -38,21 +35,12 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
         return lattice_mean_field(images, unary, kernel)
     if len(images) != len(unary):
         raise ValueError(f"{len(images)} images, but energies of {len(unary)}")
-    pixels, energies = images.cpu().numpy(), unary.detach().float().cpu().numpy()
-    with workers.shared(energies.shape) as place:
-        values = place.array()
-
-        def jobs() -> Iterator[Job]:
-            """Two shares a process: few messages to and fro, yet none idle for long where images differ in time."""
-            share = -(-len(pixels) // (2 * workers.worker_count()))
-            for first in range(0, len(pixels), share):
-                rows = slice(first, first + share)
-                values[rows] = energies[rows]  # while others work on the shares before
-                yield place, first, pixels[rows], kernel
-
-        for _ in workers.ordered_map(mean_fields, jobs()) if len(pixels) > 1 else map(mean_fields, jobs()):
-            pass
-        return torch.from_numpy(values).to(unary.device)
+    probs = torch.empty(unary.shape)
+    for row, (image, energies) in enumerate(
+        zip(images.cpu().numpy(), unary.detach().float().cpu().numpy(), strict=True)
+    ):
+        probs[row] = torch.from_numpy(mean_field(image, energies, kernel))
+    return probs.to(unary.device)
 
 
 def engine_on(device: torch.device) -> str:

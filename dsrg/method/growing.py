@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 
 def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 
 def smoothed_softmax(logits: Tensor, *, min_prob: float) -> Tensor:

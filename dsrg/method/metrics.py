@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 
 BLOCK = 1 << 20  # pixels counted at a time: NumPy takes 8 bytes for each
 

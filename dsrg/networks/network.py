@@ -4,17 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dsrg.method.grid import grid_size
 from dsrg.networks.backbones import BACKBONES
 from dsrg.networks.heads import ParallelBranches, cam_layers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, of RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (104.0, 117.0, 123.0)  # the released nets', of BGR in 0..255
-
-
-def grid_size(pixels: int) -> int:
-    """Cells of the stride-8 grid along a side of `pixels`: 321 -> 41."""
-    return (pixels - 1) // 8 + 1
 
 
 def corner_aligned(maps: Tensor, *, stride: int, height: int, width: int) -> Tensor:

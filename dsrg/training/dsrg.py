@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch
-from dsrg.method.crf import clamped, dense_crf, unary_energies
+from dsrg.inference.crf import dense_crf_over_workers
+from dsrg.method.crf import clamped, unary_energies
+from dsrg.method.grid import STRIDE
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
 from dsrg.method.seeds import agreed_seeds
@@ -54,10 +56,9 @@ class Supervisor:
 
     def refined(self, images: Tensor, probs: Tensor) -> Tensor:
         """The CRF's probabilities, float32 (B, C+1, h, w)."""
-        # every eighth pixel is the aligned-corners resize of an 8k+1 square to its grid
-        small = images[:, :, ::8, ::8]
+        small = images[:, :, ::STRIDE, ::STRIDE]  # the aligned-corners resize of an 8k+1 square to its grid
         energies = unary_energies(probs, unary=self.unary, min_prob=self.min_prob)
-        return clamped(dense_crf(small, energies, **self.kernel), min_prob=self.min_prob)
+        return clamped(dense_crf_over_workers(small, energies, **self.kernel), min_prob=self.min_prob)
 
     def deciding(self, probs: Tensor, crf_probs: Tensor | None, present: Tensor) -> Tensor:
         """The probabilities that growth goes by, float32 (B, C+1, h, w); "softmax" needs no crf_probs."""

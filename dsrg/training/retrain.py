@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch
-from dsrg.method.label_maps import UNLABELLED
+from dsrg.method.grid import UNLABELLED
 from dsrg.method.losses import seeding_loss, smoothed_softmax
 from dsrg.training.collectives import total
 from dsrg.training.fit import Objective

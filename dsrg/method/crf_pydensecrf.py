@@ -1,11 +1,9 @@
-"""The fully connected CRF of one image by pydensecrf (NumPy only, so that worker processes start fast)."""
+"""The fully connected CRF of one image by pydensecrf."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from dsrg.runtime.workers import Shared
 
 
 @dataclass(frozen=True)
@@ -20,15 +18,14 @@ class Kernel:
     iterations: int  # mean-field updates (10)
 
 
-def mean_field(job: tuple[NDArray[np.uint8], NDArray[np.float32], Kernel]) -> NDArray[np.float32]:
-    """One image's CRF: (image uint8 (3, H, W) RGB, energies float32 (C, H, W), kernel) -> float32 (C, H, W).
+def mean_field(image: NDArray[np.uint8], energies: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float32]:
+    """One image's CRF: image uint8 (3, H, W) RGB, energies float32 (C, H, W) -> probabilities float32 (C, H, W).
 
     Gaussian kernels, symmetric normalisation, Potts compatibility: Kraehenbuehl and Koltun 2011. Needs pydensecrf,
     which is imported here only.
     """
     import pydensecrf.densecrf as densecrf
 
-    image, energies, kernel = job
     classes, height, width = energies.shape
     if classes == 1:
         return np.ones_like(energies)
@@ -42,14 +39,3 @@ def mean_field(job: tuple[NDArray[np.uint8], NDArray[np.float32], Kernel]) -> ND
         compat=kernel.bilateral_weight,
     )
     return np.array(crf.inference(kernel.iterations), dtype=np.float32).reshape(energies.shape)
-
-
-Job = tuple[Shared, int, NDArray[np.uint8], Kernel]  # energies of a batch, the first row to work on, its images
-
-
-def mean_fields(job: Job) -> None:
-    """`mean_field` of images uint8 (B, 3, H, W): a shared array's energies, from a row on, become probabilities."""
-    place, first, images, kernel = job
-    values = place.array()
-    for row, image in enumerate(images, first):
-        values[row] = mean_field((image, values[row], kernel))

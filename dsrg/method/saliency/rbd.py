@@ -1,23 +1,13 @@
-"""Unsupervised saliency, a prior for where the background is (high = object).
+"""Saliency by robust background detection, on a graph of superpixels.
 
-The methods here learn from nothing, so no pixel label reaches the seeds through them. They hold the border of an image
-for mostly background and ask how well each place is connected to it: `mbd` along paths of pixels, `rbd` through a graph
-of superpixels. Their errors differ, and `combined`, the mean of both, is the better prior.
-
-References:
-    [Zhu]    W. Zhu, S. Liang, Y. Wei, J. Sun. Saliency optimization from robust background detection. CVPR 2014.
-    [Zhang]  J. Zhang et al. Minimum barrier salient object detection at 80 FPS. ICCV 2015.
-    [Achanta] R. Achanta et al. SLIC superpixels compared to state-of-the-art superpixel methods. TPAMI 2012.
+[Zhu]    W. Zhu, S. Liang, Y. Wei, J. Sun. Saliency optimization from robust background detection. CVPR 2014.
+[Achanta] R. Achanta et al. SLIC superpixels compared to state-of-the-art superpixel methods. TPAMI 2012.
 """
-
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from dsrg.errors import InputError
-
-BORDERS = {"top": np.s_[0, :], "bottom": np.s_[-1, :], "left": np.s_[:, 0], "right": np.s_[:, -1]}
+from dsrg.method.saliency.common import BORDERS, check_arguments, resize, stretch
 
 # What the papers fix and nobody tunes.
 CELL = 12  # side in pixels of the grid cell a superpixel grows from; with `superpixels` it sets the working size of rbd
@@ -26,60 +16,6 @@ SLIC_ROUNDS = 6  # [Achanta] takes 10; the saliency is as good after 6
 SIGMA_CONNECTIVITY = 1.0  # [Zhu] eq. 5, sigma_bndCon, of boundary connectivity (no unit)
 SIGMA_SPACE = 0.25  # [Zhu] eq. 6, sigma_spa, in units of the longer side of the image
 SMOOTHNESS_FLOOR = 0.1  # [Zhu] eq. 9, mu: the least weight that ties neighbouring superpixels together
-
-
-def combined(
-    image: np.ndarray,
-    *,
-    side: int,
-    passes: int,
-    borders: Sequence[str],
-    superpixels: int,
-    sigma_color: float,
-    optimize: bool,
-) -> np.ndarray:
-    """Mean of `mbd` and `rbd`; arguments, result and errors as there."""
-    barrier = mbd(image, side=side, passes=passes, borders=borders)
-    return (barrier + rbd(image, superpixels=superpixels, sigma_color=sigma_color, optimize=optimize)) / 2
-
-
-def mbd(image: np.ndarray, *, side: int, passes: int, borders: Sequence[str]) -> np.ndarray:
-    """Saliency by the minimum barrier distance to the image border [Zhang].
-
-    The barrier of a path is the highest minus the lowest value on it; a pixel is as salient as the least barrier over
-    all paths from the border to it, summed over the colour channels, as a share of the image's greatest. A smooth
-    slope costs only its height, so a sky that fades stays background, while an edge all around an object cannot be
-    avoided. The paper's MB+ (distance to the colours of the border, a centre prior) is left out.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        side: longer side in pixels of the reduced image worked on ([Zhang]: 300; small ones overlook texture).
-        passes: times the four sweeps (down, up, right, left) are repeated. [Zhang] takes 3 raster scans of two
-            directions each, which is one and a half of ours. One leaves faint streaks along rows.
-        borders: the edges held for background, out of `BORDERS` ([Zhang]: all four). Photographs cut their objects at
-            the bottom more often than elsewhere.
-
-    Returns:
-        float32 (H, W) in 0..1; zeros where nothing differs from the border.
-
-    Raises:
-        InputError: not such an image; `borders` empty or unknown; `side` or `passes` below 1.
-    """
-    unknown = [name for name in borders if name not in BORDERS]
-    _check(
-        image,
-        (bool(borders) and not unknown, f"borders: expected some of {', '.join(BORDERS)}, got {list(borders)}"),
-        (side >= 1, f"side: expected at least 1 pixel, got {side}"),
-        (passes >= 1, f"passes: expected at least 1, got {passes}"),
-    )
-    height, width = image.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    small = _resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
-    border = np.zeros(small.shape[:2], bool)
-    for name in borders:
-        border[BORDERS[name]] = True
-    planes = np.moveaxis(small, 2, 0).astype(np.float32)
-    return _resize(_stretch(barrier_distances(planes, border, passes=passes).sum(axis=0)), height, width)
 
 
 def rbd(image: np.ndarray, *, superpixels: int, sigma_color: float, optimize: bool) -> np.ndarray:
@@ -103,7 +39,7 @@ def rbd(image: np.ndarray, *, superpixels: int, sigma_color: float, optimize: bo
     Raises:
         InputError: not such an image; `superpixels` below 1; `sigma_color` not above 0.
     """
-    _check(
+    check_arguments(
         image,
         (superpixels >= 1, f"superpixels: expected at least 1, got {superpixels}"),
         (sigma_color > 0, f"sigma_color: expected a number above 0, got {sigma_color}"),
@@ -126,46 +62,7 @@ def rbd(image: np.ndarray, *, superpixels: int, sigma_color: float, optimize: bo
     if optimize:
         contrast = _contrast(difference, center, background=1 - foreground)
         foreground = _optimize(contrast, _smoothness(adjacent, difference, sigma_color), background=1 - foreground)
-    return _resize(foreground.astype(np.float32)[labels], height, width)
-
-
-def barrier_distances(planes: np.ndarray, seeds: np.ndarray, *, passes: int) -> np.ndarray:
-    """Minimum barrier distance of every pixel to the nearest seed, by sweeps over rows and columns ([Zhang] alg. 1).
-
-    Each pass sweeps down, up, right and left; a line takes over the paths of the line before it, pixel by pixel, where
-    that lowers its barrier. An upper bound of the true distance that more passes bring down.
-
-    Args:
-        planes: float32 (N, h, w), channels treated each by itself.
-        seeds: bool (h, w), where paths start.
-        passes: at least 1.
-
-    Returns:
-        float32 (N, h, w); inf where no path has come by.
-    """
-    # max - min of a path is max(I) + max(-I): one maximum over both signs carries a path on. Lines first: (h, 2, N, w).
-    signed = np.stack([planes, -planes]).transpose(2, 0, 1, 3).copy()
-    reach = np.where(seeds[:, None, None], signed, np.float32(np.inf))
-    for _ in range(passes):
-        for _ in ("rows", "columns"):
-            _sweep(signed, reach)
-            signed, reach = (np.ascontiguousarray(a.swapaxes(0, 3)) for a in (signed, reach))
-    return (reach[:, 0] + reach[:, 1]).swapaxes(0, 1)
-
-
-def _sweep(signed: np.ndarray, reach: np.ndarray) -> None:
-    """Carry paths from line to line, there and back, changing `reach`; both float32 (lines, 2, N, across)."""
-    barrier = reach[:, 0] + reach[:, 1]
-    path, path_barrier = np.empty_like(reach[0]), np.empty_like(barrier[0])
-    better = np.empty(barrier[0].shape, bool)
-    there, back = range(1, len(reach)), range(len(reach) - 2, -1, -1)
-    for lines, before in ((there, -1), (back, +1)):
-        for line in lines:
-            np.maximum(reach[line + before], signed[line], out=path)
-            np.add(path[0], path[1], out=path_barrier)
-            np.less(path_barrier, barrier[line], out=better)
-            np.copyto(reach[line], path, where=better)
-            np.copyto(barrier[line], path_barrier, where=better)
+    return resize(foreground.astype(np.float32)[labels], height, width)
 
 
 def geodesic_distances(lengths: np.ndarray) -> np.ndarray:
@@ -204,7 +101,7 @@ def slic(image: np.ndarray, *, superpixels: int) -> tuple[np.ndarray, np.ndarray
     step = np.sqrt(height * width / superpixels)
     rows, columns = (int(np.clip(round(n / step), 1, min(n, superpixels))) for n in (height, width))
     cells = rows * columns
-    lab = cv2.cvtColor(_resize(image, rows * CELL, columns * CELL).astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    lab = cv2.cvtColor(resize(image, rows * CELL, columns * CELL).astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
     place = np.indices(lab.shape[:2], np.float32).transpose(1, 2, 0) * (COMPACTNESS / CELL)
     features = np.concatenate([lab, place], axis=2).reshape(rows, CELL, columns, CELL, 5)
     features = features.swapaxes(1, 2).reshape(cells, CELL * CELL, 5)
@@ -235,7 +132,7 @@ def slic(image: np.ndarray, *, superpixels: int) -> tuple[np.ndarray, np.ndarray
 def _contrast(difference: np.ndarray, center: np.ndarray, *, background: np.ndarray) -> np.ndarray:
     """Contrast of each superpixel with the background near it, stretched to 0..1 ([Zhu] eq. 7)."""
     closeness = _similarity(_pairwise_distances(center), SIGMA_SPACE)
-    return _stretch((difference * closeness * background).sum(axis=1))
+    return stretch((difference * closeness * background).sum(axis=1))
 
 
 def _smoothness(adjacent: np.ndarray, difference: np.ndarray, sigma_color: float) -> np.ndarray:
@@ -249,7 +146,7 @@ def _smoothness(adjacent: np.ndarray, difference: np.ndarray, sigma_color: float
 def _optimize(foreground: np.ndarray, smoothness: np.ndarray, *, background: np.ndarray) -> np.ndarray:
     """The s that minimises sum b s^2 + sum f (s - 1)^2 + sum_i<j w_ij (s_i - s_j)^2, stretched ([Zhu] eq. 9)."""
     system = np.diag(background + foreground + smoothness.sum(axis=1)) - smoothness
-    return _stretch(np.linalg.solve(system, foreground))
+    return stretch(np.linalg.solve(system, foreground))
 
 
 def _adjacency(labels: np.ndarray, count: int) -> np.ndarray:
@@ -268,21 +165,3 @@ def _pairwise_distances(points: np.ndarray) -> np.ndarray:
 
 def _similarity(distance: np.ndarray, sigma: float) -> np.ndarray:
     return np.exp(distance**2 / (-2 * sigma**2))
-
-
-def _stretch(values: np.ndarray) -> np.ndarray:
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
-
-
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Averaging where it shrinks, linear where it grows."""
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def _check(image: np.ndarray, *rules: tuple[bool, str]) -> None:
-    is_image = image.ndim == 3 and image.shape[2] == 3 and image.size > 0 and image.dtype == np.uint8
-    rules = ((is_image, f"image: expected uint8 (H, W, 3) RGB, got {image.dtype} {image.shape}"), *rules)
-    if problems := [message for holds, message in rules if not holds]:
-        raise InputError(problems)

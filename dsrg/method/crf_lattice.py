@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsrg.method.mean_field import Kernel
+from dsrg.method.crf_pydensecrf import Kernel
 
 # Floats in the table of the vertices' values (128 MiB; the blur holds two). Channels do not mix: where an image has so
 # many vertices that not all channels fit, they are filtered some at a time, with the same result.
