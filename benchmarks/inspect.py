@@ -10,6 +10,7 @@ scrolled through. Prints a table, writes JSON.
 """
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import click
 import cv2
 import numpy as np
 import psutil
+from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
@@ -124,27 +126,34 @@ def live_answers(address: str, *, grow: bool) -> dict[str, float]:
     return {"median_ms": statistics.median(found), "slowest_ms": max(found)}
 
 
-def use(address: str, count: int, profile: Path) -> dict:
-    """Seconds of what a person does in the grid, and the browser's memory."""
-    sys.path.append(str(ROOT / "tests"))
-    import chromium
+@contextmanager
+def browsed() -> Iterator[tuple[Page, psutil.Process]]:
+    """A tab of Chromium, and the process of the browser."""
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=program, args=["--no-sandbox"]) as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)
+        family = psutil.Process().children(recursive=True)
+        yield page, next(member for member in family if "--remote-debugging-pipe" in member.cmdline())
 
-    browser = chromium.Chromium(profile)
-    try:
-        browser.size(1280, 800)
+
+def use(address: str, count: int) -> dict:
+    """Seconds of what a person does in the grid, and the browser's memory."""
+    with browsed() as (page, process):
+        complaints = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
 
         def load() -> None:
-            browser.send("Page.navigate", url=address)
-            browser.wait(THUMBNAILS)
+            page.goto(address)
+            page.wait_for_function(THUMBNAILS)
 
         def choose(field: str, value: str, then: str) -> None:
-            browser.run(f"""(() => {{ delete document.querySelector('#grid').dataset.ready;
+            page.evaluate(f"""(() => {{ delete document.querySelector('#grid').dataset.ready;
               const field = document.querySelector('{field}'); field.value = '{value}';
               field.dispatchEvent(new Event('{then}', {{bubbles: true}})); }})()""")
-            browser.wait(f"document.querySelector('#grid').dataset.ready === '0' && {THUMBNAILS}")
+            page.wait_for_function(f"document.querySelector('#grid').dataset.ready === '0' && {THUMBNAILS}")
 
         seconds = {"first_load": timed(load), "second_load": timed(load)}
-        at_first = mib(browser.process.pid)
+        at_first = mib(process.pid)
         seconds["search"] = timed(lambda: choose("#search", "image09" if count > 9000 else "image000", "input"))
         seconds["search_cleared"] = timed(lambda: choose("#search", "", "input"))
         seconds["sort_by_coverage"] = timed(lambda: choose("#sort", "coverage", "change"))
@@ -154,16 +163,18 @@ def use(address: str, count: int, profile: Path) -> dict:
         def scroll() -> None:
             for shown in range(0, count, STRETCH):  # each its own patience: an end that never comes is an error
                 down = f"scrollTo(0, document.documentElement.scrollHeight), {TILES}.length"
-                browser.wait(f"({down}) >= {min(count, shown + STRETCH)}")
+                page.wait_for_function(f"({down}) >= {min(count, shown + STRETCH)}")
+
+        def back() -> None:
+            page.evaluate("scrollTo(0, 0)")
+            page.wait_for_function(THUMBNAILS)
 
         seconds["scroll_to_the_end"] = timed(scroll)
-        browser.wait(THUMBNAILS)
-        seconds["back_to_the_top"] = timed(lambda: (browser.run("scrollTo(0, 0)"), browser.wait(THUMBNAILS)))
-        if browser.errors:
-            raise RuntimeError(f"the console said: {browser.errors}")
-        return {"seconds": seconds, "browser_mib": at_first, "browser_scrolled_mib": mib(browser.process.pid)}
-    finally:
-        browser.close()
+        page.wait_for_function(THUMBNAILS)
+        seconds["back_to_the_top"] = timed(back)
+        if complaints:
+            raise RuntimeError(f"the console said: {complaints}")
+        return {"seconds": seconds, "browser_mib": at_first, "browser_scrolled_mib": mib(process.pid)}
 
 
 def mib(pid: int) -> float:
@@ -182,7 +193,7 @@ def main(quick: bool, out: Path) -> None:
         make_project(folder, images)
         with served(folder) as (address, server, listening):
             at_first = mib(server.pid)
-            figures = use(address, images, folder / "profile")
+            figures = use(address, images)
             figures["seconds"] = {"listening": listening, **figures["seconds"]}
             figures["live_seeds"] = live_answers(address, grow=False)
             figures["live_growth"] = live_answers(address, grow=True)

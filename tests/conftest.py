@@ -1,6 +1,7 @@
 """Shared by all tests: one thread each, because tests run side by side, and where real images may be found."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -41,3 +42,44 @@ def processes(monkeypatch):
     if workers.pool.cache_info().currsize:
         workers.pool().shutdown()
     workers.pool.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The machine's own Chromium, driven by Playwright; it occupies asyncio, so it ends with the module."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    playwright.expect.set_options(timeout=20_000)
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def new_page(browser):
+    """Opens a tab of a size, of a phone if `mobile`. None may complain in its console or ask another machine."""
+    contexts, complaints, elsewhere = [], [], []
+
+    def open_tab(width: int = 1280, height: int = 800, *, mobile: bool = False):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, is_mobile=mobile))
+        tab = contexts[-1].new_page()
+        tab.set_default_timeout(20_000)
+        tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("request", lambda request: elsewhere.append(request.url))
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [url for url in elsewhere if not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:"))] == []
+
+
+@pytest.fixture
+def page(new_page):
+    """A tab as large as a desktop's."""
+    return new_page()

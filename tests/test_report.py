@@ -10,7 +10,6 @@ from xml.etree.ElementTree import Element
 import cv2
 import numpy as np
 import pytest
-from chromium import PROGRAM, Chromium
 from hypothesis import given
 from hypothesis import strategies as st
 from toy import picture as toy_picture
@@ -186,45 +185,39 @@ def test_a_page_without_a_place_for_times_is_refused(results):
 # In a browser
 
 
-needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory, results):
+@pytest.fixture
+def address(results):
+    """Of the page with its times, on disk."""
     path = results / "report.html"
     path.write_text(with_times(page_of(results), {"prepare": 1}), encoding="utf-8")
-    chromium = Chromium(tmp_path_factory.mktemp("profile"))
-    chromium.send("Page.navigate", url=path.as_uri())
-    chromium.wait("document.readyState === 'complete' && document.querySelector('img') !== null")
-    yield chromium
-    chromium.close()
+    return path.as_uri()
 
 
-@needs_chromium
 @pytest.mark.parametrize(("width", "height", "mobile"), [(1280, 800, False), (390, 844, True)], ids=["desk", "phone"])
-def test_the_page_opens_from_disk_and_fits(browser, width, height, mobile):
-    browser.size(width, height, mobile=mobile)
-    assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.run("document.documentElement.scrollHeight") > 2 * height
-    assert browser.run("[...document.querySelectorAll('svg.bar rect')].every(r => r.getBoundingClientRect().width > 0)")
+def test_the_page_opens_from_disk_and_fits(new_page, address, width, height, mobile):
+    page = new_page(width, height, mobile=mobile)
+    page.goto(address)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollHeight") > 2 * height
+    bars = "[...document.querySelectorAll('svg.bar rect')]"
+    assert page.evaluate(f"{bars}.every(bar => bar.getBoundingClientRect().width > 0)")
     # whatever is wider than the window can be moved within its box
     loose = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
-    assert browser.run(f"{loose}.every(e => e.closest('.wide, pre'))")
+    assert page.evaluate(f"{loose}.every(e => e.closest('.wide, pre'))")
 
 
-@needs_chromium
-def test_the_browser_has_nothing_to_complain_of_and_asks_for_nothing_else(browser):
-    browser.run("(() => { for (const img of document.images) img.loading = 'eager'; })()")
-    browser.wait("[...document.images].every(img => img.complete && img.naturalWidth > 0)")
-    assert browser.errors == []
-    asked = [url for url in browser.requests if not url.startswith(("data:", "about:"))]
-    assert len(asked) == 1 and asked[0].endswith("report.html")
+def test_the_page_asks_for_nothing_but_itself(page, address):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.split(":")[0]))
+    page.goto(address)
+    page.evaluate("() => { for (const img of document.images) img.loading = 'eager'; }")
+    page.wait_for_function("[...document.images].every(img => img.complete && img.naturalWidth > 0)")
+    assert asked.count("file") == 1 and set(asked) <= {"file", "data"}
 
 
-@needs_chromium
-def test_class_names_are_not_markup_to_the_browser(browser):
-    heads = browser.run("[...document.querySelectorAll('tbody th')].map(cell => cell.innerText.trim())")
-    assert set(NASTY) <= set(heads)
+def test_class_names_are_not_markup_to_the_browser(page, address):
+    page.goto(address)
+    assert set(NASTY) <= {head.strip() for head in page.locator("tbody th").all_inner_texts()}
 
 
 # Charts
