@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from threading import Timer
 
 import pytest
 from toy import ROOT
@@ -63,11 +64,10 @@ def test_it_is_gone_afterwards_and_can_be_had_again(path):
         assert not path.exists()
 
 
-def test_one_that_ends_soon_is_waited_for(path, monkeypatch):
-    file = try_lock(path)
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: file.close())
+def test_one_that_ends_soon_is_waited_for(path, holder):
+    Timer(0.3, holder.kill).start()
     with one_writer(path, "the stage"):
-        pass
+        assert path.read_text() == str(os.getpid())
 
 
 def test_a_lock_on_a_file_that_was_removed_does_not_count(path, monkeypatch):
@@ -75,21 +75,21 @@ def test_a_lock_on_a_file_that_was_removed_does_not_count(path, monkeypatch):
     opened, first = [], fcntl.flock
 
     def flock(file, operation):
-        opened.append(file.name)
+        opened.append(file)
         if len(opened) == 1:
             path.unlink()
         return first(file, operation)
 
-    monkeypatch.setattr(lock.fcntl, "flock", flock)
-    file = try_lock(path)
-    assert len(opened) == 2 and os.path.samestat(os.fstat(file.fileno()), path.stat())
-    file.close()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = try_lock(path, patience=1)
+    assert len(opened) == 2 and lock.is_locked and try_lock(path) is None
 
 
-def test_a_file_system_without_locks_is_named(path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(path, monkeypatch, number):
     def refuse(file, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(InputError, match="deep: this file system cannot lock files .*DSRG_SCRATCH"):
         try_lock(path)
