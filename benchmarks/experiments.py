@@ -10,8 +10,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
+from dsrg.artifacts.growth import read_growth
+from dsrg.data.batches import WHOLE, cut_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.errors import InputError
@@ -19,6 +23,7 @@ from dsrg.files import write_json, write_text
 from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.scoring import with_ground_truth
+from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.networks.network import Segmenter
 from dsrg.params import load_params
 from dsrg.pipeline import load_stage
@@ -91,7 +96,33 @@ def params_digest(changes: list[str]) -> str:
 def evaluated(network: str) -> dict:
     """The network in the working folder on the evaluation split, as the stage `evaluate` does it."""
     segmenter, model = load_segmenter(load_stage("evaluate").file[network], made_by=MADE_BY[network])
-    return scored(segmenter, size=model.size)
+    found = scored(segmenter, size=model.size)
+    return found | {"growth": recorded_growth()} if network == "dsrg" else found
+
+
+def recorded_growth() -> list[dict[str, float]]:
+    """What the watched training images learned from, compared with their masks, at each moment that was recorded.
+
+    Of foreground and background, as `label_quality` counts them: precision and recall, and the labelled share of all
+    pixels with a class in the masks. Empty where no watched image has a mask.
+    """
+    stage = load_stage("train_dsrg")
+    classes = read_classes(stage.file["classes"])
+    truth = read_ground_truth(stage.file["ground_truth"])
+    index = read_index(stage.file["index"], classes).split("train")
+    confusions: dict[int, NDArray[np.int64]] = {}
+    for image_id in index.ids[: stage.params.dsrg.watch_images]:
+        if image_id not in truth:
+            continue
+        for step, labels in read_growth(stage.file["growth"], image_id).items():
+            mask = cut_labels(truth[image_id].labels(stage.file["masks"]), WHOLE, size=len(labels))
+            confusions[step] = confusions.get(step, 0) + confusion_matrix(mask, labels, classes=len(classes))
+    found = []
+    for step, confusion in sorted(confusions.items()):
+        labelled = confusion[:, :-1].sum(axis=0) / confusion.sum()
+        shares = {"fg_share": float(labelled[1:].sum()), "bg_share": float(labelled[0])}
+        found.append({"step": step, **shares, **label_quality(confusion)})
+    return found
 
 
 def fully_supervised(key: str) -> dict:

@@ -6,8 +6,9 @@ With --full, a last row: the final network trained on the true masks, of which t
 With --ladder NAME, the figures of each row and seed go to benchmarks/results/ladder.json, under that name.
 
 Every row is a DVC experiment, so stages that rows share are computed once; needs a git repository with a commit.
-Writes results/table2.md and results/table2.png, and the figures of each run to benchmarks/results/table2-RECIPE.json,
-from where an interrupted table goes on. Without --recipe, params.yaml as it is.
+Writes results/table2.md, results/table2.png and results/growth.png (what was learned from over a training), and the
+figures of each run to benchmarks/results/table2-RECIPE.json, from where an interrupted table goes on. Without --recipe,
+params.yaml as it is.
 """
 
 import json
@@ -139,6 +140,7 @@ def main(
     table = markdown(name, seeds, rows, found)
     write_text(Path("results/table2.md"), table)
     draw(Path("results/table2.png"), rows, found)
+    draw_growth(Path("results/growth.png"), rows, found)
     click.echo(table)
 
 
@@ -215,6 +217,34 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_ylim(bottom=0)
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    plt.close(figure)
+
+
+def draw_growth(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
+    """Labelled share and precision of what the watched images taught over the steps, foreground and background apart.
+
+    A line a seed. Nothing is drawn where no run recorded any, as without masks of training images.
+    """
+    recorded = {row.title: [run["growth"] for run in found[row.title] if run.get("growth")] for row in rows}
+    if not any(recorded.values()):
+        return
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, layout="constrained")
+    panels = {"fg_share": "foreground: labelled share", "fg_precision": "foreground: precision"}
+    panels |= {"bg_share": "background: labelled share", "bg_precision": "background: precision"}
+    for plot, (key, title) in zip(axes.flat, panels.items(), strict=True):
+        for number, row in enumerate(rows):
+            for seed, moments in enumerate(recorded[row.title]):
+                steps, values = zip(*((moment["step"], 100 * moment[key]) for moment in moments), strict=True)
+                label = row.title if plot is axes.flat[0] and not seed else None
+                plot.plot(steps, values, color=f"C{number}", marker=".", label=label)
+        plot.set_title(title, fontsize="medium")
+        plot.grid(alpha=0.3)
+        plot.set_ylabel("percent")
+    for plot in axes[1]:
+        plot.set_xlabel("step")
     figure.legend(loc="outside upper center", ncols=3, fontsize="small")
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -169,6 +169,15 @@ class TestTable2:
         for colour in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
             assert (picture == colour).all(axis=1).sum() > 1000
 
+    def test_figure_of_growth_has_a_line_a_run(self, tmp_path):
+        table2.draw_growth(tmp_path / "none.png", [table2.Row("static", [], "dsrg", "")], self.FOUND)
+        assert not (tmp_path / "none.png").exists(), "nothing was recorded"
+        values = {"fg_share": 0.2, "fg_precision": 0.7, "bg_share": 0.5, "bg_precision": 0.9}
+        moments = [{"step": step} | values for step in (10, 20)]
+        found = {title: [{"growth": moments}] for title in self.FOUND}
+        table2.draw_growth(tmp_path / "a.png", [table2.Row(title, [], "dsrg", "") for title in found], found)
+        assert cv2.imread(str(tmp_path / "a.png")).shape[1] > 1000
+
     def test_a_single_value_has_no_deviation(self):
         assert mean_and_deviation([3.0]) == (3.0, 0.0) and percent([0.5]) == "50.0 ± 0.0"
 

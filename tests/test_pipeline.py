@@ -126,6 +126,11 @@ def test_tables_evaluate_the_networks_of_a_finished_run(project, monkeypatch):
         found = evaluated(network)
         assert round(found["miou"], 6) == metrics[network]["miou"]
         assert round(found["miou_crf"], 6) == metrics[network]["miou_crf"]
+    moments = evaluated("dsrg")["growth"]
+    assert [moment["step"] for moment in moments] == [4, 8, 12]
+    for moment in moments:
+        assert all(0 <= moment[key] <= 1 for key in ("fg_share", "bg_share", "fg_precision", "bg_precision"))
+        assert moment["fg_share"] + moment["bg_share"] == pytest.approx(moment["coverage"])
 
 
 def test_same_params_same_bits(project, tmp_path, monkeypatch):
