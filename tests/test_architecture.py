@@ -25,7 +25,8 @@ FLOORS = [
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 
-METHOD_OUTSIDE = {"cv2", "dsrg", "numpy", "pydensecrf", "torch", "collections", "dataclasses", "functools"}
+METHOD_OUTSIDE = {"cv2", "dsrg", "numpy", "pydensecrf", "torch"}
+METHOD_OUTSIDE |= {"collections", "dataclasses", "functools", "math", "typing"}
 OPENERS = {"open", "Path", "imread", "imwrite", "load", "save", "fromfile", "tofile", "loadtxt", "savetxt"}
 
 

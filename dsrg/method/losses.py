@@ -15,7 +15,7 @@ def smoothed_softmax(logits: Tensor, *, min_prob: float) -> Tensor:
     return probs / probs.sum(dim=1, keepdim=True)
 
 
-def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
+def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool, reduction: str = "mean") -> Tensor:
     """Minus the mean log probability of the labelled pixels, per image, then the mean over images.
 
     Balanced (paper section 3.2; released `BalancedSeedLossLayer`): foreground pixels of all classes together and
@@ -25,9 +25,10 @@ def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
     Args:
         probs: float (B, C+1, h, w), 0..1, above 0.
         labels: uint8 (B, h, w) label map; 255 is ignored.
+        reduction: "mean" over images, or "none".
 
     Returns:
-        scalar.
+        scalar, or (B,).
 
     >>> probs = torch.full((1, 4, 2, 2), 0.25)
     >>> labels = torch.tensor([[[0, 3], [255, 255]]], dtype=torch.uint8)
@@ -39,13 +40,15 @@ def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
     log_probs = probs.gather(1, classes[:, None])[:, 0].log()
     if balanced:
         background = labels == 0
-        means = _masked_mean(log_probs, background) + _masked_mean(log_probs, labelled & ~background)
+        means = masked_mean(log_probs, background) + masked_mean(log_probs, labelled & ~background)
     else:
-        means = _masked_mean(log_probs, labelled)
-    return -mean_or_zero(means)
+        means = masked_mean(log_probs, labelled)
+    return -means if reduction == "none" else -mean_or_zero(means)
 
 
-def boundary_loss(probs: Tensor, crf_probs: Tensor, *, ratio_clip: float | None, crf_gradient: bool) -> Tensor:
+def boundary_loss(
+    probs: Tensor, crf_probs: Tensor, *, ratio_clip: float | None, crf_gradient: bool, reduction: str = "mean"
+) -> Tensor:
     """KL divergence of the network's probabilities from the CRF's, KL(Q || P), mean over pixels and images.
 
     Paper section 3.2, SEC's constrain-to-boundary loss. Q, the CRF's output, is a target, through which no gradient
@@ -57,6 +60,7 @@ def boundary_loss(probs: Tensor, crf_probs: Tensor, *, ratio_clip: float | None,
         ratio_clip: bound r, above 1, of the ratio Q / P, taken within 1/r..r (released: 20); None = no bound. Beyond
             it a pixel still costs, but its ratio no longer pulls P.
         crf_gradient: True lets Q follow P as released: d log Q / d P counts as 1 - Q, pixel by pixel.
+        reduction: "mean" over images too, or "none": (B,).
     """
     target = crf_probs.detach()
     if crf_gradient:
@@ -66,7 +70,8 @@ def boundary_loss(probs: Tensor, crf_probs: Tensor, *, ratio_clip: float | None,
         log_ratio = target.log() - probs.log()
     else:
         log_ratio = (target / probs).clamp(1 / ratio_clip, ratio_clip).log()
-    return mean_or_zero((target * log_ratio).sum(dim=1))
+    divergence = (target * log_ratio).sum(dim=1)
+    return divergence.mean(dim=(1, 2)) if reduction == "none" else mean_or_zero(divergence)
 
 
 def expand_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> Tensor:
@@ -98,8 +103,8 @@ def expand_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: fl
     tagged = present[:, 1:]
     highest = ranked[:, 1:, 0]
     terms = [
-        _masked_mean(torch.where(tagged, pooled, 1).log(), tagged),
-        _masked_mean(torch.where(tagged, 1, 1 - highest).log(), ~tagged),
+        masked_mean(torch.where(tagged, pooled, 1).log(), tagged),
+        masked_mean(torch.where(tagged, 1, 1 - highest).log(), ~tagged),
         _rank_pooled(ranked[:, 0], decay=bg_decay).log(),
     ]
     return -mean_or_zero(sum(terms))
@@ -116,7 +121,7 @@ def _rank_pooled(ranked: Tensor, *, decay: float) -> Tensor:
     return ranked @ (weights / weights.sum())
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of values (B, ...) where mask is true, per image (B,); 0 where it never is."""
     values, mask = values.flatten(1), mask.flatten(1)
     return torch.where(mask, values, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
