@@ -32,7 +32,10 @@ from dsrg.files import write_json
 from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
 
 ROOT, RESULTS = Path(__file__).parent.parent, Path(__file__).parent / "results"
-COPIED = ("dsrg", "stages", "recipes", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+COPIED = (
+    *("dsrg", "stages", "recipes", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"),
+    "data/points.csv",
+)
 KINDS = {"ball": (200, 60, 40), "box": (40, 110, 200), "kite": (60, 170, 70)}  # class -> about its colour
 CORNERS = {"ball": 32, "box": 4, "kite": 3}
 ENDINGS = (".jpg", ".png", ".webp", ".tiff")

@@ -49,7 +49,7 @@ def check(json_path: Path | None) -> None:
     try:
         stage = load_stage("prepare")
         problems = missing_files(stage.params)
-        settings = stage.params.data.model_dump(exclude={"root", "size", "max_side"})
+        settings = stage.params.data.model_dump(exclude={"root", "size", "max_side", "points", "points_tags"})
         classes, checked = read_source(stage.data_root, **settings)
         problems += unfit_files(stage.params, checked.index, classes)
         warnings = checked.warnings

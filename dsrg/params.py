@@ -71,6 +71,8 @@ class Data(Section):
     size: GridSize
     max_side: Annotated[int, Field(ge=16)]
     pixels_max: Annotated[int, Field(ge=1, le=178_956_970)]  # where Pillow speaks of bombs
+    points: Annotated[str, Field(min_length=1)] | None
+    points_tags: Literal["add", "refuse"]
 
     @model_validator(mode="after")
     def _table(self) -> "Data":

@@ -10,8 +10,9 @@ from dsrg.figures.seeds import write_contact_sheet, write_seed_overlays
 from dsrg.files import write_json
 from dsrg.inference.cams import load_classifier
 from dsrg.inference.seed_counts import SeedCounts
-from dsrg.inference.seeding import cue_seed_rows, kept_seed_rows, ready_cues
+from dsrg.inference.seeding import cue_seed_rows, kept_seed_rows, ready_cues, ready_points, with_points
 from dsrg.method.grid import grid_size
+from dsrg.method.points import PointCounts
 from dsrg.pipeline import Stage, run_stage
 from dsrg.runtime.distributed import deal
 
@@ -19,7 +20,12 @@ from dsrg.runtime.distributed import deal
 def make_seeds(stage: Stage) -> None:
     params, seeds = stage.params, stage.params.seeds
     classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
+    index = read_index(stage.file["index"], classes, max_side=params.data.max_side)
+    rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
+    points, pointed = ready_points(params.data.points, index, classes, **rules), PointCounts()
+    for warning in points.warnings:
+        print(f"warning: {warning}")
+    index = points.tagged(index.split("train"))
     size, counts = params.data.size, SeedCounts(classes, seeds)
     if seeds.cues is None:
         share = deal(stage.topology, stage.scratch)
@@ -34,6 +40,7 @@ def make_seeds(stage: Stage) -> None:
     if not stage.topology.first:
         deque(rows, maxlen=0)
         return
+    rows = with_points(rows, points, index, classes=len(classes), counts=pointed)
     write_seeds(
         stage.file["seeds"],
         counts.watch(rows, name=stage.name, total=len(index)),
@@ -45,7 +52,7 @@ def make_seeds(stage: Stage) -> None:
     made = read_seeds(stage.file["seeds"], classes=classes), index, stage.data_root
     write_seed_overlays(stage.results / "overlays", *made, classes=classes, count=seeds.overlays)
     write_contact_sheet(stage.results / "contact_sheet.png", counts.images, *made)
-    write_json(stage.results / "metrics.json", counts.metrics())
+    write_json(stage.results / "metrics.json", counts.metrics() | ({"points": vars(pointed)} if points.marks else {}))
     counts.write_classes(stage.results / "per_class.csv")
     counts.write_images(stage.results / "per_image.csv")
     stage.finish()

@@ -8,7 +8,7 @@ from dsrg.pipeline import Stage, run_stage
 
 
 def prepare(stage: Stage) -> None:
-    settings = stage.params.data.model_dump(exclude={"root", "size", "max_side"})
+    settings = stage.params.data.model_dump(exclude={"root", "size", "max_side", "points", "points_tags"})
     with whole_folder(stage.file["masks"]) as masks:
         classes, checked = read_source(stage.data_root, masks_to=masks, **settings)
     for warning in checked.warnings:

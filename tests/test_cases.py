@@ -199,6 +199,8 @@ def project(tmp_path, monkeypatch):
     """A project whose ImageNet weights are there; `pictures` comes with the case."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data/points.csv", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights_module, "read_weights", lambda weights, *, name: {})
     return tmp_path
@@ -222,7 +224,8 @@ def initialized() -> tuple[int, str]:
 def prepared(masks: Path) -> tuple[Index, dict[str, np.ndarray], list[str]]:
     """What training gets: index, masks by id, classes."""
     data = YAML(typ="safe", pure=True).load(Path("params.yaml"))["data"]
-    settings = {key: value for key, value in data.items() if key not in ("root", "size", "max_side")}
+    others = ("root", "size", "max_side", "points", "points_tags")
+    settings = {key: value for key, value in data.items() if key not in others}
     masks.mkdir()
     classes, checked = read_source(Path(data["root"]), masks_to=masks, **settings)
     return checked.index, {truth.id: read_mask(masks / truth.mask) for truth in checked.ground_truth}, classes

@@ -259,6 +259,8 @@ PLACES = {
 def project(tmp_path, monkeypatch):
     """A project whose data are the folder `p`: three images and their table."""
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data/points.csv", tmp_path / "data")
     text = (ROOT / "recipes/folder.yaml").read_text(encoding="utf-8")
     write(
         tmp_path / "params.yaml", text.replace("root: pictures", "root: p").replace("val_share: 0.2", "val_share: 0.0")

@@ -24,7 +24,8 @@ def tiny_project(folder: Path, **changes: dict) -> Path:
     """A copy of the project's own files in `folder` with small params; changes: section={key: value}."""
     for name in ("dsrg", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
+    (folder / "data").mkdir(parents=True)
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore", "data/points.csv"):
         shutil.copy(ROOT / name, folder / name)
     yaml = YAML()
     params = yaml.load(ROOT / "recipes" / "shapes.yaml")

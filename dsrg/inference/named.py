@@ -1,4 +1,4 @@
-"""What params name beside the data: weights, a network, ready maps, cues. `dsrg check` looks at them before any stage.
+"""What params name beside the data: weights, a network, points, ready maps, cues. `dsrg check` looks at them first.
 
 The stages refuse the same, but some of them only after hours of training. Torch, which takes half a gigabyte of memory,
 is imported by the last function alone.
@@ -22,11 +22,11 @@ def missing_files(params: Params) -> list[str]:
 
 
 def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
-    """Why the network cannot be made and filled, or seeds not be had from ready cues or maps of the training images.
+    """Why the network cannot be made and filled, or seeds not be had from points, or ready cues or maps.
 
     What is missing is not told again; ImageNet weights are not fetched.
     """
-    from dsrg.inference.seeding import ready_cues, ready_maps
+    from dsrg.inference.seeding import ready_cues, ready_maps, ready_points
     from dsrg.method.grid import grid_size
     from dsrg.networks.weights import initial_segmenter
 
@@ -41,12 +41,16 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
         problems += _problems(lambda: ready_cues(params.seeds, train, grid=grid, classes=classes))
     if "saliency.maps" in there:
         problems += _problems(lambda: ready_maps(params.saliency, train.ids))
+    if "data.points" in there:
+        rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
+        problems += _problems(lambda: ready_points(params.data.points, index, classes, **rules))
     return problems
 
 
 def _named(params: Params) -> dict[str, str]:
     """Paths by the params that name them: cues make maps needless."""
     named = {_weights_key(params, training): params.network_of(training).weights for training in TRAININGS}
+    named["data.points"] = params.data.points
     if params.seeds.cues is not None:
         named |= {"seeds.cues": params.seeds.cues, "seeds.cues_list": params.seeds.cues_list}
     if params.saliency.method == "maps" and (params.seeds.cues is None or params.seeds.cues_use == "foreground"):

@@ -1,6 +1,6 @@
 """Seeds of a whole data set: activation maps in this process, saliency in others, rows for seeds.h5 in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from dsrg.artifacts.cues import Cues, read_cues
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.data.images import Noted, read_grey, read_image, shrunk
 from dsrg.data.index import Index
+from dsrg.data.points import Points, read_points
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
 from dsrg.inference.cams import activation_maps, stored_cams
@@ -24,6 +25,7 @@ from dsrg.inference.gradients import gradient_saliency
 from dsrg.inference.squares import cells, image_batches
 from dsrg.method.crf_pydensecrf import Kernel
 from dsrg.method.grid import grid_size
+from dsrg.method.points import PointCounts, mark_cells, with_marks
 from dsrg.method.saliency import combined
 from dsrg.method.saliency.mbd import mbd
 from dsrg.method.saliency.rbd import rbd
@@ -76,6 +78,25 @@ def cue_seed_rows(
         labels = torch.from_numpy(row.seeds)[None], torch.from_numpy(salient)[None]
         chosen = with_background(*labels, bg_thresh=seeds.bg_thresh, conflict=seeds.conflict)
         yield replace(row, seeds=chosen[0].numpy())
+
+
+def ready_points(path: str | None, index: Index, classes: list[str], *, tags: str, unknown: str) -> Points:
+    """The points of `data.points` (none where it is null), for the images of a whole index; see `read_points`."""
+    return Points() if path is None else read_points(find_in_project(path), index, classes, tags=tags, unknown=unknown)
+
+
+def with_points(
+    rows: Iterable[SeedRow], points: Points, index: Index, *, classes: int, counts: PointCounts
+) -> Iterator[SeedRow]:
+    """Rows of seeds, in the order of the index, whose cells and tags are what points say of them; these are counted."""
+    for row, height, width in zip(rows, index.heights.tolist(), index.widths.tolist(), strict=True):
+        if marks := points.marks.get(row.image_id):
+            cells, ties = mark_cells(marks, height=height, width=width, grid=len(row.seeds), classes=classes)
+            counts.add(marks, cells, ties)
+            present = row.present.copy()
+            present[[*points.added.get(row.image_id, ())]] = True
+            row = replace(row, seeds=with_marks(torch.from_numpy(row.seeds), cells).numpy(), present=present)
+        yield row
 
 
 def ready_maps(saliency: Saliency, ids: list[str]) -> list[Path]:

@@ -1,0 +1,257 @@
+"""Points and strokes beside tags: a table that people write, or that `dsrg inspect --edit` writes for them.
+
+    image,x,y,class,radius,stroke
+    dogs/rex.jpg,120,85,dog,,           a point: the cell of the seed grid under it
+    dogs/rex.jpg,12,200,background,10,  ... and all cells whose pixels are at most 10 pixels away
+    dogs/rex.jpg,60,60,erase,20,        takes the made seeds within 20 pixels away
+    dogs/rex.jpg,30,40,dog,3,1          a stroke: the rows of one image with the same number, joined in their order
+    dogs/rex.jpg,50,45,dog,3,1
+
+Places are in pixels of the image as one sees it (turned by its EXIF orientation), from its upper left corner. An image
+goes by its id, or by as much of its path's end as no other image shares, as in a table of tags. `radius` and `stroke`
+may be missing; other columns are ignored. Columns are separated by comma, semicolon or tab; JSON Lines are read too.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dsrg.data.check import warn_of
+from dsrg.data.folder import Names
+from dsrg.data.index import Index
+from dsrg.data.table import normal, read_cells
+from dsrg.errors import InputError
+from dsrg.files import write_csv
+from dsrg.method.grid import UNLABELLED
+from dsrg.method.points import Mark
+
+BACKGROUND, ERASE = "background", "erase"  # what a row may name besides a class
+COLUMNS = ("image", "x", "y", "class", "radius", "stroke")
+REQUIRED = COLUMNS[:4]
+ROWS_MAX = 2_000_000  # a table is read at once
+NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+
+
+class PointRow(NamedTuple):
+    """A row as it stands in the table, all of it text."""
+
+    where: str  # file:line
+    image: str
+    x: str
+    y: str
+    name: str
+    radius: str
+    stroke: str
+
+
+@dataclass(frozen=True)
+class Points:
+    """The marks of training images, by id, in the order of the table; what they add to the tags; lines for people."""
+
+    marks: dict[str, list[Mark]] = field(default_factory=dict)
+    added: dict[str, set[int]] = field(default_factory=dict)  # classes that are no tag of the image
+    warnings: list[str] = field(default_factory=list)
+
+    def tagged(self, index: Index) -> Index:
+        """The index with the classes that are `added`."""
+        if not self.added:
+            return index
+        present = index.present.copy()
+        for row, image_id in enumerate(index.ids):
+            present[row, [*self.added.get(image_id, ())]] = True
+        return replace(index, present=present)
+
+
+def read_point_rows(path: Path) -> list[PointRow]:
+    """The rows of a table of points. Raises InputError for what is no such table, with every malformed line."""
+    names, lines = read_cells(path, images=ROWS_MAX // 2)
+    columns = [name.casefold() for name in names]
+    problems = [
+        f"{path}:1: {'no' if name not in columns else 'more than one'} column {name!r}; "
+        f"expected image, x, y and class, perhaps radius and stroke, found {', '.join(names)!r}"
+        for name in COLUMNS
+        if columns.count(name) > 1 or (name in REQUIRED and name not in columns)
+    ]
+    if problems:
+        raise InputError(problems)
+    rows = []
+    for where, cells, problem in lines:
+        if problem is not None:
+            problems.append(problem)
+            continue
+        cell = {name.casefold(): "" if value is None else str(value).strip() for name, value in cells.items()}
+        rows.append(PointRow(where, *(normal(cell.get(name, "")) for name in COLUMNS)))
+    if problems:
+        raise InputError(problems)
+    return rows
+
+
+def read_points(path: Path, index: Index, classes: list[str], *, tags: str, unknown: str = "fail") -> Points:
+    """Read a table of points for the images of an index, both splits.
+
+    tags: "add" or "refuse" a class that is no tag of its image (params `data.points_tags`).
+    unknown: "skip" rows of images that the index does not have, with a warning, or "fail" (params `data.on_bad`).
+
+    Raises InputError with every offender, kind by kind.
+    """
+    return _Reading(index, classes).read(read_point_rows(path), tags=tags, unknown=unknown)
+
+
+def write_point_rows(path: Path, rows: Iterable[PointRow]) -> None:
+    """Write a table of points, whole or not at all."""
+    write_csv(path, list(COLUMNS), (row[1:] for row in rows))
+
+
+class Place(NamedTuple):
+    """A row that is understood."""
+
+    where: str
+    image_id: str
+    label: int
+    x: float
+    y: float
+    radius: float
+    stroke: str
+
+
+class _Reading:
+    """One pass over a table's rows, which gathers what is wrong with them by kind."""
+
+    def __init__(self, index: Index, classes: list[str]) -> None:
+        self.index, self.classes = index, classes
+        self.row = {image_id: row for row, image_id in enumerate(index.ids)}
+        self.by_path = dict(zip(index.paths, index.ids, strict=True))
+        self.labels = {ERASE: UNLABELLED} | {name: k for k, name in enumerate([BACKGROUND, *classes])}
+        self.found: dict[str, str | None] = {}  # ids by what the table calls images
+        self.problems: dict[str, list[str]] = defaultdict(list)
+        self.unknown: Counter[str] = Counter()
+        self.unused: Counter[str] = Counter()
+
+    def read(self, rows: list[PointRow], *, tags: str, unknown: str) -> Points:
+        self._names = Names(self.index.paths) if rows else None
+        self._find_images(rows, unknown=unknown)
+        places = [place for row in rows if (place := self._place(row)) is not None]
+        strokes = self._strokes(places)
+        added = self._tags(places, tags=tags)
+        self._class_problems(rows)
+        if self.problems:
+            raise InputError(line for kind in self.problems.values() for line in kind)
+        marks: dict[str, list[Mark]] = defaultdict(list)
+        for (image_id, *_), own in strokes.items():
+            path = np.array([(place.x, place.y) for place in own])
+            marks[image_id].append(Mark(own[0].label, own[0].radius, path))
+        names = {image_id: ", ".join(self.classes[k - 1] for k in sorted(own)) for image_id, own in added.items()}
+        named = [f"{image_id} ({text})" for image_id, text in names.items()]
+        warnings = [
+            *warn_of("images have points of a class that is not among their tags, which is added", named),
+            *warn_of("images of points are evaluated, not learned from; their points are not used", self.unused),
+            *warn_of("images of points are not among the data; their points are left out", self.unknown),
+        ]
+        return Points(dict(marks), added, warnings)
+
+    def _find_images(self, rows: list[PointRow], *, unknown: str) -> None:
+        for row in rows:
+            if row.image not in self.found:
+                self.found[row.image] = self._find(row, unknown=unknown)
+            if self.found[row.image] is None:
+                self.unknown[row.image] += 1
+
+    def _find(self, row: PointRow, *, unknown: str) -> str | None:
+        """The id of a row's image; None, with the reason noted, where there is none."""
+        if row.image in self.row:
+            return row.image
+        try:
+            return self.by_path[self._names.find(row.image)]
+        except InputError as error:
+            if unknown == "fail" or self._names.fitting(row.image):
+                self.problems["image"].append(f"{row.where}: {error}")
+            return None
+
+    def _place(self, row: PointRow) -> Place | None:
+        """A row's place on a training image, or None with the reason noted."""
+        image_id = self.found[row.image]
+        label = self.labels.get(row.name)
+        if image_id is None or label is None:
+            return None
+        height, width = int(self.index.heights[self.row[image_id]]), int(self.index.widths[self.row[image_id]])
+        x, y, radius = _number(row.x), _number(row.y), _number(row.radius or "0")
+        for name, text, value in (("x", row.x, x), ("y", row.y, y), ("radius", row.radius, radius)):
+            if value is None:
+                self.problems["number"].append(f"{row.where}: {name} {text[:40]!r}; expected a number, as 12 or 12.5")
+        if row.stroke and not re.fullmatch("[0-9]{1,9}", row.stroke):
+            self.problems["number"].append(f"{row.where}: stroke {row.stroke[:40]!r}; expected a whole number")
+            return None
+        if None in (x, y, radius):
+            return None
+        if not (0 <= x <= width and 0 <= y <= height):
+            size = f"{row.image} has {width} x {height} pixels (as turned by its EXIF orientation)"
+            self.problems["outside"].append(f"{row.where}: {row.x}, {row.y} lies outside of the image; {size}")
+            return None
+        if not 0 <= radius <= max(height, width):
+            limit = f"expected 0 to {max(height, width)} pixels, the longer side of {row.image}"
+            self.problems["radius"].append(f"{row.where}: radius {row.radius}; {limit}")
+            return None
+        if self.index.splits[self.row[image_id]] != "train":
+            self.unused[image_id] += 1
+            return None
+        return Place(row.where, image_id, label, x, y, radius, row.stroke)
+
+    def _strokes(self, places: list[Place]) -> dict[tuple, list[Place]]:
+        """Places by the mark that they belong to: those with a stroke's number together, others each alone."""
+        strokes: dict[tuple, list[Place]] = defaultdict(list)
+        for number, place in enumerate(places):
+            key = (place.image_id, "stroke", place.stroke) if place.stroke else (place.image_id, "point", number)
+            first = strokes[key][0] if strokes[key] else place
+            if (first.label, first.radius) != (place.label, place.radius):
+                what = f"stroke {place.stroke} of {place.image_id} begins with another class or radius ({first.where})"
+                self.problems["stroke"].append(f"{place.where}: {what}; give this one a number of its own")
+            strokes[key].append(place)
+        return strokes
+
+    def _tags(self, places: list[Place], *, tags: str) -> dict[str, set[int]]:
+        """Classes that are no tag of the image on which they have a place."""
+        added: dict[str, set[int]] = defaultdict(set)
+        for place in places:
+            known = place.label == UNLABELLED or self.index.present[self.row[place.image_id], place.label]
+            if known or place.label in added[place.image_id]:
+                continue
+            added[place.image_id].add(place.label)
+            if tags == "refuse":
+                name = self.classes[place.label - 1]
+                self.problems["tag"].append(
+                    f"{place.where}: {name!r} is no tag of {place.image_id}; tag the image with it, or set "
+                    "data.points_tags: add"
+                )
+        return {image_id: own for image_id, own in added.items() if own}
+
+    def _class_problems(self, rows: list[PointRow]) -> None:
+        for row in rows:
+            if row.name not in self.labels:
+                hint = _class_hint(row.name, [*self.classes, BACKGROUND, ERASE])
+                span = f"the {len(self.classes)} classes ({self.classes[0]} ... {self.classes[-1]})"
+                self.problems["class"].append(
+                    f"{row.where}: class {row.name[:80]!r} is none of {span}, nor {BACKGROUND} or {ERASE}; {hint}"
+                )
+
+
+def _class_hint(name: str, known: list[str]) -> str:
+    if name.isdecimal():
+        return "classes are named, not numbered"
+    in_another_case = [other for other in known if other.casefold() == name.casefold()]
+    near = in_another_case or get_close_matches(name[:80], known, n=1)
+    return f"did you mean {near[0]!r}?" if near else "fix it, or remove the row"
+
+
+def _number(text: str) -> float | None:
+    """A finite number as people write it, else None: float() knows too many ways."""
+    if len(text) > 60 or not re.fullmatch(NUMBER, text):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
