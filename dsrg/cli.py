@@ -11,6 +11,7 @@ import click
 
 from dsrg import released
 from dsrg.errors import InputError, RunError
+from dsrg.runtime.problems import report_problems
 
 if TYPE_CHECKING:
     from dsrg.data.index import Index
@@ -23,7 +24,8 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except (InputError, RunError) as error:
-            click.echo("\n".join([str(error), *getattr(error, "__notes__", [])]), err=True)
+            lines = report_problems(error.problems) if isinstance(error, InputError) else [str(error)]
+            click.echo("\n".join([*lines, *getattr(error, "__notes__", [])]), err=True)
             sys.exit(2 if isinstance(error, InputError) else 1)
 
 
@@ -65,7 +67,7 @@ def check(json_path: Path | None) -> None:
         _print_table(found["classes"])
     for warning in warnings:
         click.echo(f"warning: {warning}")
-    for problem in found.get("skipped", []):
+    for problem in report_problems(found.get("skipped", []), name="left-out"):
         click.echo(f"left out: {problem}")
     _refuse(problems)
     click.echo(f"fine: {found['train']} training images, {found['val']} evaluation images, {found['masks']} masks")
@@ -74,7 +76,9 @@ def check(json_path: Path | None) -> None:
 def _refuse(problems: list[str]) -> None:
     """Raise an InputError with all problems and their number, if there are any."""
     if problems:
-        raise InputError([*problems, f"{len(problems)} problem{'s' * (len(problems) > 1)}"])
+        error = InputError(problems)
+        error.add_note(f"{len(problems)} problem{'s' * (len(problems) > 1)}")
+        raise error
 
 
 def _images_per_class(index: "Index", classes: list[str]) -> dict[str, dict[str, int]]:
@@ -179,7 +183,7 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
         )
     write_text(params, text)
     click.echo("\n".join([f"{named}: {found.layout}", *(f"  has {line}" for line in (*found.has, *has))]))
-    for line in lacks:
+    for line in report_problems(lacks):
         click.echo(f"missing: {line}")
     for line in (*notes, *found.unused):
         click.echo(f"note: {line}")
@@ -533,7 +537,7 @@ def _predict(
     _refuse(problems)
     for line in [*found.warnings, *remark_counts(checked.facts)]:
         click.echo(f"warning: {line}")
-    for line in checked.problems:
+    for line in report_problems(checked.problems, name="left-out"):
         click.echo(f"left out: {line}")
 
     predictions = segmenter.predictions(

@@ -147,14 +147,27 @@ def find_in_project(path: str) -> Path:
     return original if not given.exists() and original.exists() else given
 
 
-def refuse_leading_out(path: Path, root: Path) -> None:
-    """Raises InputError for a path that links lead out of `root`, unless into DVC's cache, where DVC keeps its files.
+def linked_elsewhere(paths: Iterable[str], root: Path) -> list[str]:
+    """Those of the paths below `root` that links lead out of it, unless into DVC's cache, where DVC keeps its files.
 
     `root` itself may be a link: who names it means where it leads.
     """
-    real = Path(os.path.realpath(path))  # Path.resolve raises an error for a link to itself
-    if not real.is_relative_to(os.path.realpath(root)) and not re.search(CACHED, real.as_posix()):
-        raise InputError(f"{path}: leads out of {root}, to {real}; put the file there itself, or name its own folder")
+    inside, found, real_folders = Path(os.path.realpath(root)), [], {}
+    for path in paths:
+        folder, name = os.path.split(root / path)
+        if folder not in real_folders:
+            real_folders[folder] = os.path.realpath(folder)  # Path.resolve raises an error for a link to itself
+        real = os.path.join(real_folders[folder], name)
+        real = Path(os.path.realpath(real) if os.path.islink(real) else real)
+        if not real.is_relative_to(inside) and not re.search(CACHED, real.as_posix()):
+            found.append(path)
+    return found
+
+
+def refuse_outside(path: str, root: Path) -> None:
+    """Raises InputError for a path whose own words lead out of `root`. Links are followed: people set those."""
+    if os.path.isabs(path) or ".." in Path(path).parts:
+        raise InputError(f"{root / path}: leads out of {root}; name a file below it")
 
 
 def read_yaml(path: str | Path) -> object:

@@ -32,8 +32,10 @@ from dsrg.files import (
 )
 from dsrg.params import Params, load_params
 from dsrg.runtime.dvc_lock import read_record, rotten
+from dsrg.runtime.environment import scratch_root
 from dsrg.runtime.launcher import Topology, topology
 from dsrg.runtime.lock import one_writer, try_lock
+from dsrg.runtime.problems import report_problems
 from dsrg.runtime.signals import Stopped, leave_keyboard_to_starter, starter, stop_with, stoppable
 
 ORIGIN = "origin.json"  # in a scratch folder: what its name is the digest of
@@ -173,7 +175,7 @@ def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
                 work(stage)
     except InputError as error:
         found = f"{len(error.problems)} problems\n" if len(error.problems) > 1 else ""
-        code, message = 2, f"{found}{error}"
+        code, message = 2, found + "\n".join(report_problems(error.problems))
     except RunError as error:
         code, message = 1, "\n".join([str(error), *getattr(error, "__notes__", [])])
     except Stopped as stop:
@@ -226,11 +228,6 @@ def read_dvc_yaml() -> dict:
     if not isinstance(found, dict) or not found.keys() >= {"vars", "stages"}:
         raise InputError("dvc.yaml: expected `vars:` and `stages:`; restore it: git checkout -- dvc.yaml")
     return found
-
-
-def scratch_root() -> Path:
-    """Where unfinished work and locks lie: DSRG_SCRATCH, or .scratch in the project."""
-    return Path(os.environ.get("DSRG_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".scratch")
 
 
 def _unlike(folder: Path, origin: dict[str, object]) -> Iterator[str]:

@@ -239,7 +239,7 @@ PLACES = {
     "a pipe for an image": (lambda p: fifo(p / "b.png"), "b.png: a folder or device; expected a file"),
     "a pipe for the table": (lambda p: fifo(p / "tags.csv"), "tags.csv: no such file"),
     "a pipe for the classes": (lambda p: fifo(p / "classes.txt"), "classes.txt: a folder or device; expected a text"),
-    "a device for an image": (lambda p: link(p / "b.png", "/dev/zero"), "b.png: leads out of p, to /dev/zero; put"),
+    "a device for an image": (lambda p: link(p / "b.png", "/dev/zero"), "b.png: a folder or device; expected a file"),
     "a device for the table": (lambda p: link(p / "tags.csv", "/dev/zero"), "tags.csv: no such file"),
     "a link to itself": (lambda p: link(p / "b.png", "b.png"), "b.png: Too many levels of symbolic links"),
     "a link to nothing": (lambda p: link(p / "b.png", "gone.png"), "b.png: No such file or directory"),
@@ -437,7 +437,7 @@ def test_all_that_is_dangerous_at_once(project):
     write(project / "p/tags.csv", TABLE + "".join(f"{name},cat\n" for name in names))
     said = run_apart("check")
     assert said.count("more than 100,000,000 pixels") == 4
-    assert "zero.png: leads out of p, to /dev/zero" in said and "pipe.png: a folder or device" in said
+    assert said.count("a folder or device") == 2
     assert said.endswith("6 problems\n")
 
 

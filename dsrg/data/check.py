@@ -5,10 +5,8 @@ and `tag_faults`. `check_records` then opens every image and mask once and turns
 """
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,9 +19,10 @@ from dsrg.data.images import REMARKS, ImageFacts, check_image, read_mask
 from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
-from dsrg.files import refuse_leading_out
+from dsrg.files import linked_elsewhere, refuse_outside
 from dsrg.method.grid import UNLABELLED
 from dsrg.runtime.progress import tracked
+from dsrg.runtime.workers import threaded_map, worker_count
 
 EXAMPLES = 5  # ids quoted in a warning
 TAG_SEPARATORS = ",;|\t\n\uff0c\uff1b\uff5c\u3001"  # what people separate tags with, also in Chinese and Japanese
@@ -137,7 +136,7 @@ def check_records(
     records, root, classes = scan.records, scan.root, scan.classes
 
     def look_at_image(record: Record) -> ImageFacts:
-        refuse_leading_out(root / record.image, root)
+        refuse_outside(record.image, root)
         return check_image(root / record.image, pixels_max=pixels_max)
 
     def look_at_mask(pair: tuple[Record, ImageFacts | None]) -> _MaskFacts | None:
@@ -176,7 +175,10 @@ def check_records(
         if record.id in kept
     ]
     remarks = {record.id: facts.remarks for record, facts in good}
-    warnings = [*scan.warnings, *_warnings(index, kept, remarks, classes)]
+    masks_there = (record.mask for record, _ in good if isinstance(record.mask, str))
+    elsewhere = linked_elsewhere([*index.paths, *masks_there], root)
+    linked = warn_of(f"files lie outside of {root}; links lead to them", elsewhere)
+    warnings = [*scan.warnings, *linked, *_warnings(index, kept, remarks, classes)]
     return Checked(index, ground_truth, warnings, faults)
 
 
@@ -198,7 +200,7 @@ def _lost(before: list[Record], after: list[Record]) -> str | None:
 def _each(
     function: Callable, items: list, title: str, *, item_id: Callable = lambda record: record.id
 ) -> tuple[list, list[Fault]]:
-    """Call `function` on all items, in threads -> its results (None where it refused) and its faults, in order."""
+    """Call `function` on all items, in threads, a few ahead -> its results (None: it refused), its faults, in order."""
 
     def attempt(item: object) -> tuple[object, list[str]]:
         try:
@@ -207,10 +209,10 @@ def _each(
             return None, error.problems
 
     results, faults = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item, (result, problems) in zip(items, tracked(pool.map(attempt, items), title, len(items)), strict=True):
-            results.append(result)
-            faults += [Fault(item_id(item), problem) for problem in problems]
+    done = tracked(threaded_map(attempt, items, threads=worker_count()), title, len(items))
+    for item, (result, problems) in zip(items, done, strict=True):
+        results.append(result)
+        faults += [Fault(item_id(item), problem) for problem in problems]
     return results, faults
 
 
@@ -221,7 +223,7 @@ def _labels(
     if callable(record.mask):
         return None if image is None else record.mask(image.height, image.width)
     path = root / record.mask
-    refuse_leading_out(path, root)
+    refuse_outside(record.mask, root)
     mask = read_mask(path, pixels_max=pixels_max)
     problems = []
     if image and mask.shape != (image.height, image.width):

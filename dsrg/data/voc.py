@@ -18,7 +18,7 @@ from dsrg.data.ids import Listed, id_fault, id_problems
 from dsrg.data.images import ENDINGS
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.files import read_text, readable, refuse_leading_out
+from dsrg.files import read_text, readable
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Segmentation")
 ANNOTATION_MAX = 16 * 1024**2  # bytes; VOC's own have less than 20,000, and reading one takes 20 times its size
@@ -56,7 +56,6 @@ def scan_voc(root: str | Path, *, train: str, val: str | None) -> Scan:
     tags: dict[str, tuple[str, ...]] = {}
     for image_id in dict.fromkeys(entry.id for entry in listed):
         try:
-            refuse_leading_out(_annotation(root, image_id), root)
             tags[image_id] = _read_tags(_annotation(root, image_id))
         except InputError as error:
             faults += [Fault(image_id, problem) for problem in error.problems]

@@ -1,6 +1,7 @@
 """Environment variables: what changes how a run goes, and never its result, so is no parameter."""
 
 import os
+from pathlib import Path
 
 from dsrg.errors import InputError
 
@@ -15,3 +16,8 @@ def number(name: str, default: float) -> float:
     if not value >= 0:
         raise InputError(f"{name}: expected a number, 0 or more, not {text!r}")
     return value
+
+
+def scratch_root() -> Path:
+    """Where unfinished work and locks lie: DSRG_SCRATCH, or .scratch in the project."""
+    return Path(os.environ.get("DSRG_SCRATCH") or Path(os.environ.get("DVC_ROOT", ".")) / ".scratch")

@@ -88,10 +88,10 @@ def ordered_map(function: Callable, items: Iterable) -> Iterator:
         ) from None
 
 
-def threaded_map(function: Callable, items: Iterable) -> Iterator:
-    """`ordered_map` in two threads of this process, for what waits or works outside Python's lock: writing PNGs."""
-    with ThreadPoolExecutor(2) as executor:
-        yield from _ahead(executor, function, items, most=6)
+def threaded_map(function: Callable, items: Iterable, *, threads: int = 2) -> Iterator:
+    """`ordered_map` in threads of this process, for what waits or works outside Python's lock: writing PNGs."""
+    with ThreadPoolExecutor(threads) as executor:
+        yield from _ahead(executor, function, items, most=3 * threads)
 
 
 def ahead(items: Iterable, *, most: int) -> Iterator:
