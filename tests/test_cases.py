@@ -139,7 +139,6 @@ EXPECTED = {
         classes=("cat", "dog"),
         number=lambda path: 100 if "tower" in path else int(re.findall(r"\d+", path)[-1]),
         masks=lambda folder, number: file("masks/tower.png")(folder, number) if number == 100 else None,
-        fails="6: one size in the index, another when read",
     ),
     "long-table-renamed": reads(
         "0000000000009aab.jpg", "15 rows with a tag each are joined to 11 images", tags=without(5), number=hexadecimal

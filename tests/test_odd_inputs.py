@@ -92,7 +92,7 @@ IMAGES = {
     "web page": (b"<!DOCTYPE html><html></html>", "b.png: a web page or other text under an image's name"),
     "zip archive": (b"PK\3\4" + bytes(100), "b.png: not an image of a known format"),
     "random bytes": (np.random.default_rng(0).bytes(5000), "b.png: not an image of a known format"),
-    "GIF": (GIF, "expected a JPEG, PNG, WebP or TIFF image"),
+    "GIF": (GIF, "warning: 1 images are of another format than their names say"),
     "first bytes alone": (PNG[:8], "b.png: "),
     "PNG's header alone": (PNG[:33], "b.png: "),
     "truncated PNG": (PNG[: len(PNG) // 2], "b.png: broken image"),
@@ -205,7 +205,7 @@ FILES = {
     "a mask that is a JPEG": ({"masks/a.png": JPEG, "classes.txt": CLASSES}, "masks/a.png: no PNG; a mask must be"),
     "a mask of other classes": ({"masks/a.png": mask([0, 3, 255]), "classes.txt": CLASSES},
                                 "masks/a.png: holds 3; expected 0 (background), 1 to 2 (cat ... dog) or 255"),
-    "a truncated mask": ({"masks/a.png": mask([0, 1])[:60], "classes.txt": CLASSES}, "masks/a.png: broken PNG"),
+    "a truncated mask": ({"masks/a.png": mask([0, 1])[:60], "classes.txt": CLASSES}, "masks/a.png: broken image"),
     "a mask that is a bomb": ({"masks/a.png": huge_png(32767, 32767, mask([0])), "classes.txt": CLASSES},
                               "masks/a.png: 32767 x 32767 pixels; expected at most 100,000,000 (data.pixels_max)"),
     "a mask of two images": ({"x/a.png": JPEG, "masks/a.png": mask([0]), "classes.txt": CLASSES,
@@ -392,8 +392,8 @@ finally:
 """
 
 
-def run_apart(*arguments: str) -> str:
-    """What `dsrg ...` says: it must be a refusal that needed less than 500 MB."""
+def run_apart(*arguments: str, megabytes: int = 500) -> str:
+    """What `dsrg ...` says: it must be a refusal that needed little memory."""
     if not Path("/proc/self/status").exists():
         pytest.skip("this system does not tell a process its peak of memory")
     done = subprocess.run(
@@ -406,7 +406,7 @@ def run_apart(*arguments: str) -> str:
     )
     assert done.returncode == 2, done.stdout[-2000:]
     peak = int(Path("peak.txt").read_text().split()[1]) / 1000
-    assert peak < 500, f"{peak:.0f} MB"
+    assert peak < megabytes, f"{peak:.0f} MB"
     return done.stdout
 
 
@@ -435,7 +435,7 @@ def test_all_that_is_dangerous_at_once(project):
     fifo(project / "p/pipe.png")
     names = [*options, "white.png", *bombs, "holes.png", "zero.png", "pipe.png"]
     write(project / "p/tags.csv", TABLE + "".join(f"{name},cat\n" for name in names))
-    said = run_apart("check")
+    said = run_apart("check", megabytes=1000)  # WebP's decoder keeps two canvases beside the image
     assert said.count("more than 100,000,000 pixels") == 4
     assert said.count("a folder or device") == 2
     assert said.endswith("6 problems\n")

@@ -1,32 +1,63 @@
-"""Reading images and masks: every part of the program sees a picture through these functions, so in one way only."""
+"""Reading images and masks: every part of the program sees a picture through these functions, so in one way only.
+
+Pillow alone decodes, and `_header` alone says how large a picture is and how its pixels are turned. So what is checked,
+what the index says and what is trained on are the same picture, whatever its format.
+"""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
-from dsrg.errors import InputError
+from dsrg.errors import InputError, RunError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # told by their first bytes, whatever the file is called
-ENDINGS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+with suppress(ImportError):
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+ENDINGS_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+NEEDS = {  # formats that are not in every installation, and how to get them
+    "WEBP": (features.check("webp"), "needs a Pillow built with WebP"),
+    "JPEG2000": (features.check("jpg_2000"), "needs a Pillow built with OpenJPEG"),
+    "AVIF": (features.check("avif"), "needs a Pillow built with AVIF"),
+    "HEIF": ("HEIF" in Image.OPEN, "run: pip install pillow-heif"),
+}
+FORMATS = [kind for kind in ENDINGS_OF if NEEDS.get(kind, (True,))[0]]  # known by their first bytes, not their names
+ENDINGS = {ending: kind for kind in FORMATS for ending in ENDINGS_OF[kind]}  # of the files that are read
+HOW_TO_READ = {ending: how for kind, (there, how) in NEEDS.items() if not there for ending in ENDINGS_OF[kind]}
+READ = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"  # as people call them
 METADATA_MAX = 16 * 1024**2  # bytes that a file may hold besides 4 for each pixel
 LARGE = 8_000_000  # pixels from which on memory is thought of
-BITS_PER_SAMPLE, ORIENTATION = 258, 274  # TIFF tags, the latter of EXIF too
-DARK_MAX = 63  # of 255: what the upper 8 bits of 16 hold at most, where 14 are used
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
+SUBFILE, BITS_PER_SAMPLE, ORIENTATION = 254, 258, 274  # TIFF tags, the last of EXIF too
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEFLATE_MOST = 1032  # bytes that one byte of a PNG's compressed pixels can stand for
+PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+SHOWN = 5  # files named in a line
+DARK_MAX = 63  # of 255: what the upper 8 bits of 16 hold at most, where 14 are used
 _ONE_AT_A_TIME = Lock()
 Image.MAX_IMAGE_PIXELS = None  # the limit is data.pixels_max
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with a file is said once, by us
-PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file
 
 
 # What is odd about an image, yet read by the rule stated
@@ -62,12 +93,18 @@ def read_image(path: str | Path, *, noted: Noted | None = None) -> np.ndarray:
     dropped, and of several frames or pages the first is read.
     Raises InputError if there is no readable image at `path`, or not the one that was `noted`.
     """
-    return _decode(_read_bytes(path, noted), path)
+    with _decoder(BytesIO(_read_bytes(path, noted)), path) as image:
+        header = _header(image, path)
+        pixels = _turned(_rgb(image), header.orientation)
+        if pixels.shape[:2] != (header.height, header.width):
+            raise ValueError(f"decoded to {pixels.shape[1]} x {pixels.shape[0]} pixels")
+        return np.ascontiguousarray(pixels)
 
 
 def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: Noted | None = None) -> np.ndarray:
     """Read a label map -> uint8 (H, W), from a palette PNG (its indices; colours play no part) or an 8-bit grey PNG.
 
+    Turned as its EXIF orientation says, as its image is.
     Raises InputError for anything else, RGB above all: what its colours mean is not in the file. With `pixels_max`, a
     larger one is refused before it is decoded; so is a file that is not the one `noted`.
     """
@@ -88,7 +125,7 @@ def mask_from(
     width, height = _png_size(data)
     if pixels_max is not None and width * height > pixels_max:
         raise InputError(f"{path}: {width} x {height} pixels; expected at most {pixels_max:,} (data.pixels_max)")
-    return _decode_png(data, path)  # not with OpenCV: it turns palette indices into the brightness of their colours
+    return _decode_png(data, path)
 
 
 def read_grey(path: str | Path) -> np.ndarray:
@@ -104,34 +141,42 @@ def check_image(path: str | Path, *, pixels_max: int, key: str = "data.pixels_ma
     """Check an image strictly, to its last byte -> its size as `read_image` returns it, its checksum, what is odd.
 
     The size in the header is compared with `pixels_max`, the value of the param or option `key`, before anything is
-    decoded. Raises InputError for a file that
-    is too large, empty, truncated, of another format, or no image. Of images with more than LARGE pixels one is decoded
-    at a time, and to an eighth of its sides, so that 100 million take 400 MB (800 as a TIFF in one strip); whether it
-    is transparent is not looked at.
+    decoded. Raises InputError for a file that is too large, empty, truncated, of another format, or no image. Of images
+    with more than LARGE pixels one is decoded at a time, so that 100 million take 400 MB (800 as a TIFF in one strip,
+    1600 as a WebP).
     """
     with _opened(path) as file:
         if (size := file.seek(0, 2)) > 4 * pixels_max + METADATA_MAX:
             raise InputError(f"{path}: {size:,} bytes, more than {pixels_max:,} pixels ({key}) can need")
         file.seek(0)
-        try:
-            with Image.open(file, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > pixels_max:
-                    limit = f"more than {pixels_max:,} pixels ({key})"
-                    raise InputError(f"{path}: {limit}; scale the image down")
-                heavy = width * height > (4 * LARGE if image.format == "JPEG" else LARGE)
-                with _ONE_AT_A_TIME if heavy else nullcontext():
-                    height, width, remarks = _decode_strictly(image, file, path)
-        except InputError:
-            raise
-        except UnidentifiedImageError:
-            file.seek(0)
-            raise InputError(f"{path}: {_guess(file.read(512))}; expected a JPEG, PNG, WebP or TIFF image") from None
-        except Exception as error:  # a broken file can raise nearly anything in a decoder
-            raise InputError(f"{path}: broken image ({_one_line(error)}); restore or remove it") from None
+        with _decoder(file, path) as image:
+            if (pixels := image.width * image.height) > pixels_max:
+                raise InputError(f"{path}: more than {pixels_max:,} pixels ({key}); scale the image down")
+            header, remarks = _header(image, path), _header_remarks(image, path)
+            heavy = pixels > (4 * LARGE if image.format == "JPEG" else LARGE)
+            with _ONE_AT_A_TIME if heavy else nullcontext():
+                _decode_strictly(image)
+            remarks |= {TRANSPARENT} if _is_transparent(image) else set()
+            if DEEP in remarks and _highest(image) <= DARK_MAX:
+                remarks = remarks - {DEEP} | {DARK}
         file.seek(0)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return ImageFacts(height, width, checksum, remarks)
+    return ImageFacts(header.height, header.width, checksum, tuple(one for one in REMARKS if one in remarks))
+
+
+def files_left_out(names: Iterable[str]) -> list[str]:
+    """Lines for people about files that are not read as images, a line a kind: how many, the first, what would help."""
+    kinds = defaultdict(list)
+    for name in sorted(names):
+        kinds[PurePosixPath(name).suffix.lower()].append(name)
+    lines = []
+    for ending, found in sorted(kinds.items()):
+        how = f" ({HOW_TO_READ[ending]})" if ending in HOW_TO_READ else ""
+        more = ", ..." if len(found) > SHOWN else ""
+        kind = f"of kind {ending}" if ending else "without an ending"
+        files = "file" if len(found) == 1 else "files"
+        lines.append(f"{len(found)} {files} {kind} left out{how}: {', '.join(found[:SHOWN])}{more}")
+    return lines
 
 
 def shrunk(image: np.ndarray, max_side: int | None) -> np.ndarray:
@@ -175,35 +220,128 @@ def _refuse_changed(data: bytes, path: str | Path, noted: Noted | None) -> None:
         )
 
 
-def _decode_strictly(image: Image.Image, file: BinaryIO, path: str | Path) -> tuple[int, int, tuple[str, ...]]:
-    """Decode with Pillow, which is stricter, and with OpenCV as `read_image` does -> height, width, what is odd.
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Width and height in the first chunk of a PNG."""
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
-    Large images are decoded at an eighth of their sides, which is a matter of memory. Only JPEGs profit from that in
-    Pillow, and only they need it: of the others OpenCV notices a missing end.
-    """
-    if image.mode in ("F", "I"):
+
+@contextmanager
+def _decoder(file: BinaryIO, path: str | Path) -> Iterator[Image.Image]:
+    """An image opened, not yet decoded. Whatever a decoder raises on the way becomes an error that names the file."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            image.info.pop("xmp", None)  # Pillow would turn a TIFF as its XMP says too; EXIF alone counts
+            yield image
+    except (InputError, RunError):
+        raise
+    except UnidentifiedImageError:
+        file.seek(0)
+        raise InputError(f"{path}: {_guess(file.read(512))}") from None
+    except MemoryError:
+        raise RunError(f"{path}: not enough memory for its pixels; scale the image down") from None
+    except Exception as error:  # a broken file can raise nearly anything in a decoder
+        raise InputError(f"{path}: broken image ({_one_line(error)}); restore or remove it") from None
+
+
+class _Header(NamedTuple):
+    """What a picture is before it is decoded: its size as it is shown, and its EXIF orientation, 1 to 8, by which the
+    decoder's pixels have to be turned yet."""
+
+    height: int
+    width: int
+    orientation: int
+
+
+def _header(image: Image.Image, path: str | Path) -> _Header:
+    """Size and orientation of an image that is opened and not yet decoded: the one place that says them."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # a PPM's 16 bits come as 32
         raise InputError(f"{path}: a {image.format} of 32 bits a channel; save it with 8 or 16")
-    remarks, (width, height) = _header_remarks(image, path), image.size
-    large = width * height > LARGE
-    turned = large and _is_turned(image)
-    if not large or image.format == "JPEG":
-        image.draft("L", (1, 1))  # a JPEG is still read to its end, but few pixels are computed: 3 times faster
-        image.load()
-    file.seek(0)
-    data = file.read()
-    if large:
-        pixels = _decode(data, path, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
-        height, width = (width, height) if turned else (height, width)
-    else:
-        pixels = _decode(data, path)
-        height, width, _ = pixels.shape
-        remarks += [TRANSPARENT] * _is_transparent(image)
-    if DEEP in remarks and pixels.max() <= DARK_MAX:
-        remarks[remarks.index(DEEP)] = DARK
-    return height, width, tuple(remarks)
+    if image.format == "TIFF" and image.tag_v2.get(SUBFILE, 0) & 1:
+        raise InputError(f"{path}: its first page is a preview, as in a camera's raw file; save the picture itself")
+    orientation = 1 if image.format == "TIFF" else _exif_orientation(_png_exif(image) or image.info.get("exif"))
+    width, height = image.size  # of a TIFF, and of what HEIC and AVIF say beside EXIF, Pillow sees to it itself
+    return _Header(width, height, orientation) if orientation > 4 else _Header(height, width, orientation)
 
 
-def _header_remarks(image: Image.Image, path: str | Path) -> list[str]:
+def _exif_orientation(exif: bytes | None) -> int:
+    """1 to 8; 1, upright, where there is none or it cannot be read, as every viewer takes it."""
+    found = Image.Exif()
+    with suppress(Exception):  # of broken EXIF data, which harms no pixel
+        found.load(exif)
+    orientation = found.get(ORIENTATION)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _png_exif(image: Image.Image) -> bytes | None:
+    """EXIF data of a PNG, before its pixels or behind them. ValueError if the file ends before its last chunk."""
+    if image.format != "PNG":
+        return None
+    file, exif = image.fp, None
+    before, end = file.tell(), file.seek(0, 2)
+    position = len(PNG_SIGNATURE)
+    _refuse_impossible_png(*image.size, bits=_bits(image), size=end)
+    while position + 12 <= end:
+        file.seek(position)
+        length, name = int.from_bytes(file.read(4), "big"), file.read(4)
+        if name == b"eXIf" and position + 12 + length <= end:
+            exif = file.read(length)
+        position += 12 + length
+        if name == b"IEND" and position <= end:
+            file.seek(before)
+            return exif
+    raise ValueError("truncated, its last chunk is missing")
+
+
+def _refuse_impossible_png(width: int, height: int, *, bits: int, size: int) -> None:
+    """ValueError for more pixels than so many bytes can hold."""
+    if width * height * bits > 8 * DEFLATE_MOST * size:
+        raise ValueError(f"{width} x {height} pixels cannot be in {size:,} bytes")
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (H, W, ...) as an EXIF orientation, 1 to 8, says they are to be shown; a view."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    vertically = -1 if orientation in (3, 4, 7, 8) else 1
+    horizontally = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::vertically, ::horizontally]
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """The decoder's pixels, uint8 (H, W, 3) RGB; large ones are converted in strips, a matter of memory."""
+    image.load()
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, LARGE // width)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        if image.mode[0] == "I":  # 16 bits
+            pixels[top : top + rows] = (np.asarray(strip) >> 8).astype(np.uint8)[:, :, None]
+        else:
+            pixels[top : top + rows] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+    return pixels
+
+
+def _decode_strictly(image: Image.Image) -> None:
+    """Decode an image to its end. Of a JPEG few pixels are computed on the way, which takes a third of the time."""
+    size = image.size
+    if image.format in ("JPEG", "MPO"):
+        image.draft("L", (1, 1))
+        size = image.size
+    image.load()
+    if image.size != size:
+        raise ValueError(f"decoded to {image.width} x {image.height} pixels")
+    _rgb(image.crop((0, 0, 1, 1)))  # can be turned into RGB
+
+
+def _highest(image: Image.Image) -> int:
+    """The highest value of a decoded image of 16 bits a channel, 0..255."""
+    if image.mode[0] == "I":
+        return image.getextrema()[1] >> 8
+    return max(high for _, high in image.convert("RGB").getextrema())
+
+
+def _header_remarks(image: Image.Image, path: str | Path) -> set[str]:
     """What is odd about an image, as far as its header tells."""
     kind = "JPEG" if image.format == "MPO" else image.format  # a camera's JPEG with its preview behind it
     odd = {
@@ -212,13 +350,7 @@ def _header_remarks(image: Image.Image, path: str | Path) -> list[str]:
         DEEP: _bits(image) == 16,
         CMYK: image.mode == "CMYK",
     }
-    return [remark for remark, is_so in odd.items() if is_so]
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Will an image be turned by a quarter when it is read, and is not yet in Pillow's eyes?"""
-    image.info.setdefault("exif", b"")  # or Pillow decodes a PNG for what may stand behind the pixels
-    return image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
+    return {remark for remark, is_so in odd.items() if is_so}
 
 
 def _bits(image: Image.Image) -> int:
@@ -231,56 +363,34 @@ def _bits(image: Image.Image) -> int:
         depth = image.fp.read(1)[0]
         image.fp.seek(position)
         return depth
-    return 8
+    return 16 if image.mode[0] == "I" else 8
 
 
 def _is_transparent(image: Image.Image) -> bool:
     if image.getbands()[-1] == "A":
-        return image.getchannel("A").getextrema()[0] < 255
+        return image.getextrema()[-1][0] < 255
     return "transparency" in image.info
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Width and height in the first chunk of a PNG."""
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-
-
 def _decode_png(data: bytes, path: str | Path) -> np.ndarray:
-    """Decode a PNG with Pillow as it is, unless it speaks of more pixels than so many bytes can hold."""
-    width, height = _png_size(data)
-    try:
-        if width * height * data[24] > 8 * DEFLATE_MOST * len(data):
-            raise ValueError(f"{width} x {height} pixels cannot be in {len(data):,} bytes")
-        return np.array(Image.open(BytesIO(data), formats=("PNG",)))
-    except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise InputError(f"{path}: broken PNG ({_one_line(error)}); restore the file") from None
-
-
-def _decode(data: bytes, path: str | Path, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
-    if data[:4] in TIFF_SIGNATURES and (image := _colors_beneath(data)) is not None:
-        return image
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise InputError(f"{path}: cannot be read as an image; restore or remove it")
-    return image
-
-
-def _colors_beneath(data: bytes) -> np.ndarray | None:
-    """A TIFF's pixels, uint8 (H, W, 3), if it is transparent: OpenCV would darken what is. None for all else."""
-    try:
-        with Image.open(BytesIO(data), formats=("TIFF",)) as image:
-            return np.array(image.convert("RGBA"))[:, :, :3] if image.getbands()[-1] == "A" else None
-    except Exception:  # a broken file can raise nearly anything in a decoder; OpenCV's answer is given
-        return None
+    """A PNG's values as they are, a palette's indices too, unless it speaks of more pixels than its bytes can hold."""
+    with _decoder(BytesIO(data), path) as image:
+        header = _header(image, path)
+        return np.ascontiguousarray(_turned(np.array(image), header.orientation))
 
 
 def _guess(data: bytes) -> str:
+    """What a file is that no decoder knows, and what to do."""
     if data.lstrip()[:1] == b"<":
-        return "a web page or other text under an image's name (a failed download?)"
-    return "not an image of a known format, or its first bytes are broken"
+        what = "a web page or other text under an image's name (a failed download?)"
+    elif data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"avi"):
+        kind = "AVIF" if data[8:11] == b"avi" else "HEIF"
+        if kind not in FORMATS:
+            return f"a{'n AVIF' if kind == 'AVIF' else ' HEIC'} image; {NEEDS[kind][1]}"
+        what = f"a broken {kind} image"
+    else:
+        what = "not an image of a known format, or its first bytes are broken"
+    return f"{what}; expected a {READ} image"
 
 
 def _one_line(error: Exception) -> str:
