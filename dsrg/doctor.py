@@ -22,7 +22,7 @@ from dsrg.files import read_text, readable, sha256
 from dsrg.runtime.dvc_lock import md5, read_record
 
 FINE, NOTE, WRONG = "fine", "note", "wrong"
-MEMORY = 4 * 2**30  # bytes; the demo and the small recipes take up to 3.2 GiB (README, measured results)
+MEMORY = 4 * 2**30  # bytes; the demo and the small recipes take up to 3.2 GiB (docs/results.md)
 LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}  # that OpenCV loads: Debian's package
 LEFTOVER = re.compile(r"\..+\.(\d+)\.(tmp|old)")  # of dsrg.files, with the pid of the process that was writing
 SHOWN = 5  # offenders named in a line
