@@ -14,13 +14,13 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import RESULTS
+from dsrg.advise.sweep import MEASURES, Sweep, findings, swept, why_no_witness
 from dsrg.data.batches import WHOLE, cut_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.files import write_json
-from dsrg.inspect.advice import MEASURES, Sweep, findings, swept, why_no_witness
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.pipeline import load_stage

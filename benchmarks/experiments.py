@@ -19,10 +19,10 @@ from dsrg.data.batches import WHOLE, cut_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.errors import InputError
+from dsrg.evaluation.scores import with_ground_truth
+from dsrg.evaluation.segmentation import evaluate_segmenter
 from dsrg.files import write_json, write_text
-from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
-from dsrg.inference.scoring import with_ground_truth
 from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.networks.network import Segmenter
 from dsrg.params import load_params

@@ -21,10 +21,10 @@ from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import WHOLE, cut_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_ground_truth, read_index
+from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
 from dsrg.inference.predict import load_segmenter
-from dsrg.inference.scoring import with_ground_truth
-from dsrg.inference.squares import image_batches, squares
+from dsrg.inference.preprocess import image_batches, squares
 from dsrg.method.grid import grid_size
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.metrics import confusion_matrix, label_quality

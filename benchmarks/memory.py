@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks import RESULTS
 from benchmarks.stages import measured
 from benchmarks.timing import write_figures
-from dsrg import released
+from dsrg.inference import released
 from dsrg.inference.predict import predictions
 from dsrg.method.crf import dense_crf
 from dsrg.networks.network import Segmenter

@@ -33,17 +33,18 @@ from torch import Tensor, nn
 from benchmarks import RESULTS
 from benchmarks.own_folder import KINDS, draw
 from benchmarks.timing import COLUMNS, in_turn, ratio, spread, write_figures
-from dsrg import cli, released
+from dsrg import cli
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import read_image, shrunk
+from dsrg.inference import released
 from dsrg.inference.pictures import check_pictures, find_pictures
 from dsrg.inference.predict import load_segmenter, predictions
-from dsrg.inference.squares import scaled_side, squares
-from dsrg.inference.trained import RELEASED
+from dsrg.inference.preprocess import scaled_side, squares
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import Params, load_params
+from dsrg.predictor import RELEASED
 
 BATCH = 8  # the command's own
 CASES = {"VOC's": (450, 32), "a camera's": (3500, 4)}  # about the pictures' sides, how many

@@ -34,7 +34,7 @@ from dsrg.data.images import check_image
 from dsrg.data.index import Index, present_from_tags
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
-from dsrg.inference.labelling import predicted_labels
+from dsrg.inference.label_maps import predicted_labels
 from dsrg.inference.seeding import seed_rows
 from dsrg.method.grid import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter

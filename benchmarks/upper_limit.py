@@ -17,8 +17,8 @@ from benchmarks.experiments import scored
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
+from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
-from dsrg.inference.scoring import with_ground_truth
 from dsrg.networks.network import Segmenter
 from dsrg.networks.weights import initial_segmenter
 from dsrg.pipeline import load_stage

@@ -9,5 +9,5 @@ def __getattr__(name: str) -> object:
     if name == "Segmenter":
         from importlib import import_module
 
-        return import_module("dsrg.inference.trained").Segmenter
+        return import_module("dsrg.predictor").Segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

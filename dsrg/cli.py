@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dsrg import released
 from dsrg.errors import InputError, RunError
 from dsrg.runtime.problems import report_problems
 
@@ -44,8 +43,8 @@ def check(json_path: Path | None) -> None:
     """Check params.yaml, what it names, and every image, tag and mask, without writing anything else."""
     from dsrg.data.sources import read_source
     from dsrg.files import write_json
-    from dsrg.inference.named import missing_files, unfit_files
     from dsrg.pipeline import load_stage
+    from dsrg.preflight import missing_files, unfit_files
 
     problems, warnings, found = [], [], {}
     try:
@@ -267,9 +266,9 @@ def advise(images: int, out: Path) -> None:
     Runs after the stage make_seeds: makes seeds at every twentieth of both thresholds, writes OUT/advice.png and
     OUT/advice.json, and names a range with its reason.
     """
-    from dsrg.figures.advice import draw_advice
+    from dsrg.advise.figure import draw_advice
+    from dsrg.advise.sweep import Sweep, findings, swept, words
     from dsrg.files import write_json
-    from dsrg.inspect.advice import Sweep, findings, swept, words
     from dsrg.pipeline import load_stage
 
     stage = load_stage("advise")
@@ -357,7 +356,7 @@ def submission(name: str, out: Path) -> None:
     from dsrg.data.classes import VOC_CLASSES
     from dsrg.data.voc import untagged_index
     from dsrg.inference.predict import load_segmenter, predictions
-    from dsrg.inference.squares import read_images
+    from dsrg.inference.preprocess import read_images
     from dsrg.pipeline import load_stage
     from dsrg.runtime.progress import tracked
 
@@ -514,8 +513,8 @@ def _predict(
     from dsrg.files import whole_folder
     from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
     from dsrg.inference.predict import enlarged
-    from dsrg.inference.trained import Segmenter
     from dsrg.params import CrfKernel, Predict
+    from dsrg.predictor import Segmenter
     from dsrg.runtime.progress import tracked
     from dsrg.runtime.workers import keep_memory, threaded_map
 
@@ -586,8 +585,8 @@ def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bo
     from dsrg.files import write_text
     from dsrg.inference.export import TOLERANCE, Deployed
     from dsrg.inference.export import export as write_network
-    from dsrg.inference.trained import Segmenter
     from dsrg.params import Predict
+    from dsrg.predictor import Segmenter
 
     card = out.with_suffix(".md")
     if card == out or out.is_dir():

@@ -4,8 +4,8 @@ from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
+from dsrg.evaluation.scores import enlarge_grid, with_ground_truth, write_quality
 from dsrg.files import write_json
-from dsrg.inference.scoring import enlarge_grid, with_ground_truth, write_quality
 from dsrg.method.metrics import label_quality, total_confusion
 from dsrg.pipeline import Stage, run_stage
 

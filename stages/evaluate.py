@@ -5,12 +5,12 @@ from platform import python_version
 
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
+from dsrg.evaluation.scores import best_and_worst, with_ground_truth, write_per_class, write_per_image
+from dsrg.evaluation.segmentation import evaluate_segmenter
 from dsrg.figures.overlays import write_label_overlays
 from dsrg.figures.report import ENDS, report_page
 from dsrg.files import write_json, write_text
-from dsrg.inference.evaluating import evaluate_segmenter
 from dsrg.inference.predict import load_segmenter
-from dsrg.inference.scoring import best_and_worst, with_ground_truth, write_per_class, write_per_image
 from dsrg.pipeline import Stage, library_versions, run_stage
 from dsrg.runtime.distributed import deal
 

@@ -9,7 +9,7 @@ from dsrg.artifacts.label_folder import written_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.figures.overlays import write_label_overlays
-from dsrg.inference.labelling import kept_labels, predicted_labels
+from dsrg.inference.label_maps import kept_labels, predicted_labels
 from dsrg.inference.predict import Prediction, load_segmenter
 from dsrg.pipeline import Stage, run_stage
 from dsrg.runtime.distributed import deal

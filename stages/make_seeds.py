@@ -6,10 +6,10 @@ from collections import deque
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
+from dsrg.evaluation.seed_statistics import SeedCounts
 from dsrg.figures.seeds import write_contact_sheet, write_seed_overlays
 from dsrg.files import write_json
 from dsrg.inference.cams import load_classifier
-from dsrg.inference.seed_counts import SeedCounts
 from dsrg.inference.seeding import cue_seed_rows, kept_seed_rows, ready_cues, ready_points, with_points
 from dsrg.method.grid import grid_size
 from dsrg.method.points import PointCounts

@@ -12,7 +12,7 @@ from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.files import whole_file, write_csv
-from dsrg.inference.labelling import predicted_labels
+from dsrg.inference.label_maps import predicted_labels
 from dsrg.inference.predict import load_segmenter
 from dsrg.networks.weights import initial_segmenter
 from dsrg.pipeline import Stage, run_stage

@@ -4,8 +4,8 @@ from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
+from dsrg.evaluation.classification import mean_average_precision, tag_scores
 from dsrg.files import write_json
-from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.networks.weights import initial_classifier
 from dsrg.pipeline import Stage, run_stage
 from dsrg.training.cam import tag_objective

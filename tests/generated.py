@@ -12,11 +12,11 @@ from toy import picture, recipe, save_index
 from dsrg.artifacts.label_folder import written_labels
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.data.index import read_index, write_index
-from dsrg.inference.evaluating import evaluate_segmenter
-from dsrg.inference.labelling import kept_labels
+from dsrg.evaluation.segmentation import evaluate_segmenter
+from dsrg.inference.label_maps import kept_labels
 from dsrg.inference.predict import predictions
+from dsrg.inference.preprocess import read_images
 from dsrg.inference.seeding import kept_seed_rows
-from dsrg.inference.squares import read_images
 from dsrg.method.grid import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params

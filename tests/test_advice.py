@@ -19,13 +19,13 @@ from test_inspect import drawn_maps, images, imported, opened, seed_settings
 from test_pipeline import run_all
 
 from benchmarks.advice import confusions, mean_f1, rank_correlation
+from dsrg.advise.figure import draw_advice
+from dsrg.advise.information import border_steps, mutual_information, shared, split_tables
+from dsrg.advise.sweep import MEASURES, THRESHOLDS, Advice, Sweep, Views, findings, own_classes, view_maps, words
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.cli import main
-from dsrg.figures.advice import draw_advice
 from dsrg.inference.cams import load_classifier
-from dsrg.inspect.advice import MEASURES, THRESHOLDS, Advice, Sweep, Views, findings, own_classes, view_maps, words
-from dsrg.inspect.live import SeedMaps, live_seeds
-from dsrg.method.agreement import border_steps, mutual_information, shared, split_tables
+from dsrg.inspect.reseeding import SeedMaps, live_seeds
 from dsrg.method.growing import UNLABELLED
 from dsrg.method.metrics import confusion_matrix
 from dsrg.params import load_params

@@ -17,8 +17,8 @@ from dsrg.cli import main
 from dsrg.errors import InputError
 from dsrg.inference import export as exporting
 from dsrg.inference.export import Deployed, difference, export, runner
-from dsrg.inference.trained import RELEASED, Segmenter
 from dsrg.networks import network
+from dsrg.predictor import RELEASED, Segmenter
 
 ONE = RELEASED.model_copy(update={"scales": [1.0]})
 

@@ -1,4 +1,4 @@
-"""dsrg.inference.gradients: how much a classifier's scores depend on each cell, as ranks."""
+"""dsrg.inference.gradient_saliency: how much a classifier's scores depend on each cell, as ranks."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from toy import picture
 
-from dsrg.inference.gradients import gradient_saliency, median3x3, score_gradient, shares_below
-from dsrg.inference.squares import squares
+from dsrg.inference.gradient_saliency import gradient_saliency, median3x3, score_gradient, shares_below
+from dsrg.inference.preprocess import squares
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.network import Classifier
 

@@ -19,7 +19,7 @@ from dsrg.data.index import (
     write_index,
 )
 from dsrg.errors import InputError
-from dsrg.inference.squares import read_images
+from dsrg.inference.preprocess import read_images
 
 CLASSES = ["cat", "dog, wet", 'the "cow"']
 SHA = "0123456789abcdef" * 4

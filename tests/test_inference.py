@@ -16,18 +16,13 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from toy import picture, recipe, save_index
 
-from dsrg import released
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import WHOLE, cut_image
 from dsrg.data.images import read_image, shrunk
 from dsrg.data.index import GroundTruth
 from dsrg.errors import InputError
-from dsrg.files import sha256, write_json
-from dsrg.inference.cams import activation_maps, load_classifier
-from dsrg.inference.evaluating import evaluate_segmenter
-from dsrg.inference.gradients import gradient_saliency
-from dsrg.inference.predict import Opinion, contenders, decided, load_segmenter, merged_scores, opinions, predictions
-from dsrg.inference.scoring import (
+from dsrg.evaluation.classification import mean_average_precision, tag_scores
+from dsrg.evaluation.scores import (
     Scores,
     best_and_worst,
     enlarge_grid,
@@ -36,9 +31,14 @@ from dsrg.inference.scoring import (
     write_per_image,
     write_quality,
 )
+from dsrg.evaluation.segmentation import evaluate_segmenter
+from dsrg.files import sha256, write_json
+from dsrg.inference import released
+from dsrg.inference.cams import activation_maps, load_classifier
+from dsrg.inference.gradient_saliency import gradient_saliency
+from dsrg.inference.predict import Opinion, contenders, decided, load_segmenter, merged_scores, opinions, predictions
+from dsrg.inference.preprocess import image_batches, native, read_images, scaled_side, squares
 from dsrg.inference.seeding import crf_labels, kept_seed_rows, saliency_map, saliency_maps, seed_rows
-from dsrg.inference.squares import image_batches, native, read_images, scaled_side, squares
-from dsrg.inference.tags import mean_average_precision, tag_scores
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.metrics import total_confusion
 from dsrg.networks.network import Classifier, Segmenter

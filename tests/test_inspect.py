@@ -34,10 +34,10 @@ from dsrg.cli import main
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index, read_ground_truth, write_index
 from dsrg.errors import InputError
-from dsrg.inference.scoring import with_ground_truth
+from dsrg.evaluation.scores import with_ground_truth
 from dsrg.inspect.layers import at_most
-from dsrg.inspect.live import SeedMaps, disagreement, live_seeds
 from dsrg.inspect.project import KEYS, MAKERS, Project, Thresholds
+from dsrg.inspect.reseeding import SeedMaps, disagreement, live_seeds
 from dsrg.inspect.revision import project_at
 from dsrg.inspect.server import HOST, Other, _Pages, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps

@@ -21,7 +21,7 @@ from torch import nn
 from toy import ROOT, picture
 
 import dsrg
-from dsrg import cli, released
+from dsrg import cli, predictor
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.polygons import annotations_of, rings
 from dsrg.artifacts.predictions import PredictionFolder
@@ -29,12 +29,12 @@ from dsrg.cli import main
 from dsrg.data.images import read_image, read_mask, shrunk
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError, RunError
-from dsrg.inference import predict, trained
+from dsrg.inference import predict, released
 from dsrg.inference.pictures import Picture, check_pictures, find_pictures, tags_of
 from dsrg.inference.predict import enlarged
-from dsrg.inference.trained import RELEASED, RELEASED_CRF
 from dsrg.networks import network
 from dsrg.params import CrfKernel, Predict, load_params
+from dsrg.predictor import RELEASED, RELEASED_CRF
 
 NETWORK = {
     "backbone": "vgg_mini",
@@ -210,7 +210,7 @@ def test_the_folder_that_the_help_speaks_of_is_an_option():
 
 def test_the_examples_in_docstrings_are_true(place):
     save("rex.jpg", 48, 64)
-    assert doctest.testmod(trained) == (0, 7)
+    assert doctest.testmod(predictor) == (0, 7)
 
 
 def test_the_package_itself_stays_light():

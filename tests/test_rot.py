@@ -17,8 +17,8 @@ from dsrg.data.index import GroundTruth, Index, Masks
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.files import sha256
+from dsrg.inference.preprocess import image_batches
 from dsrg.inference.seeding import saliency_maps
-from dsrg.inference.squares import image_batches
 from dsrg.params import Saliency
 
 

@@ -9,10 +9,10 @@ import torch
 from toy import picture, recipe, save_index
 
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
+from dsrg.evaluation.seed_statistics import ImageCount, SeedCounts, best_worst_random
 from dsrg.figures import overlays
 from dsrg.figures.overlays import CAPTION, GAP, captioned, panels, stacked
 from dsrg.figures.seeds import SHEET_COLUMNS, SHEET_ROWS, write_contact_sheet
-from dsrg.inference.seed_counts import ImageCount, SeedCounts, best_worst_random
 from dsrg.method.seeds import make_seeds
 from dsrg.params import Seeds as Settings
 

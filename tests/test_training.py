@@ -23,7 +23,7 @@ from dsrg.data.images import read_image, read_mask
 from dsrg.errors import InputError, RunError
 from dsrg.figures.growth import write_growth
 from dsrg.figures.overlays import overlay, panels
-from dsrg.inference.squares import squares
+from dsrg.inference.preprocess import squares
 from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow

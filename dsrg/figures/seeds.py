@@ -4,10 +4,10 @@ from pathlib import Path
 
 from dsrg.artifacts.seeds_h5 import Seeds
 from dsrg.data.index import Index
+from dsrg.evaluation.seed_statistics import ImageCount, best_worst_random
 from dsrg.figures.overlays import captioned, overlay, panels, stacked, write_picture
 from dsrg.figures.steps import seed_pictures
 from dsrg.files import whole_folder
-from dsrg.inference.seed_counts import ImageCount, best_worst_random
 
 SHEET_ROWS, SHEET_COLUMNS = 2, 5  # of each kind of images on the contact sheet
 

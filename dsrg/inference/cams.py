@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsrg.artifacts.model_file import built, load_model
-from dsrg.inference.squares import scaled_side, squares
+from dsrg.inference.preprocess import scaled_side, squares
 from dsrg.method.grid import grid_size
 from dsrg.method.seeds import normalise_cams
 from dsrg.networks.network import Classifier, corner_aligned

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dsrg.errors import InputError
 from dsrg.files import whole_file
-from dsrg.inference.squares import scaled_side
+from dsrg.inference.preprocess import scaled_side
 from dsrg.params import Predict
 
 FORMATS = ("onnx", "torch")

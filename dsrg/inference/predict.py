@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dsrg.artifacts.model_file import Model, built, load_model
 from dsrg.data.images import shrunk
-from dsrg.inference.squares import native, scaled_side, squares
+from dsrg.inference.preprocess import native, scaled_side, squares
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.grid import UNLABELLED

@@ -21,8 +21,8 @@ from dsrg.errors import InputError
 from dsrg.files import find_in_project
 from dsrg.inference.cams import activation_maps, stored_cams
 from dsrg.inference.crf import image_mean_field
-from dsrg.inference.gradients import gradient_saliency
-from dsrg.inference.squares import cells, image_batches
+from dsrg.inference.gradient_saliency import gradient_saliency
+from dsrg.inference.preprocess import cells, image_batches
 from dsrg.method.crf_pydensecrf import Kernel
 from dsrg.method.grid import grid_size
 from dsrg.method.points import PointCounts, mark_cells, with_marks

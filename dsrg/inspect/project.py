@@ -20,7 +20,7 @@ from dsrg.errors import InputError
 from dsrg.figures.overlays import overlay
 from dsrg.inference.predict import decided, enlarged, load_segmenter, opinions
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
-from dsrg.inspect.live import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
+from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
 from dsrg.inspect.tally import Coverage, Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsrg.inspect.live import SeedMaps
+from dsrg.inspect.reseeding import SeedMaps
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import make_seeds
 from dsrg.params import Seeds

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.files import whole_file
-from dsrg.inference.squares import squares
+from dsrg.inference.preprocess import squares
 from dsrg.method.losses import smoothed_softmax
 from dsrg.training.dsrg import Supervisor
 

@@ -12,7 +12,7 @@ from dsrg.data.images import mask_from
 from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.inference.predict import Prediction, predictions
-from dsrg.inference.squares import read_images
+from dsrg.inference.preprocess import read_images
 from dsrg.params import Predict
 from dsrg.runtime.launcher import Share
 from dsrg.runtime.resumable import Item, kept

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.index import Index
-from dsrg.inference.labelling import kept_labels
+from dsrg.evaluation.scores import Scores, best_and_worst
+from dsrg.inference.label_maps import kept_labels
 from dsrg.inference.predict import Prediction, predictions
-from dsrg.inference.scoring import Scores, best_and_worst
-from dsrg.inference.squares import read_images
+from dsrg.inference.preprocess import read_images
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
 from dsrg.runtime.launcher import Share

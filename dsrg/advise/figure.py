@@ -16,7 +16,7 @@ NAMES = {"fg_thresh": "seeds.fg_thresh", "bg_thresh": "seeds.bg_thresh"}
 
 
 def draw_advice(path: Path, found: dict) -> None:
-    """What `dsrg.inspect.advice.findings` found: curves of what each threshold tells, then a panel for each measure.
+    """What `dsrg.advise.sweep.findings` found: curves of what each threshold tells, then a panel for each measure.
 
     The range advised is shaded or framed, the best marked by a ring and the pair of params.yaml by a cross.
     """

@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsrg.advise.information import border_steps, mutual_information, shared, split_tables
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Index, read_index
 from dsrg.errors import InputError
 from dsrg.inference.cams import activation_maps, load_classifier, stored_cams
-from dsrg.inference.squares import cells, image_batches
-from dsrg.inspect.live import SeedMaps, stored_maps, with_crf
-from dsrg.method.agreement import border_steps, mutual_information, shared, split_tables
+from dsrg.inference.preprocess import cells, image_batches
+from dsrg.inspect.reseeding import SeedMaps, stored_maps, with_crf
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import agreed_seeds, make_seeds
 from dsrg.networks.network import Classifier

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dsrg.inference.squares import squares
+from dsrg.inference.preprocess import squares
 from dsrg.method.grid import grid_size
 from dsrg.networks.network import Classifier
 

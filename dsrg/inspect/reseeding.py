@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dsrg.artifacts.seeds_h5 import Seeds
 from dsrg.inference.predict import load_segmenter
+from dsrg.inference.preprocess import squares
 from dsrg.inference.seeding import crf_labels
-from dsrg.inference.squares import squares
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.seeds import agreed_seeds, make_seeds, seed_claims
 from dsrg.params import Params

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dsrg.data.index import Index
-from dsrg.inference.squares import image_batches, squares
+from dsrg.inference.preprocess import image_batches, squares
 from dsrg.networks.network import Classifier
 
 
