@@ -23,7 +23,7 @@ from dsrg.errors import InputError
 from dsrg.files import write_json
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.metrics import confusion_matrix, label_quality
-from dsrg.pipeline import load_stage
+from dsrg.project import load_project
 
 COUNTED = ("fg_precision", "fg_recall", "bg_precision", "bg_recall")
 
@@ -58,24 +58,24 @@ def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) ->
 @click.option("--name", required=True, help="Of the JSON file in benchmarks/results.")
 @click.option("--images", type=click.IntRange(2), default=200, show_default=True, help="Training images, drawn.")
 def main(name: str, images: int) -> None:
-    stage = load_stage("advice")
-    if why := why_no_witness(stage.params.saliency):
+    project = load_project()
+    if why := why_no_witness(project.params.saliency):
         raise InputError(f"nothing is advised: {why}")
-    classes = read_classes(stage.file["classes"])
-    index, truth = read_index(stage.file["index"], classes), read_ground_truth(stage.file["ground_truth"])
+    classes = read_classes(project.paths.classes)
+    index, truth = read_index(project.paths.index, classes), read_ground_truth(project.paths.ground_truth)
     row_of = {image_id: row for row, image_id in enumerate(index.ids)}
-    sweep, total = Sweep(stage.params.seeds), np.zeros(1)
-    seeds_at_every_pair = swept(sweep, file=stage.file, root=stage.data_root, params=stage.params, images=images)
+    sweep, total = Sweep(project.params.seeds), np.zeros(1)
+    seeds_at_every_pair = swept(sweep, project, images=images)
     for image_id, seeds in seeds_at_every_pair:
         if image_id in truth:
-            mask = cut_labels(read_mask(stage.file["masks"] / truth[image_id].mask), WHOLE, size=seeds.shape[-1])
+            mask = cut_labels(read_mask(project.paths.masks / truth[image_id].mask), WHOLE, size=seeds.shape[-1])
             tags = np.flatnonzero(index.present[row_of[image_id]])
             total = total + confusions(mask, seeds, tags, classes=len(classes))
     quality = [label_quality(confusion) for confusion in total]
     shape = len(sweep.fg), len(sweep.bg)
     score = np.array([mean_f1(one) for one in quality]).reshape(shape)
     precision = np.array([one["fg_precision"] for one in quality]).reshape(shape)
-    found, measures = findings(sweep, stage.params), sweep.measures()
+    found, measures = findings(sweep, project.params), sweep.measures()
     if found["advised"] is None:
         raise InputError(found["reason"])
 

@@ -26,7 +26,7 @@ from dsrg.inference.predict import load_segmenter
 from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.networks.network import Segmenter
 from dsrg.params import load_params
-from dsrg.pipeline import load_stage
+from dsrg.project import load_project
 
 MADE_BY = {"dsrg": "train_dsrg", "retrain": "retrain", "full": "prepare"}
 yaml = YAML(typ="safe", pure=True)
@@ -137,19 +137,19 @@ def fully_supervised(key: str) -> dict:
 
 def scored(segmenter: Segmenter, *, size: int) -> dict:
     """A segmenter on the evaluation split of the working folder; size: side of its training squares, pixels."""
-    stage = load_stage("evaluate")
-    classes = read_classes(stage.file["classes"])
-    truth = read_ground_truth(stage.file["ground_truth"])
-    index = with_ground_truth(read_index(stage.file["index"], classes).split("val"), truth)
+    project = load_project()
+    classes = read_classes(project.paths.classes)
+    truth = read_ground_truth(project.paths.ground_truth)
+    index = with_ground_truth(read_index(project.paths.index, classes).split("val"), truth)
     scores, _ = evaluate_segmenter(
         segmenter,
         index,
-        stage.data_root,
-        Masks(truth, index.ids, folder=stage.file["masks"]),
-        stage.params.evaluate,
+        project.data_root,
+        Masks(truth, index.ids, folder=project.paths.masks),
+        project.params.evaluate,
         classes=classes,
         size=size,
-        kernel=stage.params.crf.test.model_dump(),
+        kernel=project.params.crf.test.model_dump(),
     )
     return scores.metrics() | {"iou": scores.per_class(crf=False), "iou_crf": scores.per_class(crf=True)}
 

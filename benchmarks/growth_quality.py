@@ -28,7 +28,7 @@ from dsrg.inference.preprocess import image_batches, squares
 from dsrg.method.grid import grid_size
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.metrics import confusion_matrix, label_quality
-from dsrg.pipeline import load_stage
+from dsrg.project import load_project
 from dsrg.runtime.progress import tracked
 from dsrg.training.dsrg import Supervisor
 
@@ -43,14 +43,14 @@ THRESHOLDS = {
 @click.option("--name", required=True, help="Of the JSON file in benchmarks/results.")
 @click.option("--network", type=click.Path(path_type=Path), help="A segmenter's file; default: data/dsrg.pt.")
 def main(name: str, network: Path | None) -> None:
-    stage = load_stage("growth_quality")
-    params = stage.params
-    classes = read_classes(stage.file["classes"])
-    truth = read_ground_truth(stage.file["ground_truth"])
-    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
+    project = load_project()
+    params = project.params
+    classes = read_classes(project.paths.classes)
+    truth = read_ground_truth(project.paths.ground_truth)
+    index = read_index(project.paths.index, classes, max_side=params.data.max_side).split("train")
     index = with_ground_truth(index, truth)
-    seeds = torch.from_numpy(np.asarray(read_seeds(stage.file["seeds"], classes=classes).in_order(index.ids)))
-    segmenter, model = load_segmenter(network or stage.file["dsrg"], made_by="train_dsrg")
+    seeds = torch.from_numpy(np.asarray(read_seeds(project.paths.seeds, classes=classes).in_order(index.ids)))
+    segmenter, model = load_segmenter(network or project.paths.dsrg, made_by="train_dsrg")
     grid = grid_size(model.size)
 
     rules = {"seeds alone": None}
@@ -63,13 +63,13 @@ def main(name: str, network: Path | None) -> None:
             crf = params.crf.train.model_dump() | {"unary": unary}
             rules[title] = Supervisor(crf=crf, grow=grow, boundary_loss=False)
     confusions = dict.fromkeys(rules, 0)
-    batches = image_batches(index, stage.data_root, batch=16)
+    batches = image_batches(index, project.data_root, batch=16)
     for rows, images in tracked(batches, "growing", -(-len(index) // 16)):
         inputs = squares(images, model.size)
         with torch.inference_mode():
             probs = smoothed_softmax(segmenter(inputs).float(), min_prob=params.dsrg.min_prob)
         present = torch.from_numpy(index.present[rows])
-        masks = [truth[index.ids[row]].labels(stage.file["masks"]) for row in rows]
+        masks = [truth[index.ids[row]].labels(project.paths.masks) for row in rows]
         masks = np.stack([cut_labels(mask, WHOLE, size=grid) for mask in masks])
         for title, supervisor in rules.items():
             labels = seeds[rows]

@@ -43,7 +43,7 @@ from dsrg.files import whole_file
 from dsrg.method.grid import grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
-from dsrg.pipeline import load_stage
+from dsrg.project import load_project
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "voc2012-mobilenet"
@@ -63,24 +63,24 @@ def make_project(folder: Path, count: int) -> None:
     (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     os.chdir(folder)
     (folder / "pictures").mkdir()
-    stage, params = load_stage("inspect"), load_params()
+    project, params = load_project(), load_params()
     few = noise_images(folder / "pictures", PICTURES)
     shared = few.pick(np.arange(count) % PICTURES)
     ids = [f"image{row:05d}" for row in range(count)]
-    write_index(stage.file["index"], replace(shared, ids=ids), VOC_CLASSES)
-    write_classes(stage.file["classes"], VOC_CLASSES)
+    write_index(project.paths.index, replace(shared, ids=ids), VOC_CLASSES)
+    write_classes(project.paths.classes, VOC_CLASSES)
     grid = grid_size(params.data.size)
     drawn = [smooth(row, grid) for row in range(PICTURES)]
     tags = np.flatnonzero(few.present[0, 1:]).astype(np.uint8) + 1
     rows = (SeedRow(image_id, shared.present[row], *drawn[row % PICTURES], tags) for row, image_id in enumerate(ids))
-    write_seeds(stage.file["seeds"], rows, count=count, grid=grid, classes=VOC_CLASSES, params="{}")
+    write_seeds(project.paths.seeds, rows, count=count, grid=grid, classes=VOC_CLASSES, params="{}")
     for image_id in ids[:WATCHED]:
         for step in (150, 300, 450):
-            with whole_file(stage.file["growth"] / image_id / f"{step:06d}.png") as temporary:
+            with whole_file(project.paths.growth / image_id / f"{step:06d}.png") as temporary:
                 temporary.write_bytes(label_png(drawn[0][0]))
     network = params.network_of("dsrg").model_dump(exclude={"weights"})
     segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
-    save_model(stage.file["dsrg"], Model("segmenter", VOC_CLASSES, network, params.data.size, segmenter.state_dict()))
+    save_model(project.paths.dsrg, Model("segmenter", VOC_CLASSES, network, params.data.size, segmenter.state_dict()))
 
 
 def smooth(seed: int, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,7 +95,7 @@ def smooth(seed: int, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[str, psutil.Process, float]]:
     """Its address, its process, and seconds until it listened."""
-    command = [sys.executable, "-c", "from dsrg.cli import main; main()", "inspect", "--no-browser", "--port", "0"]
+    command = [sys.executable, "-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--port", "0"]
     began = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment) as server:

@@ -91,7 +91,7 @@ def copy_project(folder: Path) -> None:
 def measured(command: str, folder: Path, environment: dict[str, str]) -> tuple[float, float]:
     """Seconds that went by, and processors' seconds, of a command that must succeed."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    called = {"dsrg": [sys.executable, "-c", "from dsrg.cli import main; main()"]}  # the copy's, installed or not
+    called = {"dsrg": [sys.executable, "-c", "from dsrg.commands import main; main()"]}  # the copy's, installed or not
     name, *arguments = command.split()
     command_line = [*called.get(name, [name]), *arguments]
     done = subprocess.run(command_line, cwd=folder, env=environment, capture_output=True, text=True)

@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from benchmarks import RESULTS
 from benchmarks.own_folder import KINDS, draw
 from benchmarks.timing import COLUMNS, in_turn, ratio, spread, write_figures
-from dsrg import cli
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.predictions import PredictionFolder
+from dsrg.commands import main as dsrg
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import read_image, shrunk
 from dsrg.inference import released
@@ -113,7 +113,7 @@ def sides(place: Path, folder: Path, *, model: Path) -> dict[str, Callable[[], o
 
     def predict() -> None:
         options = ["--model", f"{model}", "--out", f"{new()}", "--device", "cpu"]
-        cli.main(["predict", f"{folder}", *options], standalone_mode=False)
+        dsrg(["predict", f"{folder}", *options], standalone_mode=False)
 
     def write() -> None:
         (out := new()).mkdir()

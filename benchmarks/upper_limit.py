@@ -21,7 +21,7 @@ from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
 from dsrg.networks.network import Segmenter
 from dsrg.networks.weights import initial_segmenter
-from dsrg.pipeline import load_stage
+from dsrg.project import load_project
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.retrain import mask_objective
 
@@ -31,25 +31,25 @@ from dsrg.training.retrain import mask_objective
 def main(name: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         segmenter = full_supervision(Path(scratch))
-    found = scored(segmenter, size=load_stage("upper_limit").params.data.size)
+    found = scored(segmenter, size=load_project().params.data.size)
     write_json(RESULTS / f"upper_limit-{name}.json", found)
     click.echo(found)
 
 
 def full_supervision(scratch: Path, *, fingerprint: str = "") -> Segmenter:
     """The network of `retrain`, trained on the masks; goes on from a checkpoint of this fingerprint in `scratch`."""
-    stage = load_stage("upper_limit")
-    params, retrain = stage.params, stage.params.retrain
-    classes = read_classes(stage.file["classes"])
-    truth = read_ground_truth(stage.file["ground_truth"])
-    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
+    project = load_project()
+    params, retrain = project.params, project.params.retrain
+    classes = read_classes(project.paths.classes)
+    truth = read_ground_truth(project.paths.ground_truth)
+    index = read_index(project.paths.index, classes, max_side=params.data.max_side).split("train")
     train = with_ground_truth(index, truth)
     set_up_torch(params.seed)
     chosen = params.network_of("retrain")
     batches = Batches(
         train,
-        root=stage.data_root,
-        labels=Masks(truth, train.ids, folder=stage.file["masks"]),
+        root=project.data_root,
+        labels=Masks(truth, train.ids, folder=project.paths.masks),
         size=params.data.size,
         batch=retrain.batch,
         seed=params.seed,

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from dsrg.errors import InputError
 from dsrg.files import read_text, readable, sha256
+from dsrg.project import Project
 from dsrg.runtime.dvc_lock import md5, read_record
 
 FINE, NOTE, WRONG = "fine", "note", "wrong"
@@ -208,7 +209,7 @@ def leftovers(folders: Iterable[Path]) -> Finding:
 # Data and artefacts
 
 
-def look_at_data(file: dict[str, Path], root: Path) -> Iterator[Finding]:
+def look_at_data(project: Project) -> Iterator[Finding]:
     """Images and masks against their checksums, then each artefact as the stages after it read it.
 
     What has not been made yet is a note.
@@ -219,25 +220,27 @@ def look_at_data(file: dict[str, Path], root: Path) -> Iterator[Finding]:
     from dsrg.data.classes import read_classes
     from dsrg.data.index import read_ground_truth, read_index
 
-    if not file["index"].is_file():
-        yield Finding("data", NOTE, f"{file['index']}: not made yet; run: dvc repro prepare")
+    paths = project.paths
+    if not paths.index.is_file():
+        yield Finding("data", NOTE, f"{paths.index}: not made yet; run: dvc repro prepare")
         return
     try:
-        classes = read_classes(file["classes"])
-        index, truth = read_index(file["index"], classes), read_ground_truth(file["ground_truth"])
+        classes = read_classes(paths.classes)
+        index, truth = read_index(paths.index, classes), read_ground_truth(paths.ground_truth)
     except InputError as error:
         yield Finding("data", WRONG, _few(error.problems))
         return
-    yield checksums("images", {root / path: sum_ for path, sum_ in zip(index.paths, index.checksums, strict=True)})
-    yield checksums("masks", {file["masks"] / row.mask: row.checksum for row in truth.values()})
+    images = (project.data_root / path for path in index.paths)
+    yield checksums("images", dict(zip(images, index.checksums, strict=True)))
+    yield checksums("masks", {paths.masks / row.mask: row.checksum for row in truth.values()})
     trained_on = index.split("train").ids
     model, segmenter = partial(load_model, classes=classes), {"kind": "segmenter"}
-    yield artefact(file["cam"], lambda path: model(path, kind="classifier", made_by="train_cam"))
-    yield artefact(file["seeds"], lambda path: read_seeds(path, classes=classes).in_order(trained_on))
-    yield artefact(file["dsrg"], lambda path: model(path, **segmenter, made_by="train_dsrg"))
+    yield artefact(paths.cam, lambda path: model(path, kind="classifier", made_by="train_cam"))
+    yield artefact(paths.seeds, lambda path: read_seeds(path, classes=classes).in_order(trained_on))
+    yield artefact(paths.dsrg, lambda path: model(path, **segmenter, made_by="train_dsrg"))
     pseudo_labels = partial(LabelFolder, ids=trained_on, made_by="make_pseudo_labels")
-    yield artefact(file["pseudo_labels"], lambda path: deque(pseudo_labels(path), maxlen=0))
-    yield artefact(file["retrain"], lambda path: model(path, **segmenter, made_by="retrain"))
+    yield artefact(paths.pseudo_labels, lambda path: deque(pseudo_labels(path), maxlen=0))
+    yield artefact(paths.retrain, lambda path: model(path, **segmenter, made_by="retrain"))
 
 
 def checksums(what: str, wanted: dict[Path, str]) -> Finding:

@@ -7,22 +7,22 @@ from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.evaluation.scores import enlarge_grid, with_ground_truth, write_quality
 from dsrg.files import write_json
 from dsrg.method.metrics import label_quality, total_confusion
-from dsrg.pipeline import Stage, run_stage
+from dsrg.stage import Stage, run_stage
 
 
 def audit(stage: Stage) -> None:
-    classes = read_classes(stage.file["classes"])
-    truth = read_ground_truth(stage.file["ground_truth"])
-    index = with_ground_truth(read_index(stage.file["index"], classes).split("train"), truth)
-    seeds = read_seeds(stage.file["seeds"], classes=classes).in_order(index.ids)
+    classes = read_classes(stage.paths.classes)
+    truth = read_ground_truth(stage.paths.ground_truth)
+    index = with_ground_truth(read_index(stage.paths.index, classes).split("train"), truth)
+    seeds = read_seeds(stage.paths.seeds, classes=classes).in_order(index.ids)
     shapes = zip(index.heights, index.widths, strict=True)
     label_maps = {
         "seeds": (enlarge_grid(row, shape) for row, shape in zip(seeds, shapes, strict=True)),
-        "pseudo_labels": LabelFolder(stage.file["pseudo_labels"], index.ids, made_by="make_pseudo_labels"),
+        "pseudo_labels": LabelFolder(stage.paths.pseudo_labels, index.ids, made_by="make_pseudo_labels"),
     }
     metrics = {}
     for name, maps in label_maps.items():
-        masks = Masks(truth, index.ids, folder=stage.file["masks"])
+        masks = Masks(truth, index.ids, folder=stage.paths.masks)
         confusion = total_confusion(masks, maps, classes=len(classes))
         metrics[name] = label_quality(confusion)
         write_quality(stage.results / f"{name}.csv", confusion, classes)

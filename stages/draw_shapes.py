@@ -1,11 +1,11 @@
 """Draw the demo data set in the VOC layout."""
 
 from dsrg.data.shapes import draw_dataset
-from dsrg.pipeline import Stage, run_stage
+from dsrg.stage import Stage, run_stage
 
 
 def draw_shapes(stage: Stage) -> None:
-    draw_dataset(stage.file["shapes"], stage.params.shapes)
+    draw_dataset(stage.paths.shapes, stage.params.shapes)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,20 @@ from dsrg.figures.overlays import write_label_overlays
 from dsrg.figures.report import ENDS, report_page
 from dsrg.files import write_json, write_text
 from dsrg.inference.predict import load_segmenter
-from dsrg.pipeline import Stage, library_versions, run_stage
 from dsrg.runtime.distributed import deal
+from dsrg.stage import Stage, library_versions, run_stage
 
 
 def evaluate(stage: Stage) -> None:
     params, settings = stage.params, stage.params.evaluate
-    classes = read_classes(stage.file["classes"])
-    truth, whole = read_ground_truth(stage.file["ground_truth"]), read_index(stage.file["index"], classes)
+    classes = read_classes(stage.paths.classes)
+    truth, whole = read_ground_truth(stage.paths.ground_truth), read_index(stage.paths.index, classes)
     index = with_ground_truth(whole.split("val"), truth)
-    masks = Masks(truth, index.ids, folder=stage.file["masks"])
+    masks = Masks(truth, index.ids, folder=stage.paths.masks)
     scores, maps = {}, {}
     share = deal(stage.topology, stage.scratch)
     for name, made_by in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
-        segmenter, model = load_segmenter(stage.file[name], made_by=made_by, classes=classes)
+        segmenter, model = load_segmenter(getattr(stage.paths, name), made_by=made_by, classes=classes)
         scores[name], maps[name] = evaluate_segmenter(
             segmenter,
             index,
@@ -55,13 +55,13 @@ def evaluate(stage: Stage) -> None:
     write_per_image(stage.results / "per_image.csv", index.ids, scores)
     write_json(stage.results / "metrics.json", {name: score.metrics() for name, score in scores.items()})
     page = report_page(
-        stage.file["results"],
+        stage.paths.results,
         classes=classes,
         images={"to learn from": len(whole.split("train")), "to evaluate on": len(index)},
         params=stage.params.model_dump(exclude={"data": {"root"}}),  # where the data lies changes nothing
         versions={"Python": python_version()} | library_versions(),
     )
-    write_text(stage.file["report"], page)
+    write_text(stage.paths.report, page)
     stage.finish()
 
 

@@ -11,17 +11,17 @@ from dsrg.data.index import read_index
 from dsrg.figures.overlays import write_label_overlays
 from dsrg.inference.label_maps import kept_labels, predicted_labels
 from dsrg.inference.predict import Prediction, load_segmenter
-from dsrg.pipeline import Stage, run_stage
 from dsrg.runtime.distributed import deal
 from dsrg.runtime.progress import tracked
+from dsrg.stage import Stage, run_stage
 
 
 def make_pseudo_labels(stage: Stage) -> None:
     params, pseudo = stage.params, stage.params.pseudo_labels
-    classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes).split("train")
+    classes = read_classes(stage.paths.classes)
+    index = read_index(stage.paths.index, classes).split("train")
     share = deal(stage.topology, stage.scratch)
-    segmenter, model = load_segmenter(stage.file["dsrg"], made_by="train_dsrg", classes=classes)
+    segmenter, model = load_segmenter(stage.paths.dsrg, made_by="train_dsrg", classes=classes)
     labelling = stage.params.pseudo_labels.model_dump(exclude={"format", "overlays"})
     labelling["kernel"] = params.crf.test.model_dump()
 
@@ -33,7 +33,7 @@ def make_pseudo_labels(stage: Stage) -> None:
         deque(found, maxlen=0)
         return
     shown = []
-    with written_labels(stage.file["pseudo_labels"], format=pseudo.format) as add:
+    with written_labels(stage.paths.pseudo_labels, format=pseudo.format) as add:
         for image_id, one in zip(index.ids, tracked(found, stage.name, len(index)), strict=True):
             add(image_id, one.png)
             if len(shown) < pseudo.overlays:

@@ -13,14 +13,14 @@ from dsrg.inference.cams import load_classifier
 from dsrg.inference.seeding import cue_seed_rows, kept_seed_rows, ready_cues, ready_points, with_points
 from dsrg.method.grid import grid_size
 from dsrg.method.points import PointCounts
-from dsrg.pipeline import Stage, run_stage
 from dsrg.runtime.distributed import deal
+from dsrg.stage import Stage, run_stage
 
 
 def make_seeds(stage: Stage) -> None:
     params, seeds = stage.params, stage.params.seeds
-    classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes, max_side=params.data.max_side)
+    classes = read_classes(stage.paths.classes)
+    index = read_index(stage.paths.index, classes, max_side=params.data.max_side)
     rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
     points, pointed = ready_points(params.data.points, index, classes, **rules), PointCounts()
     for warning in points.warnings:
@@ -29,7 +29,7 @@ def make_seeds(stage: Stage) -> None:
     size, counts = params.data.size, SeedCounts(classes, seeds)
     if seeds.cues is None:
         share = deal(stage.topology, stage.scratch)
-        classifier = load_classifier(stage.file["cam"], made_by="train_cam", classes=classes)
+        classifier = load_classifier(stage.paths.cam, made_by="train_cam", classes=classes)
         settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
         rows = kept_seed_rows(classifier, index, stage.data_root, share=share, **settings)
     else:
@@ -42,14 +42,14 @@ def make_seeds(stage: Stage) -> None:
         return
     rows = with_points(rows, points, index, classes=len(classes), counts=pointed)
     write_seeds(
-        stage.file["seeds"],
+        stage.paths.seeds,
         counts.watch(rows, name=stage.name, total=len(index)),
         count=len(index),
         grid=grid_size(size),
         classes=classes,
         params=json.dumps(seeds.model_dump() | {"saliency": params.saliency.model_dump()}),
     )
-    made = read_seeds(stage.file["seeds"], classes=classes), index, stage.data_root
+    made = read_seeds(stage.paths.seeds, classes=classes), index, stage.data_root
     write_seed_overlays(stage.results / "overlays", *made, classes=classes, count=seeds.overlays)
     write_contact_sheet(stage.results / "contact_sheet.png", counts.images, *made)
     write_json(stage.results / "metrics.json", counts.metrics() | ({"points": vars(pointed)} if points.marks else {}))

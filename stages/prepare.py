@@ -4,19 +4,19 @@ from dsrg.data.classes import write_classes
 from dsrg.data.index import write_ground_truth, write_index
 from dsrg.data.sources import read_source
 from dsrg.files import whole_folder, write_csv
-from dsrg.pipeline import Stage, run_stage
+from dsrg.stage import Stage, run_stage
 
 
 def prepare(stage: Stage) -> None:
     settings = stage.params.data.model_dump(exclude={"root", "size", "max_side", "points", "points_tags"})
-    with whole_folder(stage.file["masks"]) as masks:
+    with whole_folder(stage.paths.masks) as masks:
         classes, checked = read_source(stage.data_root, masks_to=masks, **settings)
     for warning in checked.warnings:
         print(f"warning: {warning}")
-    write_csv(stage.file["skipped"], ["id", "problem"], checked.skipped)
-    write_classes(stage.file["classes"], classes)
-    write_ground_truth(stage.file["ground_truth"], checked.ground_truth)
-    write_index(stage.file["index"], checked.index, classes)
+    write_csv(stage.paths.skipped, ["id", "problem"], checked.skipped)
+    write_classes(stage.paths.classes, classes)
+    write_ground_truth(stage.paths.ground_truth, checked.ground_truth)
+    write_index(stage.paths.index, checked.index, classes)
     left_out = len({fault.id for fault in checked.skipped})
     counts = f"{len(checked.index)} images, {left_out} left out"
     print(f"{counts}; {len(classes)} classes, {len(checked.ground_truth)} masks")

@@ -15,9 +15,9 @@ from dsrg.files import whole_file, write_csv
 from dsrg.inference.label_maps import predicted_labels
 from dsrg.inference.predict import load_segmenter
 from dsrg.networks.weights import initial_segmenter
-from dsrg.pipeline import Stage, run_stage
 from dsrg.runtime.launcher import ALONE
 from dsrg.runtime.progress import tracked
+from dsrg.stage import Stage, run_stage
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.retrain import mask_objective
 from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds
@@ -25,8 +25,8 @@ from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds
 
 def retrain(stage: Stage) -> None:
     params, retrain = stage.params, stage.params.retrain
-    classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
+    classes = read_classes(stage.paths.classes)
+    index = read_index(stage.paths.index, classes, max_side=params.data.max_side).split("train")
     chosen = params.network_of("retrain")
     network = chosen.model_dump(exclude={"weights"})
     labelling = stage.params.pseudo_labels.model_dump(exclude={"format", "overlays"})
@@ -38,7 +38,7 @@ def retrain(stage: Stage) -> None:
         set_up_torch(params.seed)
         segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
         if retrain.init == "dsrg":
-            load_weights(segmenter, stage.file["dsrg"], kind="segmenter", made_by="train_dsrg", classes=classes)
+            load_weights(segmenter, stage.paths.dsrg, kind="segmenter", made_by="train_dsrg", classes=classes)
         shown = {"size": params.data.size, "batch": retrain.batch, "seed": params.seed}
         segmenter = fit(
             segmenter,
@@ -61,14 +61,14 @@ def retrain(stage: Stage) -> None:
         found = predicted_labels(segmenter, index, stage.data_root, size=model.size, **labelling)
         return (labels for labels, *_ in tracked(found, f"{stage.name} labels", len(index)))
 
-    first = LabelFolder(stage.file["pseudo_labels"], index.ids, made_by="make_pseudo_labels")
+    first = LabelFolder(stage.paths.pseudo_labels, index.ids, made_by="make_pseudo_labels")
     if not stage.topology.first:
         if topology is not ALONE:
             train(first, stage.scratch)  # and ends there
         return
     limits = {"rounds": retrain.rounds, "classes": len(classes), "scratch": stage.scratch}
     kept, rounds = train_in_rounds(first, train=train, label=label, **limits)
-    for name, target in ((MODEL, stage.file["retrain"]), (CURVES, stage.results / CURVES)):
+    for name, target in ((MODEL, stage.paths.retrain), (CURVES, stage.results / CURVES)):
         with whole_file(target) as temporary:
             shutil.copyfile(kept / name, temporary)
     write_csv(stage.results / "rounds.csv", list(Round._fields), rounds)

@@ -7,15 +7,15 @@ from dsrg.data.index import read_index
 from dsrg.evaluation.classification import mean_average_precision, tag_scores
 from dsrg.files import write_json
 from dsrg.networks.weights import initial_classifier
-from dsrg.pipeline import Stage, run_stage
+from dsrg.stage import Stage, run_stage
 from dsrg.training.cam import tag_objective
 from dsrg.training.fit import fit, set_up_torch
 
 
 def train_cam(stage: Stage) -> None:
     params, cam = stage.params, stage.params.cam
-    classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes, max_side=params.data.max_side)
+    classes = read_classes(stage.paths.classes)
+    index = read_index(stage.paths.index, classes, max_side=params.data.max_side)
     set_up_torch(params.seed)
     chosen = params.network_of("cam")
     network = chosen.model_dump(include={"backbone", "output_stride", "input"})
@@ -49,7 +49,7 @@ def train_cam(stage: Stage) -> None:
         scores = tag_scores(classifier, images, stage.data_root, size=params.data.size)
         metrics[f"map_{split}"] = mean_average_precision(scores, images.present)
     write_json(stage.results / "metrics.json", metrics)
-    save_model(stage.file["cam"], Model("classifier", classes, network, params.data.size, classifier.state_dict()))
+    save_model(stage.paths.cam, Model("classifier", classes, network, params.data.size, classifier.state_dict()))
     stage.finish()
 
 

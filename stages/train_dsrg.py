@@ -12,7 +12,7 @@ from dsrg.data.index import read_index
 from dsrg.figures.growth import write_growth
 from dsrg.method.grid import grid_size
 from dsrg.networks.weights import adopt_backbone, initial_segmenter
-from dsrg.pipeline import Stage, run_stage
+from dsrg.stage import Stage, run_stage
 from dsrg.training.dsrg import Supervisor, seed_objective
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.growth_recorder import GrowthWatch
@@ -20,9 +20,9 @@ from dsrg.training.growth_recorder import GrowthWatch
 
 def train_dsrg(stage: Stage) -> None:
     params, dsrg = stage.params, stage.params.dsrg
-    classes = read_classes(stage.file["classes"])
-    index = read_index(stage.file["index"], classes, max_side=params.data.max_side).split("train")
-    stored = read_seeds(stage.file["seeds"], classes=classes, grid=grid_size(params.data.size))
+    classes = read_classes(stage.paths.classes)
+    index = read_index(stage.paths.index, classes, max_side=params.data.max_side).split("train")
+    stored = read_seeds(stage.paths.seeds, classes=classes, grid=grid_size(params.data.size))
     seeds, index = stored.in_order(index.ids), replace(index, present=stored.tags_in_order(index.ids))
     set_up_torch(params.seed)
     chosen = params.network_of("dsrg")
@@ -52,7 +52,7 @@ def train_dsrg(stage: Stage) -> None:
     )
     segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
     if dsrg.init == "cam":
-        classifier = load_model(stage.file["cam"], kind="classifier", made_by="train_cam", classes=classes)
+        classifier = load_model(stage.paths.cam, kind="classifier", made_by="train_cam", classes=classes)
         adopt_backbone(segmenter, classifier.weights)
     segmenter = fit(
         segmenter,
@@ -70,8 +70,8 @@ def train_dsrg(stage: Stage) -> None:
         topology=stage.topology,
         watch=watch,
     )
-    write_growth(watch, segmenter, maps=stage.file["growth"], strips=stage.results / "growth")
-    save_model(stage.file["dsrg"], Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
+    write_growth(watch, segmenter, maps=stage.paths.growth, strips=stage.results / "growth")
+    save_model(stage.paths.dsrg, Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
     stage.finish()
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from dsrg.pipeline import load_stage
 from dsrg.runtime.progress import Tracker
+from dsrg.stage import load_stage
 
 
 def kill_after(name: str, items: int) -> None:

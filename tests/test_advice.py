@@ -23,7 +23,7 @@ from dsrg.advise.figure import draw_advice
 from dsrg.advise.information import border_steps, mutual_information, shared, split_tables
 from dsrg.advise.sweep import MEASURES, THRESHOLDS, Advice, Sweep, Views, findings, own_classes, view_maps, words
 from dsrg.artifacts.seeds_h5 import write_seeds
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.inference.cams import load_classifier
 from dsrg.inspect.reseeding import SeedMaps, live_seeds
 from dsrg.method.growing import UNLABELLED
@@ -296,7 +296,7 @@ class TestCommand:
     def test_a_mirrored_look_is_turned_back(self, folder, monkeypatch):
         monkeypatch.chdir(folder)
         project = opened()
-        classifier = load_classifier(project.file["cam"], made_by="train_cam")
+        classifier = load_classifier(project.paths.cam, made_by="train_cam")
         image = project.image("train0000")
         plain = view_maps(classifier, [image], 49, 1.0, False)
         turned = view_maps(classifier, [np.ascontiguousarray(image[:, ::-1])], 49, 1.0, True)
@@ -304,7 +304,7 @@ class TestCommand:
 
     @pytest.mark.parametrize("missing, stage", [("seeds", "make_seeds"), ("cam", "train_cam")])
     def test_what_is_missing_is_named_with_its_stage(self, copied, missing, stage):
-        opened().file[missing].unlink()
+        getattr(opened().paths, missing).unlink()
         code, output = run_advise()
         assert code == 2 and stage in output and not Path("results/advise").exists()
 
@@ -325,7 +325,7 @@ class TestCommand:
     def test_imported_seeds(self, copied):
         project = opened()
         rows, grid = imported(project), project.seeds.seeds.shape[1]
-        write_seeds(project.file["seeds"], rows, count=len(rows), grid=grid, classes=project.classes, params="{}")
+        write_seeds(project.paths.seeds, rows, count=len(rows), grid=grid, classes=project.classes, params="{}")
         code, output = run_advise()
         assert code == 2 and "imported" in output
 

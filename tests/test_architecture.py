@@ -12,6 +12,7 @@ FLOORS = [
     ["dsrg.errors"],
     ["dsrg.files", "dsrg.runtime"],
     ["dsrg.params"],
+    ["dsrg.project"],
     ["dsrg.method"],
     ["dsrg.data"],
     ["dsrg.artifacts"],
@@ -20,10 +21,10 @@ FLOORS = [
     ["dsrg.evaluation"],
     ["dsrg.training"],
     ["dsrg.figures"],
-    ["dsrg.pipeline", "dsrg.predictor", "dsrg.preflight"],
+    ["dsrg.predictor", "dsrg.preflight", "dsrg.stage"],
     ["dsrg.doctor", "dsrg.inspect"],
     ["dsrg.advise"],
-    ["dsrg.cli"],
+    ["dsrg.commands"],
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 
@@ -53,9 +54,9 @@ def complaint(module: str, imported: str) -> str | None:
     if other is None or other == own:
         return None
     if module.startswith("stages."):
-        allowed = other in HEIGHT and other != "dsrg.cli"
-    elif other == "dsrg.pipeline":
-        allowed = own == "dsrg.cli"
+        allowed = other in HEIGHT and other != "dsrg.commands"
+    elif other == "dsrg.stage":
+        allowed = own == "dsrg.commands"
     elif (own, other) == ("dsrg.method", "dsrg.params"):
         allowed = False
     else:
@@ -121,11 +122,11 @@ def test_imports_are_absolute():
         ("dsrg.method.crf", "dsrg.networks.network"),
         ("dsrg.data.index", "dsrg.artifacts.seeds_h5"),
         ("dsrg.inference.predict", "dsrg.training.fit"),
-        ("dsrg.figures.overlays", "dsrg.pipeline"),
-        ("dsrg.inspect.page", "dsrg.pipeline.run_stage"),
+        ("dsrg.figures.overlays", "dsrg.stage"),
+        ("dsrg.inspect.server", "dsrg.stage.run_stage"),
         ("dsrg.data.index", "stages.prepare"),
-        ("dsrg.cli", "stages.prepare"),
-        ("stages.retrain", "dsrg.cli"),
+        ("dsrg.commands", "stages.prepare"),
+        ("stages.retrain", "dsrg.commands"),
         ("stages.retrain", "stages.train_dsrg"),
         ("stages.retrain", "dsrg.nowhere"),
     ],
@@ -141,8 +142,8 @@ def test_a_wrong_import_is_noticed(module, imported):
         ("dsrg.method.crf", "dsrg"),
         ("dsrg.method.crf", "dsrg.method.growing.grow"),
         ("dsrg.training.fit", "dsrg.inference.predict"),
-        ("dsrg.cli", "dsrg.pipeline"),
-        ("stages.retrain", "dsrg.pipeline.run_stage"),
+        ("dsrg.commands", "dsrg.stage"),
+        ("stages.retrain", "dsrg.stage.run_stage"),
     ],
 )
 def test_a_right_import_is_allowed(module, imported):

@@ -23,11 +23,11 @@ from benchmarks.released_growth import released_growth
 from benchmarks.switches import SWITCHES
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
-from dsrg.inspect.project import Project
+from dsrg.inspect.run import Run
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 from dsrg.params import Params, load_params
-from dsrg.pipeline import load_stage
+from dsrg.project import load_project
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 yaml = YAML(typ="safe", pure=True)
@@ -333,8 +333,7 @@ class TestTimings:
         """Without the browser: the generated project opens, and none of its artefacts is missing but retraining."""
         monkeypatch.chdir(tmp_path)
         make_project(tmp_path, 120)
-        stage = load_stage("inspect")
-        project = Project(file=stage.file, root=stage.data_root, params=stage.params)
+        project = Run(load_project())
         assert len(project.index) == 120 and len(project.watched_ids) == WATCHED
         assert all("pseudo_labels" in one or "retrain" in one for one in project.missing())
         assert project.thumbnail("image00119", True) and project.why_fixed() == {"seeds": None, "grow": None}

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from test_predict import save_network
 from toy import ROOT
 
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index
 from dsrg.data.sources import read_source

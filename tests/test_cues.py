@@ -18,7 +18,7 @@ from toy import picture, save_index
 
 from dsrg.artifacts.cues import CONFLICTS, MOST_LINES, label_map, read_cues, write_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.classes import VOC_CLASSES, write_classes
 from dsrg.data.index import Index, write_index
 from dsrg.errors import InputError

@@ -13,7 +13,7 @@ DAG = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())
 STAGES = DAG["stages"]
 FILE = DAG["vars"][0]["file"]
 # What can change no byte of an out: changed, it reruns nothing, and goes on with a training that was stopped.
-PLUMBING = ("dsrg/runtime/", "dsrg/__init__.py", "dsrg/errors.py", "dsrg/pipeline.py")
+PLUMBING = ("dsrg/runtime/", "dsrg/__init__.py", "dsrg/errors.py", "dsrg/project.py", "dsrg/stage.py")
 
 
 def filled(text: str) -> str:

@@ -12,19 +12,20 @@ import torch
 from click.testing import CliRunner
 from dvc.repo import Repo
 from tiny import tiny_project
-from toy import note_checksums, picture, save_index
+from toy import note_checksums, picture, recipe, save_index
 
 from dsrg import doctor
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.classes import write_classes
 from dsrg.data.index import GroundTruth, write_ground_truth, write_index
 from dsrg.data.palette import label_png
 from dsrg.doctor import FINE, NOTE, WRONG, Finding
 from dsrg.errors import InputError
 from dsrg.files import sha256
-from dsrg.pipeline import load_stage
+from dsrg.params import Params
+from dsrg.project import Paths, Project, load_project
 
 
 def flip(path: Path) -> None:
@@ -152,7 +153,8 @@ class TestData:
         file = {key: Path("data", name) for key, name in {
             "index": "index.csv", "ground_truth": "ground_truth.csv", "masks": "masks", "classes": "classes.txt",
             "cam": "cam.pt", "seeds": "seeds.h5", "dsrg": "dsrg.pt", "pseudo_labels": "pseudo_labels",
-            "retrain": "retrain.pt"}.items()}  # fmt: skip
+            "retrain": "retrain.pt", "shapes": "shapes", "growth": "growth", "results": "results",
+            "skipped": "skipped.csv", "report": "report.html"}.items()}  # fmt: skip
         classes = ["cat", "dog"]
         for folder in ("images", "data/masks", "data/pseudo_labels"):
             Path(folder).mkdir(parents=True)
@@ -172,15 +174,17 @@ class TestData:
         for name in "ab":
             (file["pseudo_labels"] / f"{name}.png").write_bytes(labels)
         note_checksums(file["pseudo_labels"])
-        return file
+        values = recipe()
+        values["data"]["root"] = "images"
+        return Project(Params(**values), Paths(**file))
 
     @staticmethod
-    def wrong(file: dict[str, Path]) -> dict[str, str]:
-        return {one.what: one.said for one in doctor.look_at_data(file, Path("images")) if one.state != FINE}
+    def wrong(project: Project) -> dict[str, str]:
+        return {one.what: one.said for one in doctor.look_at_data(project) if one.state != FINE}
 
     def test_all_is_well(self, made):
         assert self.wrong(made) == {}
-        assert len(list(doctor.look_at_data(made, Path("images")))) == 7
+        assert len(list(doctor.look_at_data(made))) == 7
 
     @pytest.mark.parametrize(
         ("path", "what"),
@@ -201,8 +205,9 @@ class TestData:
 
     @pytest.mark.parametrize("key", ["cam", "seeds", "dsrg", "pseudo_labels", "retrain"])
     def test_what_is_not_made_yet_is_a_note(self, made, key):
-        shutil.rmtree(made[key]) if made[key].is_dir() else made[key].unlink()
-        assert self.wrong(made) == {str(made[key]): "not made yet; run: dvc repro"}
+        path = getattr(made.paths, key)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert self.wrong(made) == {str(path): "not made yet; run: dvc repro"}
 
     def test_a_missing_image(self, made):
         Path("images/a.png").unlink()
@@ -343,5 +348,5 @@ class TestCommand:
         assert result.exit_code == 2 and "missing; recipes in recipes/" in " ".join(result.output.split())
 
     def test_it_looks_where_the_stages_write(self, project):
-        folders = {path.parent for path in load_stage("doctor").file.values()}
+        folders = {path.parent for path in vars(load_project().paths).values()}
         assert folders == {Path("data"), Path("results"), Path(".")}, "of the last one only what lies in results"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data import download
 from dsrg.data.check import check_records
 from dsrg.data.download import VOC2012, Archive, Release, download_voc2012

@@ -16,7 +16,7 @@ from test_dag import DAG
 from tiny import tiny_project
 
 from dsrg.artifacts.model_file import load_model
-from dsrg.cli import main
+from dsrg.commands import main
 
 
 def run(*command: str, cwd: Path, **more: str) -> str:

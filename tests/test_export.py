@@ -13,7 +13,7 @@ from toy import picture
 
 from dsrg.artifacts.model_card import Provenance, is_model_card, model_card, provenance
 from dsrg.artifacts.model_file import Model
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.errors import InputError
 from dsrg.inference import export as exporting
 from dsrg.inference.export import Deployed, difference, export, runner

@@ -13,7 +13,7 @@ from tiny import tiny_project
 from toy import memory_within, picture
 
 from dsrg.artifacts.model_file import load_model
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask
 
 SIZES = {"plain0": (48, 56), "plain1": (50, 44), "dot": (1, 1), "wide": (3, 2000), "tall": (2000, 3), "every": (40, 60)}

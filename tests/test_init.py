@@ -11,7 +11,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from toy import ROOT
 
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.guess import SIZED_FOR, fitted, guess, params_text
 from dsrg.errors import InputError
 from dsrg.networks import weights as weights_module

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tracemalloc
 from base64 import b64decode
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,20 +31,21 @@ from test_pipeline import run_all
 from yarl import URL
 
 from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index, read_ground_truth, write_index
 from dsrg.errors import InputError
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.inspect.layers import at_most
-from dsrg.inspect.project import KEYS, MAKERS, Project, Thresholds
 from dsrg.inspect.reseeding import SeedMaps, disagreement, live_seeds
-from dsrg.inspect.revision import project_at
+from dsrg.inspect.revision import run_at
+from dsrg.inspect.run import KEYS, MAKERS, Run, Thresholds
 from dsrg.inspect.server import HOST, Other, _Pages, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
 from dsrg.params import Seeds, load_params
-from dsrg.pipeline import load_stage
+from dsrg.project import load_project
+from dsrg.stage import load_stage
 
 HOME = "127.0.0.1"
 
@@ -54,14 +56,13 @@ def folder(tmp_path_factory):
         yield run_all(tmp_path_factory.mktemp("inspected"), monkeypatch)
 
 
-def opened() -> Project:
+def opened() -> Run:
     """The project in the working folder."""
-    stage = load_stage("inspect")
-    return Project(file=stage.file, root=stage.data_root, params=stage.params)
+    return Run(load_project())
 
 
 @pytest.fixture
-def project(folder, monkeypatch) -> Project:
+def project(folder, monkeypatch) -> Run:
     monkeypatch.chdir(folder)
     return opened()
 
@@ -74,7 +75,7 @@ def copied(folder, tmp_path, monkeypatch) -> Path:
     return tmp_path / "copy"
 
 
-def asked(project: Project, *paths: str, method: str = "GET", other: Other | None = None, **headers: str) -> list:
+def asked(project: Run, *paths: str, method: str = "GET", other: Other | None = None, **headers: str) -> list:
     """(status, body, headers) of each path, from a server of its own."""
 
     async def talk() -> list:
@@ -89,7 +90,7 @@ def asked(project: Project, *paths: str, method: str = "GET", other: Other | Non
     return asyncio.run(talk())
 
 
-def told(project: Project, path: str) -> dict:
+def told(project: Run, path: str) -> dict:
     ((status, body, _),) = asked(project, path)
     assert status == 200, body
     return json.loads(body)
@@ -290,7 +291,7 @@ class TestTally:
 
 
 class TestGrid:
-    def find(self, project: Project, **wanted: object) -> list[str]:
+    def find(self, project: Run, **wanted: object) -> list[str]:
         plain = {"search": "", "tag": "", "split": "", "sort": "id", "descending": False}
         return [project.index.ids[row] for row in project.find(**plain | wanted)]
 
@@ -358,7 +359,7 @@ class TestLayers:
         shown = np.frombuffer(b64decode(found["saliency"]["data"]), "<f4").reshape(saliency.shape)
         np.testing.assert_array_equal(shown, saliency)
         assert set(by_class) == set(project.tags(0))
-        pseudo = read_mask(project.file["pseudo_labels"] / "train0000.png")
+        pseudo = read_mask(project.paths.pseudo_labels / "train0000.png")
         np.testing.assert_array_equal(labels_of(found["pseudo"]), pseudo)
         steps = {step["step"]: labels_of(step) for step in found["grown"]["steps"]}
         assert list(steps) == sorted(project.grown("train0000"))
@@ -372,14 +373,14 @@ class TestLayers:
         assert 0 <= sure.min() and sure.max() <= 1
 
     def test_training_masks_stay_unseen(self, project):
-        truth = read_ground_truth(project.file["ground_truth"])
+        truth = read_ground_truth(project.paths.ground_truth)
         assert len(with_ground_truth(project.index.split("train"), truth)) == 12, "there are some"
         assert sorted(project.masks) == [f"val{k:04d}" for k in range(4)]
 
     def test_predictions_of_large_images_are_kept_as_small_as_they_were_made(self, project):
         changed = project.params.model_dump()
         changed["evaluate"]["max_side"] = 32
-        small = Project(file=project.file, root=project.root, params=type(project.params).model_validate(changed))
+        small = Run(replace(project.project, params=type(project.params).model_validate(changed)))
         layer, whole = small.prediction("val0000"), small.truth("val0000")
         assert max(layer["height"], layer["width"]) == 32 < max(whole.shape)
         small.score("val0000")
@@ -418,7 +419,7 @@ class TestMissing:
     def test_each_artefact_is_named_with_its_stage(self, copied, key):
         project = opened()
         assert project.missing() == []
-        path = project.file[key]
+        path = getattr(project.paths, key)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         project = opened()
         assert project.missing() == [f"{path}: not made yet: run `dvc repro {MAKERS[key]}`"]
@@ -436,7 +437,7 @@ class TestMissing:
     def test_only_images_and_tags(self, copied):
         """After `prepare` the grid is there already."""
         for key in MAKERS:
-            path = opened().file[key]
+            path = getattr(opened().paths, key)
             if key != "index":
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.rmtree(copied / "data/masks")
@@ -470,7 +471,7 @@ class TestMissing:
         project = opened()
         rows = imported(project)
         grid = project.seeds.seeds.shape[1]
-        write_seeds(project.file["seeds"], rows, count=len(rows), grid=grid, classes=project.classes, params="{}")
+        write_seeds(project.paths.seeds, rows, count=len(rows), grid=grid, classes=project.classes, params="{}")
         project = opened()
         assert "imported" in project.why_fixed()["seeds"] and project.to_count() == [] and project.to_watch() == []
         layers = {layer["key"]: layer for layer in project.layers("train0000")}
@@ -481,11 +482,11 @@ class TestMissing:
     def test_seeds_that_the_crf_replaces_have_no_thresholds_to_move(self, project):
         changed = project.params.model_dump()
         changed["seeds"]["crf"]["use"] = "replace"
-        replaced = Project(file=project.file, root=project.root, params=type(project.params).model_validate(changed))
+        replaced = Run(replace(project.project, params=type(project.params).model_validate(changed)))
         assert "seeds.crf.use" in replaced.why_fixed()["seeds"]
 
 
-def imported(project: Project) -> list[SeedRow]:
+def imported(project: Run) -> list[SeedRow]:
     """The project's seeds as rows without maps."""
     side = project.seeds.seeds.shape[1]
     none = np.full((side, side), np.nan), np.zeros((0, side, side)), np.zeros(0, np.uint8)
@@ -681,9 +682,8 @@ def committed(folder, tmp_path_factory) -> Path:
 
 
 class TestBeside:
-    def at(self, revision: str, folder: Path) -> Project:
-        stage = load_stage("inspect")
-        return project_at(revision, folder, file=stage.file, root=stage.data_root)
+    def at(self, revision: str, folder: Path) -> Run:
+        return run_at(revision, folder, load_project())
 
     def test_its_layers_are_those_of_that_run(self, committed, project, tmp_path, monkeypatch):
         expected = project.layers("train0000")
@@ -722,7 +722,7 @@ class TestBeside:
         monkeypatch.setattr("dsrg.inspect.server.serve", lambda *_, other, **__: served.append(other))
         result = CliRunner().invoke(main, ["inspect", "--rev", "first"])
         assert result.exit_code == 0, result.output
-        assert served[0].name == "first" and not served[0].project.file["seeds"].exists()
+        assert served[0].name == "first" and not served[0].run.paths.seeds.exists()
 
 
 # Many images
@@ -732,7 +732,7 @@ class TestMany:
     COUNT = 10_000
 
     @pytest.fixture
-    def many(self, tmp_path, project) -> Project:
+    def many(self, tmp_path, project) -> Run:
         """Ten thousand rows that share the tiny project's pictures."""
         few = project.index.split("train")
         rows = [k % len(few) for k in range(self.COUNT)]
@@ -740,8 +740,8 @@ class TestMany:
         ids = [f"image{k:05d}" for k in range(self.COUNT)]
         index = Index(ids, one.splits, one.paths, one.heights, one.widths, one.present, one.checksums)
         write_index(tmp_path / "index.csv", index, project.classes)
-        file = project.file | {"index": tmp_path / "index.csv"}
-        return Project(file=file, root=project.root, params=project.params)
+        own = project.project
+        return Run(replace(own, paths=replace(own.paths, index=tmp_path / "index.csv")))
 
     def test_the_grid_comes_in_parts(self, many):
         for query in ("", "sort=coverage&order=descending&start=9000", "search=999", "sort=disagreement"):

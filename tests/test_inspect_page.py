@@ -22,12 +22,11 @@ PIXELS = """(() => {
 
 # the run itself, as a second one beside it
 TWICE = """
-from dsrg.inspect.project import Project
+from dsrg.inspect.run import Run
 from dsrg.inspect.server import Other, serve
-from dsrg.pipeline import load_stage
-stage = load_stage("inspect")
-project = Project(file=stage.file, root=stage.data_root, params=stage.params)
-serve(project, port=0, ready=lambda url: print(url, flush=True), other=Other("before", project))
+from dsrg.project import load_project
+run = Run(load_project())
+serve(run, port=0, ready=lambda url: print(url, flush=True), other=Other("before", run))
 """
 
 
@@ -40,7 +39,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(browser, folder):
     """Of a server of the tiny project, in a process of its own, as people start it."""
-    yield from serving(folder, "-c", "from dsrg.cli import main; main()", "inspect", "--no-browser", "--port", "0")
+    yield from serving(folder, "-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--port", "0")
 
 
 @pytest.fixture

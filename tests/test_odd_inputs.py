@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from PIL import Image
 from toy import ROOT, memory_within, picture
 
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.table import TABLE_BYTES, TABLE_LINES
 
 CLASSES, TABLE = "cat\ndog\n", "image,tags\na.png,cat\nb.png,dog\nc.png,cat|dog\n"
@@ -383,7 +383,7 @@ def test_odd_coco(project, content, expected):
 
 RUN = """
 import sys
-from dsrg.cli import main
+from dsrg.commands import main
 try:
     main()
 finally:

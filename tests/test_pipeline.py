@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ from benchmarks.chaos import leftovers
 from benchmarks.experiments import evaluated
 from dsrg.artifacts.model_file import load_model
 from dsrg.artifacts.seeds_h5 import read_seeds
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.files import sha256
-from dsrg.pipeline import library_versions, load_stage
+from dsrg.project import Project
+from dsrg.stage import Stage, library_versions, load_stage
 
 ORDER = list(STAGES)
 
@@ -221,9 +223,10 @@ def test_switches_of_table_2(project, tmp_path, monkeypatch, changes):
     for section, values in changes.items():
         for key, value in values.items():
             changed[section][key] = changed[section][key] | value if isinstance(value, dict) else value
-    files = stage.file | {name: tmp_path / name for name in ("dsrg", "growth", "results")}  # outs go elsewhere
+    # outs go elsewhere
+    paths = replace(stage.paths, **{name: tmp_path / name for name in ("dsrg", "growth", "results")})
     monkeypatch.setenv("DSRG_SCRATCH", str(tmp_path / "scratch"))
-    changed_stage = type(stage)("train_dsrg", type(stage.params).model_validate(changed), files)
+    changed_stage = Stage("train_dsrg", Project(type(stage.params).model_validate(changed), paths))
     importlib.import_module("stages.train_dsrg").train_dsrg(changed_stage)
     assert sha256(tmp_path / "dsrg") != sha256(project / FILE["dsrg"])
 

@@ -21,11 +21,11 @@ from torch import nn
 from toy import ROOT, picture
 
 import dsrg
-from dsrg import cli, predictor
+from dsrg import predictor
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.polygons import annotations_of, rings
 from dsrg.artifacts.predictions import PredictionFolder
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask, shrunk
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError, RunError
@@ -194,7 +194,7 @@ def test_shipped_numbers_are_the_released_ones():
     assert Predict(**params.evaluate.model_dump(exclude={"overlays"})) == RELEASED
     assert CrfKernel(**params.crf.test.model_dump()) == RELEASED_CRF
     assert released.PIXELS_MAX == params.data.pixels_max
-    default = {option.name: option.default for option in cli.predict.params}
+    default = {option.name: option.default for option in main.commands["predict"].params}
     expected = released.CRF | released.PREDICT | {"pixels_max": released.PIXELS_MAX}
     expected["scale"] = expected.pop("scales")
     assert expected == {key: default[key] for key in expected}

@@ -19,7 +19,7 @@ from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model, load_model
 from dsrg.data.palette import label_png
 from dsrg.files import sha256
-from dsrg.pipeline import load_stage
+from dsrg.stage import load_stage
 from dsrg.training import rounds as module
 from dsrg.training.rounds import MODEL, Round, mean_agreement, train_in_rounds
 

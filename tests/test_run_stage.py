@@ -14,13 +14,13 @@ from test_topology import CHILD, TORCHRUN
 from tiny import tiny_project
 
 from dsrg.errors import InputError, RunError
-from dsrg.pipeline import SECONDS, load_stage
+from dsrg.stage import SECONDS, load_stage
 
 BUSY = """
     import time
     from dsrg.errors import InputError, RunError
     from dsrg.files import whole_file
-    from dsrg.pipeline import run_stage
+    from dsrg.stage import run_stage
 
     def prepare(stage):
         WORK
@@ -29,7 +29,7 @@ BUSY = """
         run_stage(prepare)
 """
 WRITE = """
-with whole_file(stage.file["index"]) as temporary:
+with whole_file(stage.paths.index) as temporary:
     temporary.write_text("half")
     print("ready", flush=True)
     time.sleep(60)
@@ -135,14 +135,14 @@ def test_a_stage_of_a_dvc_that_was_killed_stops(project):
 DRAW = """
     import os, time
     from pathlib import Path
-    from dsrg.pipeline import run_stage
+    from dsrg.stage import run_stage
 
     def draw_shapes(stage):
         if not Path("go").exists():
             print("ready", os.getpid(), flush=True)
             time.sleep(60)
-        stage.file["shapes"].mkdir(parents=True)
-        (stage.file["shapes"] / "a.jpg").touch()
+        stage.paths.shapes.mkdir(parents=True)
+        (stage.paths.shapes / "a.jpg").touch()
 
     if __name__ == "__main__":
         run_stage(draw_shapes)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dsrg.cli import main
+from dsrg.commands import main
 
 ROOT = Path(__file__).parents[1]
 

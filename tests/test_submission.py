@@ -15,7 +15,7 @@ from toy import picture, recipe
 
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.submission import FOLDER, check_submission, write_submission
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError

@@ -10,7 +10,7 @@ from test_predict import NETWORK
 from tiny import tiny_project
 from torch import nn
 
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.errors import InputError
 from dsrg.networks import timm_features as module
 from dsrg.networks.backbones import BACKBONES, Backbone

@@ -16,7 +16,7 @@ from test_pipeline import run as run_stage
 from tiny import TINY, tiny_project
 from toy import ROOT, picture
 
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask
 
 TEXT = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")

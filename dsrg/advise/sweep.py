@@ -33,6 +33,7 @@ from dsrg.networks.network import Classifier
 from dsrg.params import Params
 from dsrg.params import Saliency as SaliencySettings
 from dsrg.params import Seeds as SeedSettings
+from dsrg.project import Project
 from dsrg.runtime.progress import tracked
 
 THRESHOLDS = [round(step / 20, 2) for step in range(1, 20)]  # tried, of foreground and of background: every twentieth
@@ -222,9 +223,7 @@ def why_no_witness(saliency: SaliencySettings) -> str | None:
     return "saliency has the activation maps in it (saliency.with_cam)" if saliency.with_cam else None
 
 
-def swept(
-    sweep: Sweep, *, file: dict[str, Path], root: Path, params: Params, images: int
-) -> Iterator[tuple[str, Tensor]]:
+def swept(sweep: Sweep, project: Project, *, images: int) -> Iterator[tuple[str, Tensor]]:
     """Count at most so many training images, drawn, into a sweep -> id and seeds at every pair of each.
 
     The seeds' classes are places among the image's tags, 1 the first.
@@ -232,17 +231,18 @@ def swept(
     Raises:
         InputError: when seeds or classifier are missing, or nothing depends on the thresholds.
     """
-    classes = read_classes(file["classes"])
-    seeds = read_seeds(file["seeds"], classes=classes)
+    params, paths = project.params, project.paths
+    classes = read_classes(paths.classes)
+    seeds = read_seeds(paths.seeds, classes=classes)
     if params.seeds.crf.use == "replace":
         raise InputError("seeds.crf.use: replace: the CRF's label map takes the place of seeds; no threshold matters")
     if stored_maps(seeds, seeds.ids[0]) is None:
-        raise InputError(f"{file['seeds']}: imported seeds come without the maps that thresholds are put on")
-    classifier = load_classifier(file["cam"], made_by="train_cam")
-    index = read_index(file["index"], classes, max_side=params.data.max_side).split("train")
+        raise InputError(f"{paths.seeds}: imported seeds come without the maps that thresholds are put on")
+    classifier = load_classifier(paths.cam, made_by="train_cam")
+    index = read_index(paths.index, classes, max_side=params.data.max_side).split("train")
     index = index.pick(np.sort(np.random.default_rng(0).permutation(len(index))[:images]))
     seeds.in_order(index.ids)  # complains of images without
-    for image_id, *seen in tracked(_seen(classifier, seeds, index, root, params), "advise", len(index)):
+    for image_id, *seen in tracked(_seen(classifier, seeds, index, project.data_root, params), "advise", len(index)):
         yield image_id, sweep.add(*seen)
 
 

@@ -12,35 +12,36 @@ from dsrg.errors import InputError
 from dsrg.figures.overlays import SIDE, overlay, panels, stacked, write_picture
 from dsrg.figures.steps import growth_pictures, seed_pictures
 from dsrg.inference.predict import load_segmenter, predictions
-from dsrg.params import Params
+from dsrg.project import Project
 
 
-def draw_journey(image_id: str, out: Path, *, file: dict[str, Path], root: Path, params: Params) -> None:
+def draw_journey(image_id: str, out: Path, project: Project) -> None:
     """Two rows: image, activation maps, saliency, seeds; then growth, pseudo label, prediction, ground truth.
 
     Evaluation images have only prediction and ground truth. Raises InputError for an unknown id or missing files.
     """
-    classes = read_classes(file["classes"])
-    index = read_index(file["index"], classes)
+    paths, params = project.paths, project.params
+    classes = read_classes(paths.classes)
+    index = read_index(paths.index, classes)
     if image_id not in index.ids:
-        raise InputError(f"{image_id}: no such image in {file['index']}")
+        raise InputError(f"{image_id}: no such image in {paths.index}")
     row = index.ids.index(image_id)
-    whole = index.image(row, root=root)
+    whole = index.image(row, root=project.data_root)
     image = shrunk(whole, SIDE)
 
-    segmenter, model = load_segmenter(file["retrain"], made_by="retrain")
+    segmenter, model = load_segmenter(paths.retrain, made_by="retrain")
     wanted = {"size": model.size, "kernel": params.crf.test.model_dump()}
     ((labels, *_),) = predictions(segmenter, [whole], None, params.evaluate, **wanted)
     results = [("prediction", overlay(image, labels))]
-    truth = read_ground_truth(file["ground_truth"])
+    truth = read_ground_truth(paths.ground_truth)
     if image_id in truth:
-        results.append(("ground truth", overlay(image, truth[image_id].labels(file["masks"]))))
+        results.append(("ground truth", overlay(image, truth[image_id].labels(paths.masks))))
     rows = [[(image_id, image), *results]]
     if index.splits[row] == "train":
-        seeds = read_seeds(file["seeds"], classes=classes)
+        seeds = read_seeds(paths.seeds, classes=classes)
         labels, (saliency, cams) = seeds.in_order([image_id])[0], seeds.maps(image_id)
         first = seed_pictures(image, cams=cams, saliency=saliency, seeds=labels, classes=classes)
-        growth = growth_pictures(image, seeds=labels, grown=read_growth(file["growth"], image_id))[1:]
-        (pseudo,) = LabelFolder(file["pseudo_labels"], [image_id], made_by="make_pseudo_labels")
+        growth = growth_pictures(image, seeds=labels, grown=read_growth(paths.growth, image_id))[1:]
+        (pseudo,) = LabelFolder(paths.pseudo_labels, [image_id], made_by="make_pseudo_labels")
         rows = [first, [*growth, ("pseudo label", overlay(image, pseudo)), *results]]
     write_picture(out, stacked([panels(row, height=200) for row in rows]))

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from dsrg.errors import InputError
-from dsrg.inspect.project import Project
+from dsrg.inspect.run import Run
 from dsrg.params import load_params
+from dsrg.project import Paths, Project
 
 WANTED = ("index", "classes", "ground_truth", "masks", "seeds", "growth", "dsrg", "pseudo_labels", "retrain")
 
 
-def project_at(revision: str, folder: Path, *, file: dict[str, Path], root: Path) -> Project:
-    """The project as it was at a revision, its files copied into `folder`; images are read from `root`, as now.
+def run_at(revision: str, folder: Path, project: Project) -> Run:
+    """The run of a project at a revision, its files copied into `folder`; images are read from where they are now.
 
     What that run had not made is missing there too. Raises InputError when there is no such revision, and when its
     params or its index cannot be had.
@@ -19,10 +20,10 @@ def project_at(revision: str, folder: Path, *, file: dict[str, Path], root: Path
     from dvc.repo import Repo
     from dvc.scm import resolve_rev
 
-    copies = {key: folder / path for key, path in file.items()}
+    own = vars(project.paths)
     try:
         with Repo() as repo, repo.switch(resolve_rev(repo.scm, revision)):
-            for path in (Path("params.yaml"), *(file[key] for key in WANTED)):
+            for path in (Path("params.yaml"), *(own[key] for key in WANTED)):
                 if repo.dvcfs.exists(path.as_posix()):
                     (folder / path).parent.mkdir(parents=True, exist_ok=True)
                     repo.dvcfs.get(path.as_posix(), str(folder / path), recursive=True)
@@ -32,4 +33,6 @@ def project_at(revision: str, folder: Path, *, file: dict[str, Path], root: Path
         raise InputError(
             f"--rev {revision}: not all of it is in DVC's cache ({error}); run `dvc fetch` first"
         ) from None
-    return Project(file=copies, root=root, params=load_params(folder / "params.yaml"))
+    params = load_params(folder / "params.yaml")
+    there = params.model_copy(update={"data": params.data.model_copy(update={"root": str(project.data_root)})})
+    return Run(Project(there, Paths(**{key: folder / path for key, path in own.items()})))

@@ -25,7 +25,7 @@ from aiohttp import web
 
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
-from dsrg.inspect.project import KEYS, SORTS, Project, Thresholds
+from dsrg.inspect.run import KEYS, SORTS, Run, Thresholds
 
 PAGE = {
     "/": ("page.html", "text/html"),
@@ -49,10 +49,10 @@ class Other(NamedTuple):
     """A second run to be shown beside the first."""
 
     name: str
-    project: Project
+    run: Run
 
 
-def serve(project: Project, *, port: int, ready: Callable[[str], None], other: Other | None = None) -> None:
+def serve(run: Run, *, port: int, ready: Callable[[str], None], other: Other | None = None) -> None:
     """Serve until interrupted; `ready` is called with the address. Port 0 takes a free one.
 
     Raises InputError when the address cannot be had.
@@ -62,13 +62,13 @@ def serve(project: Project, *, port: int, ready: Callable[[str], None], other: O
     except OSError as error:
         raise InputError(f"{HOST}:{port}: {error.strerror or error}; choose another --port") from None
     ready(f"http://{HOST}:{listening.getsockname()[1]}/")
-    web.run_app(create_app(project, other=other), sock=listening, print=None, access_log=None)
+    web.run_app(create_app(run, other=other), sock=listening, print=None, access_log=None)
 
 
-def create_app(project: Project, *, other: Other | None = None) -> web.Application:
+def create_app(run: Run, *, other: Other | None = None) -> web.Application:
     """The application, to be served at loopback."""
     app = web.Application(middlewares=[_guard, _problems])
-    pages = _Pages(project, other)
+    pages = _Pages(run, other)
     for path, (name, kind) in PAGE.items():
         app.router.add_get(path, _file(Path(__file__).with_name(name), kind))
     app.router.add_get("/api/state", pages.state)
@@ -132,24 +132,24 @@ def _file(path: Path, kind: str) -> Handler:
 class _Pages:
     """Answers to requests. Networks run in one thread, one after the other; all else in a few."""
 
-    def __init__(self, project: Project, other: Other | None) -> None:
-        self.project, self.other = project, other
+    def __init__(self, run: Run, other: Other | None) -> None:
+        self.run, self.other = run, other
         self.networks = ThreadPoolExecutor(1, "networks")
         self.scoring: asyncio.Task | None = None
         self.counted = False
 
     async def state(self, _: web.Request) -> web.Response:
-        state = await asyncio.to_thread(self.project.state)
+        state = await asyncio.to_thread(self.run.state)
         viridis = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
         colours = {"palette": _bytes(voc_palette()), "viridis": _bytes(viridis)}
         return web.json_response(state | colours | {"other": self.other and self.other.name})
 
     async def images(self, request: web.Request) -> web.Response:
-        query, project = request.query, self.project
+        query, run = request.query, self.run
         wanted = {name: query.get(name, "") for name in ("search", "tag", "split")}
         sort, order = query.get("sort", "id"), query.get("order", "ascending")
         start, count = (_whole_number(query.get(name, default)) for name, default in (("start", "0"), ("count", "100")))
-        expected = {"tag": ["", *project.classes], "split": ["", "train", "val"]}
+        expected = {"tag": ["", *run.classes], "split": ["", "train", "val"]}
         if sort not in SORTS or order not in ("ascending", "descending") or None in (start, count):
             raise web.HTTPBadRequest(text="no such order or range")
         if any(wanted[name] not in values for name, values in expected.items()):
@@ -159,10 +159,10 @@ class _Pages:
             self._start_scoring()
 
         def found() -> dict:
-            rows = project.find(**wanted, sort=sort, descending=order == "descending")
+            rows = run.find(**wanted, sort=sort, descending=order == "descending")
             part = rows[start : start + min(count, ROWS_MAX)]
-            known = len(rows) if sort == "id" else int(np.isfinite(project.values(sort)[rows]).sum())
-            return {"total": len(rows), "known": known, "rows": [project.described(row) for row in part]}
+            known = len(rows) if sort == "id" else int(np.isfinite(run.values(sort)[rows]).sum())
+            return {"total": len(rows), "known": known, "rows": [run.described(row) for row in part]}
 
         working = self._working(sort)  # before the look: it may end meanwhile
         return web.json_response(await asyncio.to_thread(found) | {"working": working})
@@ -174,40 +174,40 @@ class _Pages:
 
     async def thumbnail(self, request: web.Request) -> web.Response:
         seeded = request.query.get("seeds") == "1"
-        return _picture(await asyncio.to_thread(self.project.thumbnail, self._id(request), seeded))
+        return _picture(await asyncio.to_thread(self.run.thumbnail, self._id(request), seeded))
 
     async def image(self, request: web.Request) -> web.Response:
-        return _picture(await asyncio.to_thread(self.project.picture, self._id(request)))
+        return _picture(await asyncio.to_thread(self.run.picture, self._id(request)))
 
     async def layers(self, request: web.Request) -> web.Response:
-        project = self._run(request)
-        image_id = self._id(request, project)
-        row = project.row[image_id]
-        facts = {"id": image_id, "split": project.index.splits[row], "tags": project.tags(row)}
-        return web.json_response(facts | {"layers": await asyncio.to_thread(project.layers, image_id)})
+        run = self._run(request)
+        image_id = self._id(request, run)
+        row = run.row[image_id]
+        facts = {"id": image_id, "split": run.index.splits[row], "tags": run.tags(row)}
+        return web.json_response(facts | {"layers": await asyncio.to_thread(run.layers, image_id)})
 
     async def prediction(self, request: web.Request) -> web.Response:
-        project = self._run(request)
-        return web.json_response(await self._with_network(project.prediction, self._id(request, project)))
+        run = self._run(request)
+        return web.json_response(await self._with_network(run.prediction, self._id(request, run)))
 
     async def live(self, request: web.Request) -> web.Response:
         image_id, began = self._id(request), time.perf_counter()
         now = _thresholds(request)
-        growing = request.query.get("grow") == "1" and self.project.why_fixed()["grow"] is None
+        growing = request.query.get("grow") == "1" and self.run.why_fixed()["grow"] is None
         if growing:
-            await self._with_network(self.project.deciding, image_id)
+            await self._with_network(self.run.deciding, image_id)
         counting = not self.counted  # before the look: it may end meanwhile, and the answer would be the last
-        answer = await asyncio.to_thread(self.project.live, image_id, now, growing=growing)
+        answer = await asyncio.to_thread(self.run.live, image_id, now, growing=growing)
         answer["counting"] = counting
         return web.json_response(answer | {"ms": round(1000 * (time.perf_counter() - began), 1)})
 
-    def _run(self, request: web.Request) -> Project:
-        """The project that a request asks about: the other run's with ?run=other, if there is one."""
-        return self.other.project if self.other and request.query.get("run") == "other" else self.project
+    def _run(self, request: web.Request) -> Run:
+        """The run that a request asks about: the other run's with ?run=other, if there is one."""
+        return self.other.run if self.other and request.query.get("run") == "other" else self.run
 
-    def _id(self, request: web.Request, project: Project | None = None) -> str:
+    def _id(self, request: web.Request, run: Run | None = None) -> str:
         image_id = request.match_info["id"]
-        if not (project or self.project).known(image_id):
+        if not (run or self.run).known(image_id):
             raise web.HTTPNotFound(text="no such image")
         return image_id
 
@@ -215,14 +215,14 @@ class _Pages:
         return await asyncio.get_running_loop().run_in_executor(self.networks, work, *arguments)
 
     def _start_scoring(self) -> None:
-        if self.scoring is None and any(self.project.file[key].is_file() for key in ("retrain", "dsrg")):
+        if self.scoring is None and any(getattr(self.run.paths, key).is_file() for key in ("retrain", "dsrg")):
             self.scoring = asyncio.create_task(self._score())
 
     async def _score(self) -> None:
         """Predict the evaluation images one by one; what a person asks for comes between."""
-        for image_id in self.project.masks:
+        for image_id in self.run.masks:
             with contextlib.suppress(InputError):  # a broken file is told where it is looked at
-                await self._with_network(self.project.score, image_id)
+                await self._with_network(self.run.score, image_id)
 
     async def beside(self, _: web.Application) -> AsyncIterator[None]:
         """Count while the server runs."""
@@ -237,12 +237,12 @@ class _Pages:
 
     async def _count(self) -> None:
         with contextlib.suppress(InputError):
-            for image_id in self.project.to_watch():
-                await self._with_network(self.project.deciding, image_id)
-            await asyncio.to_thread(self.project.watch)
-        for image_id in await asyncio.to_thread(self.project.to_count):
+            for image_id in self.run.to_watch():
+                await self._with_network(self.run.deciding, image_id)
+            await asyncio.to_thread(self.run.watch)
+        for image_id in await asyncio.to_thread(self.run.to_count):
             with contextlib.suppress(InputError):
-                await asyncio.to_thread(self.project.count, image_id)
+                await asyncio.to_thread(self.run.count, image_id)
         self.counted = True
 
 

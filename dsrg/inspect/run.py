@@ -1,4 +1,4 @@
-"""A project as the page shows it: which images there are, what is known of each, and what no stage has made yet."""
+"""A run as the page shows it: which images there are, what is known of each, and what no stage has made yet."""
 
 from collections.abc import Callable
 from functools import cached_property, lru_cache
@@ -26,6 +26,7 @@ from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
 from dsrg.params import Params
+from dsrg.project import Project
 
 THUMBNAIL = 160  # pixels, longer side
 SORTS = ("id", "coverage", "disagreement", "growth", "iou")
@@ -71,25 +72,26 @@ class Watched(NamedTuple):
     before: float  # share of their cells that is labelled once grown at params.yaml's thresholds
 
 
-class Project:
+class Run:
     """Artefacts of one run, read when asked for. Nothing is ever written.
 
     Args:
-        file: paths by their keys in dvc.yaml; root: the data root.
+        project: whose files and params it is.
 
     Raises:
         InputError: when there is no index.
     """
 
-    def __init__(self, *, file: dict[str, Path], root: Path, params: Params) -> None:
-        self.file, self.root, self.params = file, root, params
-        if not file["index"].is_file():
-            raise InputError(f"{file['index']}: {_run('prepare')} first")
-        self.classes = read_classes(file["classes"])
-        self.index = read_index(file["index"], self.classes)
+    def __init__(self, project: Project) -> None:
+        self.project, self.paths, self.params = project, project.paths, project.params
+        self.root = project.data_root
+        if not self.paths.index.is_file():
+            raise InputError(f"{self.paths.index}: {_run('prepare')} first")
+        self.classes = read_classes(self.paths.classes)
+        self.index = read_index(self.paths.index, self.classes)
         self.row = {image_id: row for row, image_id in enumerate(self.index.ids)}
-        self.before = Thresholds.of(params)
-        self.tally = Tally(params.seeds)
+        self.before = Thresholds.of(self.params)
+        self.tally = Tally(self.params.seeds)
         self.watched: Watched | None = None
         self.disagreement = np.full(len(self.index), np.nan)
         self.iou = np.full(len(self.index), np.nan)
@@ -98,7 +100,10 @@ class Project:
         self.seed_maps = lru_cache(64)(self._seed_maps)
         self.deciding = lru_cache(64)(self._deciding)
         self.predicted = lru_cache(32)(self._predicted)
-        self.segmenter = lru_cache(2)(lambda key: load_segmenter(file[key], made_by=MAKERS[key]))
+        self.segmenter = lru_cache(2)(lambda key: load_segmenter(self._path(key), made_by=MAKERS[key]))
+
+    def _path(self, key: str) -> Path:
+        return getattr(self.paths, key)
 
     # What there is
 
@@ -111,15 +116,15 @@ class Project:
 
     def missing(self) -> list[str]:
         """Artefacts that are not there, each with the stage that makes it."""
-        return [f"{self.file[key]}: {_run(stage)}" for key, stage in MAKERS.items() if not self.file[key].exists()]
+        return [f"{self._path(key)}: {_run(stage)}" for key, stage in MAKERS.items() if not self._path(key).exists()]
 
     @cached_property
     def seeds(self) -> Seeds | str:
         """The seeds, or why there are none."""
         try:
-            return read_seeds(self.file["seeds"], classes=self.classes)
+            return read_seeds(self.paths.seeds, classes=self.classes)
         except InputError as error:
-            return _run("make_seeds") if not self.file["seeds"].exists() else str(error)
+            return _run("make_seeds") if not self.paths.seeds.exists() else str(error)
 
     @cached_property
     def has_maps(self) -> bool:
@@ -129,9 +134,9 @@ class Project:
     @cached_property
     def masks(self) -> dict[str, GroundTruth]:
         """Ground truth by id, of evaluation images alone: thresholds are not to be chosen by training masks."""
-        if not self.file["ground_truth"].is_file():
+        if not self.paths.ground_truth.is_file():
             return {}
-        truth = read_ground_truth(self.file["ground_truth"])
+        truth = read_ground_truth(self.paths.ground_truth)
         return {
             image_id: row for image_id, row in truth.items() if image_id in self.row and not self.is_training(image_id)
         }
@@ -142,11 +147,11 @@ class Project:
         if not isinstance(self.seeds, Seeds):
             return []
         seeded = set(self.seeds.ids)
-        found = {path.name for path in self.file["growth"].glob("*") if path.is_dir()}
+        found = {path.name for path in self.paths.growth.glob("*") if path.is_dir()}
         return [image_id for image_id in self.index.ids if image_id in found & seeded]
 
     def grown(self, image_id: str) -> dict[int, NDArray[np.uint8]]:
-        return read_growth(self.file["growth"], image_id)
+        return read_growth(self.paths.growth, image_id)
 
     # Numbers to sort by, one an image, NaN = unknown
 
@@ -261,12 +266,12 @@ class Project:
     def _growth_layer(self, image_id: str) -> dict:
         if grown := self.grown(image_id):
             return steps_layer("grown", "grown in training", grown)
-        if self.file["growth"].is_dir():
+        if self.paths.growth.is_dir():
             return missing_layer("grown", "grown in training", "not recorded; dsrg.watch_images says how many are")
         return missing_layer("grown", "grown in training", _run("train_dsrg"))
 
     def _pseudo_layer(self, image_id: str) -> dict:
-        folder = self.file["pseudo_labels"]
+        folder = self.paths.pseudo_labels
         if not folder.is_dir():
             return missing_layer("pseudo", "pseudo label", _run("make_pseudo_labels"))
 
@@ -283,7 +288,7 @@ class Project:
 
     def truth(self, image_id: str) -> NDArray[np.uint8]:
         """Ground truth of an evaluation image, uint8 (H, W)."""
-        return self.masks[image_id].labels(self.file["masks"])
+        return self.masks[image_id].labels(self.paths.masks)
 
     def prediction(self, image_id: str) -> dict:
         """The layer of the final network's prediction with CRF, and how sure the network itself is of it."""
@@ -316,7 +321,7 @@ class Project:
 
     def score(self, image_id: str) -> None:
         """Note an evaluation image's IoU: the mean over the classes in its mask or its prediction."""
-        key = "retrain" if self.file["retrain"].is_file() else "dsrg"
+        key = "retrain" if self.paths.retrain.is_file() else "dsrg"
         (labels, _), truth = self.predicted(image_id, key), self.truth(image_id)
         confusion = confusion_matrix(truth, enlarged(labels, truth.shape), classes=len(self.classes))
         self.iou[self.row[image_id]] = mean_iou(iou_per_class(confusion))
@@ -333,7 +338,7 @@ class Project:
         elif self.params.seeds.crf.use == "replace":
             seeds = "the CRF's label map replaces the seeds (seeds.crf.use)"
         growth = seeds if not isinstance(self.seeds, Seeds) else None
-        if not self.file["dsrg"].is_file():
+        if not self.paths.dsrg.is_file():
             growth = _run("train_dsrg")
         return {"seeds": seeds, "grow": growth}
 
@@ -342,7 +347,7 @@ class Project:
 
     @cached_property
     def grower(self) -> Grower:
-        return Grower(self.file["dsrg"], self.params)
+        return Grower(self.paths.dsrg, self.params)
 
     def _deciding(self, image_id: str) -> torch.Tensor:
         _, present = self._seeds_and_tags([image_id])

@@ -1,7 +1,4 @@
-"""What every stage of dvc.yaml shares: its params, its files, its scratch folder and how errors reach the person.
-
-dvc.yaml is the only place that names files; `file:` at its top is read here.
-"""
+"""What every stage of dvc.yaml shares: its params, its files, its scratch folder and how errors reach the person."""
 
 import hashlib
 import json
@@ -21,16 +18,15 @@ from typing import IO
 
 from dsrg.errors import InputError, RunError
 from dsrg.files import (
-    find_in_project,
     read_text,
-    read_yaml,
     require_room,
     require_writable,
     sha256,
     write_json,
     write_text,
 )
-from dsrg.params import Params, load_params
+from dsrg.params import Params
+from dsrg.project import Paths, Project, load_project, read_dvc_yaml
 from dsrg.runtime.dvc_lock import read_record, rotten
 from dsrg.runtime.environment import scratch_root
 from dsrg.runtime.launcher import Topology, topology
@@ -46,19 +42,26 @@ SECONDS = Path(".scratch/seconds.json")
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a stage: validated params and the paths of dvc.yaml's `file:`, relative to the working folder."""
+    """One run of a stage of a project."""
 
     name: str
-    params: Params
-    file: dict[str, Path]
+    project: Project
+
+    @property
+    def params(self) -> Params:
+        return self.project.params
+
+    @property
+    def paths(self) -> Paths:
+        return self.project.paths
 
     @property
     def data_root(self) -> Path:
-        return find_in_project(self.params.data.root)
+        return self.project.data_root
 
     @property
     def results(self) -> Path:
-        return self.file["results"] / self.name
+        return self.paths.results / self.name
 
     @property
     def scratch(self) -> Path:
@@ -108,7 +111,7 @@ class Stage:
             problems += rotten(map(self._path, self._declared["deps"]), record)
         if problems:
             raise InputError(problems)
-        require_room(self.file["results"].parent, sum(out.size for out in record if out.stage == self.name))
+        require_room(self.paths.results.parent, sum(out.size for out in record if out.stage == self.name))
 
     @property
     def outs(self) -> list[Path]:
@@ -145,7 +148,7 @@ class Stage:
         return read_dvc_yaml()["stages"][self.name]
 
     def _path(self, text: str) -> Path:
-        return Path(_fill(text, {"file": self.file, "data": {"root": self.params.data.root}}))
+        return Path(_fill(text, {"file": vars(self.paths), "data": {"root": self.params.data.root}}))
 
 
 def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
@@ -217,17 +220,7 @@ def _noted_seconds() -> dict[str, float]:
 
 def load_stage(name: str) -> Stage:
     """A stage of the project in the working folder. Raises InputError when params.yaml or dvc.yaml are not right."""
-    files = read_dvc_yaml()["vars"][0]["file"]
-    return Stage(name, load_params(), {key: Path(path) for key, path in files.items()})
-
-
-def read_dvc_yaml() -> dict:
-    if not Path("dvc.yaml").exists():
-        raise InputError(f"dvc.yaml: not found in {Path.cwd()}; run from the project's root")
-    found = read_yaml("dvc.yaml")
-    if not isinstance(found, dict) or not found.keys() >= {"vars", "stages"}:
-        raise InputError("dvc.yaml: expected `vars:` and `stages:`; restore it: git checkout -- dvc.yaml")
-    return found
+    return Stage(name, load_project())
 
 
 def _unlike(folder: Path, origin: dict[str, object]) -> Iterator[str]:

@@ -1,0 +1,280 @@
+"""Commands that use a trained network: predict, pseudo-label, submission, export."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from dsrg.commands.group import main, refuse
+from dsrg.errors import InputError
+from dsrg.inference import released
+from dsrg.runtime.problems import report_problems
+
+
+@main.command()
+@click.option("--list", "name", default="test", show_default=True, help="List in ImageSets/Segmentation to predict.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="tar.gz to write.")
+def submission(name: str, out: Path) -> None:
+    """Predict a list of VOC's images into a checked archive for VOC's evaluation server."""
+    from dsrg.artifacts.submission import write_submission
+    from dsrg.data.classes import VOC_CLASSES
+    from dsrg.data.voc import untagged_index
+    from dsrg.inference.predict import load_segmenter, predictions
+    from dsrg.inference.preprocess import read_images
+    from dsrg.project import load_project
+    from dsrg.runtime.progress import tracked
+
+    project = load_project()
+    params = project.params
+    segmenter, model = load_segmenter(project.paths.retrain, made_by="retrain")
+    if model.classes != VOC_CLASSES:
+        span = f"{len(model.classes)} classes ({model.classes[0]} ... {model.classes[-1]})"
+        raise InputError(f"{project.paths.retrain}: knows {span}; the evaluation server expects VOC's twenty, in order")
+    index = untagged_index(project.data_root, name, model.classes, key="--list", pixels_max=params.data.pixels_max)
+    images, wanted = read_images(index, project.data_root), {"size": model.size, "kernel": params.crf.test.model_dump()}
+    labels = (one.labels for one in predictions(segmenter, images, None, params.evaluate, **wanted))
+    shapes = dict(zip(index.ids, zip(index.heights.tolist(), index.widths.tolist(), strict=True), strict=True))
+    write_submission(out, shapes, tracked(labels, "submission", len(index)))
+    click.echo(f"{out}: {len(index)} label maps, checked")
+
+
+class _Finite(click.FloatRange):
+    """A range that holds no NaN either, which is neither below nor above anything."""
+
+    def convert(self, value: object, param: click.Parameter | None, context: click.Context | None) -> float:
+        number = super().convert(value, param, context)
+        return number if math.isfinite(number) else self.fail(f"{value} is no finite number", param, context)
+
+
+_POSITIVE, _SHARE, _COUNT = _Finite(0, min_open=True), _Finite(0, 1), click.IntRange(1)
+_RELEASED = released.CRF | released.PREDICT
+_PREDICT_OPTIONS = {
+    "--model": {
+        "type": click.Path(path_type=Path),
+        "default": Path("data/retrain.pt"),
+        "help": "Trained network, which knows its classes and its input.",
+    },
+    "--out": {
+        "type": click.Path(path_type=Path),
+        "required": True,
+        "metavar": "DIR",
+        "help": "Folder to make; a new or an empty one.",
+    },
+    "--overlays": {"is_flag": True, "help": "Also draw the masks over the images (overlays/)."},
+    "--probabilities": {"is_flag": True, "help": "Also write every class's probabilities, float16 (probabilities/)."},
+    "--polygons": {"is_flag": True, "help": "Also write the regions as polygons, COCO JSON (polygons.json)."},
+    "--skip-bad": {"is_flag": True, "help": "Leave out images that cannot be read, instead of stopping."},
+    "--shape": {
+        "type": click.Choice(["square", "native"]),
+        "help": "How the network sees an image: warped to the model's square, as in training, or in its own shape.",
+    },
+    "--scale": {
+        "type": _Finite(0, 4, min_open=True),
+        "multiple": True,
+        "default": _RELEASED["scales"],
+        "help": "Scale at which the network sees an image; several are merged.",
+    },
+    "--flip/--no-flip": {"help": "See the mirror image too."},
+    "--merge": {
+        "type": click.Choice(["sum", "mean"]),
+        "help": "How scores of several scales are merged; sum sharpens the probabilities.",
+    },
+    "--unsure-below": {
+        "type": _SHARE,
+        "default": 0.0,
+        "help": "Pixels whose class is less probable become 255, unlabelled.",
+    },
+    "--max-side": {
+        "type": _COUNT,
+        "help": "Pixels; a longer image is worked on at this longer side, its mask enlarged to the image's size.",
+    },
+    "--pixels-max": {"type": _COUNT, "default": released.PIXELS_MAX, "help": "Larger images are refused."},
+    "--batch": {"type": _COUNT, "default": 8, "help": "Images in the network at once; changes roundings only."},
+    "--device": {
+        "type": click.Choice(["auto", "cpu", "cuda"]),
+        "default": "auto",
+        "help": "Where the network runs; auto = on a GPU if there is one.",
+    },
+    "--gaussian-weight": {"type": _Finite(0), "help": "CRF: weight of the position kernel."},
+    "--gaussian-xy": {"type": _POSITIVE, "help": "CRF: its deviation, pixels."},
+    "--bilateral-weight": {"type": _Finite(0), "help": "CRF: weight of the colour kernel."},
+    "--bilateral-xy": {"type": _POSITIVE, "help": "CRF: its deviation in place, pixels."},
+    "--bilateral-rgb": {"type": _POSITIVE, "help": "CRF: its deviation in colour, 0..255."},
+    "--iterations": {"type": click.IntRange(0, 100), "help": "CRF: mean-field updates."},
+    "--min-prob": {"type": _Finite(0, 0.1, min_open=True, max_open=True), "help": "CRF: lower bound of probabilities."},
+}
+
+
+def _predict_option(name: str) -> Callable:
+    """One of _PREDICT_OPTIONS; those that are params default to the released code's."""
+    key = name.split("/")[0].strip("-").replace("-", "_")
+    settings = {"default": _RELEASED[key]} if key in _RELEASED else {}
+    settings |= _PREDICT_OPTIONS[name]
+    return click.option(name, show_default="required" not in settings, **settings)
+
+
+def _predict_options(command: Callable) -> Callable:
+    """What predict and pseudo-label have in common."""
+    for name in reversed(_PREDICT_OPTIONS):
+        command = _predict_option(name)(command)
+    return click.argument("pictures", nargs=-1, required=True, metavar="PICTURES...")(command)
+
+
+def _crf_option(*, default: bool) -> Callable:
+    return click.option(
+        "--crf/--no-crf", default=default, show_default=True, help="Follow the image's edges with a CRF; slow."
+    )
+
+
+@main.command()
+@_predict_options
+@_crf_option(default=False)
+def predict(**options: object) -> None:
+    """Predict masks of pictures: files, folders, patterns such as 'holiday/**/*.jpg'. No tags are needed.
+
+    DIR/masks/ID.png has exactly the picture's size (turned as its EXIF orientation says) and holds class numbers: 0
+    background, k the class on line k of DIR/classes.txt. DIR/images.csv says which picture has which ID: its path below
+    the named folder with __ for /, without its ending; where that is the same for several, 8 digits keep them apart.
+    """
+    _predict(tags=None, separator="|", **options)
+
+
+@main.command("pseudo-label")
+@_predict_options
+@_crf_option(default=True)
+@click.option(
+    "--tags", type=click.Path(path_type=Path), required=True, help="Table with the columns image and tags; or .jsonl."
+)
+@click.option("--separator", default="|", show_default=True, help="What parts tags within a cell.")
+def pseudo_label(**options: object) -> None:
+    """Label pictures whose tags are known: as `predict`, but among a picture's tags and background alone."""
+    _predict(**options)
+
+
+def _predict(
+    *,
+    pictures: tuple[str, ...],
+    model: Path,
+    out: Path,
+    tags: Path | None,
+    separator: str,
+    overlays: bool,
+    probabilities: bool,
+    polygons: bool,
+    skip_bad: bool,
+    crf: bool,
+    scale: tuple[float, ...],
+    unsure_below: float,
+    pixels_max: int,
+    batch: int,
+    device: str,
+    **settings: object,
+) -> None:
+    from dsrg.artifacts.predictions import PredictionFolder
+    from dsrg.data.images import read_image, shrunk
+    from dsrg.data.index import present_from_tags
+    from dsrg.figures.overlays import overlay, write_picture
+    from dsrg.files import whole_folder
+    from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
+    from dsrg.inference.predict import enlarged
+    from dsrg.params import CrfKernel, Predict
+    from dsrg.predictor import Segmenter
+    from dsrg.runtime.progress import tracked
+    from dsrg.runtime.workers import keep_memory, threaded_map
+
+    keep_memory(128 << 20)  # 21 classes' scores at the longest side that is usual
+    found, tagged = find_pictures(pictures), None
+    checked, problems = check_pictures(found.pictures, pixels_max=pixels_max), found.problems
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        problems.append(f"{out}: exists; name a new or an empty folder (--out)")
+    try:
+        segmenter = Segmenter.load(model, device=None if device == "auto" else device)
+        if tags is not None:
+            tagged = tags_of(checked.pictures, tags, segmenter.classes, separator=separator)
+    except InputError as error:
+        problems += error.problems
+    if not skip_bad:
+        problems += checked.problems
+    elif not checked.pictures:
+        problems += [*checked.problems, "no image is left"]
+    refuse(problems)
+    for line in [*found.warnings, *remark_counts(checked.facts)]:
+        click.echo(f"warning: {line}")
+    for line in report_problems(checked.problems, name="left-out"):
+        click.echo(f"left out: {line}")
+
+    predictions = segmenter.predictions(
+        (read_image(picture.path) for picture in checked.pictures),
+        None if tagged is None else present_from_tags(tagged, segmenter.classes),
+        settings=Predict(scales=list(scale), **{key: settings[key] for key in Predict.model_fields if key in settings}),
+        kernel=CrfKernel(**{key: settings[key] for key in CrfKernel.model_fields}) if crf else None,
+        probabilities=probabilities,
+        unsure_below=unsure_below,
+        batch=batch,
+    )
+    with whole_folder(out.resolve()) as folder:
+        results = PredictionFolder(folder, segmenter.classes, polygons=polygons)
+
+        def write(row: tuple) -> tuple:
+            (path, image_id), (labels, _, probs) = row
+            results.write(image_id, labels, probs=probs)
+            if overlays:
+                image = shrunk(read_image(path), settings["max_side"])
+                drawn = overlay(image, enlarged(labels, image.shape[:2]))
+                write_picture(folder / "overlays" / f"{image_id}.png", drawn)
+            return image_id, path, labels
+
+        rows = tracked(zip(checked.pictures, predictions, strict=True), "predict", len(checked.pictures))
+        for one in threaded_map(write, rows):
+            results.add(*one)
+        results.finish()
+    click.echo(f"{out}: masks of {len(checked.pictures)} image{'s' * (len(checked.pictures) > 1)}")
+
+
+@main.command()
+@click.option("--model", type=click.Path(path_type=Path), default=Path("data/retrain.pt"), show_default=True)
+@click.option("--format", "form", type=click.Choice(["onnx", "torch"]), required=True, help="torch = torch.export.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@_predict_option("--scale")
+@_predict_option("--flip/--no-flip")
+@_predict_option("--merge")
+def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bool, merge: str) -> None:
+    """Hand a network on to other programs, with all that `predict` does without a CRF.
+
+    The file takes images of any size, uint8 (B, 3, H, W), RGB, and gives labels uint8 (B, H, W) and probabilities float
+    (B, C+1, H, W). It is run on random images and held against PyTorch before it is kept. A model card is written
+    beside it (.md).
+    """
+    from dsrg.artifacts.model_card import is_model_card, model_card, provenance
+    from dsrg.files import write_text
+    from dsrg.inference.export import TOLERANCE, Deployed
+    from dsrg.inference.export import export as write_network
+    from dsrg.params import Predict
+    from dsrg.predictor import Segmenter
+
+    card = out.with_suffix(".md")
+    if card == out or out.is_dir():
+        raise InputError(
+            f"{out}: expected a name for the file such as model.{'onnx' if form == 'onnx' else 'pt2'} (--out)"
+        )
+    if out.exists() and model.exists() and out.samefile(model):
+        raise InputError(f"{out}: would replace the network itself (--model); choose another name (--out)")
+    if card.is_file() and not is_model_card(card):
+        raise InputError(f"{card}: the model card would replace it; choose another name (--out)")
+    segmenter = Segmenter.load(model, device="cpu")
+    settings = Predict(**released.PREDICT | {"scales": list(scale), "flip": flip, "merge": merge})
+    sizes = write_network(Deployed(segmenter.network, settings, size=segmenter.model.size), out, form=form)
+    usage = [
+        f"- Format: {'ONNX' if form == 'onnx' else 'torch.export'}. Batch, height and width are free.",
+        "- `images`: uint8 (B, 3, H, W), RGB, upright, nothing subtracted or divided.",
+        "- `labels`: uint8 (B, H, W); `probabilities`: float32 (B, C+1, H, W).",
+        f"- Seen as squares at the scales {', '.join(f'{one:g}' for one in scale)} of {segmenter.model.size} pixels, "
+        f"{'with' if flip else 'without'} mirror images, scores merged by {merge}.",
+        f"- Checked against PyTorch on {', '.join(f'{width} x {height}' for height, width in sizes)} pixels: "
+        f"probabilities within {TOLERANCE:g}.",
+    ]
+    made = provenance(model, Path("dvc.lock"))
+    write_text(card, model_card(out.name, segmenter.model, usage=usage, made=made))
+    click.echo(f"{out}, {card}: {len(segmenter.classes)} classes, checked on {len(sizes)} sizes")
