@@ -95,7 +95,7 @@ def params_digest(changes: list[str]) -> str:
 
 def evaluated(network: str) -> dict:
     """The network in the working folder on the evaluation split, as the stage `evaluate` does it."""
-    segmenter, model = load_segmenter(load_stage("evaluate").file[network], made_by=MADE_BY[network])
+    segmenter, model = load_segmenter(getattr(load_project().paths, network), made_by=MADE_BY[network])
     found = scored(segmenter, size=model.size)
     return found | {"growth": recorded_growth()} if network == "dsrg" else found
 
@@ -106,16 +106,16 @@ def recorded_growth() -> list[dict[str, float]]:
     Of foreground and background, as `label_quality` counts them: precision and recall, and the labelled share of all
     pixels with a class in the masks. Empty where no watched image has a mask.
     """
-    stage = load_stage("train_dsrg")
-    classes = read_classes(stage.file["classes"])
-    truth = read_ground_truth(stage.file["ground_truth"])
-    index = read_index(stage.file["index"], classes).split("train")
+    project = load_project()
+    classes = read_classes(project.paths.classes)
+    truth = read_ground_truth(project.paths.ground_truth)
+    index = read_index(project.paths.index, classes).split("train")
     confusions: dict[int, NDArray[np.int64]] = {}
-    for image_id in index.ids[: stage.params.dsrg.watch_images]:
+    for image_id in index.ids[: project.params.dsrg.watch_images]:
         if image_id not in truth:
             continue
-        for step, labels in read_growth(stage.file["growth"], image_id).items():
-            mask = cut_labels(truth[image_id].labels(stage.file["masks"]), WHOLE, size=len(labels))
+        for step, labels in read_growth(project.paths.growth, image_id).items():
+            mask = cut_labels(truth[image_id].labels(project.paths.masks), WHOLE, size=len(labels))
             confusions[step] = confusions.get(step, 0) + confusion_matrix(mask, labels, classes=len(classes))
     found = []
     for step, confusion in sorted(confusions.items()):
