@@ -16,7 +16,7 @@ from tiny import tiny_project
 from toy import picture, save_index
 
 from dsrg.artifacts.seeds_h5 import read_seeds
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.data.points import COLUMNS, Points, read_points
@@ -25,7 +25,7 @@ from dsrg.files import sha256
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import NO_MARK, Mark, mark_cells, with_marks
 from dsrg.params import load_params
-from dsrg.pipeline import load_stage
+from dsrg.stage import load_stage
 
 GRID = 5
 SIZE = {"height": 9, "width": 9, "grid": GRID, "classes": 2}  # a cell every other pixel

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsrg.cli import main
+from dsrg.commands import main
 from dsrg.runtime.problems import KINDS, LINES_OF_A_KIND, kind_of, report_problems
 
 
