@@ -12,7 +12,6 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import accumulate
 from pathlib import Path
 from typing import TextIO
 
@@ -22,8 +21,6 @@ from ruamel.yaml.error import YAMLError
 from dsrg.errors import InputError
 
 CACHED = r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$"  # where DVC keeps a file, and to where it may link
-
-YAML_BYTES, YAML_LEVELS = 1024**2, 100  # at most: a reader in Python takes seconds for as much
 
 # What a file system may refuse, and what a person can do about it.
 REFUSALS = {
@@ -173,26 +170,14 @@ def refuse_outside(path: str, root: Path) -> None:
 def read_yaml(path: str | Path) -> object:
     """Plain values of a YAML file, by the rules of YAML 1.2 (ruamel), so that `1e-5` is a number; no object is made.
 
-    Raises InputError for a file that cannot be read, is no YAML, has more than YAML_BYTES, more than YAML_LEVELS of
-    brackets in one another (each makes all that follows slower to read), or stands for more values than it has
-    characters: an alias of aliases can be endless.
+    Raises InputError for a file that cannot be read or is no YAML.
     """
-    text = read_text(path, most=YAML_BYTES)
-    opened = accumulate((sign in "[{") - (sign in "]}") for sign in text)
-    if max(opened, default=0) > YAML_LEVELS:
-        raise InputError(f"{path}: not valid YAML: more than {YAML_LEVELS} brackets in one another")
+    text = read_text(path)
     try:
-        values = YAML(typ="safe", pure=True).load(text)
+        return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:500]
         raise InputError(f"{path}: not valid YAML: {reason}") from None
-    waiting, count = [values], 0
-    while waiting:
-        value = waiting.pop()
-        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else []
-        if (count := count + 1) > len(text) + 1:
-            raise InputError(f"{path}: its aliases stand for more than the file holds; write the values themselves")
-    return values
 
 
 def read_text(path: str | Path, *, most: int | None = None) -> str:
