@@ -14,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from dsrg.method.grid import grid_size
 from dsrg.networks import backbones
 from dsrg.networks.backbones import BACKBONES, Backbone
+from dsrg.networks.dropout import BatchDropout
 from dsrg.networks.heads import ParallelBranches, cam_layers
 from dsrg.networks.network import Classifier, Normalise, Segmenter, corner_aligned
 
@@ -229,7 +230,7 @@ class TestHeads:
     @pytest.mark.parametrize(("layers", "dropouts"), [(1, 1), (2, 1), (3, 2)])
     def test_dropout_works_in_training_alone(self, layers, dropouts):
         head = ParallelBranches(6, 4, rates=[1, 2], channels=64, layers=layers, dropout=0.5, init_std=0.01)
-        assert sum(isinstance(module, nn.Dropout) for module in head.modules()) == 2 * dropouts
+        assert sum(isinstance(module, BatchDropout) for module in head.modules()) == 2 * dropouts
         features = torch.randn(1, 6, 5, 5)
         assert not torch.equal(head(features), head(features))
         assert torch.equal(head.eval()(features), head(features))
@@ -335,7 +336,7 @@ class TestClassifier:
         with torch.device("meta"):
             network = Classifier(classes=20, backbone="vgg16", output_stride=8, **COMMON | {"dropout": 0.5})
         chain = [*network.backbone, *network.inner, network.head]
-        names = {nn.ReLU: "relu", nn.MaxPool2d: "pool", nn.Dropout: "drop", nn.Identity: ""}
+        names = {nn.ReLU: "relu", nn.MaxPool2d: "pool", BatchDropout: "drop", nn.Identity: ""}
         described = [
             f"{module.out_channels}k{module.kernel_size[0]}d{module.dilation[0]}"
             if isinstance(module, nn.Conv2d)
@@ -345,7 +346,7 @@ class TestClassifier:
         blocks = [(2, 64, "pool"), (2, 128, "pool"), (3, 256, "pool"), (3, 512, ""), (3, 512, "")]
         expected = [text for n, width, end in blocks for text in [f"{width}k3d1", "relu"] * n + [end]]
         assert described == expected + ["1024k3d1", "relu", "drop", "1024k3d1", "drop", "20k1d1"]
-        assert {module.p for module in network.inner if isinstance(module, nn.Dropout)} == {0.5}
+        assert {module.p for module in network.inner if isinstance(module, BatchDropout)} == {0.5}
 
     def test_secs_layers_by_hand(self):
         """Negative activations of the last one count; all start from one deviation, biases from zero."""

@@ -19,11 +19,12 @@ from test_topology import CHILD, SRUN, TORCHRUN
 from torch import nn
 
 from dsrg.errors import InputError, RunError
+from dsrg.networks.dropout import BatchDropout, share_dropout
 from dsrg.runtime import distributed
 from dsrg.runtime.distributed import connect
 from dsrg.runtime.launcher import Topology
 from dsrg.training import collectives as training
-from dsrg.training.collectives import over_all, share_dropout, total
+from dsrg.training.collectives import over_all, total
 
 SCRIPT = str(Path(together.__file__))
 LAUNCHERS = {*TORCHRUN, *SRUN, *CHILD, "DSRG_DEVICES", "DSRG_NODES"}
@@ -148,7 +149,7 @@ class TestDropout:
     @pytest.mark.parametrize(("first", "stop"), [(0, 2), (2, 3), (0, 7), (6, 7)])
     def test_parts_of_a_batch(self, format, dtype, first, stop):
         whole = torch.randn(7, 4, 3, 5).to(dtype).contiguous(memory_format=format)
-        plain, shared = (nn.Sequential(nn.Conv2d(4, 4, 1), nn.Dropout(0.4)) for _ in range(2))
+        plain, shared = (nn.Sequential(nn.Conv2d(4, 4, 1), BatchDropout(0.4)) for _ in range(2))
         plain[0] = shared[0] = nn.Identity()
         share_dropout(shared, first=first, batch=7)
         torch.manual_seed(5)
@@ -160,7 +161,7 @@ class TestDropout:
 
     def test_gradients_are_those_of_dropout(self):
         inputs = torch.randn(2, 3, requires_grad=True)
-        layer = nn.Sequential(nn.Dropout(0.5))
+        layer = nn.Sequential(BatchDropout(0.5))
         share_dropout(layer, first=0, batch=2)
         torch.manual_seed(1)
         (found,) = torch.autograd.grad(layer(inputs).sum(), inputs)
@@ -199,9 +200,9 @@ class TestProcesses:
     def test_other_errors_stay_what_they_are(self, monkeypatch):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(training, "set_timeout", lambda timeout: None)
-        with pytest.raises(RuntimeError, match="shapes"), training.company():
+        with pytest.raises(RuntimeError, match="shapes"), training.company(4):
             raise RuntimeError("shapes do not fit")
-        with pytest.raises(RunError, match="another process ended"), training.company():
+        with pytest.raises(RunError, match="another process ended"), training.company(4):
             raise torch.distributed.DistBackendError("NCCL")
-        with pytest.raises(RunError, match="out of memory; more processes"), training.company():
+        with pytest.raises(RunError, match="out of memory with 4 images"), training.company(4):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")

@@ -13,6 +13,7 @@ from toy import picture, recipe, save_index
 
 from dsrg.data.batches import Batches
 from dsrg.data.index import Index
+from dsrg.networks.dropout import BatchDropout
 from dsrg.params import Dsrg
 from dsrg.runtime.launcher import ALONE, Topology, topology
 from dsrg.training.cam import tag_objective
@@ -54,7 +55,7 @@ class Small(nn.Module):
             nn.Sequential(nn.Conv2d(*pair, 3, stride=2, padding=1), nn.GroupNorm(4, pair[1]), nn.ReLU())
             for pair in itertools.pairwise(widths)
         ]
-        self.layers = nn.Sequential(*layers, nn.Dropout(0.5), nn.Conv2d(16, 2 if whole else 3, 1))
+        self.layers = nn.Sequential(*layers, BatchDropout(0.5), nn.Conv2d(16, 2 if whole else 3, 1))
         self.whole = whole
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

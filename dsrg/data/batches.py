@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -43,10 +43,6 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def first(self, count: int) -> "Batch":
-        """Its first `count` images."""
-        return replace(self._each(lambda tensor: tensor[:count]), ids=self.ids[:count])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         labels = None if self.labels is None else change(self.labels)

@@ -7,6 +7,7 @@ Every backbone keeps odd sizes aligned: an image of 8k+1 pixels has k+1 cells wh
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torchvision
@@ -87,15 +88,19 @@ def vgg16(*, output_stride: int, classifier: bool) -> nn.Sequential:
     return features
 
 
-class _NormedConv(nn.Conv2d):
-    """A convolution that does its frozen batch norm's work: weight * scale, plus the shift.
+class ConvFrozenBN(nn.Conv2d):
+    """A convolution that does the work of the frozen batch norm after it: weight * scale, plus the shift.
 
-    The same function and the same gradients as the two layers, without a pass over the activations. torchvision's
-    parameter names stay as they are, so its weights load.
+    The same function and the same gradients as the two layers, without a pass over the activations.
     """
 
-    norms: tuple[FrozenBatchNorm2d]  # a tuple, so that the norm stays registered in its own place only
     float32 = False
+
+    def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
+        shape = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation
+        super().__init__(*shape, conv.groups, bias=False, device="meta")  # draws no random numbers
+        self.weight = conv.weight
+        self.norms = (norm,)  # a tuple, so that the norm stays registered in its own place only
 
     def forward(self, inputs: Tensor) -> Tensor:
         norm = self.norms[0]
@@ -117,14 +122,14 @@ class _AbsorbedNorm(FrozenBatchNorm2d):
 
 
 def _absorb_norms(network: nn.Module) -> None:
-    """Let every convolution take over the frozen batch norm that follows it."""
-    conv = None
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            conv = module
-        elif isinstance(module, FrozenBatchNorm2d):
-            conv.__class__, module.__class__ = _NormedConv, _AbsorbedNorm
-            conv.norms = (module,)
+    """Let every convolution take over the frozen batch norm after it; torchvision's names of weights stay."""
+    for parent in list(network.modules()):
+        for (name, conv), (norm_name, norm) in pairwise(parent.named_children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                absorbed = _AbsorbedNorm(conv.out_channels, eps=norm.eps)
+                absorbed.load_state_dict(norm.state_dict())
+                setattr(parent, name, ConvFrozenBN(conv, absorbed))
+                setattr(parent, norm_name, absorbed)
 
 
 class _ResNet(nn.Module):

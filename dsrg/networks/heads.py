@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from dsrg.networks.dropout import BatchDropout
+
 
 class Branch(nn.Sequential):
     """fc6 (3x3, dilated), fc7 (1x1), fc8 (1x1): DeepLab's classifier as convolutions, dropout after the first two.
@@ -14,11 +16,11 @@ class Branch(nn.Sequential):
     def __init__(
         self, inputs: int, outputs: int, *, rate: int, channels: int, layers: int, dropout: float, init_std: float
     ) -> None:
-        modules: list[nn.Module] = [nn.Dropout(dropout)] if layers == 1 else []
+        modules: list[nn.Module] = [BatchDropout(dropout)] if layers == 1 else []
         for layer in range(layers):
             reach = {"kernel_size": 1} if layer else {"kernel_size": 3, "padding": rate, "dilation": rate}
             width = channels if layer < layers - 1 else outputs
-            modules += [nn.Conv2d(inputs, width, **reach), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            modules += [nn.Conv2d(inputs, width, **reach), nn.ReLU(inplace=True), BatchDropout(dropout)]
             inputs = width
         super().__init__(*modules[:-2])  # fc8 gives scores
         for module in self:
@@ -57,13 +59,13 @@ def cam_layers(inputs: int, *, channels: tuple[int, ...], dropout: float, init_s
     (`weak-localization/foreground/deploy.prototxt`; 0.005). Without `channels`, dropout alone.
     """
     if not channels:
-        return nn.Sequential(nn.Dropout(dropout))
+        return nn.Sequential(BatchDropout(dropout))
     layers: list[nn.Module] = []
     for width in channels:
         conv = nn.Conv2d(inputs, width, 3, padding=1)
         nn.init.normal_(conv.weight, std=init_std)
         nn.init.zeros_(conv.bias)
-        layers += [conv, nn.ReLU(inplace=True), nn.Dropout(dropout)]
+        layers += [conv, nn.ReLU(inplace=True), BatchDropout(dropout)]
         inputs = width
     del layers[-2]  # scores weigh positive and negative activations
     return nn.Sequential(*layers)

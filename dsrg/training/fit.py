@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
+from dsrg.networks.dropout import share_dropout
 from dsrg.runtime.distributed import connect, leave
 from dsrg.runtime.launcher import ALONE, Topology
 from dsrg.runtime.progress import track
 from dsrg.runtime.signals import uninterrupted
 from dsrg.training.checkpoints import Checkpoints, random_state, set_random_state
-from dsrg.training.collectives import company, over_all, share_dropout
+from dsrg.training.collectives import company, over_all
 from dsrg.training.curves import Curves, NotFiniteError, refuse_bad
-from dsrg.training.memory import with_memory_advice
 from dsrg.training.optim import build_optimiser, lr_factor, parameter_groups
 
 # (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the
@@ -75,7 +75,7 @@ def fit(
 
     Raises:
         NotFiniteError: when the loss, another value or the gradient is not finite once too often.
-        RunError: when memory runs out, with the batch that would fit; when another process is lost.
+        RunError: when memory runs out, with the params to lower; when another process is lost.
         Stopped: when told to stop; the last whole step is kept.
     """
     fabric = connect(topology, precision=PRECISIONS[precision])
@@ -119,11 +119,9 @@ def fit(
         fabric.backward(loss * (share * processes))  # the processes' gradients come together as their mean
         return {**over_all(values, share=share), "gradient": gradient_norm(network)}
 
-    if processes == 1:
-        learn = with_memory_advice(learn, network)
     network.train()
     kept = checkpoints.kept_when_stopped(state) if first else nullcontext()
-    with track(name, steps, start=done, shown=first) as tracker, kept, company():
+    with track(name, steps, start=done, shown=first) as tracker, kept, company(batches.stop - batches.first):
         for step, batch in enumerate(batches.ahead(done, steps), done):
             factor = lr_factor(step, steps=steps, **schedule)
             for group in optim.param_groups:
