@@ -21,6 +21,7 @@ class Paths:
     masks: Path
     skipped: Path
     classes: Path
+    points: Path
     cam: Path
     seeds: Path
     dsrg: Path

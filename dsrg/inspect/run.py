@@ -293,7 +293,7 @@ class Run:
     def prediction(self, image_id: str) -> dict:
         """The layer of the final network's prediction with CRF, and how sure the network itself is of it."""
         name = "prediction"
-        key = next((key for key in ("retrain", "dsrg") if self.file[key].is_file()), None)
+        key = next((key for key in ("retrain", "dsrg") if self._path(key).is_file()), None)
         if key is None:
             return missing_layer("prediction", name, _run("retrain"))
         if key == "dsrg":
