@@ -23,6 +23,7 @@ class Paths:
     classes: Path
     points: Path
     cam: Path
+    points: Path  # of a person, not of a stage
     seeds: Path
     dsrg: Path
     growth: Path

@@ -25,6 +25,7 @@ from dsrg.files import sha256
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import NO_MARK, Mark, mark_cells, with_marks
 from dsrg.params import load_params
+from dsrg.project import load_project
 from dsrg.stage import load_stage
 
 GRID = 5
@@ -359,4 +360,4 @@ def test_check_looks_at_points(copy):
 
 def test_a_project_comes_without_points():
     assert (ROOT / "data/points.csv").read_text() == ",".join(COLUMNS) + "\n"
-    assert load_params(ROOT / "params.yaml").data.points == load_stage("x").file["points"].as_posix()
+    assert load_params(ROOT / "params.yaml").data.points == load_project().paths.points.as_posix()

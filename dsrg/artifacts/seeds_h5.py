@@ -185,13 +185,13 @@ class Seeds:
         (row,) = self._rows([image_id])
         with _readable(self.path):
             own = slice(*np.searchsorted(self._cam_rows, [row, row + 1]))
-            classes, cams = self.paths.cam_class[own].tolist(), self.paths.cams[own].astype(np.float32)
-            saliency = self.paths.saliency[row].astype(np.float32)
+            classes, cams = self.file["cam_class"][own].tolist(), self.file["cams"][own].astype(np.float32)
+            saliency = self.file["saliency"][row].astype(np.float32)
             return None if np.isnan(saliency).all() else saliency, dict(zip(classes, cams, strict=True))
 
     @cached_property
     def _cam_rows(self) -> NDArray[np.int32]:
-        return self.paths.cam_row[:]
+        return self.file["cam_row"][:]
 
 
 class StoredSeeds:
