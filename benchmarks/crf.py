@@ -35,7 +35,7 @@ from dsrg.method.crf import dense_crf, unary_energies
 from dsrg.method.crf_lattice import lattices
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.params import load_params
-from dsrg.runtime.workers import worker_count
+from dsrg.runtime.environment import worker_count
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_the_first_waits_for_the_others(tmp_path, monkeypatch):
 
 
 def test_nobody_waits_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setenv("DSRG_TIMEOUT_SECONDS", "0.001")
+    monkeypatch.setenv("DSRG_SHARD_TIMEOUT_SECONDS", "0.001")
     monkeypatch.setattr(resumable, "LOOK", 0.01)
     found = kept(Work(), Share(tmp_path, 0, 2), total=4, shard=1)
     next(found)

@@ -4,8 +4,6 @@ Nothing here depends on how many threads load or where a run was resumed, so a r
 """
 
 import hashlib
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -23,7 +21,7 @@ from torch import Tensor
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELLED, grid_size
-from dsrg.runtime.workers import worker_count
+from dsrg.runtime.environment import env_float, worker_count
 
 OUTSIDE = (124, 116, 104)  # ImageNet's mean colour: what lies beyond the image is neutral after normalising
 
@@ -151,10 +149,7 @@ def cache_room() -> int:
 
     It changes no result. VOC's 10,582 training images are about 5.3 GiB decoded.
     """
-    wanted = os.environ.get("DSRG_CACHE_GIB", "") or "2"
-    if not re.fullmatch(r"\d+(\.\d+)?", wanted):
-        raise InputError(f"DSRG_CACHE_GIB: expected GiB of memory for decoded images, such as 0.5 or 8, not {wanted!r}")
-    return int(float(wanted) * 2**30)
+    return int(min(env_float("DSRG_CACHE_GIB"), 2.0**20) * 2**30)
 
 
 class Batches:

@@ -21,8 +21,9 @@ from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.files import linked_elsewhere, refuse_outside
 from dsrg.method.grid import UNLABELLED
+from dsrg.runtime.environment import worker_count
 from dsrg.runtime.progress import tracked
-from dsrg.runtime.workers import threaded_map, worker_count
+from dsrg.runtime.workers import threaded_map
 
 EXAMPLES = 5  # ids quoted in a warning
 TAG_SEPARATORS = ",;|\t\n\uff0c\uff1b\uff5c\u3001"  # what people separate tags with, also in Chinese and Japanese

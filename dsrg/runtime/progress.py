@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dsrg.runtime.environment import number
+from dsrg.runtime.environment import env_float
 
 
 class Tracker:
@@ -20,7 +20,7 @@ class Tracker:
     def __init__(self, name: str, total: int, start: int) -> None:
         self.name, self.total, self.done = name, total, start
         self.began = self.told = time.monotonic()
-        self.quiet = number("DSRG_PROGRESS_SECONDS", 10)
+        self.quiet = env_float("DSRG_PROGRESS_SECONDS")
 
     def advance(self, note: str = "") -> None:
         self.done += 1

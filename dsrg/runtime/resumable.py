@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dsrg.errors import RunError
 from dsrg.runtime.checksummed import DamagedError, read_sealed, write_sealed
-from dsrg.runtime.environment import number
+from dsrg.runtime.environment import env_float
 from dsrg.runtime.launcher import Share
 
 Item = dict[str, NDArray]
@@ -34,7 +34,7 @@ def kept(
     has an array or plain value under each name and is always handed out as read from a file.
 
     Files are named after their first item and the sha256 of what is in them; what a damaged one held is made again,
-    with a warning. Raises RunError when no file comes from the others for DSRG_TIMEOUT_SECONDS (600).
+    with a warning. Raises RunError when no file comes from the others for DSRG_SHARD_TIMEOUT_SECONDS.
     """
     starts, there = range(0, total, shard), _files(share.folder)
     mine = [start for start in starts[share.number :: share.parts] if start not in there]
@@ -70,7 +70,7 @@ def _files(folder: Path) -> dict[int, Path]:
 
 def _wait(start: int, there: dict[int, Path], folder: Path) -> None:
     """Look into the folder until the file is there. Raises RunError when none has come for long."""
-    patience = number("DSRG_TIMEOUT_SECONDS", 600)
+    patience = env_float("DSRG_SHARD_TIMEOUT_SECONDS")
     until = time.monotonic() + patience
     while start not in there:
         time.sleep(LOOK)

@@ -18,21 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.errors import InputError, RunError
+from dsrg.errors import RunError
+from dsrg.runtime.environment import worker_count
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 512 << 20  # bytes of freed memory that a process keeps at most
-
-
-def worker_count() -> int:
-    """Processes to use: the environment variable DSRG_WORKERS, else the cores this process may run on.
-
-    1 and 0 both mean that there is none beside this one; it is 1 then.
-    """
-    wanted = os.environ.get("DSRG_WORKERS", "")
-    if wanted and not wanted.isdecimal():
-        raise InputError(f"DSRG_WORKERS: expected a number of processes, not {wanted!r}")
-    return max(1, int(wanted or len(os.sched_getaffinity(0))))
 
 
 @cache

@@ -10,7 +10,7 @@ import torch
 
 from dsrg.errors import RunError
 from dsrg.runtime.checksummed import DamagedError, read_sealed, write_sealed
-from dsrg.runtime.environment import number
+from dsrg.runtime.environment import env_float
 from dsrg.runtime.signals import Stopped
 
 KEPT = 2  # the newest, and the one before in case that the newest gets damaged
@@ -27,8 +27,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, fingerprint: str) -> None:
         self.folder, self.fingerprint = folder, fingerprint
-        self.interval = number("DSRG_CHECKPOINT_SECONDS", 60.0)
-        self.every = number("DSRG_CHECKPOINT_STEPS", float("inf"))
+        self.interval = env_float("DSRG_CHECKPOINT_SECONDS")
+        self.every = env_float("DSRG_CHECKPOINT_STEPS")
         self.kept: list[Path] = []
         self.began = time.monotonic()
         self.last_step, self.last_time = 0, self.began

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from dsrg.errors import RunError
-from dsrg.runtime.environment import number
+from dsrg.runtime.environment import env_float
 
 # older torch has it under its private name only
 set_timeout = getattr(distributed, "set_timeout", distributed.distributed_c10d._set_pg_timeout)
