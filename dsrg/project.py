@@ -17,6 +17,7 @@ class Paths:
 
     shapes: Path
     index: Path
+    points: Path
     ground_truth: Path
     masks: Path
     skipped: Path
