@@ -153,8 +153,8 @@ class TestData:
         file = {key: Path("data", name) for key, name in {
             "index": "index.csv", "ground_truth": "ground_truth.csv", "masks": "masks", "classes": "classes.txt",
             "cam": "cam.pt", "seeds": "seeds.h5", "dsrg": "dsrg.pt", "pseudo_labels": "pseudo_labels",
-            "retrain": "retrain.pt", "points": "points.csv", "shapes": "shapes", "growth": "growth", "results": "results",
-            "skipped": "skipped.csv", "report": "report.html"}.items()}  # fmt: skip
+            "retrain": "retrain.pt", "shapes": "shapes", "growth": "growth", "results": "results",
+            "points": "points.csv", "skipped": "skipped.csv", "report": "report.html"}.items()}  # fmt: skip
         classes = ["cat", "dog"]
         for folder in ("images", "data/masks", "data/pseudo_labels"):
             Path(folder).mkdir(parents=True)

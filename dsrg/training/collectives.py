@@ -25,7 +25,7 @@ def company(images: int) -> Iterator[None]:
     images: this process's part of a batch. Raises RunError when another process is lost, or memory is too small.
     """
     if distributed.is_initialized():
-        set_timeout(timedelta(seconds=number("DSRG_TIMEOUT_SECONDS", 50)))
+        set_timeout(timedelta(seconds=env_float("DSRG_TIMEOUT_SECONDS")))
     try:
         yield
     except torch.OutOfMemoryError as error:
