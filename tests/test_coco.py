@@ -123,7 +123,10 @@ def test_images_are_found_where_tools_put_them(tmp_path, place):
 
 def test_a_file_beside_its_images_and_one_split_to_draw_from(tmp_path):
     save(tmp_path, *(f"train/{k}.jpg" for k in range(10)))
-    put(tmp_path / "train/_annotations.coco.json", content({k: f"{k}.jpg" for k in range(10)}, [(0, 3, SQUARE)]))
+    put(
+        tmp_path / "train/_annotations.coco.json",
+        content({k: f"{k}.jpg" for k in range(10)}, [(k, 3, SQUARE) for k in range(10)]),
+    )
     layout = {"source": "coco", "train": "train/_annotations.coco.json", "val": None, "tags": None, "separator": "|"}
     found = scan(tmp_path, **layout, val_share=0.3, split_seed=1)
     assert problems_of(found) == []

@@ -36,7 +36,6 @@ def project(tmp_path, monkeypatch) -> Path:
     """The stage train_cam with inputs made up; it finds faults in them only after it has looked ahead."""
     folder = tiny_project(tmp_path / "project")
     monkeypatch.chdir(folder)
-    (folder / "data").mkdir()
     (folder / "data/index.csv").write_bytes(b"abc")
     (folder / "data/classes.txt").write_bytes(b"cat\n")
     (folder / "dvc.lock").write_text(LOCK)

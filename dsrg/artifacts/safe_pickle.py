@@ -32,7 +32,8 @@ def read_pickle(path: Path) -> object:
     try:
         return _ArrayUnpickler(content).load()
     except Exception as error:  # the file decides what goes wrong in Python's reader
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        told = isinstance(error, ValueError) and " ".join(str(error).split())[:200]
+        reason = told or f"no pickle, or a damaged one ({type(error).__name__})"
         raise InputError(
             f"{path}: {reason}; expected an undamaged pickle of numeric NumPy arrays, "
             "and nothing that this one names was run"
