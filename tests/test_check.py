@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dsrg.data import images
 from dsrg.data.check import Fault, Record, Scan, check_records, tag_faults
 from dsrg.data.images import read_mask
 from dsrg.data.index import read_index, write_index
@@ -146,10 +147,10 @@ def test_warnings_count_and_quote(root):
     assert check_records(make_scan(root, *records), **RULES).warnings == [
         "2 classes have no training image, so cannot be learned: cat, dog",
         "7 training images have no tag, so teach background only: a, c0, c1, c2, c3, ...",
-        "1 images have a class in their mask that is not among their tags: a",
         "1 val images have no mask, so are not evaluated: d",
         "1 val images are byte for byte training images, which flatters the evaluation: d",
         "1 images are byte for byte copies of others, but have other tags: d = a",
+        "1 images have a class in their mask that is not among their tags: a",
     ]
 
 
@@ -309,3 +310,46 @@ def test_progress_of_long_work_is_told_now_and_then(capsys, monkeypatch):
         assert list(progress.tracked(range(10), name, 10)) == list(range(10))
     lines = ["long: 2/10, 10 s", "long: 4/10, 20 s", "long: 6/10, 30 s", "long: 8/10, 40 s", "long: 10/10, 46 s"]
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_masks_are_compared_with_tags(root):
+    """One image whose tags and mask share nothing, a class in no mask."""
+    save_mask(root, "a.png", 0, 1)
+    records = [A._replace(tags=("cat",)), B._replace(tags=("dog",))]
+    save_mask(root, "b.png", 0, 1)
+    warnings = check_records(make_scan(root, *records), **RULES).warnings
+    assert warnings[-3:] == [
+        "1 classes are tagged on images with masks, but occur in none of the masks: dog",
+        "1 images have a mask that holds none of their tags: b",
+        "1 images have a class in their mask that is not among their tags: b",
+    ]
+
+
+def test_an_evaluation_of_background_alone_is_refused(root):
+    save_mask(root, "b.png", 0, 255)
+    (problem,) = problems_of(make_scan(root, A, B))
+    assert problem.startswith(f"{root}: no mask of the 1 images to evaluate on holds a class: the masks hold 0 and 255")
+
+
+def test_shifted_masks_are_refused(root):
+    records = []
+    for number in range(4):
+        save_image(root, f"s{number}.jpg", value=number)
+        save_mask(root, f"s{number}.png", 0, 1)
+        split = "val" if number > 1 else "train"
+        records.append(Record(f"s{number}", split, f"s{number}.jpg", ("dog",), f"s{number}.png"))
+    (problem,) = problems_of(make_scan(root, *records))
+    assert "the masks do not fit the tags" in problem and "if 1 is added to the masks' values" in problem
+
+
+def test_every_file_is_opened_once(root, monkeypatch):
+    opened = []
+    real = open
+
+    def counted(path, *arguments, **options):
+        opened.append(str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(images, "open", counted, raising=False)
+    check_records(make_scan(root, A, B), **RULES)
+    assert len(opened) == len(set(opened)) == 4

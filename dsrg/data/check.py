@@ -6,7 +6,7 @@ and `tag_faults`. `check_records` then opens every image and mask once and turns
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dsrg.data.classes import composites
-from dsrg.data.images import REMARKS, ImageFacts, check_image, read_mask
+from dsrg.data.cross_check import compare
+from dsrg.data.images import REMARKS, ImageFacts, check_image, mask_from, read_bytes
 from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
@@ -77,7 +78,6 @@ class Checked(NamedTuple):
 class _MaskFacts(NamedTuple):
     path: str
     checksum: str
-    classes: np.ndarray  # bool (C+1,): the label map holds this class
 
 
 def tag_faults(
@@ -140,12 +140,16 @@ def check_records(
         refuse_outside(record.image, root)
         return check_image(root / record.image, pixels_max=pixels_max)
 
+    held: dict[str, np.ndarray] = {}  # by id: the mask holds this value, bool (256,)
+
     def look_at_mask(pair: tuple[Record, ImageFacts | None]) -> _MaskFacts | None:
         record, image = pair
-        labels = _labels(record, image, root=root, pixels_max=pixels_max, classes=classes)
-        if labels is None:
+        if callable(record.mask) and image is None:
             return None
-        return _keep_mask(record, labels, root=root, masks_to=None if record.id in bad else masks_to, classes=classes)
+        labels, content = _labels(record, image, root=root, pixels_max=pixels_max)
+        held[record.id] = np.bincount(labels.ravel(), minlength=256) > 0
+        _refuse_unfit(labels.shape, held[record.id], image, classes, path=root / f"{record.mask}")
+        return _keep_mask(record, labels, content, masks_to=None if record.id in bad else masks_to)
 
     faults = [*scan.faults, *(_untagged(records) if untagged == "bad" else [])]
     images, image_faults = _each(look_at_image, records, "checking images")
@@ -155,8 +159,9 @@ def check_records(
     faults = list(dict.fromkeys([*faults, *image_faults, *mask_faults]))
     bad |= {fault.id for fault in mask_faults}
     good = [(record, facts) for record, facts in zip(records, images, strict=True) if record.id not in bad]
-    if scan.problems or (faults and on_bad == "fail"):
-        raise InputError(dict.fromkeys([*scan.problems, *(fault.problem for fault in faults)]))
+    against_tags, masks_warnings = _cross_check(records, held, classes, root=root, bad=bad)
+    if scan.problems or against_tags or (faults and on_bad == "fail"):
+        raise InputError(dict.fromkeys([*scan.problems, *(fault.problem for fault in faults), *against_tags]))
     if lost := _lost(records, [record for record, _ in good]):
         raise InputError([*dict.fromkeys(fault.problem for fault in faults), lost])
 
@@ -179,7 +184,7 @@ def check_records(
     masks_there = (record.mask for record, _ in good if isinstance(record.mask, str))
     elsewhere = linked_elsewhere([*index.paths, *masks_there], root)
     linked = warn_of(f"files lie outside of {root}; links lead to them", elsewhere)
-    warnings = [*scan.warnings, *linked, *_warnings(index, kept, remarks, classes)]
+    warnings = [*scan.warnings, *linked, *_warnings(index, kept, remarks, classes), *masks_warnings]
     return Checked(index, ground_truth, warnings, faults)
 
 
@@ -218,39 +223,73 @@ def _each(
 
 
 def _labels(
-    record: Record, image: ImageFacts | None, *, root: Path, pixels_max: int, classes: list[str]
-) -> np.ndarray | None:
-    """The label map of a record, read or drawn, checked; None where it cannot be drawn because its image is bad."""
+    record: Record, image: ImageFacts | None, *, root: Path, pixels_max: int
+) -> tuple[np.ndarray, bytes | None]:
+    """The label map of a record, and the bytes of its file, which is read once; None of one that is drawn."""
     if callable(record.mask):
-        return None if image is None else record.mask(image.height, image.width)
-    path = root / record.mask
+        return record.mask(image.height, image.width), None
     refuse_outside(record.mask, root)
-    mask = read_mask(path, pixels_max=pixels_max)
+    path = root / record.mask
+    content = read_bytes(path)
+    return mask_from(content, path, pixels_max=pixels_max), content
+
+
+def _refuse_unfit(
+    shape: tuple[int, int], held: np.ndarray, image: ImageFacts | None, classes: list[str], *, path: Path
+) -> None:
+    """Raise InputError for a mask of another size than its image, or with values that are no class."""
     problems = []
-    if image and mask.shape != (image.height, image.width):
-        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, but its image has {image.width} x {image.height}"
+    if image and shape != (image.height, image.width):
+        sizes = f"{shape[1]} x {shape[0]} pixels, but its image has {image.width} x {image.height}"
         problems.append(f"{path}: {sizes} (as turned by its EXIF orientation); they must be of one size")
-    values = np.unique(mask) if classes else np.uint8([])  # without classes their names are what is wrong
-    if wrong := values[(values != UNLABELLED) & (values > len(classes))].tolist():
+    wrong = np.flatnonzero(held[:UNLABELLED])
+    if classes and (wrong := wrong[wrong > len(classes)]).size:  # without classes their names are what is wrong
         expected = f"0 (background), 1 to {len(classes)} ({classes[0]} ... {classes[-1]}) or {UNLABELLED} (unlabelled)"
         problems.append(f"{path}: holds {', '.join(map(str, wrong))}; expected {expected}")
     if problems:
         raise InputError(problems)
-    return mask
 
 
-def _keep_mask(
-    record: Record, labels: np.ndarray, *, root: Path, masks_to: Path | None, classes: list[str]
-) -> _MaskFacts:
-    """Write a label map where masks are kept, if anywhere -> where its file is, its checksum, its classes."""
-    if masks_to is None and not callable(record.mask):
-        path, content = record.mask, (root / record.mask).read_bytes()
-    else:
+def _keep_mask(record: Record, labels: np.ndarray, content: bytes | None, *, masks_to: Path | None) -> _MaskFacts:
+    """Write a label map where masks are kept, if anywhere -> where its file is, its checksum."""
+    path = record.mask
+    if masks_to is not None or content is None:
         path, content = f"{record.id}.png", label_png(labels)
         if masks_to is not None:
             (masks_to / path).write_bytes(content)
-    present = np.isin(np.arange(len(classes) + 1), np.unique(labels))
-    return _MaskFacts(path, hashlib.sha256(content).hexdigest(), present)
+    return _MaskFacts(path, hashlib.sha256(content).hexdigest())
+
+
+def _cross_check(
+    records: list[Record], held: dict[str, np.ndarray], classes: list[str], *, root: Path, bad: Container[str]
+) -> tuple[list[str], list[str]]:
+    """Masks and tags against each other -> problems, warnings. bad: ids of images with a fault of their own."""
+    known = set(classes)
+    masked = [record for record in records if record.id in held and known.issuperset(record.tags)]
+    if not (classes and masked):
+        return [], []
+    ids = np.array([record.id for record in masked])
+    present = present_from_tags([record.tags for record in masked], classes)
+    values = np.array([held[i] for i in ids])
+    found = compare(present, values, classes)
+    problems = [f"{root}: the masks do not fit the tags: {found.reason}"] if found.shifted else []
+    scored = np.array([record.split == "val" and record.id not in bad for record in masked])
+    if scored.any() and not values[scored, 1 : len(classes) + 1].any() and not found.shifted:
+        reason = compare(present[scored], values[scored], classes).reason
+        why = reason or "choose others (data.val, data.split_seed), or remove these masks"
+        problems.append(f"{root}: no mask of the {scored.sum()} images to evaluate on holds a class: {why}")
+    good = np.array([i not in bad for i in ids])
+    warnings = [
+        *warn_of(
+            "classes are tagged on images with masks, but occur in none of the masks",
+            [classes[k - 1] for k in found.never],
+        ),
+        *warn_of("images have a mask that holds none of their tags", ids[found.strangers & good]),
+        *warn_of("images have a class in their mask that is not among their tags", ids[found.untagged & good]),
+    ]
+    if warnings and found.reason:
+        warnings.append(f"the likely reason: {found.reason}")
+    return problems, warnings
 
 
 def _warnings(
@@ -278,11 +317,6 @@ def _warnings(
         ),
         "training images have no tag, so teach background only": [
             image_id for image_id, split, present, _ in rows if split == "train" and not present[1:].any()
-        ],
-        "images have a class in their mask that is not among their tags": [
-            image_id
-            for image_id, _, present, _ in rows
-            if image_id in masks and (masks[image_id].classes & ~present).any()
         ],
         "val images have no mask, so are not evaluated": [
             image_id for image_id, split, _, _ in rows if split == "val" and image_id not in masks

@@ -79,6 +79,8 @@ def name_fault(name: str, *, instead: str = "remove this line") -> str | None:
     if is_background(name):
         spelled = "" if name.casefold() == "background" else f" ({name!r})"
         return f"background is always class 0{spelled}; {instead}"
+    if name.startswith("__") and name.endswith("__"):
+        return f"{name!r} is what programs call pixels without a label, 255 here, and no class; {instead}"
     if reads_as_nothing(name):
         return f'{name!r} reads as "no value", not as the name of a class; {instead}'
     if "|" in name or not name.isprintable() or name != name.strip():

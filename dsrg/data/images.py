@@ -93,7 +93,7 @@ def read_image(path: str | Path, *, noted: Noted | None = None) -> np.ndarray:
     dropped, and of several frames or pages the first is read.
     Raises InputError if there is no readable image at `path`, or not the one that was `noted`.
     """
-    with _decoder(BytesIO(_read_bytes(path, noted)), path) as image:
+    with _decoder(BytesIO(read_bytes(path, noted)), path) as image:
         header = _header(image, path)
         pixels = _turned(_rgb(image), header.orientation)
         if pixels.shape[:2] != (header.height, header.width):
@@ -108,7 +108,7 @@ def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: Noted |
     Raises InputError for anything else, RGB above all: what its colours mean is not in the file. With `pixels_max`, a
     larger one is refused before it is decoded; so is a file that is not the one `noted`.
     """
-    return mask_from(_read_bytes(path), path, pixels_max=pixels_max, noted=noted)
+    return mask_from(read_bytes(path), path, pixels_max=pixels_max, noted=noted)
 
 
 def mask_from(
@@ -130,7 +130,7 @@ def mask_from(
 
 def read_grey(path: str | Path) -> np.ndarray:
     """Read a grey PNG of 8 or 16 bits -> uint8 or uint16 (H, W). Raises InputError for anything else."""
-    data = _read_bytes(path)
+    data = read_bytes(path)
     depth, colour = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
     if not data.startswith(PNG_SIGNATURE) or colour != 0 or depth not in (8, 16):
         raise InputError(f"{path}: expected a grey PNG of 8 or 16 bits")
@@ -205,7 +205,8 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: {error.strerror or error}; expected a file") from None
 
 
-def _read_bytes(path: str | Path, noted: Noted | None = None) -> bytes:
+def read_bytes(path: str | Path, noted: Noted | None = None) -> bytes:
+    """The bytes of a file. Raises InputError if it is none, empty, or not the one `noted`."""
     with _opened(path) as file:
         data = file.read()
     _refuse_changed(data, path, noted)
