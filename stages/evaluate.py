@@ -5,7 +5,7 @@ from platform import python_version
 
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
-from dsrg.evaluation.scores import best_and_worst, with_ground_truth, write_per_class, write_per_image
+from dsrg.evaluation.scores import best_and_worst, score_table, with_ground_truth, write_per_class, write_per_image
 from dsrg.evaluation.segmentation import evaluate_segmenter
 from dsrg.figures.overlays import write_label_overlays
 from dsrg.figures.report import ENDS, report_page
@@ -63,6 +63,7 @@ def evaluate(stage: Stage) -> None:
     )
     write_text(stage.paths.report, page)
     stage.finish()
+    print(f"{score_table(scores)}\n{stage.paths.report}", flush=True)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_everything_equals_the_literal_loops_on_random_maps():
         expected = literal_iou(truth, guess, classes)
         assert_allclose(iou_per_class(confusion), expected)
         occurring = [value for value in expected if value == value]
-        mean = np.mean(occurring) if occurring else NAN
+        mean = np.mean(occurring) if any(value == value for value in expected[1:]) else NAN
         assert mean_iou(iou_per_class(confusion)) == pytest.approx(mean, nan_ok=True)
 
         known = truth != 255
@@ -188,3 +188,10 @@ def test_everything_equals_the_literal_loops_on_random_maps():
 def test_the_released_mean_leaves_out_classes_without_a_hit():
     assert mean_iou_of_hits(np.array([0.5, 0, NAN, 0.25])) == 0.375
     assert np.isnan(mean_iou_of_hits(np.array([0, NAN])))
+
+
+def test_background_alone_has_no_mean():
+    """A perfect score of nothing but background would say nothing about the classes."""
+    background = np.zeros((4, 4), np.uint8)
+    iou = iou_per_class(confusion_matrix(background, background, classes=2))
+    assert iou[0] == 1 and np.isnan(mean_iou(iou)) and np.isnan(mean_iou_of_hits(iou))

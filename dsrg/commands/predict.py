@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dsrg.commands.group import main, refuse
-from dsrg.errors import InputError
+from dsrg.errors import InputError, RunError
 from dsrg.inference import released
 from dsrg.runtime.problems import report_problems
 
@@ -197,13 +197,13 @@ def _predict(
         problems += error.problems
     if not skip_bad:
         problems += checked.problems
-    elif not checked.pictures:
-        problems += [*checked.problems, "no image is left"]
     refuse(problems)
-    for line in [*found.warnings, *remark_counts(checked.facts)]:
+    for line in [*found.left_out, *found.warnings, *remark_counts(checked.facts)]:
         click.echo(f"warning: {line}")
     for line in report_problems(checked.problems, name="left-out"):
         click.echo(f"left out: {line}")
+    if not checked.pictures:
+        raise RunError("no image is left to predict")
 
     predictions = segmenter.predictions(
         (read_image(picture.path) for picture in checked.pictures),

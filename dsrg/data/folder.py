@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote
 from dsrg.data.check import EXAMPLES, TAG_SEPARATORS, Fault, Record, Scan, tag_faults, warn_of
 from dsrg.data.classes import class_problems, composites, read_classes, shared_parts
 from dsrg.data.ids import Listed, id_problems, image_ids
-from dsrg.data.images import ENDINGS
+from dsrg.data.images import ENDINGS, HOW_TO_READ, files_left_out
 from dsrg.data.table import Row, normal, read_table, table_text
 from dsrg.errors import InputError
 
@@ -61,7 +61,7 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
         rows, notes = read_table(path, separator=separator, images=len(files.images))
     except InputError as error:
         return Scan(root, [], [], error.problems)
-    names = Names(files.images)
+    names = Names(files.images, others=files.others)
     located, faults, elsewhere = _located(rows, names)
     if any((name or "").endswith(".txt") for name in (train, val)):
         choice = _choose_by_lists(located, names, root, {"train": train, "val": val})
@@ -86,8 +86,9 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
     records = [
         Record(ids[image], split, image, row_of[image].tags, masks.get(image)) for _, image, split in choice.entries
     ]
+    unread = files_left_out(name for name in files.others if PurePosixPath(name).suffix.lower() in HOW_TO_READ)
     unlisted = warn_of("images are in no row of the table, so not used", sorted(set(files.images) - row_of.keys()))
-    warnings = [*files.warnings, *notes, *elsewhere, *unlisted, *choice.warnings, *mask_warnings, *doubts]
+    warnings = [*files.warnings, *unread, *notes, *elsewhere, *unlisted, *choice.warnings, *mask_warnings, *doubts]
     return Scan(root, classes, records, [*problems, *mask_problems], faults, warnings)
 
 
@@ -137,9 +138,10 @@ class Files(NamedTuple):
     images: list[str]
     masks: list[str]
     warnings: list[str]
+    others: list[str]  # what is read neither as an image nor as a mask
 
 
-def find_files(root: Path) -> Files:
+def find_files(root: Path, *, none_is_fine: bool = False) -> Files:
     """All images and masks below the root, links followed. Raises InputError if there is no folder, or no image."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected one with images and a table of tags (data.root)")
@@ -157,13 +159,16 @@ def find_files(root: Path) -> Files:
     masks = [name for name in named if _top(name) == MASKS]
     drawn = [name for name in named if _top(name).startswith(DRAWN) and "/" in name]
     images = sorted({*named} - {*masks, *drawn})
-    if not images:
-        raise InputError(f"{root}: no image in this folder or below it; expected {', '.join(ENDINGS)} (data.root)")
+    others = sorted(set(found) - set(named))
+    if not (images or none_is_fine):
+        there = "".join(f"; {line}" for line in files_left_out(others))
+        expected = f"expected {', '.join(ENDINGS)} (data.root)"
+        raise InputError(f"{root}: no image in this folder or below it; {expected}{there}")
     shown = [name.encode(errors="backslashreplace").decode() for name in unnameable]
     warnings = warn_of("files have names that are not UTF-8, so are not used", sorted(shown))
     warnings += warn_of("folders hold masks of another layout, so are not used", sorted({_top(name) for name in drawn}))
     warnings += warn_of("folders cannot be opened", sorted(str(error.filename) for error in closed))
-    return Files(images, masks, warnings)
+    return Files(images, masks, warnings, others)
 
 
 def _top(name: str) -> str:
@@ -179,7 +184,9 @@ def _is_broken(name: str) -> bool:
 class Names:
     """Finds a path by its end, with or without the file's ending, as long as only one path ends so."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[str], *, others: Iterable[str] = ()) -> None:
+        """others: files that are there too, and are not read."""
+        self._others = set(others)
         self._by_end: dict[str, list[str]] = defaultdict(list)
         for path in paths:
             for end in _ends(path):
@@ -217,6 +224,10 @@ class Names:
             return found[0]
         if found:
             raise InputError(f"image {name!r} may be any of {', '.join(found[:EXAMPLES])}; name more of its path")
+        if there := next((other for other in self._others if _wanted(name) in _ends(other)), None):
+            ending = PurePosixPath(there).suffix.lower()
+            how = HOW_TO_READ.get(ending, f"expected one of {', '.join(ENDINGS)}")
+            raise InputError(f"image {name!r} is there, but {ending or 'a file without ending'} is not read; {how}")
         raise InputError(f"no image {name!r}; {self._hint(_wanted(name).casefold())}")
 
     def _hint(self, folded: str) -> str:

@@ -43,7 +43,7 @@ class Scores:
         self.names = ["background", *classes]
         shape = len(self.names), len(self.names) + 1
         self.plain, self.refined = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.images: list[float] = []  # each one's mIoU with CRF, over the classes in mask or prediction; NaN: all void
+        self.images: list[float] = []  # each one's mIoU with CRF; NaN: no class in mask or prediction
 
     def add(self, mask: NDArray[np.uint8], *, plain: NDArray[np.uint8], refined: NDArray[np.uint8]) -> None:
         classes = len(self.names) - 1
@@ -84,6 +84,15 @@ class Scores:
         write_csv(path, ["actual", "predicted", "share"], rows)
 
 
+def score_table(scores: dict[str, Scores]) -> str:
+    """mIoU of each network in percent, without and with CRF, as a small table; `-` where no class occurs."""
+    rows = [("mIoU in %", "network alone", "with CRF")]
+    for name, score in scores.items():
+        means = (mean_iou(iou_per_class(confusion)) for confusion in (score.plain, score.refined))
+        rows.append((name, *(f"{100 * mean:.1f}" if np.isfinite(mean) else "-" for mean in means)))
+    return "\n".join(f"{name:<10}{plain:>15}{refined:>10}" for name, plain, refined in rows)
+
+
 def write_per_class(path: Path, scores: dict[str, Scores]) -> None:
     """CSV class, then IoU of each network without and with CRF; classes in neither truth nor prediction left out."""
     columns = {}
@@ -96,7 +105,7 @@ def write_per_class(path: Path, scores: dict[str, Scores]) -> None:
 
 
 def write_per_image(path: Path, ids: list[str], scores: dict[str, Scores]) -> None:
-    """CSV id, then each network's mIoU with CRF on the image alone; empty where the mask is all void."""
+    """CSV id, then each network's mIoU with CRF on the image alone; empty where mask and prediction hold no class."""
     columns = (map(_cell, score.images) for score in scores.values())
     write_csv(path, ["id", *(f"{name}_crf" for name in scores)], zip(ids, *columns, strict=True))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dsrg.data.check import OTHER_TAG, tag_faults
 from dsrg.data.folder import IMAGES, Names, find_files
 from dsrg.data.ids import image_ids
-from dsrg.data.images import ImageFacts, check_image
+from dsrg.data.images import ENDINGS, ImageFacts, check_image, files_left_out
 from dsrg.data.table import Row, read_table
 from dsrg.errors import InputError
 from dsrg.runtime.progress import tracked
@@ -30,6 +30,7 @@ class Found(NamedTuple):
     pictures: list[Picture]
     problems: list[str]
     warnings: list[str]
+    left_out: list[str]  # lines about files of other kinds in the folders
 
 
 class Readable(NamedTuple):
@@ -48,7 +49,7 @@ def find_pictures(named: Iterable[str]) -> Found:
     from a named file's name alone.
     """
     names: dict[str, str] = {}
-    seen, problems, warnings = set(), [], []
+    seen, problems, warnings, others = set(), [], [], []
 
     def add(path: Path, name: str) -> None:
         if (real := os.path.realpath(path)) not in seen:
@@ -76,18 +77,21 @@ def find_pictures(named: Iterable[str]) -> Found:
             if not path.is_dir():
                 add(path, path.name)
                 continue
-            try:
-                files = find_files(path)
-            except InputError as error:
-                problems += [problem.replace(" (data.root)", "") for problem in error.problems]
-                continue
+            files = find_files(path, none_is_fine=True)
+            if not files.images and not files.others:
+                problems.append(f"{path}: no image in this folder or below it; expected {', '.join(ENDINGS)}")
             earlier = [file.parent for file in path.rglob("images.csv") if file.with_name("masks").is_dir()]
             warnings += [*files.warnings, *(f"{folder}: an earlier prediction, not looked at" for folder in earlier)]
-            for image in files.images:
-                if not any(folder in (path / image).parents for folder in earlier):
-                    add(path / image, image.removeprefix(f"{IMAGES}/"))
+            for name in (*files.images, *files.others):
+                if any(folder in (path / name).parents for folder in earlier):
+                    continue
+                if name in files.others:
+                    others.append((path / name).as_posix())
+                else:
+                    add(path / name, name.removeprefix(f"{IMAGES}/"))
     ids = image_ids(names)
-    return Found([Picture(Path(path), ids[path]) for path in names], problems, warnings)
+    pictures = [Picture(Path(path), ids[path]) for path in names]
+    return Found(pictures, problems, warnings, files_left_out(dict.fromkeys(others)))
 
 
 def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:

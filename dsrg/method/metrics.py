@@ -46,14 +46,17 @@ def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_iou(iou: NDArray[np.float64]) -> float:
-    """Mean over the classes that occur. A class without a hit stays in, with 0 (the released script drops it)."""
-    return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+    """Mean over background and the classes that occur; NaN where no class does: background alone says nothing.
+
+    A class without a hit stays in, with 0 (the released script drops it).
+    """
+    return float(np.nanmean(iou)) if np.isfinite(iou[1:]).any() else float("nan")
 
 
 def mean_iou_of_hits(iou: NDArray[np.float64]) -> float:
     """Mean over the classes with at least one pixel right: the optimistic mean of the released `evaluate.py`."""
     hits = iou[np.nan_to_num(iou) > 0]
-    return float(hits.mean()) if hits.size else float("nan")
+    return float(hits.mean()) if hits.size and np.isfinite(iou[1:]).any() else float("nan")
 
 
 def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
