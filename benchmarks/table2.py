@@ -77,8 +77,7 @@ SEC = Row(
     "SEC: gradient background, expand loss",
     [
         *STATIC,
-        "dsrg.seed_loss=plain",
-        "dsrg.expand_loss=true",
+        "dsrg.objective=sec",
         "saliency.method=gradient",
         "saliency.with_cam=false",
         "seeds.fg_thresh=0.2",

@@ -17,6 +17,7 @@ from dsrg.files import read_yaml
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+MinProb = Annotated[float, Field(gt=0, lt=0.01)]
 Count = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=1, le=4096)]  # images; far above what memory holds at the sizes of any network
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -238,16 +239,74 @@ class Grow(Section):
     start: Annotated[int, Field(ge=0)]
 
 
+class Sec(Section):
+    min_prob: MinProb
+    expand_fg: Fraction
+    expand_bg: Fraction
+
+
+class MilLse(Section):
+    sharpness: Positive
+
+
+class Ccnn(Section):
+    bg_min: Annotated[float, Field(gt=0, lt=1)]
+    bg_max: Annotated[float, Field(gt=0, lt=1)]
+    fg_min: Fraction
+    fg_slack: NonNegative
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Ccnn":
+        if self.bg_min > self.bg_max:
+            raise ValueError("bg_min must not be larger than bg_max")
+        return self
+
+
+class EmAdapt(Section):
+    bg_share: Fraction
+    fg_share: Fraction
+    passes: Annotated[int, Field(ge=1, le=100)]
+    bg_bias: float | None
+    fg_bias: float | None
+
+    @model_validator(mode="after")
+    def _both(self) -> "EmAdapt":
+        if (self.bg_bias is None) != (self.fg_bias is None):
+            raise ValueError("bg_bias and fg_bias go together: EM-Fixed has both, EM-Adapt none")
+        return self
+
+
+class Bfbp(Section):
+    sharpness: Positive
+    min_prob: MinProb
+
+
+class Weak(Section):
+    """Settings of the losses of dsrg.method.weak, by their names."""
+
+    sec: Sec
+    mil: Section
+    mil_lse: MilLse
+    ccnn: Ccnn
+    em_adapt: EmAdapt
+    bfbp: Bfbp
+    psl: Section
+
+
+def _objective(name: str) -> str:
+    if name != "dsrg" and name not in Weak.model_fields:
+        raise ValueError(f"expected dsrg, {', '.join(Weak.model_fields)}, not {name!r}")
+    return name
+
+
 class Dsrg(Training):
+    objective: Annotated[str, AfterValidator(_objective)]
     init: Literal["weights", "cam"]
     seed_loss: Literal["balanced", "plain"]
     boundary_loss: bool
     boundary_clip: Annotated[float, Field(gt=1)] | None
     crf_gradient: bool
-    expand_loss: bool
-    expand_fg: Fraction
-    expand_bg: Fraction
-    min_prob: Annotated[float, Field(gt=0, lt=0.01)]
+    min_prob: MinProb
     watch_images: Annotated[int, Field(ge=0)]
     watch_times: Annotated[int, Field(ge=1, le=20)]
 
@@ -258,6 +317,11 @@ class Predict(Section):
     flip: bool
     merge: Literal["sum", "mean"]
     max_side: Annotated[int, Field(ge=1)]
+
+    @property
+    def pooled_prior(self) -> float | None:
+        """Sharpness of the image-level prior, see `dsrg.inference.predict.image_prior`; None = there is none."""
+        return None
 
 
 class PseudoLabels(Predict):
@@ -272,11 +336,17 @@ class Retrain(Training):
     init: Literal["dsrg", "weights"]
     rounds: Annotated[int, Field(ge=1, le=20)]
     loss: Literal["cross_entropy", "balanced"]
-    min_prob: Annotated[float, Field(gt=0, lt=0.01)]
+    min_prob: MinProb
 
 
 class Evaluate(Predict):
+    prior: Literal["none", "lse"]
+    prior_sharpness: Positive
     overlays: Annotated[int, Field(ge=0)]
+
+    @property
+    def pooled_prior(self) -> float | None:
+        return self.prior_sharpness if self.prior == "lse" else None
 
 
 class Params(Section):
@@ -290,6 +360,7 @@ class Params(Section):
     crf: Crf
     grow: Grow
     dsrg: Dsrg
+    weak: Weak
     pseudo_labels: PseudoLabels
     retrain: Retrain
     evaluate: Evaluate

@@ -13,9 +13,9 @@ from dsrg.figures.growth import write_growth
 from dsrg.method.grid import grid_size
 from dsrg.networks.weights import adopt_backbone, initial_segmenter
 from dsrg.stage import Stage, run_stage
-from dsrg.training.dsrg import Supervisor, seed_objective
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.growth_recorder import GrowthWatch
+from dsrg.training.weak import chosen_objective
 
 
 def train_dsrg(stage: Stage) -> None:
@@ -27,8 +27,7 @@ def train_dsrg(stage: Stage) -> None:
     set_up_torch(params.seed)
     chosen = params.network_of("dsrg")
     network = chosen.model_dump(exclude={"weights"})
-    crf, grow = params.crf.train.model_dump(), params.grow.model_dump()
-    supervisor = Supervisor(crf=crf, grow=grow, boundary_loss=dsrg.boundary_loss)
+    objective, supervisor = chosen_objective(dsrg, params.weak, grow=params.grow, crf=params.crf.train)
     batches = Batches(
         index,
         root=stage.data_root,
@@ -56,7 +55,7 @@ def train_dsrg(stage: Stage) -> None:
         adopt_backbone(segmenter, classifier.weights)
     segmenter = fit(
         segmenter,
-        seed_objective(dsrg, supervisor=supervisor),
+        objective,
         batches,
         name=stage.name,
         steps=dsrg.steps,

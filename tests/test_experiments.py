@@ -111,7 +111,7 @@ def plots(project, tmp_path_factory, request):
 
 def test_plots_say_all_offline(plots):
     page = plots.read_text()
-    assert len(TITLES) == 9 and all(json.dumps(title) in page for title in TITLES)
+    assert len(TITLES) == 10 and all(json.dumps(title) in page for title in TITLES)
     assert "<script src=" not in page and "contact_sheet.png" in page
 
 

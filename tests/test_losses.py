@@ -6,14 +6,12 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
 from dsrg.method import losses
 from dsrg.method.grid import UNLABELLED as U
-from dsrg.method.losses import expand_loss, seeding_loss, smoothed_softmax
+from dsrg.method.losses import seeding_loss, smoothed_softmax
 
 PAPER = {"ratio_clip": None, "crf_gradient": False}
 boundary_loss = partial(losses.boundary_loss, **PAPER)
@@ -278,123 +276,12 @@ def test_options_change_what_they_say():
     assert not any(torch.equal(a, b) for i, a in enumerate(gradients) for b in gradients[:i])
 
 
-# Expand loss
-
-# 2 x 2 pixels, background and two classes
-EXPAND = torch.tensor([[[[0.4, 0.3], [0.2, 0.1]], [[0.5, 0.1], [0.7, 0.1]], [[0.1, 0.6], [0.1, 0.8]]]]).double()
-
-
-@pytest.mark.parametrize(
-    "tags, expected",
-    [
-        # weights of four ranked pixels at decay .5: 8, 4, 2, 1 of 15; class 1 ranks .7 .5 .1 .1, class 2 .8 .6 .1 .1
-        ([True, False], -log((5.6 + 2 + 0.2 + 0.1) / 15) - log(1 - 0.8) - log(0.25)),
-        ([False, True], -log((6.4 + 2.4 + 0.2 + 0.1) / 15) - log(1 - 0.7) - log(0.25)),
-        ([True, True], -(log(7.9 / 15) + log(9.1 / 15)) / 2 - log(0.25)),
-        ([False, False], -(log(1 - 0.7) + log(1 - 0.8)) / 2 - log(0.25)),
-    ],
-)
-def test_expand_loss_by_hand(tags, expected):
-    present = torch.tensor([[True, *tags]])
-    assert float(expand_loss(EXPAND, present, fg_decay=0.5, bg_decay=1.0)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("decay, background", [(0.0, 0.4), (0.5, 4.9 / 15), (1.0, 0.25)])
-def test_decay_goes_from_the_maximum_to_the_mean(decay, background):
-    """No class but background, whose ranked probabilities are .4 .3 .2 .1."""
-    loss = expand_loss(EXPAND[:, :1], torch.tensor([[True]]), fg_decay=0.5, bg_decay=decay)
-    assert float(loss) == pytest.approx(-log(background))
-
-
-def literal_expand_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> float:
-    """The released `ExpandLossLayer` for any number of classes and pixels: ascending sort, weights q^(n-1) .. q^0."""
-
-    def score(values, decay):
-        weights = [decay**i for i in range(len(values) - 1, -1, -1)]
-        return sum(weight * value for weight, value in zip(weights, sorted(values), strict=True)) / sum(weights)
-
-    total = 0.0
-    for image, tags in zip(probs.flatten(2).tolist(), present.tolist(), strict=True):
-        tagged = [c for c in range(1, len(tags)) if tags[c]]
-        others = [c for c in range(1, len(tags)) if not tags[c]]
-        if tagged:
-            total -= sum(log(score(image[c], fg_decay)) for c in tagged) / len(tagged)
-        if others:
-            total -= sum(log(1 - max(image[c])) for c in others) / len(others)
-        total -= log(score(image[0], bg_decay))
-    return total / len(present)
-
-
-def random_present(seed: int, images: int = 3, classes: int = 3) -> Tensor:
-    present = torch.rand(images, classes + 1, generator=torch.Generator().manual_seed(seed)) < 0.5
-    present[:, 0] = True
-    return present
-
-
-@pytest.mark.parametrize("decays", [(0.996, 0.999), (0.5, 0.9), (0.0, 1.0)], ids=str)
-@pytest.mark.parametrize("seed", range(4))
-def test_expand_loss_equals_the_literal_loops(seed, decays):
-    probs, present = random_probs(seed), random_present(seed)
-    options = dict(zip(("fg_decay", "bg_decay"), decays, strict=True))
-    expected = literal_expand_loss(probs, present, **options)
-    assert float(expand_loss(probs, present, **options)) == pytest.approx(expected, rel=1e-12)
-    assert float(expand_loss(probs.float(), present, **options)) == pytest.approx(expected, rel=1e-5)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
-def test_expand_loss_of_any_grid_and_classes_knows_no_places(classes, height, width, seed):
-    probs, present = random_probs(seed, (2, classes + 1, height, width)), random_present(seed, 2, classes)
-    options = {"fg_decay": 0.996, "bg_decay": 0.999}
-    loss = expand_loss(probs, present, **options)
-    assert float(loss) == pytest.approx(literal_expand_loss(probs, present, **options), rel=1e-9)
-    turned = probs.flip(2).transpose(2, 3)
-    torch.testing.assert_close(expand_loss(turned, present, **options), loss)
-
-
-@pytest.mark.parametrize("tags", [[False] * 3, [True] * 3, [True, False, True]], ids=["none", "all", "some"])
-@pytest.mark.parametrize("scale", [0, 1, 1e4])
-def test_expand_loss_is_finite_whatever_the_tags_and_logits(tags, scale):
-    logits = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * scale
-    logits.requires_grad_()
-    present = torch.tensor([[True, *tags]] * 2)
-    loss = expand_loss(smoothed_softmax(logits, min_prob=1e-4), present, fg_decay=0.996, bg_decay=0.999)
-    loss.backward()
-    assert loss.isfinite() and loss > 0 and logits.grad.isfinite().all()
-
-
 def test_a_batch_without_images_costs_nothing():
     logits = torch.zeros(0, 4, 5, 6, requires_grad=True)
-    probs, present = smoothed_softmax(logits, min_prob=1e-4), torch.ones(0, 4, dtype=torch.bool)
+    probs = smoothed_softmax(logits, min_prob=1e-4)
     losses = [
         *(seeding_loss(probs, torch.zeros(0, 5, 6, dtype=torch.uint8), balanced=way) for way in (False, True)),
         *(boundary_loss(probs, probs, ratio_clip=clip, crf_gradient=True) for clip in (None, 20)),
-        expand_loss(probs, present, fg_decay=0.996, bg_decay=0.999),
     ]
     sum(losses).backward()
-    assert [float(loss.detach()) for loss in losses] == [0] * 5 and logits.grad.isfinite().all()
-
-
-def test_a_tagged_class_may_be_certain_and_an_untagged_one_impossible():
-    """Their logarithms of zero belong to the other term."""
-    probs = torch.tensor([[0.5, 0.5], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64).view(1, 3, 1, 2).requires_grad_()
-    loss = expand_loss(probs, torch.tensor([[True, True, False]]), fg_decay=0.5, bg_decay=0.5)
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(-log(0.5)) and probs.grad.isfinite().all()
-
-
-def test_expand_loss_has_the_right_gradient():
-    logits, present = random_probs(4, (3, 4, 2, 3)).log().requires_grad_(), random_present(4)
-    present[1, 1:], present[2, 1:] = False, True
-    gradcheck(
-        lambda z: expand_loss(smoothed_softmax(z, min_prob=1e-4), present, fg_decay=0.8, bg_decay=0.9),
-        logits,
-    )
-
-
-def test_expand_loss_drives_tagged_classes_up_and_others_down():
-    probs = torch.full((1, 4, 3, 3), 0.25, dtype=torch.float64, requires_grad=True)
-    expand_loss(probs, torch.tensor([[True, True, False, False]]), fg_decay=0.9, bg_decay=0.9).backward()
-    gradient = probs.grad[0].flatten(1)
-    assert (gradient[:2] < 0).all()  # every pixel has its weight
-    assert ((gradient[2:] > 0).sum(dim=1) == 1).all() and (gradient[2:] >= 0).all()  # one pixel, the highest
+    assert [float(loss.detach()) for loss in losses] == [0] * 4 and logits.grad.isfinite().all()

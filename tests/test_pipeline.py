@@ -213,8 +213,10 @@ def test_another_seed_gives_another_network(project, tmp_path, monkeypatch):
         {"grow": {"enabled": False}, "dsrg": {"seed_loss": "plain", "boundary_loss": False}},
         {"grow": {"on": "softmax"}, "dsrg": {"boundary_loss": False}},
         {"crf": {"train": {"unary": "prob"}}},
+        {"dsrg": {"objective": "sec"}},
+        {"dsrg": {"objective": "em_adapt"}},
     ],
-    ids=["static seeds, plain loss", "growth on the softmax", "released unary"],
+    ids=["static seeds, plain loss", "growth on the softmax", "released unary", "SEC", "another method"],
 )
 def test_switches_of_table_2(project, tmp_path, monkeypatch, changes):
     monkeypatch.chdir(project)

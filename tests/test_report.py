@@ -68,13 +68,16 @@ def write_results(folder: Path, classes: list[str] = CLASSES, *, ids: list[str] 
     write_csv(folder / "make_seeds/per_class.csv", columns, counts)
     write_picture(folder / "make_seeds/contact_sheet.png", toy_picture(60, 80, seed=2))
     columns = ["step", "loss", "seeding_loss", "foreground", "background", "seed_foreground", "seed_background"]
-    curves = [[step, *(round(1 / step, 3) for _ in columns[1:]), 0.9, 1e-3] for step in (10, 20, 30)]
-    write_text(folder / "train_dsrg/curves.tsv", numbered(curves, [*columns, "agreement", "lr"]))
+    curves = [[step, *(round(1 / step, 3) for _ in columns[1:]), 0.8, 0.15, 0.05, 0.9, 1e-3] for step in (10, 20, 30)]
+    write_text(folder / "train_dsrg/curves.tsv", numbered(curves, [*columns, *PREDICTED, "agreement", "lr"]))
     shares = [[step, name, *[0 if name == names[-1] else 0.1] * 3] for step in (10, 20, 30) for name in names]
     write_text(folder / "train_dsrg/per_class.tsv", numbered(shares, ["step", "class", "seeds", "agreed", "grown"]))
     for k in range(5):
         write_picture(folder / f"train_dsrg/growth/im{k}.png", toy_picture(30, 150, seed=k))
     return folder
+
+
+PREDICTED = ("predicted_background", "predicted_tagged", "predicted_absent")
 
 
 def page_of(folder: Path, classes: list[str] = CLASSES, **changes) -> str:

@@ -27,7 +27,7 @@ from dsrg.inference.preprocess import squares
 from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
-from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
+from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Dsrg
 from dsrg.runtime.checksummed import write_sealed
@@ -675,13 +675,13 @@ class TestSupervisor:
     @pytest.fixture
     def calls(self, monkeypatch):
         """The CRF's calls."""
-        calls, whole = [], supervision_module.dense_crf
+        calls, whole = [], supervision_module.dense_crf_over_workers
 
         def counted(*arguments, **options):
             calls.append(arguments)
             return whole(*arguments, **options)
 
-        monkeypatch.setattr(supervision_module, "dense_crf", counted)
+        monkeypatch.setattr(supervision_module, "dense_crf_over_workers", counted)
         return calls
 
     def supervise(self, inputs, *, step=0, boundary=True, crf=(), **changes):
@@ -794,12 +794,11 @@ class TestObjectives:
         return Dsrg(**(recipe()["dsrg"] | {"min_prob": 1e-4} | changes))
 
     @pytest.mark.parametrize(("clip", "gradient"), [(None, False), (20.0, True)])
-    def test_switches_of_the_released_code_and_of_sec(self, clip, gradient):
+    def test_switches_of_the_released_code(self, clip, gradient):
         images, _, seeds, present = example(4)
         logits = (5 * torch.randn(2, 3, 5, 5)).requires_grad_()
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=True)
-        switches = {"boundary_clip": clip, "crf_gradient": gradient, "expand_loss": True}
-        params = self.dsrg_params(expand_fg=0.9, expand_bg=0.8, **switches)
+        params = self.dsrg_params(boundary_clip=clip, crf_gradient=gradient)
         objective = seed_objective(params, supervisor=supervisor)
         loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
         probs = smoothed_softmax(logits, min_prob=1e-4)
@@ -807,7 +806,6 @@ class TestObjectives:
         parts = {
             "seeding_loss": seeding_loss(probs, supervision.labels, balanced=True),
             "boundary_loss": boundary_loss(probs, supervision.crf_probs, ratio_clip=clip, crf_gradient=gradient),
-            "expand_loss": expand_loss(probs, present, fg_decay=0.9, bg_decay=0.8),
         }
         for name, part in parts.items():
             torch.testing.assert_close(values[name], part.detach())
@@ -846,18 +844,23 @@ class TestObjectives:
         _, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
         grown = supervisor(images, smoothed_softmax(logits, min_prob=1e-4), seeds, present, step=0).labels
         expected = {name: np.zeros(3) for name in ("seeds", "agreed", "grown")}
+        predicted = dict.fromkeys(("background", "tagged", "absent"), 0.0)
         for image in range(2):
             for y in range(5):
                 for x in range(5):
                     seed, label = int(seeds[image, y, x]), int(grown[image, y, x])
+                    winner = int(logits[image, :, y, x].argmax())
+                    kind = "absent" if not present[image, winner] else "tagged" if winner else "background"
+                    predicted[kind] += 1 / 50
                     if seed != UNLABELLED:
                         expected["seeds"][seed] += 1 / 50
-                        if int(logits[image, :, y, x].argmax()) == seed:
+                        if winner == seed:
                             expected["agreed"][seed] += 1 / 50
                     if label != UNLABELLED:
                         expected["grown"][label] += 1 / 50
         for name, shares in expected.items():
             np.testing.assert_allclose(values[name], shares, rtol=1e-6)
+        assert {name: float(values[f"predicted_{name}"]) for name in predicted} == pytest.approx(predicted, abs=1e-6)
         total = {name: shares.sum() for name, shares in expected.items()}
         assert 0 < total["agreed"] < total["seeds"] < total["grown"]
         assert values["agreement"] == pytest.approx(total["agreed"] / total["seeds"])
@@ -868,10 +871,11 @@ class TestObjectives:
 
     def test_what_is_shown_of_a_step_waits_for_nothing_on_the_device(self):
         """Tensors of the device `meta` have no numbers, so whatever asked for one would fail."""
-        _, probs, seeds, _ = example(4)
-        values = labelled_shares(*(tensor.to("meta") for tensor in (seeds, probs, seeds)))
+        _, probs, seeds, present = example(4)
+        values = labelled_shares(*(tensor.to("meta") for tensor in (seeds, probs, seeds, present)))
         assert {name: tuple(value.shape) for name, value in values.items()} == {
             **dict.fromkeys(("foreground", "background", "seed_foreground", "seed_background", "agreement"), ()),
+            **dict.fromkeys(("predicted_background", "predicted_tagged", "predicted_absent"), ()),
             **dict.fromkeys(("seeds", "agreed", "grown"), (3,)),
         }
         with pytest.raises(RuntimeError):
@@ -899,7 +903,7 @@ class TestObjectives:
         objectives = [tag_objective(score_scale=10.0, score_offset=-1.0)]
         objectives += [mask_objective(loss=loss, min_prob=1e-4) for loss in ("cross_entropy", "balanced")]
         for seed_loss in ("plain", "balanced"):
-            params = self.dsrg_params(seed_loss=seed_loss, expand_loss=True, boundary_clip=20.0)
+            params = self.dsrg_params(seed_loss=seed_loss, boundary_clip=20.0)
             objectives.append(seed_objective(params, supervisor=supervisor))
         for number, objective in enumerate(objectives):
             for scale in (0.0, 1.0, 1e3):

@@ -1,18 +1,29 @@
 """dsrg.method.weak: laws that every loss obeys, and each against a slow, literal reading of its paper."""
 
+from inspect import signature
 from math import exp, floor, log
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+from toy import recipe
 
+from dsrg.data.batches import Batch
+from dsrg.inference.predict import predictions
 from dsrg.method.crf import clamped, dense_crf
 from dsrg.method.grid import STRIDE
 from dsrg.method.grid import UNLABELLED as U
-from dsrg.method.weak import LOSSES, bfbp, ccnn, em_adapt, mil_lse
+from dsrg.method.losses import smoothed_softmax
+from dsrg.method.pooling import pooled_scores
+from dsrg.method.weak import LOSSES, bfbp, ccnn, em_adapt, sec
+from dsrg.params import Dsrg, Evaluate, Params
+from dsrg.training.weak import chosen_objective
 
 
 def crf(images: Tensor, probs: Tensor) -> Tensor:
@@ -22,14 +33,15 @@ def crf(images: Tensor, probs: Tensor) -> Tensor:
     return clamped(refined, min_prob=1e-4)
 
 
-SETTINGS = {
-    "sec": {"min_prob": 1e-4, "expand_fg": 0.996, "expand_bg": 0.999, "crf": crf},
-    "mil_lse": {"sharpness": 5.0},
-    "ccnn": {"bg_min": 0.3, "bg_max": 0.7, "fg_min": 0.05, "fg_slack": 2.0},
-    "em_adapt": {"bg_share": 0.4, "fg_share": 0.2, "passes": 5, "bg_bias": None, "fg_bias": None},
-    "bfbp": {"sharpness": 5.0, "min_prob": 1e-4},
-}
-CONSTRAINTS, SHARES = SETTINGS["ccnn"], {key: SETTINGS["em_adapt"][key] for key in ("bg_share", "fg_share", "passes")}
+WEAK = Params(**recipe()).weak
+CONSTRAINTS, EM_ADAPT = WEAK.ccnn.model_dump(), WEAK.em_adapt.model_dump()
+SHARES = {key: EM_ADAPT[key] for key in ("bg_share", "fg_share", "passes")}
+
+
+def settings_of(name: str) -> dict:
+    """Those of params.yaml, and the CRF of those that have it."""
+    wanted = {"crf": crf} if "crf" in signature(LOSSES[name]).parameters else {}
+    return getattr(WEAK, name).model_dump() | wanted
 
 
 # Laws. Exceptions:
@@ -44,7 +56,7 @@ def call(name: str, logits: Tensor, present: Tensor, seeds: Tensor, *, step: int
     generator = torch.Generator().manual_seed(0)
     sides = 8 * (height - 1) + 1, 8 * (width - 1) + 1
     images = torch.randint(0, 256, (1, 3, *sides), generator=generator, dtype=torch.uint8).expand(batch, -1, -1, -1)
-    return LOSSES[name](logits, present=present, seeds=seeds, images=images, step=step, **SETTINGS.get(name, {}))
+    return LOSSES[name](logits, present=present, seeds=seeds, images=images, step=step, **settings_of(name))
 
 
 def problem(seed: int, *, shape: tuple[int, ...] = (3, 4, 5, 6), scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,8 +158,41 @@ def test_every_loss_obeys(name, law):
     law(name)
 
 
-def test_exceptions_are_losses():
-    assert NAMED <= {*LOSSES} and {*SETTINGS} <= {*LOSSES}
+def test_training_by_a_loss_is_its_mean_and_no_seed_grows():
+    logits, present, seeds = problem(8)
+    images = torch.zeros(3, 3, 33, 41, dtype=torch.uint8)
+    params = Params(**recipe())
+    dsrg = Dsrg(**(recipe()["dsrg"] | {"objective": "psl"}))
+    assert params.grow.enabled
+    objective, supervisor = chosen_objective(dsrg, params.weak, grow=params.grow, crf=params.crf.train)
+    batch = Batch(images, seeds, present, ["a", "b", "c"])
+    value, values = objective(lambda images: logits, batch, 99)
+    torch.testing.assert_close(value, call("psl", logits, present, seeds).mean())
+    assert torch.equal(values["grown"], values["seeds"])
+    probs = logits.softmax(dim=1)
+    assert torch.equal(supervisor(images, probs, seeds, present, step=99).labels, seeds)
+
+
+def test_a_wrong_name_or_settings_that_contradict_each_other_are_refused():
+    values = recipe()
+    values["dsrg"]["objective"] = "ccn"
+    values["weak"]["ccnn"]["bg_min"] = 0.8
+    values["weak"]["em_adapt"]["fg_bias"] = 5.0
+    values["weak"]["mil"]["sharpness"] = 5.0
+    with pytest.raises(ValidationError) as error:
+        Params(**values)
+    said = str(error.value)
+    for part in (
+        "expected dsrg, sec, mil,",
+        "bg_min must not",
+        "bg_bias and fg_bias go together",
+        "weak.mil.sharpness",
+    ):
+        assert part in said
+
+
+def test_each_loss_has_its_settings_and_exceptions_are_losses():
+    assert {*LOSSES} == {*type(WEAK).model_fields} >= NAMED
 
 
 # MIL
@@ -181,24 +226,24 @@ def test_mil_two_classes_stick_in_one_pixel():
 def test_pooled_scores_lie_between_mean_and_maximum(seed, sharpness):
     scores, _, _ = problem(seed, scale=3)
     flat = scores.double().flatten(2)
-    pooled = mil_lse.pooled_scores(scores.double(), sharpness=sharpness)
+    pooled = pooled_scores(scores.double(), sharpness=sharpness)
     literal = [[log(sum(exp(sharpness * v) for v in row) / 30) / sharpness for row in image] for image in flat.tolist()]
     torch.testing.assert_close(pooled, torch.tensor(literal, dtype=torch.float64))
     mean, highest = flat.mean(dim=2), flat.amax(dim=2)
     assert (pooled >= mean - 1e-9).all() and (pooled <= highest + 1e-9).all()
     assert (highest - pooled <= log(30) / sharpness + 1e-9).all()
-    assert (mil_lse.pooled_scores(scores.double(), sharpness=2 * sharpness) >= pooled - 1e-9).all()
-    torch.testing.assert_close(mil_lse.pooled_scores(scores.double() + 7, sharpness=sharpness), pooled + 7)
+    assert (pooled_scores(scores.double(), sharpness=2 * sharpness) >= pooled - 1e-9).all()
+    torch.testing.assert_close(pooled_scores(scores.double() + 7, sharpness=sharpness), pooled + 7)
 
 
 def test_pooling_log_probabilities_is_the_power_mean():
     """So shifts of a pixel's logits change nothing; pooled raw, they do."""
     logits, _, _ = problem(0)
-    pooled = mil_lse.pooled_scores(logits.log_softmax(dim=1), sharpness=1)
+    pooled = pooled_scores(logits.log_softmax(dim=1), sharpness=1)
     torch.testing.assert_close(pooled.exp(), logits.softmax(dim=1).mean(dim=(2, 3)))
     shifted = logits + torch.randn(3, 1, 5, 6, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(mil_lse.pooled_scores(shifted.log_softmax(dim=1), sharpness=1), pooled)
-    assert not torch.allclose(mil_lse.pooled_scores(shifted, sharpness=1), mil_lse.pooled_scores(logits, sharpness=1))
+    torch.testing.assert_close(pooled_scores(shifted.log_softmax(dim=1), sharpness=1), pooled)
+    assert not torch.allclose(pooled_scores(shifted, sharpness=1), pooled_scores(logits, sharpness=1))
 
 
 # CCNN
@@ -394,5 +439,162 @@ def test_bfbp_equals_the_literal_loops(seed):
 @pytest.mark.parametrize("label", [0, U], ids=["mask of nothing", "mask of all"])
 def test_bfbp_leaves_out_a_term_over_no_pixel(label):
     present, seeds = torch.tensor([[True, True]]), torch.full((1, 2, 2), label, dtype=torch.uint8)
-    found = bfbp.loss(torch.zeros(1, 2, 2, 2), present=present, seeds=seeds, images=None, step=0, **SETTINGS["bfbp"])
+    found = bfbp.loss(torch.zeros(1, 2, 2, 2), present=present, seeds=seeds, images=None, step=0, **settings_of("bfbp"))
     assert float(found) == pytest.approx(log(2))
+
+
+# SEC's expansion loss
+
+
+def expansion(probs: Tensor, present: Tensor, **decays: float) -> Tensor:
+    return sec.expansion_loss(probs, present, **decays).mean()
+
+
+def random_probs(seed: int, shape: tuple[int, ...] = (3, 4, 5, 6)) -> Tensor:
+    return problem(seed, shape=shape, scale=2)[0].double().softmax(dim=1)
+
+
+# 2 x 2 pixels, background and two classes
+EXPAND = torch.tensor([[[[0.4, 0.3], [0.2, 0.1]], [[0.5, 0.1], [0.7, 0.1]], [[0.1, 0.6], [0.1, 0.8]]]]).double()
+
+
+@pytest.mark.parametrize(
+    "tags, expected",
+    [
+        # weights of four ranked pixels at decay .5: 8, 4, 2, 1 of 15; class 1 ranks .7 .5 .1 .1, class 2 .8 .6 .1 .1
+        ([True, False], -log((5.6 + 2 + 0.2 + 0.1) / 15) - log(1 - 0.8) - log(0.25)),
+        ([False, True], -log((6.4 + 2.4 + 0.2 + 0.1) / 15) - log(1 - 0.7) - log(0.25)),
+        ([True, True], -(log(7.9 / 15) + log(9.1 / 15)) / 2 - log(0.25)),
+        ([False, False], -(log(1 - 0.7) + log(1 - 0.8)) / 2 - log(0.25)),
+    ],
+)
+def test_expansion_loss_by_hand(tags, expected):
+    present = torch.tensor([[True, *tags]])
+    assert float(expansion(EXPAND, present, fg_decay=0.5, bg_decay=1.0)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("decay, background", [(0.0, 0.4), (0.5, 4.9 / 15), (1.0, 0.25)])
+def test_decay_goes_from_the_maximum_to_the_mean(decay, background):
+    """No class but background, whose ranked probabilities are .4 .3 .2 .1."""
+    loss = expansion(EXPAND[:, :1], torch.tensor([[True]]), fg_decay=0.5, bg_decay=decay)
+    assert float(loss) == pytest.approx(-log(background))
+
+
+def literal_expansion_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> float:
+    """The released `ExpandLossLayer` for any number of classes and pixels: ascending sort, weights q^(n-1) .. q^0."""
+
+    def score(values, decay):
+        weights = [decay**i for i in range(len(values) - 1, -1, -1)]
+        return sum(weight * value for weight, value in zip(weights, sorted(values), strict=True)) / sum(weights)
+
+    total = 0.0
+    for image, tags in zip(probs.flatten(2).tolist(), present.tolist(), strict=True):
+        tagged = [c for c in range(1, len(tags)) if tags[c]]
+        others = [c for c in range(1, len(tags)) if not tags[c]]
+        if tagged:
+            total -= sum(log(score(image[c], fg_decay)) for c in tagged) / len(tagged)
+        if others:
+            total -= sum(log(1 - max(image[c])) for c in others) / len(others)
+        total -= log(score(image[0], bg_decay))
+    return total / len(present)
+
+
+def random_present(seed: int, images: int = 3, classes: int = 3) -> Tensor:
+    present = torch.rand(images, classes + 1, generator=torch.Generator().manual_seed(seed)) < 0.5
+    present[:, 0] = True
+    return present
+
+
+@pytest.mark.parametrize("decays", [(0.996, 0.999), (0.5, 0.9), (0.0, 1.0)], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_expansion_loss_equals_the_literal_loops(seed, decays):
+    probs, present = random_probs(seed), random_present(seed)
+    options = dict(zip(("fg_decay", "bg_decay"), decays, strict=True))
+    expected = literal_expansion_loss(probs, present, **options)
+    assert float(expansion(probs, present, **options)) == pytest.approx(expected, rel=1e-12)
+    assert float(expansion(probs.float(), present, **options)) == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_expansion_loss_of_any_grid_and_classes_knows_no_places(classes, height, width, seed):
+    probs, present = random_probs(seed, (2, classes + 1, height, width)), random_present(seed, 2, classes)
+    options = {"fg_decay": 0.996, "bg_decay": 0.999}
+    loss = expansion(probs, present, **options)
+    assert float(loss) == pytest.approx(literal_expansion_loss(probs, present, **options), rel=1e-9)
+    turned = probs.flip(2).transpose(2, 3)
+    torch.testing.assert_close(expansion(turned, present, **options), loss)
+
+
+@pytest.mark.parametrize("tags", [[False] * 3, [True] * 3, [True, False, True]], ids=["none", "all", "some"])
+@pytest.mark.parametrize("scale", [0, 1, 1e4])
+def test_expansion_loss_is_finite_whatever_the_tags_and_logits(tags, scale):
+    logits = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * scale
+    logits.requires_grad_()
+    present = torch.tensor([[True, *tags]] * 2)
+    loss = expansion(smoothed_softmax(logits, min_prob=1e-4), present, fg_decay=0.996, bg_decay=0.999)
+    loss.backward()
+    assert loss.isfinite() and loss > 0 and logits.grad.isfinite().all()
+
+
+def test_a_tagged_class_may_be_certain_and_an_untagged_one_impossible():
+    """Their logarithms of zero belong to the other term."""
+    probs = torch.tensor([[0.5, 0.5], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64).view(1, 3, 1, 2).requires_grad_()
+    loss = expansion(probs, torch.tensor([[True, True, False]]), fg_decay=0.5, bg_decay=0.5)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(-log(0.5)) and probs.grad.isfinite().all()
+
+
+def test_expansion_loss_has_the_right_gradient():
+    logits, present = random_probs(4, (3, 4, 2, 3)).log().requires_grad_(), random_present(4)
+    present[1, 1:], present[2, 1:] = False, True
+    gradcheck(
+        lambda z: expansion(smoothed_softmax(z, min_prob=1e-4), present, fg_decay=0.8, bg_decay=0.9),
+        logits,
+    )
+
+
+def test_expansion_loss_drives_tagged_classes_up_and_others_down():
+    probs = torch.full((1, 4, 3, 3), 0.25, dtype=torch.float64, requires_grad=True)
+    expansion(probs, torch.tensor([[True, True, False, False]]), fg_decay=0.9, bg_decay=0.9).backward()
+    gradient = probs.grad[0].flatten(1)
+    assert (gradient[:2] < 0).all()  # every pixel has its weight
+    assert ((gradient[2:] > 0).sum(dim=1) == 1).all() and (gradient[2:] >= 0).all()  # one pixel, the highest
+
+
+# Image-level prior at test time
+
+
+class Fixed(nn.Module):
+    """A network that says the same of every image: logits (K, h, w)."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits.expand(len(images), -1, -1, -1)
+
+
+def predicted(logits: Tensor, **changes) -> np.ndarray:
+    settings = Evaluate(**(recipe()["evaluate"] | {"scales": [1.0], "flip": False} | changes))
+    images = [np.zeros((17, 17, 3), np.uint8)]
+    return next(iter(predictions(Fixed(logits), images, None, settings, size=17, kernel=None))).labels[
+        ::STRIDE, ::STRIDE
+    ]
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10_000))
+def test_the_prior_weighs_pixels_by_what_the_image_shows(seed):
+    logits = problem(seed, shape=(1, 4, 3, 3), scale=3)[0][0]
+    whole = F.interpolate(logits[None], (17, 17), mode="bilinear", align_corners=True)[0].double()
+    shown = pooled_scores(whole, sharpness=2.0).softmax(dim=0)
+    weighed = (whole.softmax(dim=0) * shown[:, None, None])[:, ::STRIDE, ::STRIDE].argmax(dim=0).numpy()
+    assert (predicted(logits, prior="lse", prior_sharpness=2.0) == weighed).all()
+
+
+def test_a_prior_that_is_sure_leaves_one_class():
+    logits = torch.tensor([[0.0, 50.0, 0.0], [1.0, 1.0, 1.0]]).view(2, 1, 3).expand(-1, 3, -1).contiguous()
+    assert predicted(logits)[0].tolist() == [1, 0, 1]
+    assert not predicted(logits, prior="lse", prior_sharpness=5.0).any()

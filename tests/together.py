@@ -71,7 +71,7 @@ def objective_of(kind: str) -> Objective:
         return mask_objective(loss=kind, min_prob=1e-4)
     values = recipe()
     supervisor = Supervisor(crf=values["crf"]["train"], grow=values["grow"] | {"start": 20}, boundary_loss=True)
-    switches = {"boundary_loss": True, "expand_loss": True, "seed_loss": "balanced"}
+    switches = {"boundary_loss": True, "seed_loss": "balanced"}
     return seed_objective(Dsrg(**(values["dsrg"] | switches)), supervisor=supervisor)
 
 

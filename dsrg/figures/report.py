@@ -28,6 +28,7 @@ RUNGS = {
 ENDS = 6  # best and worst images, each
 STRIPS = 3  # images whose growth is shown
 MATRIX_MOST = 40  # classes in the confusion matrix; with more, a list says more
+PREDICTED = ("background", "tagged", "absent")  # curves of what the network predicts
 CONFUSIONS = 12  # lines of that list
 
 STYLE = """
@@ -233,6 +234,7 @@ def _growth(folder: Path) -> list[Element]:
         chart("Losses", {name: name.replace("_", " ") for name in losses}),
         chart("Share of labelled pixels", shares),
         chart("Share of seeds that the network agrees with", {"agreement": "agreement"}),
+        chart("Share of pixels that the network gives to", {f"predicted_{name}": name for name in PREDICTED}),
         chart("Learning rate", {"lr": "lr"}),
     ]
     by_class: dict[str, list[dict]] = {}

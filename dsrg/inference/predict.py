@@ -20,6 +20,7 @@ from dsrg.inference.preprocess import native, scaled_side, squares
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.grid import UNLABELLED
+from dsrg.method.pooling import pooled_scores
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
 from dsrg.runtime import workers
@@ -87,6 +88,15 @@ def merged_scores(grids: list[Tensor], shape: tuple[int, int], settings: Predict
     return merged / (len(grids) * (1 + settings.flip)) if settings.merge == "mean" else merged
 
 
+def image_prior(scores: Tensor, *, sharpness: float) -> Tensor:
+    """Log probability that the image shows each class, float (K,), of its logits (K, H, W).
+
+    The softmax of the pooled logits. Added to the logits it multiplies the pixels' probabilities by it, so that classes
+    of which the image shows little vanish (Pinheiro & Collobert 2015, equation 7).
+    """
+    return pooled_scores(scores, sharpness=sharpness).log_softmax(dim=0)
+
+
 @torch.inference_mode()
 def contenders(grids: list[Tensor]) -> Tensor:
     """Bool (K,): which classes of the grids (K, h, w) can have the highest of the merged scores at any pixel.
@@ -141,10 +151,13 @@ def opinions(
             known = next(rows)
             known = np.ones(len(grids[0]), bool) if known is None else known.copy()
             grids = _rows(grids, known)
-            if labels_only:
+            if labels_only and settings.pooled_prior is None:
                 winning = contenders(grids).cpu().numpy()
                 known[known], grids = winning, _rows(grids, winning)
-            yield Opinion(image, known, merged_scores(grids, image.shape[:2], settings), shape)
+            scores = merged_scores(grids, image.shape[:2], settings)
+            if settings.pooled_prior is not None:
+                scores = scores + image_prior(scores, sharpness=settings.pooled_prior)[:, None, None]
+            yield Opinion(image, known, scores, shape)
 
 
 def predictions(

@@ -74,51 +74,9 @@ def boundary_loss(
     return divergence.mean(dim=(1, 2)) if reduction == "none" else mean_or_zero(divergence)
 
 
-def expand_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> Tensor:
-    """Tagged classes and background should cover part of the image, other classes no pixel of it (SEC section 3.2).
-
-    Three terms, then the mean over images: minus the log of a tagged class's score, mean over those classes; minus
-    log(1 - p) at the pixel where an untagged class is most probable, mean over those; minus the log of background's
-    score. The score is a global weighted rank pooling: the mean of a class's probabilities over the pixels, the n-th
-    highest (from 0) weighing decay ** n. Decay 0 is the maximum, 1 the plain mean. Not part of DSRG; the released code
-    has it unused (`ExpandLossLayer`, fixed to 20 classes and 41 x 41). An image without tagged, or without untagged,
-    classes adds nothing to that term.
-
-    Args:
-        probs: float (B, C+1, h, w), above 0 and below 1.
-        present: bool (B, C+1), the image's classes; column 0, background, is true.
-        fg_decay: 0..1, larger for larger objects; SEC 0.996.
-        bg_decay: the same for background; SEC 0.999.
-
-    Returns:
-        scalar.
-
-    >>> probs = torch.tensor([[[[0.5, 0.5]], [[0.25, 0.5]], [[0.25, 0.125]]]])
-    >>> loss = expand_loss(probs, torch.tensor([[True, True, False]]), fg_decay=0, bg_decay=1)
-    >>> round(float(loss.exp()), 4) == round(1 / 0.5 / 0.75 / 0.5, 4)
-    True
-    """
-    ranked = probs.flatten(2).sort(dim=2, descending=True).values
-    pooled = _rank_pooled(ranked[:, 1:], decay=fg_decay)
-    tagged = present[:, 1:]
-    highest = ranked[:, 1:, 0]
-    terms = [
-        masked_mean(torch.where(tagged, pooled, 1).log(), tagged),
-        masked_mean(torch.where(tagged, 1, 1 - highest).log(), ~tagged),
-        _rank_pooled(ranked[:, 0], decay=bg_decay).log(),
-    ]
-    return -mean_or_zero(sum(terms))
-
-
 def mean_or_zero(values: Tensor) -> Tensor:
     """Mean of values of any shape, a scalar; 0 where there are none, as of a batch without images."""
     return values.mean() if values.numel() else values.sum()
-
-
-def _rank_pooled(ranked: Tensor, *, decay: float) -> Tensor:
-    """Mean over the last axis, (..., n) -> (...), the i-th value weighing decay ** i."""
-    weights = decay ** torch.arange(ranked.shape[-1], dtype=ranked.dtype, device=ranked.device)
-    return ranked @ (weights / weights.sum())
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from dsrg.inference.crf import dense_crf_over_workers
 from dsrg.method.crf import clamped, unary_energies
 from dsrg.method.grid import STRIDE
 from dsrg.method.growing import grow
-from dsrg.method.losses import boundary_loss, expand_loss, seeding_loss, smoothed_softmax
+from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.method.seeds import agreed_seeds
 from dsrg.params import Dsrg
 from dsrg.training.collectives import total
@@ -81,13 +81,14 @@ def confidence(probs: Tensor, crf_probs: Tensor, present: Tensor) -> Tensor:
 
 
 def seed_objective(settings: Dsrg, *, supervisor: Supervisor) -> Objective:
-    """Seeding loss on the grown seeds plus, as the settings say, boundary (paper section 3.2) and expand loss (SEC).
+    """Seeding loss on the grown seeds plus, as the settings say, boundary loss (paper section 3.2).
 
     settings: params `dsrg`; `supervisor` must run the CRF for the boundary loss.
 
     Its values, beside the losses, are shares of the batch's pixels. Vectors (C+1,), background first: `seeds`, labelled
     by a seed; `agreed`, by a seed whose class the network predicts too; `grown`, by what it learns from. Scalars:
-    `foreground`, `background` of grown, `seed_foreground`, `seed_background` of seeds, and `agreement`, agreed / seeds.
+    `foreground`, `background` of grown, `seed_foreground`, `seed_background` of seeds, `agreement`, agreed / seeds, and
+    of what the network predicts `predicted_background`, `predicted_tagged` and `predicted_absent`.
     """
 
     def objective(network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -98,22 +99,23 @@ def seed_objective(settings: Dsrg, *, supervisor: Supervisor) -> Objective:
             clip, gradient = settings.boundary_clip, settings.crf_gradient
             boundary = boundary_loss(probs, supervision.crf_probs, ratio_clip=clip, crf_gradient=gradient)
             losses["boundary_loss"] = boundary
-        if settings.expand_loss:
-            decays = {"fg_decay": settings.expand_fg, "bg_decay": settings.expand_bg}
-            losses["expand_loss"] = expand_loss(probs, batch.present, **decays)
         loss = sum(losses.values())
         values = {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
-        return loss, values | labelled_shares(batch.labels, probs.detach(), supervision.labels)
+        return loss, values | labelled_shares(batch.labels, probs.detach(), supervision.labels, batch.present)
 
     return objective
 
 
-def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor) -> dict[str, Tensor]:
+def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor, present: Tensor) -> dict[str, Tensor]:
     """How much is labelled, and what the network makes of its seeds: values that `seed_objective` describes.
 
-    seeds, grown uint8 (B, h, w); probs float (B, C+1, h, w). Waits for nothing on the device.
+    seeds, grown uint8 (B, h, w); probs, or logits, float (B, C+1, h, w); present bool (B, C+1). Waits for nothing on
+    the device.
     """
-    maps = {"seeds": seeds, "agreed": agreed_seeds(seeds, probs.argmax(dim=1)), "grown": grown}
+    predicted = probs.argmax(dim=1)
+    tagged = present.gather(1, predicted.flatten(1)).float().mean()  # or background
+    background = (predicted == 0).float().mean()
+    maps = {"seeds": seeds, "agreed": agreed_seeds(seeds, predicted), "grown": grown}
     shares = {name: class_shares(labels, classes=probs.shape[1] - 1) for name, labels in maps.items()}
     # pixels count alike, in whichever process's part of the batch they are
     counts = torch.stack([(shares["seeds"] - shares["agreed"]).sum(), shares["seeds"].sum()]) * len(seeds)
@@ -125,6 +127,9 @@ def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor) -> dict[str, Te
         "seed_background": shares["seeds"][0],
         # a batch without any seed has no seed that is contradicted
         "agreement": 1 - contradicted / seeded.clamp(min=1e-12),
+        "predicted_background": background,
+        "predicted_tagged": tagged - background,
+        "predicted_absent": 1 - tagged,
         **shares,
     }
 
