@@ -13,7 +13,7 @@ from closure import ROOT
 from PIL import Image
 from ruamel.yaml import YAML
 
-from benchmarks import experiments, own_folder, readme, table2, timing
+from benchmarks import experiments, own_folder, readme, table1, table2, timing
 from benchmarks.estimate import estimate
 from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
 from benchmarks.floors import operations
@@ -26,11 +26,16 @@ from dsrg.errors import InputError
 from dsrg.inspect.run import Run
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
+from dsrg.method.weak import LOSSES
 from dsrg.params import Params, load_params
 from dsrg.project import load_project
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 yaml = YAML(typ="safe", pure=True)
+
+
+TABLE2 = [row.changes for row in (*table2.ROWS, table2.SEC, table2.OPPONENT)]
+TABLE1 = [row.all_changes(8) for row in table1.ROWS]
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("changes", [*SWITCHES, *(row.changes for row in (*table2.ROWS, table2.SEC, table2.OPPONENT))])
+@pytest.mark.parametrize("changes", [*SWITCHES, *TABLE2, *TABLE1, table1.QUICK])
 def test_every_row_is_valid_params(recipe, changes):
     values = yaml.load(recipe.read_text())
     for change in changes:
@@ -192,7 +197,7 @@ class TestTables:
         figures = {"miou": 0.25, "miou_crf": 0.5} | self.REST
         monkeypatch.setattr(experiments.subprocess, "run", lambda command, **_: None)
         monkeypatch.setattr(experiments, "evaluated", lambda network: figures)
-        for name in ("table2", "switches"):
+        for name in ("table1", "table2", "switches"):
             monkeypatch.setattr(f"benchmarks.{name}.RESULTS", project)
 
     def test_table2(self):
@@ -224,6 +229,35 @@ class TestTables:
         titles = [line.split(" | ")[0] for line in lines if "±" in line]
         assert run.exit_code == 0 and titles == ["| baseline: static seeds, plain loss", "| + growing (DSRG)"]
         assert len(json.loads(Path("table2-params.json").read_text())["experiments"]) == 2 * 2
+
+    def test_table1(self):
+        run = CliRunner().invoke(table1.main, ["--seeds", "0", "1", "--set", "data.root=x"], catch_exceptions=False)
+        text = Path("results/table1.md").read_text()
+        assert run.exit_code == 0 and run.output.startswith("Predicted before the run")
+        lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+        assert len(lines) == len(table1.ROWS) + len(table1.NOT_RUN)
+        assert lines[5] == "| CCNN | 25.0 ± 0.0 | 50.0 ± 0.0 | 35.3 | 35.6 | b |"
+        assert "| *MIL-seg* |  |  | 42.0 | 40.6 | *not run: MCG" in text and "swapped test scores" in text
+        assert cv2.imread("results/table1.png").shape[0] > 500
+        found = json.loads(Path("table1.json").read_text())
+        ccnn = {"miou": [0.25] * 2, "miou_crf": [0.5] * 2, "published_val": 35.3, "published_test": 35.6}
+        assert list(found) == [row.name for row in table1.ROWS] and found["ccnn"] == ccnn
+        assert len(json.loads(Path("table1-params.json").read_text())["experiments"]) == 2 * len(table1.ROWS)
+
+    def test_table1_names_its_rows(self):
+        refused = CliRunner().invoke(table1.main, ["--only", "cnn"])
+        assert refused.exit_code == 2 and "no row cnn; rows: mil, " in refused.output
+
+    def test_every_mark_of_table1_is_explained_and_every_loss_has_a_row(self):
+        marks = {mark for row in table1.ROWS for mark in row.marks}
+        assert all(mark in table1.REMARKS or f"({mark})" in table1.FOOTNOTES for mark in marks)
+        assert {*table1.REMARKS} <= marks
+        named = {change.split("=")[1] for row in table1.ROWS for change in row.changes if "objective" in change}
+        assert named == {*LOSSES}
+
+    def test_rates_are_in_cells_of_stride_8(self):
+        row = next(row for row in table1.ROWS if row.rate == 6)
+        assert row.all_changes(8)[-1] == "network.rates=[6]" and row.all_changes(16)[-1] == "network.rates=[3]"
 
     def test_switches(self):
         options = ["--set", "data.root=elsewhere", "--only", "grow.on"]
