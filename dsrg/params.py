@@ -209,6 +209,8 @@ class Seeds(Section):
     fg_thresh: Fraction
     bg_thresh: Fraction
     conflict: Literal["smaller", "unlabelled"]
+    rule: Literal["thresholds", "harmonic"]
+    harmonic: Annotated[float, Field(gt=0, le=1)]
     crf: SeedCrf
     cues: str | None
     cues_list: str | None
@@ -220,6 +222,11 @@ class Seeds(Section):
         if (self.cues is None) != (self.cues_list is None):
             raise ValueError("cues and cues_list go together: the pickle, and the list that its rows follow")
         return self
+
+    @property
+    def thresholded(self) -> bool:
+        """Whether seeds depend on fg_thresh and bg_thresh."""
+        return self.rule == "thresholds" and self.crf.use != "replace"
 
 
 class TrainCrf(CrfKernel):

@@ -314,13 +314,15 @@ class TestCommand:
         code, output = run_advise()
         assert code == 2 and "no seeds for other0003" in output
 
-    def test_thresholds_that_do_not_matter(self, copied):
+    @pytest.mark.parametrize("change", [{"crf": {"use": "replace"}}, {"rule": "harmonic"}], ids=["CRF", "rule"])
+    def test_thresholds_that_do_not_matter(self, copied, change):
         yaml = YAML()
         values = yaml.load(copied / "params.yaml")
-        values["seeds"]["crf"]["use"] = "replace"
+        for key, value in change.items():
+            values["seeds"][key] = values["seeds"][key] | value if isinstance(value, dict) else value
         yaml.dump(values, copied / "params.yaml")
         code, output = run_advise()
-        assert code == 2 and "seeds.crf.use" in output
+        assert code == 2 and "threshold" in output and f"seeds.{next(iter(change))}" in output
 
     def test_imported_seeds(self, copied):
         project = opened()

@@ -232,11 +232,12 @@ images = st.builds(
 
 class TestTally:
     @pytest.mark.parametrize("use", ["agree", "none", "replace"])
-    @pytest.mark.parametrize("conflict", ["smaller", "unlabelled"])
+    @pytest.mark.parametrize("rule", ["smaller", "unlabelled", "harmonic"])
     @settings(max_examples=8, deadline=None)
     @given(st.lists(images, min_size=1, max_size=3), st.data())
-    def test_it_counts_what_the_seeds_made_anew_amount_to(self, use, conflict, maps, data):
-        chosen = seed_settings(use=use, conflict=conflict, fg_thresh=0.125, bg_thresh=0.0625)
+    def test_it_counts_what_the_seeds_made_anew_amount_to(self, use, rule, maps, data):
+        chosen = seed_settings(use=use, fg_thresh=0.125, bg_thresh=0.0625)
+        chosen = chosen.model_copy(update={"rule": rule} if rule == "harmonic" else {"conflict": rule})
         tally = Tally(chosen)
         for one in maps:
             tally.add(one)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dsrg.method.grid import UNLABELLED
-from dsrg.method.seeds import make_seeds, normalise_cams
+from dsrg.method.seeds import harmonic_seeds, make_seeds, normalise_cams
 
 RULES = {"fg_thresh": 0.2, "bg_thresh": 0.06}
 every_conflict_rule = pytest.mark.parametrize("conflict", ["smaller", "unlabelled"])
@@ -151,3 +151,39 @@ def test_normalising_does_not_move_seeds():
     seeds = make_seeds(cams, **others, **RULES)
     assert torch.equal(make_seeds(normalise_cams(cams), **others, **RULES), seeds)
     assert len(seeds.unique()) == 5
+
+
+# DCSP's harmonic rule
+
+
+@pytest.mark.parametrize("thresh", [0.1, 0.4, 1.0])
+def test_harmonic_seeds_equal_the_literal_loops(thresh):
+    generator = torch.Generator().manual_seed(0)
+    cams, saliency = torch.rand(4, 3, 5, 6, generator=generator), torch.rand(4, 5, 6, generator=generator)
+    cams, saliency = normalise_cams(cams).where(cams > 0.3, 0), saliency.where(saliency > 0.2, 0)
+    present = torch.tensor([[True, *tags] for tags in ([1, 0, 1], [1, 1, 1], [0, 0, 0], [0, 1, 0])]).bool()
+    found = harmonic_seeds(cams, saliency, present, thresh=thresh)
+    highest = cams.amax(dim=(2, 3))
+    for image, y, x in np.ndindex(4, 5, 6):
+        means = {0: 0.0}
+        for number in range(1, 4):
+            a, s = float(cams[image, number - 1, y, x] / highest[image, number - 1]), float(saliency[image, y, x])
+            if present[image, number] and min(a, s) > 0:
+                mean = 2 / (1 / a + 1 / s)
+                assert min(a, s) - 1e-6 <= mean <= (a * s) ** 0.5 + 1e-6
+                means[number] = mean
+        best = max(sorted(means), key=lambda number: means[number])  # the lower of equal ones
+        assert int(found[image, y, x]) == (best if means[best] >= thresh else 0)
+
+
+def test_harmonic_mean_is_symmetric_and_of_equals_their_value():
+    maps = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    maps, tags = normalise_cams(maps), torch.tensor([[True, True]])
+    for thresh in (0.3, 0.5, 0.9):
+        equal = harmonic_seeds(maps, maps[:, 0], tags, thresh=thresh)
+        assert torch.equal(equal == 1, maps[:, 0] >= thresh * (1 + 1e-6))
+    other = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    other = normalise_cams(other)
+    one, two = (harmonic_seeds(a, b[:, 0], tags, thresh=0.4) for a, b in ((maps, other), (other, maps)))
+    assert torch.equal(one, two) and set(one.unique().tolist()) == {0, 1}
+    assert not harmonic_seeds(maps, torch.zeros(1, 4, 4), tags, thresh=0.01).any()

@@ -236,6 +236,8 @@ def swept(sweep: Sweep, project: Project, *, images: int) -> Iterator[tuple[str,
     seeds = read_seeds(paths.seeds, classes=classes)
     if params.seeds.crf.use == "replace":
         raise InputError("seeds.crf.use: replace: the CRF's label map takes the place of seeds; no threshold matters")
+    if not params.seeds.thresholded:
+        raise InputError("seeds.rule: harmonic: seeds come from seeds.harmonic; no threshold of these matters")
     if stored_maps(seeds, seeds.ids[0]) is None:
         raise InputError(f"{paths.seeds}: imported seeds come without the maps that thresholds are put on")
     classifier = load_classifier(paths.cam, made_by="train_cam")

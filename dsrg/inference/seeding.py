@@ -29,7 +29,7 @@ from dsrg.method.points import PointCounts, mark_cells, with_marks
 from dsrg.method.saliency import combined
 from dsrg.method.saliency.mbd import mbd
 from dsrg.method.saliency.rbd import rbd
-from dsrg.method.seeds import agreed_seeds, make_seeds, tag_probs, with_background
+from dsrg.method.seeds import agreed_seeds, harmonic_seeds, make_seeds, tag_probs, with_background
 from dsrg.networks.network import Classifier
 from dsrg.params import Saliency, SeedCrf, Seeds
 from dsrg.runtime import workers
@@ -155,9 +155,7 @@ def seed_rows(
             salient = torch.from_numpy(np.stack([next(maps) for _ in rows])).half().float()
         if saliency.with_cam:
             salient = torch.maximum(salient, active)
-        chosen = make_seeds(
-            cams, salient, present, fg_thresh=seeds.fg_thresh, bg_thresh=seeds.bg_thresh, conflict=seeds.conflict
-        )
+        chosen = ruled_seeds(cams, salient, present, seeds)
         if seeds.crf.use != "none":
             labels = torch.stack(list(crf_labels(images, cams, salient, present, crf=seeds.crf)))
             chosen = labels if seeds.crf.use == "replace" else agreed_seeds(chosen, labels)
@@ -171,6 +169,14 @@ def seed_rows(
                 cams[place, tagged].numpy(),
                 (tagged + 1).astype(np.uint8),
             )
+
+
+def ruled_seeds(cams: Tensor, saliency: Tensor, present: Tensor, settings: Seeds) -> Tensor:
+    """Seeds uint8 (B, h, w) of activation maps and saliency by `seeds.rule`, see `make_seeds`, `harmonic_seeds`."""
+    if settings.rule == "harmonic":
+        return harmonic_seeds(cams, saliency, present, thresh=settings.harmonic)
+    thresholds = {"fg_thresh": settings.fg_thresh, "bg_thresh": settings.bg_thresh}
+    return make_seeds(cams, saliency, present, **thresholds, conflict=settings.conflict)
 
 
 def crf_labels(

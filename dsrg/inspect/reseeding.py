@@ -11,9 +11,9 @@ from torch import Tensor
 from dsrg.artifacts.seeds_h5 import Seeds
 from dsrg.inference.predict import load_segmenter
 from dsrg.inference.preprocess import squares
-from dsrg.inference.seeding import crf_labels
+from dsrg.inference.seeding import crf_labels, ruled_seeds
 from dsrg.method.losses import smoothed_softmax
-from dsrg.method.seeds import agreed_seeds, make_seeds, seed_claims
+from dsrg.method.seeds import agreed_seeds, seed_claims
 from dsrg.params import Params
 from dsrg.params import Seeds as SeedSettings
 from dsrg.training.dsrg import Supervisor
@@ -67,7 +67,8 @@ def live_seeds(maps: SeedMaps, settings: SeedSettings, *, fg_thresh: float, bg_t
     """Seeds uint8 (B, h, w) as `make_seeds` writes them for these thresholds and else params `seeds`."""
     if settings.crf.use == "replace":
         return maps.labels
-    chosen = make_seeds(*maps[:3], fg_thresh=fg_thresh, bg_thresh=bg_thresh, conflict=settings.conflict)
+    moved = settings.model_copy(update={"fg_thresh": fg_thresh, "bg_thresh": bg_thresh})
+    chosen = ruled_seeds(*maps[:3], moved)
     return agreed_seeds(chosen, maps.labels) if settings.crf.use == "agree" else chosen
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsrg.inspect.reseeding import SeedMaps
+from dsrg.inspect.reseeding import SeedMaps, live_seeds
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import make_seeds
 from dsrg.params import Seeds
@@ -47,9 +47,10 @@ class Tally:
         """Count one image (B = 1)."""
         self.images += 1
         self.cells += maps.labels.numel()
-        if self.settings.crf.use == "replace":  # whatever the thresholds
-            self.background += int((maps.labels == 0).sum())
-            self.foreground += int((maps.labels > 0).sum())
+        if not self.settings.thresholded:
+            labels = live_seeds(maps, self.settings, fg_thresh=0, bg_thresh=0)
+            self.background += int((labels == 0).sum())
+            self.foreground += int(((labels > 0) & (labels != UNLABELLED)).sum())
             return
         fires, unclaimed = self._at_every_fg(maps)
         # the place in `bg` of the first threshold above a cell's saliency

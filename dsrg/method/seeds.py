@@ -81,6 +81,33 @@ def with_background(foreground: Tensor, saliency: Tensor, *, bg_thresh: float, c
     return seeds.to(torch.uint8)
 
 
+def harmonic_seeds(cams: Tensor, saliency: Tensor, present: Tensor, *, thresh: float) -> Tensor:
+    """Foreground where activation and saliency are both high, background everywhere else: no cell is unlabelled.
+
+    The tagged class with the highest harmonic mean h = 2 / (1 / activation + 1 / saliency), where that is at least
+    `thresh`; of equal ones the lower (Chaudhry et al. 2017, released `image_reader_segment.py`: 0.4).
+
+    Args:
+        cams: float (B, C, h, w), >= 0, class 1 first; each counts as a share of its maximum.
+        saliency: float (B, h, w), 0..1, high = object.
+        present: bool (B, C+1).
+        thresh: above 0, at most 1.
+
+    Returns:
+        uint8 (B, h, w) label map.
+
+    >>> cams = torch.tensor([[[[1.0, 0.8, 0.5]]]])  # h = .46, .436, .375
+    >>> harmonic_seeds(cams, torch.tensor([[[0.3, 0.3, 0.3]]]), torch.tensor([[True, True]]), thresh=0.4).tolist()
+    [[[1, 1, 0]]]
+    """
+    activation = normalise_cams(cams) * present[:, 1:, None, None]
+    both = activation + saliency[:, None]
+    means = 2 * activation * saliency[:, None] / torch.where(both > 0, both, 1)
+    winner = means.argmax(dim=1)
+    highest = means.gather(1, winner[:, None])[:, 0]
+    return torch.where(highest < thresh, 0, winner + 1).to(torch.uint8)
+
+
 def tag_probs(cams: Tensor, saliency: Tensor, present: Tensor, *, background: float, min_prob: float) -> Tensor:
     """Activation maps of one image read as probabilities of its classes and background, as input to a CRF.
 
