@@ -20,9 +20,11 @@ FILE_BYTES = 2**20  # what names of classes can need
 
 # Texts by which programs say that there is nothing, letters and digits alone: NaN, None, <NA>, #N/A, #NV ...
 NO_VALUE = frozenset(
-    "nan none null nil na nat nd nv undefined unlabeled unlabelled untagged notag notags nolabel nolabels".split()
+    "nan none null nil na nat nd nv nothing undefined unlabeled unlabelled untagged notag notags nolabel".split()
 )
 ERROR_CELL = re.compile(r"#[^\W\d_/]+(/\d)?[!?]")  # of a spreadsheet: #REF!, #WERT!, #DIV/0!
+REST = frozenset("other others misc miscellaneous unknown void ignore ignored empty bg noobject negative rest".split())
+WORDS_OF_A_NAME = 5  # more of them are a sentence
 DOUBLE_QUOTES, QUOTES = '"\u201c\u201d\u201e\u00ab\u00bb', "'`\u2018\u201a"
 JOINING = frozenset("-_.'\u2019")  # signs within a name, as in T-shirt, bird's nest, St. Bernard
 SMALL_WORD = 3  # letters of a word that may join two names: and, or, und, et, y, on
@@ -85,7 +87,7 @@ def name_fault(name: str, *, instead: str = "remove this line") -> str | None:
         return f'{name!r} reads as "no value", not as the name of a class; {instead}'
     if "|" in name or not name.isprintable() or name != name.strip():
         return f"{name!r} must not hold '|', control characters or spaces at its ends; rename it"
-    if _is_written_out(name):
+    if is_written_out(name):
         return f"{name!r} holds brackets or quotes, as a list that was written out does; expected the bare name"
     return None
 
@@ -106,7 +108,26 @@ def reads_as_nothing(name: str) -> bool:
     return _bare(name) in NO_VALUE or not any(c.isalnum() or unicodedata.category(c) == "So" for c in name)
 
 
-def _is_written_out(name: str) -> bool:
+def doubts_about(names: list[str]) -> list[tuple[str, list[str]]]:
+    """What is odd about names that may yet be classes: (what, which of them)."""
+    found = [
+        ("classes are numbers; write their names if they have any", [name for name in names if name.isdecimal()]),
+        (
+            'classes read as "none of the others"; if so, leave their cells empty',
+            [name for name in names if _bare(name) in REST],
+        ),
+        (
+            "classes have more than five words; expected names, not sentences",
+            [name for name in names if len(_words(name)) > WORDS_OF_A_NAME],
+        ),
+    ]
+    if shared := shared_parts(names):
+        hint = f"if {shared[1]!r} separates tags, set data.separator to it"
+        found.append((f"tags may be several tags each: their words occur in other tags too; {hint}", shared[0]))
+    return [(what, which) for what, which in found if which]
+
+
+def is_written_out(name: str) -> bool:
     """Is a name a piece of a list or of quoted text? An apostrophe or a pair of parentheses is no harm."""
     quoted = name[0] in DOUBLE_QUOTES + QUOTES or name[-1] in DOUBLE_QUOTES or name.count('"') > 1
     return quoted or any(sign in "[]{}" for sign in name) or name.count("(") != name.count(")")

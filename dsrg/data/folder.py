@@ -19,7 +19,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from dsrg.data.check import EXAMPLES, TAG_SEPARATORS, Fault, Record, Scan, tag_faults, warn_of
-from dsrg.data.classes import class_problems, composites, read_classes, shared_parts
+from dsrg.data.classes import class_problems, composites, doubts_about, name_fault, read_classes
 from dsrg.data.ids import Listed, id_problems, image_ids
 from dsrg.data.images import ENDINGS, HOW_TO_READ, files_left_out
 from dsrg.data.table import Row, normal, read_table, table_text
@@ -109,23 +109,22 @@ def _read_or_collect_classes(
     classes = sorted(first)
     if not classes:
         raise InputError(f"{table}: no tag in any row, so no class to learn; tag the images")
-    made, problems = composites(classes, classes), []
-    for name in classes:
+    instead = "leave the cell empty instead"
+    bad = {name: fault for name in classes if "|" not in name and (fault := name_fault(name, instead=instead))}
+    problems = [f"{first[name]}: {fault}" for name, fault in bad.items()]
+    sound = [name for name in classes if name not in bad]
+    made = composites(sound, sound)
+    for name in sound:
         sign = next((sign for sign in TAG_SEPARATORS if sign in name and sign != separator), None)
         if name in made:
             problems.append(f"{first[name]}: tag {name!r}: {made[name].hint}, else list your classes in classes.txt")
         elif sign:
             hint = "if that separates tags, set data.separator to it, else list your classes in classes.txt"
             problems.append(f"{first[name]}: tag {name!r} holds {sign!r}; {hint}")
-    doubts = []
-    if shared := shared_parts(classes):
-        hint = f"if {shared[1]!r} separates tags, set data.separator to it"
-        doubts = warn_of(f"tags may be several tags each: their words occur in other tags too; {hint}", shared[0])
-    named = class_problems(classes, [first[name] for name in classes], table, instead="leave the cell empty instead")
-    if problems := problems or named:
+    doubts = [line for what, which in doubts_about(sound) for line in warn_of(what, which)]
+    if problems := problems or class_problems(classes, [first[name] for name in classes], table):
         raise InputError([*problems, *doubts])
-    numbers = [name for name in classes if name.isdecimal()]
-    return classes, [*doubts, *warn_of("classes are numbers; write their names if they have any", numbers)]
+    return classes, doubts
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from ruamel.yaml import YAML
 
 from dsrg.data.check import EXAMPLES, warn_of
-from dsrg.data.classes import composites
+from dsrg.data.classes import composites, is_written_out
 from dsrg.data.folder import MASKS, find_files
 from dsrg.data.images import ENDINGS
 from dsrg.data.sources import scan
-from dsrg.data.table import ENDINGS_OF_TABLES, NoSuchColumns, Row, read_cells, read_table, split_role
+from dsrg.data.table import ENDINGS_OF_TABLES, NoTable, Row, read_cells, read_table, split_role
 from dsrg.errors import InputError
 from dsrg.files import read_text
 
@@ -266,12 +266,13 @@ def _usable_tables(folder: Path, images: int) -> Iterator[tuple[Path, list[Row]]
     for path in _tables(folder):
         try:
             yield path, read_table(path, separator="\0", images=images).rows
-        except NoSuchColumns:
+        except NoTable:
             continue
 
 
 def _separator(cells: set[str]) -> str:
     """What separates the tags in a table's cells: a usual sign, or what leaves but tags that stand alone elsewhere."""
+    cells = {cell for cell in cells if not is_written_out(cell)}
     if sign := next((sign for sign in SEPARATORS if any(sign in cell for cell in cells)), None):
         return sign
     gaps = {composite.gap for composite in composites(cells, cells).values()}
@@ -293,10 +294,10 @@ def _split_names(table: Path, splits: Counter[str]) -> tuple[str, str | None]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    """Tables in a folder, the ones named after tags first; of JSON files those that are lists."""
+    """Tables in a folder, by their names: of tags, of labels, for training; of JSON files those that are lists."""
     found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in ENDINGS_OF_TABLES and path.is_file()]
     found = [path for path in found if path.suffix.lower() != ".json" or _is_list(path)]
-    return sorted(found, key=lambda path: "tag" not in path.stem.lower())
+    return sorted(found, key=lambda path: [word not in path.stem.lower() for word in ("tag", "label", "train")])
 
 
 def _is_list(path: Path) -> bool:

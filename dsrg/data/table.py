@@ -3,10 +3,10 @@
 NAME.csv, .tsv     a header, columns separated by comma, semicolon or tab (or by the sign of a line `sep=;`)
 NAME.jsonl, .json  an object a line, or a list of objects (Label Studio's JSON-MIN); their keys are the columns
 
-The image stands in the column `image`, its tags in `tags`, its split in `split`, or in a column of another usual name
-(IMAGE_COLUMNS ...). Tags are separated by `data.separator`, or are a list as JSON, Python, NumPy or Label Studio write
-it. A table may have a row for each tag: rows of one image are joined. Without a column of tags, columns of 0 and 1 are
-classes. What is not used is noted.
+The image stands in the column `image`, its tags in `tags` (or in tag1, tag2 ...), its split in `split`, or in a column
+of another usual name (IMAGE_COLUMNS ...). Tags are separated by `data.separator`, or are a list as JSON, Python, NumPy
+or Label Studio write it. A table may have a row for each tag: rows of one image are joined. Without a column of tags,
+columns of 0 and 1 are classes. What is not used is noted.
 """
 
 import ast
@@ -36,16 +36,25 @@ TAG_COLUMNS = (
     *("tags", "tag", "labelnames", "labelname", "classnames", "classname", "categoryname", "labels", "label"),
     *("choices", "choice", "classes", "class", "categories", "category"),
 )
-SPLIT_COLUMNS = ("split", "subset", "partition", "set")
-IS_VAL_COLUMNS = ("isvalid", "isval", "isvalidation", "istest")  # of yes and no
-CONFIDENCE_COLUMN = "confidence"  # of a table with a row for each tag; 0: the tag is not there
+PRESENCE_COLUMNS = ("confidence", "present", "presence", "exists", "positive", "probability", "score", "value")
 SPLIT_NAMES = {  # letters alone, without "set" or "split" at the end
-    "train": ("train", "training", "trn", "learn", "entrenamiento", "entraînement", "apprentissage"),
+    "train": (
+        "train",
+        "training",
+        "trn",
+        "trainval",
+        "trainaug",
+        "learn",
+        "entrenamiento",
+        "entraînement",
+        "apprentissage",
+    ),
     "val": ("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation", "validierung"),
     "test": ("test", "testing", "tst", "holdout", "prueba"),
 }
 YES = frozenset(("1", "1.0", "true", "yes", "wahr", "ja", "vrai", "oui", "verdadero", "si", "sí", "vero"))
-NO = frozenset(("0", "0.0", "false", "no", "falsch", "nein", "faux", "non", "falso", "-1", ""))
+NO = frozenset(("0", "0.0", "false", "no", "falsch", "nein", "faux", "non", "falso", "-1", "-1.0", ""))
+MARKS = frozenset(("x", "\u2713", "\u2714", "y"))  # for yes, where other cells of the column are empty or no
 
 SEP_LINE = re.compile(r'"?sep=([^"\n])"?\s*')  # Excel's, which it neither shows nor counts as a row
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
@@ -71,18 +80,22 @@ class Table(NamedTuple):
     notes: list[str]
 
 
-class NoSuchColumns(InputError):
-    """A table has no columns of images and tags."""
+class NoTable(InputError):
+    """A file is no table of tags: it has no columns of images and tags, or no rows."""
 
 
 class Columns(NamedTuple):
     """Which columns of a table are read."""
 
     image: str
-    tags: str | None  # None: the classes are columns of 0 and 1
-    split: str | None
-    is_val: str | None
-    confidence: str | None
+    tags: list[str]  # empty: the classes are columns of 0 and 1
+    split: str | None = None
+    is_split: str | None = None  # yes or no: is it for training, or for evaluation?
+    presence: str | None = None  # of a table with a row for each tag; 0: the tag is not there
+
+    @property
+    def used(self) -> set[str]:
+        return {self.image, *self.tags, *(self[2:])} - {None}
 
 
 def read_table(path: Path, *, separator: str, images: int, key: str = "data.tags") -> Table:
@@ -98,27 +111,24 @@ def read_table(path: Path, *, separator: str, images: int, key: str = "data.tags
     if path.suffix.lower() not in ENDINGS_OF_TABLES:
         raise InputError(f"{path}: expected a table of tags, .csv, .tsv, .jsonl or .json ({key})")
     names, lines = read_cells(path, images=images)
-    columns = _choose_columns(path, names)
     lines, problems = _separated(lines)
-    columns = _without_other_things(columns, lines)
-    if columns.tags is None:
-        flags = _flag_columns(path, columns, names, lines)
-        rows, more, notes = _rows_of_flags(columns, flags, lines)
-    else:
+    columns, notes = _choose_columns(path, names, lines)
+    if columns.tags:
         flags = []
-        rows, more, notes = _rows_of_cells(columns, lines, separator)
+        rows, more, more_notes = _rows_of_cells(columns, lines, separator)
+    else:
+        flags = _flag_columns(path, columns, names, lines)
+        rows, more, more_notes = _rows_of_flags(columns, flags, lines)
     if problems := [*problems, *more]:
         raise InputError(problems)
     if not rows:
-        raise InputError(f"{path}: a table without rows; expected one image a row")
-    if columns.is_val:
-        notes.append(f"its column {columns.is_val!r} says which images are for evaluation")
+        raise NoTable(f"{path}: a table without rows; expected one image a row")
     rows, joined = join_rows(rows)
-    unused = [name for name in names if name and name not in {*columns, *flags}]
-    if unused:
+    notes += [*more_notes, *joined]
+    if unused := [name for name in names if name and name not in {*columns.used, *flags}]:
         more = ", ..." if unused[EXAMPLES:] else ""
         notes.append(f"{len(unused)} columns are not used: {', '.join(unused[:EXAMPLES])}{more}")
-    return Table(rows, [f"{path.name}: {note}" for note in (*notes, *joined)])
+    return Table(rows, [f"{path.name}: {note}" for note in notes])
 
 
 def table_text(path: Path, *, images: int) -> str:
@@ -233,60 +243,112 @@ def _object_line(where: str, found: object) -> Line:
 # Columns
 
 
-def _choose_columns(path: Path, names: list[str]) -> Columns:
-    """Which columns hold images, tags and splits, by their names. Raises NoSuchColumns if none or several do."""
-    image, tags = _first(IMAGE_COLUMNS, names), _first(TAG_COLUMNS, names)
-    split, is_val = _first(SPLIT_COLUMNS, names), _first(IS_VAL_COLUMNS, names)
-    problems = [f"no column {name!r}" for name, found in {"image": image, "tags": tags}.items() if found is None]
-    if image is not None and tags is None and len(names) > 2:
+def _choose_columns(path: Path, names: list[str], lines: list[Line]) -> tuple[Columns, list[str]]:
+    """Which columns hold images, tags and splits, and notes on it. Raises NoTable if none or several do."""
+    image, tag = _first(IMAGE_COLUMNS, names), _first(TAG_COLUMNS, names)
+    problems = [f"no column {name!r}" for name, found in {"image": image, "tags": tag}.items() if found is None]
+    if image is not None and tag is None and len(names) > 2:
         problems = []  # they may be classes
-    twice = (name for name in (image, tags, split, is_val) if name is not None and names.count(name) > 1)
+    twice = (name for name in (image, tag, "split") if name is not None and names.count(name) > 1)
     if problems := [*problems, *(f"more than one column {name!r}" for name in twice)]:
-        raise NoSuchColumns(f"{path}:1: {problem}; {_expected(names)}" for problem in problems)
-    return Columns(image, tags, split, None if split else is_val, _first((CONFIDENCE_COLUMN,), names) if tags else None)
+        raise NoTable(f"{path}:1: {problem}; {_expected(names)}" for problem in problems)
+    stem = tag and _stem(tag)
+    columns = Columns(image, [name for name in names if tag and name.isprintable() and _stem(name) == stem])
+    others = [name for name in names if name and name not in columns.used]
+    values = {name: {_folded(line.cells.get(name)) for line in lines} for name in others}
+    columns = columns._replace(
+        split=_split_column(others, values),
+        is_split=_is_split_column(others, values, alone=not columns.tags),
+        presence=_presence_column(others, lines) if columns.tags else None,
+    )
+    notes = []
+    if columns.split and columns.split.casefold() != "split":
+        notes.append(f"the splits are those of its column {columns.split!r}")
+    if columns.split:
+        columns = columns._replace(is_split=None)
+    if columns.is_split:
+        notes.append(f"its column {columns.is_split!r} says which images are for training, which for evaluation")
+    if columns.tags[1:]:
+        notes.append(f"the tags are those of its columns {', '.join(columns.tags)}")
+    return columns, notes
 
 
 def _expected(names: list[str]) -> str:
     return f"expected image and tags, perhaps split, found {', '.join(names)!r}"
 
 
-def _without_other_things(columns: Columns, lines: list[Line]) -> Columns:
-    """The columns without those that only have the usual name: a "set" of holidays, a "confidence" in words."""
-    if columns.split is not None and columns.split.casefold() != "split":
-        if not any(split_role(str(line.cells.get(columns.split))) for line in lines):
-            columns = columns._replace(split=None)
-    if columns.confidence and any(_number(line.cells.get(columns.confidence)) is None for line in lines):
-        columns = columns._replace(confidence=None)
-    return columns
+def _split_column(names: list[str], values: dict[str, set[str]]) -> str | None:
+    """The column `split`, or one that holds nothing but names of splits, whatever its own."""
+    for name in names:
+        if name.casefold() == "split":
+            return name
+    for name in names:
+        roles = {split_role(value) for value in values[name] - {""}}
+        if len(roles) > 1 and "train" in roles and None not in roles:
+            return name
+    return None
+
+
+def _is_split_column(names: list[str], values: dict[str, set[str]], *, alone: bool) -> str | None:
+    """A column of yes and no such as is_valid. alone: there is no column of tags, so `train` may be a class."""
+    for name in names:
+        role = split_role(re.sub(r"^is(?=[^a-z])|^is(?=[tdv])", "", name.casefold()))
+        if role and values[name] <= YES | NO and not (alone and split_role(name)):
+            return name
+    return None
+
+
+def _presence_column(names: list[str], lines: list[Line]) -> str | None:
+    """The column of numbers (or yes and no) that says whether the tag of a row is there."""
+    name = _first(PRESENCE_COLUMNS, names)
+    if name is None or any(_number(line.cells.get(name)) is None for line in lines):
+        return None
+    return name
 
 
 def _flag_columns(path: Path, columns: Columns, names: list[str], lines: list[Line]) -> list[str]:
-    """The columns of 0 and 1 that are classes, at least two. Raises NoSuchColumns."""
-    flags = []
+    """The columns of 0 and 1 that are classes, at least two. Raises NoTable, and InputError for counts among them."""
+    flags, problems = [], []
     for name in names:
-        values = {_folded(line.cells.get(name)) for line in lines} if name and name not in columns else set()
-        if values <= YES | NO and values & YES:
+        if not name or name in columns.used:
+            continue
+        values = [_folded(line.cells.get(name)) for line in lines]
+        if {*values} <= YES | NO | MARKS and {*values} & YES or ({*values} <= MARKS | NO and len({*values}) > 1):
             flags.append(name)
-    if len(flags) < 2:
-        raise NoSuchColumns(f"{path}:1: no column 'tags'; {_expected(names)}")
+        elif values.count("0") > 1 and all(_number(value) is not None for value in values):
+            odd = [value for value in values if value not in YES | NO]
+            expected = "expected 0 or 1 in columns that are classes"
+            problems += [f"{path}: column {name!r} holds 0 and {odd[0]!r}; {expected}"] if odd else []
+    if len(flags) + len(problems) < 2:
+        raise NoTable(f"{path}:1: no column 'tags'; {_expected(names)}")
+    if problems:
+        raise InputError(problems)
     return flags
+
+
+def _first(wanted: tuple[str, ...], names: list[str]) -> str | None:
+    """The name that is the first of those wanted, whatever its case, signs and number (tag1)."""
+    sound = [name for name in reversed(names) if name.isprintable()]
+    by_letters = {_stem(name): name for name in sound} | {_letters(name): name for name in sound}
+    return next((by_letters[name] for name in wanted if name in by_letters), None)
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def _stem(name: str) -> str:
+    return _letters(name).rstrip("0123456789")
 
 
 def split_role(name: str) -> str | None:
     """`train`, `val` or `test`: what the name of a split means, by its usual spellings; None if it is another.
 
-    >>> [split_role(name) for name in ("TRAIN", "Training", "Valid", "dev", "Test", "x", "trainval")]
-    ['train', 'train', 'val', 'val', 'test', None, None]
+    >>> [split_role(name) for name in ("TRAIN", "Training set", "Valid", "dev", "Test", "x")]
+    ['train', 'train', 'val', 'val', 'test', None]
     """
     letters = "".join(filter(str.isalpha, name.casefold())).removesuffix("set").removesuffix("split")
     return next((role for role, names in SPLIT_NAMES.items() if letters in names), None)
-
-
-def _first(wanted: tuple[str, ...], names: list[str]) -> str | None:
-    """The name that is the first of those wanted, whatever its case and signs."""
-    sound = (name for name in reversed(names) if name.isprintable())
-    by_letters = {"".join(filter(str.isalnum, name.casefold())): name for name in sound}
-    return next((by_letters[name] for name in wanted if name in by_letters), None)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -301,9 +363,9 @@ def _rows_of_cells(columns: Columns, lines: list[Line], separator: str) -> tuple
         try:
             row = _row(line, columns, separator)
         except ValueError as error:
-            problems.append(f"{line.where}: {EXPECTED_OBJECT} ({error})")
+            problems.append(f"{line.where}: {error}")
             continue
-        confidence = _number(line.cells[columns.confidence]) if columns.confidence else 1
+        confidence = _number(line.cells[columns.presence]) if columns.presence else 1
         unsure += 0 < confidence < 1
         if confidence <= 0:
             absent |= {(row.image, tag): row.where for tag in row.tags}
@@ -312,34 +374,36 @@ def _rows_of_cells(columns: Columns, lines: list[Line], separator: str) -> tuple
     for row in rows:
         for tag in row.tags:
             if other := absent.get((row.image, tag)):
-                what = f"{row.image!r} has the tag {tag!r} here, but not at {other} (confidence 0)"
+                what = f"{row.image!r} has the tag {tag!r} here, but not at {other} ({columns.presence} 0)"
                 problems.append(f"{row.where}: {what}; remove one")
     if any(row.split is not None for row in rows):
         problems += [f"{row.where}: no split, but other lines have one" for row in rows if row.split is None]
-    return rows, problems, [f"{unsure} rows have a confidence below 1, and count as tags"] * bool(unsure)
+    return rows, problems, [f"{unsure} rows have a {columns.presence} below 1, and count as tags"] * bool(unsure)
 
 
 def _rows_of_flags(columns: Columns, flags: list[str], lines: list[Line]) -> tuple[list[Row], list[str], list[str]]:
     """The same for a table whose classes are columns of 0 and 1."""
     named = (
-        Line(line.where, line.cells | {"tags": [name for name in flags if _folded(line.cells.get(name)) in YES]})
+        Line(
+            line.where, line.cells | {"tags": [name for name in flags if _folded(line.cells.get(name)) in YES | MARKS]}
+        )
         for line in lines
     )
-    rows, problems, notes = _rows_of_cells(columns._replace(tags="tags"), list(named), "|")
+    rows, problems, notes = _rows_of_cells(columns._replace(tags=["tags"]), list(named), "|")
     return rows, problems, [*notes, f"its columns of 0 and 1 are the classes: {', '.join(flags[:EXAMPLES])}"]
 
 
 def _row(line: Line, columns: Columns, separator: str) -> Row:
     """Raises ValueError for cells that are no text (or list, in JSON)."""
-    for name in (columns.image, columns.tags):
-        if name not in line.cells:
-            raise ValueError(f"no {name!r}")
+    if missing := [name for name in (columns.image, *columns.tags) if name not in line.cells]:
+        raise ValueError(f"{EXPECTED_OBJECT} (no {missing[0]!r})")
     image, split = line.cells[columns.image], line.cells.get(columns.split)
     if not isinstance(image, str) or not isinstance(split, str | None):
-        raise ValueError("image, tags and split are text")
-    if columns.is_val:
-        split = _split_of(line.cells.get(columns.is_val), columns.is_val)
-    tags = dict.fromkeys(normal(tag.strip()) for tag in cell_tags(line.cells[columns.tags], separator))
+        raise ValueError(f"{EXPECTED_OBJECT} (image, tags and split are text)")
+    if columns.is_split:
+        split = _split_of(line.cells.get(columns.is_split), columns.is_split)
+    cells = (cell_tags(line.cells[name], separator) for name in columns.tags)
+    tags = dict.fromkeys(normal(tag.strip()) for cell in cells for tag in cell)
     return Row(line.where, image.strip(), tuple(tag for tag in tags if tag), split and split.strip())
 
 
@@ -348,15 +412,16 @@ def _folded(cell: object) -> str:
 
 
 def _split_of(cell: object, column: str) -> str:
-    text = _folded(cell)
-    if text not in YES | NO:
-        raise ValueError(f"{column} is {cell!r}, neither true nor false")
-    return "val" if text in YES else "train"
+    is_train = split_role(re.sub("^is", "", column.casefold())) == "train"
+    return "train" if (_folded(cell) in YES) == is_train else "val"
 
 
 def _number(cell: object) -> float | None:
+    """A cell's number, 1 and 0 for yes and no; None for anything else, and for nothing."""
+    if (text := _folded(cell)) and text in YES | NO:
+        return float(text in YES)
     try:
-        return float(str(cell).strip())
+        return float(text)
     except ValueError:
         return None
 
@@ -377,7 +442,7 @@ def cell_tags(cell: object, separator: str) -> list[str]:
             items = re.findall(ITEM, text[re.search(r"[\[({]", text).start() :])
             return [_unquoted(item) for item in items if item.casefold() not in ("none", "null", "nan")]
         if found := BARE_LIST.fullmatch(text):
-            return found[1].split(",")
+            return found[1].split("," if "," in found[1] else separator)
         if not text.startswith("{"):
             return cell.split(separator)
         try:
@@ -387,7 +452,7 @@ def cell_tags(cell: object, separator: str) -> list[str]:
     if isinstance(cell, dict) and len(cell) == 1:
         (cell,) = cell.values()
     if not isinstance(cell, list) or not all(isinstance(tag, str) for tag in cell):
-        raise ValueError("image, tags and split are text")
+        raise ValueError(f"{EXPECTED_OBJECT} (image, tags and split are text)")
     return cell
 
 
