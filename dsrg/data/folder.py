@@ -116,7 +116,9 @@ def _read_or_collect_classes(
     made = composites(sound, sound)
     for name in sound:
         sign = next((sign for sign in TAG_SEPARATORS if sign in name and sign != separator), None)
-        if name in made:
+        if name in made and made[name].gap == separator:
+            problems.append(f"{first[name]}: tag {name!r}: write each tag as an item of its own in the list")
+        elif name in made:
             problems.append(f"{first[name]}: tag {name!r}: {made[name].hint}, else list your classes in classes.txt")
         elif sign:
             hint = "if that separates tags, set data.separator to it, else list your classes in classes.txt"
