@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import ctypes
 import errno
 import hashlib
 import io
@@ -68,11 +69,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         with _refused(path, REFUSALS):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(path) and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "", path)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         with _refused(path, NO_ROOM):
             yield temporary
-            os.sync()  # once for all: an fsync of each of thousands of files takes a minute
+            _sync_all(temporary)
             if path.is_dir():
                 os.replace(path, older)
             os.replace(temporary, path)
@@ -129,6 +132,21 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_all(folder: Path) -> None:
+    """What was written to a folder, by one flush of its file system: an fsync of thousands of files takes a minute, and
+    os.sync would wait for every other file system too.
+    """
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # Linux has it
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs is not None and syncfs(descriptor) == 0:
+            return
+    finally:
+        os.close(descriptor)
+    for path in folder.rglob("*"):
+        _sync(path)
 
 
 def _forget(path: Path) -> None:

@@ -190,6 +190,14 @@ def test_one_class_is_certain(engine):
 # Batches and engines
 
 
+def test_a_batch_without_images_has_no_marginals(engine):
+    """The losses are ready for one, too."""
+    images, energies = batch_of(2)
+    probs = dense_crf(images[:0], energies[:0], **GENTLE, iterations=2, engine=engine)
+    assert probs.shape == energies[:0].shape and probs.dtype == torch.float32
+    assert torch.equal(probs, dense_crf_over_workers(images[:0], energies[:0], **GENTLE, iterations=2))
+
+
 @needs_pydensecrf
 def test_a_batch_gives_what_its_images_give_alone_in_one_process_or_two(processes):
     images, energies = batch_of(5)

@@ -99,6 +99,25 @@ class TestWholeFolder:
             write_tree(temporary, new)
         assert all(state in (old, None, new) for state in seen) and old in seen and new in seen
 
+    @pytest.mark.parametrize("syncfs", [True, False], ids=["Linux", "elsewhere"])
+    def test_only_its_own_file_system_is_flushed(self, tmp_path, monkeypatch, syncfs):
+        """os.sync waits for every file system of the machine."""
+        monkeypatch.setattr(files.os, "sync", lambda: pytest.fail("flushes everything"))
+        if not syncfs:
+            monkeypatch.setattr(files.ctypes, "CDLL", lambda *name, **options: object())
+        with whole_folder(tmp_path / "out") as temporary:
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / "a.txt").write_text("new")
+        assert tree(tmp_path) == {"out/deep/a.txt": "new"}
+
+    @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")], ids=["file", "broken link"])
+    def test_what_is_no_folder_is_left_and_named(self, tmp_path, make):
+        make(tmp_path / "out")
+        with pytest.raises(InputError, match="out: cannot be written: Not a directory; a file stands where a folder"):
+            with whole_folder(tmp_path / "out"):
+                pytest.fail("nothing should be begun")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
     def test_what_a_killed_run_left_is_no_hindrance(self, tmp_path):
         with whole_folder(tmp_path / "out") as temporary:
             name = temporary.name

@@ -31,6 +31,8 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
     if engine not in ("auto", "lattice", "pydensecrf"):
         raise ValueError(f"engine: expected auto, lattice or pydensecrf, not {engine!r}")
     kernel = Kernel(**kernel)
+    if images.shape[0] == unary.shape[0] == 0:
+        return unary.detach().float()
     if (engine_on(unary.device) if engine == "auto" else engine) == "lattice":
         return lattice_mean_field(images, unary, kernel)
     if len(images) != len(unary):
