@@ -22,11 +22,11 @@ from dsrg.files import (
     require_room,
     require_writable,
     sha256,
-    write_json,
     write_text,
 )
 from dsrg.params import Params
 from dsrg.project import Paths, Project, load_project, read_dvc_yaml
+from dsrg.runtime.durations import note_seconds, noted_seconds
 from dsrg.runtime.dvc_lock import read_record, rotten
 from dsrg.runtime.environment import scratch_root
 from dsrg.runtime.launcher import Topology, topology
@@ -36,8 +36,6 @@ from dsrg.runtime.signals import Stopped, leave_keyboard_to_starter, starter, st
 
 ORIGIN = "origin.json"  # in a scratch folder: what its name is the digest of
 LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python", "pydensecrf", "timm")  # that results may depend on
-
-SECONDS = Path(".scratch/seconds.json")
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
                 stage.look_ahead()
                 with stage.alone():
                     work(stage)
-                    write_json(SECONDS, _noted_seconds() | {name: time.monotonic() - started})
+                    note_seconds(name, time.monotonic() - started)
             elif together:
                 work(stage)
     except InputError as error:
@@ -204,18 +202,10 @@ def read_seconds() -> dict[str, float]:
     """How long each stage took when it last ran in this folder, in the order of dvc.yaml; of a training that was
     interrupted, since it went on. No outs of the stages: no two runs have the same. Raises InputError if none ran.
     """
-    noted = _noted_seconds()
+    noted = noted_seconds()
     if not noted:
-        raise InputError(f"{SECONDS}: holds no times; no stage has run in this folder yet, run `dvc repro`")
+        raise InputError("no times are noted; no stage has run in this folder yet, run `dvc repro`")
     return {name: noted[name] for name in read_dvc_yaml()["stages"] if name in noted}
-
-
-def _noted_seconds() -> dict[str, float]:
-    try:
-        noted = json.loads(SECONDS.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a note that nothing depends on must not stop a stage
-        noted = {}
-    return noted if isinstance(noted, dict) else {}
 
 
 def load_stage(name: str) -> Stage:

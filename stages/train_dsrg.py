@@ -43,6 +43,7 @@ def train_dsrg(stage: Stage) -> None:
         np.asarray(stored.in_order(index.ids[: len(watched)])),
         root=stage.data_root,
         size=params.data.size,
+        batch=dsrg.batch,
         supervisor=supervisor,
         min_prob=dsrg.min_prob,
         steps=dsrg.steps,

@@ -69,7 +69,7 @@ def test_experiment_reruns_growth_and_what_follows_only(project):
 
 def test_times_of_the_stages_are_noted_and_told_in_a_copy_of_the_page(project, tmp_path, monkeypatch):
     monkeypatch.chdir(project)
-    noted = json.loads((project / ".scratch" / "seconds.json").read_text())
+    noted = json.loads((project / ".scratch" / "seconds.json").read_text())[str(project)]
     assert set(noted) == set(DAG["stages"]) and all(seconds > 0 for seconds in noted.values())
     made = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
     assert made.exit_code == 0, made.output

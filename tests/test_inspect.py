@@ -608,9 +608,9 @@ class TestDoor:
             pages.counted = True
             return {}
 
-        pages.project.live = look
-        pages.project.find = lambda **_: look() or []
-        pages.project.values = lambda _: np.zeros(0)
+        pages.run.live = look
+        pages.run.find = lambda **_: look() or []
+        pages.run.values = lambda _: np.zeros(0)
         assert json.loads(asyncio.run(pages.live(request)).body)["counting"]
         pages.counted = False
         assert json.loads(asyncio.run(pages.images(request)).body)["working"]

@@ -14,7 +14,8 @@ from test_topology import CHILD, TORCHRUN
 from tiny import tiny_project
 
 from dsrg.errors import InputError, RunError
-from dsrg.stage import SECONDS, load_stage
+from dsrg.runtime.durations import NAME
+from dsrg.stage import load_stage
 
 BUSY = """
     import time
@@ -116,7 +117,7 @@ def test_exit_codes(project, work, code, message):
     process = start(project, work)
     assert (process.communicate()[1], process.returncode) == (message, code)
     assert files(project) == []
-    assert (project / SECONDS).exists() == (code == 0), "of work that was not done there is no time"
+    assert (project / ".scratch" / NAME).exists() == (code == 0), "of work that was not done there is no time"
 
 
 def test_a_stage_of_a_dvc_that_was_killed_stops(project):
@@ -214,11 +215,27 @@ class TestTogether:
 
 @pytest.mark.parametrize("text", ["[1]", "3", "{", ""])
 def test_a_damaged_note_of_times_stops_nothing(project, text):
-    (project / SECONDS).parent.mkdir()
-    (project / SECONDS).write_text(text)
+    note = project / ".scratch" / NAME
+    note.parent.mkdir()
+    note.write_text(text)
     process = start(project, "pass")
     assert (process.communicate()[1], process.returncode) == ("", 0)
-    assert list(json.loads((project / SECONDS).read_text())) == ["prepare"]
+    assert list(json.loads(note.read_text())[str(project)]) == ["prepare"]
+
+
+def test_times_are_noted_in_the_scratch_folder_by_several_at_once(project, tmp_path):
+    scratch = tmp_path / "scratch"
+    stages = [start(project, "pass", DSRG_SCRATCH=str(scratch))]
+    stages[0].communicate()
+    for name in ("audit", "evaluate"):
+        work = (project / "stages" / "prepare.py").read_text().replace("prepare", name)
+        (project / "stages" / f"{name}.py").write_text(work)
+        command = [sys.executable, "-m", f"stages.{name}"]
+        settings = os.environ | {"PYTHONPATH": ".", "DSRG_SCRATCH": str(scratch)}
+        stages.append(subprocess.Popen(command, cwd=project, env=settings))
+    assert [stage.wait() for stage in stages] == [0, 0, 0]
+    assert sorted(json.loads((scratch / NAME).read_text())[str(project)]) == ["audit", "evaluate", "prepare"]
+    assert not (project / ".scratch").exists()
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "stages: {", "stages: {}", None])

@@ -38,7 +38,7 @@ from dsrg.training.cam import tag_objective
 from dsrg.training.checkpoints import Checkpoints
 from dsrg.training.curves import Curves, NotFiniteError
 from dsrg.training.dsrg import Supervisor, class_shares, confidence, labelled_shares, seed_objective
-from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.fit import fit, let_stops_through, set_up_torch
 from dsrg.training.growth_recorder import GrowthWatch, watched_steps
 from dsrg.training.optim import build_optimiser, lr_factor, parameter_groups
 from dsrg.training.retrain import mask_objective
@@ -946,12 +946,14 @@ class TestGrowthWatch:
         folder = tmp_path / "growth"
         watch = GrowthWatch(
             *(index, seeds),
-            **{"root": root, "size": 33, "supervisor": supervisor, "min_prob": 1e-4},
+            **{"root": root, "size": 33, "batch": 1, "supervisor": supervisor, "min_prob": 1e-4},
             **{"steps": 6, "times": 2, "folder": folder},
         )
-        before = torch.get_rng_state()
+        before, together = torch.get_rng_state(), []
+        network.register_forward_pre_hook(lambda module, inputs: together.append(len(inputs[0])))
         for done in range(1, 7):
             watch(network, done)
+        assert together == [1] * 4, "as many at once as a training step has memory for"
         assert torch.equal(torch.get_rng_state(), before) and network.training
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
         assert files == ["deep im/000003.png", "deep im/000006.png", "im0/000003.png", "im0/000006.png"]
@@ -977,9 +979,17 @@ class TestGrowthWatch:
         index = save_index(tmp_path, {"im0": picture(40, 60, seed=0)}, [[1, 1]]).pick([])
         watch = GrowthWatch(
             *(index, np.empty((0, 5, 5), np.uint8)),
-            **{"root": tmp_path, "size": 33, "supervisor": None, "min_prob": 1e-4},
+            **{"root": tmp_path, "size": 33, "batch": 1, "supervisor": None, "min_prob": 1e-4},
             **{"steps": 6, "times": 2, "folder": tmp_path / "none"},
         )
         watch(small_segmenter(), 6)
         write_growth(watch, small_segmenter(), maps=tmp_path / "maps", strips=tmp_path / "strips")
         assert not list((tmp_path / "maps").iterdir()) and not list((tmp_path / "strips").iterdir())
+
+
+@pytest.mark.parametrize("device, hooks", [("cpu", 1), ("cuda", 0)])
+def test_python_runs_in_a_backward_pass_only_where_signals_need_it(device, hooks):
+    network = torch.nn.Linear(2, 1)
+    let_stops_through(network, torch.device(device))
+    found = [len(parameter._post_accumulate_grad_hooks or ()) for parameter in network.parameters()]
+    assert found == [hooks, hooks]

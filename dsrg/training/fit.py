@@ -90,9 +90,7 @@ def fit(
     kind = {key: optimiser[key] for key in ("name", "momentum", "beta2")}
     network, optim = fabric.setup(network, build_optimiser(groups, **kind))
     schedule = {key: optimiser[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
-    for parameter in network.parameters():
-        if parameter.requires_grad:  # a moment of Python in a long backward pass, in which a stop gets through
-            parameter.register_post_accumulate_grad_hook(lambda parameter: None)
+    let_stops_through(network, fabric.device)
 
     done, skipped, random = 0, 0, random_state()
     checkpoints = Checkpoints(scratch, fingerprint=fingerprint)
@@ -155,6 +153,17 @@ def fit(
     if checkpoints.saves:
         print(f"{name}: {checkpoints}", flush=True)
     return network.module.eval()
+
+
+def let_stops_through(network: nn.Module, device: torch.device) -> None:
+    """Put moments of Python into a long backward pass on the CPU, in which a signal is heard.
+
+    CUDA's backward pass runs in a thread of its own, where they would only cost time.
+    """
+    if device.type == "cpu":
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(lambda parameter: None)
 
 
 def gradient_norm(network: nn.Module) -> Tensor:

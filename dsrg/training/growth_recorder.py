@@ -1,5 +1,6 @@
 """How the supervision of a few fixed images grows during training (paper figure 1)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ class GrowthWatch:
     Args:
         index: the images to watch, K of them; seen whole, not augmented, as squares of `size` pixels.
         seeds: uint8 (K, h, w).
+        batch: images in the network at once, as many as the training has memory for.
         steps, times: look at `times` moments of a training of `steps` steps, see `watched_steps`.
         folder: where unfinished trainings keep their files, so that a resumed one has the early moments too.
     """
@@ -37,16 +39,17 @@ class GrowthWatch:
         *,
         root: Path,
         size: int,
+        batch: int,
         supervisor: Supervisor,
         min_prob: float,
         steps: int,
         times: int,
         folder: Path,
     ) -> None:
-        self.ids, self.folder = index.ids, folder
+        self.ids, self.folder = list(index.ids), folder
         self.pictures = [index.image(row, root=root) for row in range(len(index))]
         self.seeds, self.present = seeds, torch.from_numpy(index.present)
-        self.size, self.supervisor, self.min_prob = size, supervisor, min_prob
+        self.size, self.batch, self.supervisor, self.min_prob = size, batch, supervisor, min_prob
         self.moments = watched_steps(steps, times)
 
     @torch.no_grad()
@@ -54,12 +57,12 @@ class GrowthWatch:
         if step not in self.moments or not self.ids:
             return
         network.eval()  # draws no random numbers, so watching changes nothing
-        images, probs = self._seen(network)
-        seeds, present = torch.from_numpy(self.seeds).to(probs.device), self.present.to(probs.device)
-        grown = self.supervisor(images, probs, seeds, present, step=step - 1).labels.cpu().numpy()
-        for image_id, labels in zip(self.ids, grown, strict=True):
-            with whole_file(self.folder / image_id / f"{step:06d}.png") as temporary:
-                temporary.write_bytes(label_png(labels))
+        for rows, images, probs in self._seen(network):
+            seeds, present = torch.from_numpy(self.seeds[rows]).to(probs.device), self.present[rows].to(probs.device)
+            grown = self.supervisor(images, probs, seeds, present, step=step - 1).labels.cpu().numpy()
+            for image_id, labels in zip(self.ids[rows], grown, strict=True):
+                with whole_file(self.folder / image_id / f"{step:06d}.png") as temporary:
+                    temporary.write_bytes(label_png(labels))
         network.train()
 
     @torch.no_grad()
@@ -67,9 +70,11 @@ class GrowthWatch:
         """What a network in evaluation mode makes of the images: the likeliest of all classes, uint8 (K, h, w)."""
         if not self.ids:
             return self.seeds
-        return self._seen(network)[1].argmax(dim=1).to(torch.uint8).cpu().numpy()
+        return np.concatenate([probs.argmax(dim=1).to(torch.uint8).cpu().numpy() for *_, probs in self._seen(network)])
 
-    def _seen(self, network: nn.Module) -> tuple[Tensor, Tensor]:
-        """The images as squares, uint8 (K, 3, S, S), and the network's probabilities, on its device."""
-        images = squares(self.pictures, self.size).to(next(network.parameters()).device)
-        return images, smoothed_softmax(network(images).float(), min_prob=self.min_prob)
+    def _seen(self, network: nn.Module) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, their images as squares, uint8 (b, 3, S, S), and the network's probabilities, on its device."""
+        for start in range(0, len(self.ids), self.batch):
+            rows = slice(start, start + self.batch)
+            images = squares(self.pictures[rows], self.size).to(next(network.parameters()).device)
+            yield rows, images, smoothed_softmax(network(images).float(), min_prob=self.min_prob)
