@@ -57,7 +57,7 @@ def start(project: Path, work: str, *, together: bool = False, **environment: st
 def files(project: Path) -> list[str]:
     """What a run has left, but for the note of its time; points.csv is a person's."""
     found = (path for name in ("data", ".scratch") for path in (project / name).rglob("*"))
-    return sorted(str(path.relative_to(project)) for path in found if path.name not in (SECONDS.name, "points.csv"))
+    return sorted(str(path.relative_to(project)) for path in found if path.name not in (NAME, "points.csv"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
