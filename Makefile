@@ -22,11 +22,12 @@ help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1	/p' $(MAKEFILE_LIST) | expand -t 12 | sed 's/^/  /'
 
 env: $(READY)  ## set up .venv (about 150 packages, 6 GB)
+	@$(SHELL) .ci/repository.sh
 	@echo 'Ready. To use dsrg and dvc from this shell: source $(VENV)/bin/activate'
 
 repro: $(READY)  ## run the pipeline: dvc repro
 	@$(SHELL) .ci/repository.sh
-	dvc repro
+	@python .ci/repro.py
 
 test: $(READY)  ## run the tests
 	python -m pytest -n 2 tests $(ARGS)

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -161,16 +162,55 @@ def look_at_project(folders: Iterable[Path]) -> Iterator[Finding]:
 
 
 def git() -> Finding:
-    def asked(*words: str) -> str | None:
-        result = subprocess.run(["git", *words], capture_output=True, text=True)
-        return result.stdout.strip() if result.returncode == 0 else None
-
-    if shutil.which("git") is None or asked("rev-parse", "--git-dir") is None:
+    """git, and whether DVC goes with it or without it as it has to."""
+    if not _has_repository():
+        if dvc_expects_git():
+            return Finding("git", WRONG, "no repository, which DVC does not know: dvc repro stops; run: make env")
         return Finding("git", NOTE, "no repository: dvc repro works, dvc exp does not; run: git init")
-    if (commit := asked("rev-parse", "--short", "--verify", "HEAD")) is None:
+    if _goes_without_git():
+        said = "a repository, but .dvc/config.local says core.no_scm: dvc exp does not work; run: make env"
+        return Finding("git", NOTE, said)
+    if (commit := _git("rev-parse", "--short", "--verify", "HEAD")) is None:
         return Finding("git", NOTE, "no commit yet: dvc exp needs one; run: git add -A, git commit")
-    changed = len((asked("status", "--porcelain") or "").splitlines())
+    changed = len((_git("status", "--porcelain") or "").splitlines())
     return Finding("git", FINE, f"{commit}, {changed} files not committed" if changed else commit)
+
+
+def dvc_expects_git() -> bool:
+    """Would DVC stop here, because there is no git repository and nobody told it so?"""
+    return Path(".dvc").is_dir() and not _has_repository() and not _goes_without_git()
+
+
+def unseen_data(root: Path, *, drawn: Path) -> str | None:
+    """What to do if `dvc exp run --temp`, which copies what git or DVC tracks, misses the data; None if it does not.
+
+    drawn: the folder of the demo's images, which a stage makes.
+    """
+    here, absolute = Path.cwd(), Path(os.path.abspath(root))
+    if absolute == Path(os.path.abspath(drawn)) or not absolute.is_relative_to(here) or not root.is_dir():
+        return None
+    if not _has_repository() or _git("rev-parse", "--verify", "HEAD") is None or _git("ls-files", "--", str(root)):
+        return None
+    if any(Path(f"{folder}.dvc").is_file() for folder in (absolute, *absolute.parents)):
+        return None
+    lost = "tracked neither by git nor by DVC, so not found by dvc exp run with --temp or --queue"
+    return f"{root}: {lost}; run: dvc add {shlex.quote(str(root))}, then git add what it names, git commit"
+
+
+def _git(*words: str) -> str | None:
+    """What git answers; None where it refuses."""
+    result = subprocess.run(["git", *words], capture_output=True, text=True)
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _has_repository() -> bool:
+    return shutil.which("git") is not None and _git("rev-parse", "--git-dir") is not None
+
+
+def _goes_without_git() -> bool:
+    configs = (Path(".dvc/config"), Path(".dvc/config.local"))
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in configs if path.is_file())
+    return any(re.search(r"^\s*no_scm\s*=\s*true", text, re.MULTILINE | re.IGNORECASE) for text in texts)
 
 
 def locked(path: Path) -> Finding:
@@ -221,6 +261,8 @@ def look_at_data(project: Project) -> Iterator[Finding]:
     from dsrg.data.index import read_ground_truth, read_index
 
     paths = project.paths
+    if unseen := unseen_data(project.data_root, drawn=paths.shapes):
+        yield Finding("experiments", NOTE, unseen)
     if not paths.index.is_file():
         yield Finding("data", NOTE, f"{paths.index}: not made yet; run: dvc repro prepare")
         return
@@ -283,6 +325,9 @@ def look_at_cache() -> Iterator[Finding]:
         yield Finding("DVC", NOTE, "no DVC project here; run: dvc init")
         return
     objects, faults = tracked()
+    if dvc_expects_git() and any("not a git repository" in fault for fault in faults):
+        yield Finding("DVC", NOTE, "not looked at, as it stops without git (see there)")
+        return
     if faults:
         yield Finding("DVC", WRONG, _few(faults))
         return

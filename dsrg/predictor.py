@@ -71,7 +71,7 @@ class Segmenter:
         """Label map uint8 (H, W) of an image: 0 background, 1..C `classes`, 255 where nothing reaches `unsure_below`.
 
         Args:
-            image: the path of a JPEG, PNG, WebP or TIFF (turned as its EXIF orientation says), or uint8 (H, W, 3) RGB.
+            image: the path of a file (see data.images; turned as its EXIF orientation says), or uint8 (H, W, 3) RGB.
             tags: names of the classes that may be in it, or the name of one, besides background; None = all.
             crf: follow the image's edges with the fully connected CRF `kernel`.
             probabilities: return (labels, probs float32 (C+1, h, w)), the CRF's if there is one.

@@ -114,6 +114,36 @@ class TestProject:
         monkeypatch.setenv("PATH", "")
         assert doctor.git().state == NOTE
 
+    def test_without_git_dvc_says_one_thing_with_doctor(self):
+        """A ZIP download: DVC stops until `make env` has told it; then both go on."""
+        Path(".dvc").mkdir()
+        assert doctor.git().state == WRONG and "make env" in doctor.git().said
+        assert [(line.what, line.state) for line in doctor.look_at_cache()] == [("DVC", NOTE)]
+        Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+        assert doctor.git().state == NOTE and "dvc repro works" in doctor.git().said
+        assert not doctor.dvc_expects_git()
+        subprocess.run(["git", "init", "-q"], check=True)
+        assert doctor.git().state == NOTE and "core.no_scm" in doctor.git().said
+
+    def test_own_pictures_that_nobody_tracks(self):
+        def unseen() -> str | None:
+            return doctor.unseen_data(Path("pictures"), drawn=Path("data/shapes"))
+
+        Path("pictures").mkdir()
+        Path("pictures/a.png").touch()
+        assert unseen() is None, "without git there are no experiments"
+        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "init", "-q"], check=True)
+        subprocess.run(["git", *own, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+        assert "run: dvc add pictures" in unseen()
+        assert doctor.unseen_data(Path("pictures"), drawn=Path("pictures")) is None, "a stage makes them"
+        assert doctor.unseen_data(Path("/"), drawn=Path("data/shapes")) is None, "found wherever DVC runs"
+        Path("pictures.dvc").touch()
+        assert unseen() is None
+        Path("pictures.dvc").unlink()
+        subprocess.run(["git", "add", "pictures"], check=True)
+        assert unseen() is None
+
     @pytest.mark.parametrize(("text", "state"), [("{}", FINE), ("", FINE), ("garbage", WRONG), ("[]", WRONG)])
     def test_locks_of_dvc(self, text, state):
         Path("rwlock").write_text(text)

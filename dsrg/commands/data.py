@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def check(json_path: Path | None) -> None:
     """Check params.yaml, what it names, and every image, tag and mask, without writing anything else."""
     from dsrg.data.sources import read_source
+    from dsrg.doctor import unseen_data
     from dsrg.files import write_json
     from dsrg.preflight import missing_files, unfit_files
     from dsrg.project import load_project
@@ -29,7 +30,8 @@ def check(json_path: Path | None) -> None:
         settings = project.params.data.model_dump(exclude={"root", "size", "max_side", "points", "points_tags"})
         classes, checked = read_source(project.data_root, **settings)
         problems += unfit_files(project.params, checked.index, classes)
-        warnings = checked.warnings
+        unseen = unseen_data(project.data_root, drawn=project.paths.shapes)
+        warnings = [*checked.warnings, *([unseen] if unseen else [])]
         found = {split: len(checked.index.split(split)) for split in ("train", "val")}
         found["masks"] = len(checked.ground_truth)
         found["skipped"] = [fault.problem for fault in checked.skipped]

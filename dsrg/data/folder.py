@@ -1,6 +1,6 @@
 """Data as people have it: a folder of images, with any names and subfolders, and one table of their tags.
 
-ROOT/.../NAME.jpg        the images (or .jpeg, .png, .webp, .tif, .tiff), wherever they lie below the root
+ROOT/.../NAME.jpg        the images (or of other kinds, see data.images), wherever they lie below the root
 ROOT/tags.csv            a table with the columns `image` and `tags`, and perhaps `split` (see data.table for the forms)
 ROOT/classes.txt         one class name a line; without this file the classes are the table's tags, sorted
 ROOT/masks/.../NAME.png  masks, where there are any, in folders as their images are; they need classes.txt

@@ -1,6 +1,6 @@
 """Data in the layout of PASCAL VOC 2012.
 
-ROOT/JPEGImages/ID.jpg                    the images (or .jpeg, .png, .webp, .tif, .tiff)
+ROOT/JPEGImages/ID.jpg                    the images (or of other kinds, see data.images)
 ROOT/Annotations/ID.xml                   the tags: the name of each <object>, <difficult> ones too
 ROOT/SegmentationClass/ID.png             masks, where there are any
 ROOT/SegmentationClassAug/ID.png          masks of images that have none there (SBD's: no unlabelled borders)
