@@ -32,7 +32,7 @@ from dsrg.data.images import read_image
 from dsrg.errors import InputError
 from dsrg.inference.crf import dense_crf_over_workers
 from dsrg.method.crf import dense_crf, unary_energies
-from dsrg.method.crf_lattice import lattices
+from dsrg.method.crf_lattice import bilateral_lattice, gaussian_lattice
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.params import load_params
 from dsrg.runtime.environment import worker_count
@@ -173,13 +173,14 @@ def floor_bytes(images: Tensor, energies: Tensor, kernel: dict) -> int:
     An iteration and lattice: the pixels' values read and the vertices' written, these read and written along each
     direction, read again and the pixels' written.
     """
-    values = 4 * energies.shape[1]
+    gaussian = gaussian_lattice(*images.shape[2:], Kernel(**kernel), device=images.device)
+    bilateral = bilateral_lattice(images, Kernel(**kernel))
     pixels = energies.numel() // energies.shape[1]
-    moved = 0
-    for lattice in lattices(images, Kernel(**kernel)):
-        vertices, directions = len(lattice.bag_starts) - 2, len(lattice.neighbours)
-        moved += 2 * values * (pixels + (1 + directions) * vertices)
-    return kernel["iterations"] * moved
+    passes = sum(
+        pixels + (1 + len(lattice.blurred)) * vertices
+        for lattice, vertices in ((gaussian, len(images) * gaussian.rows), (bilateral, bilateral.rows))
+    )
+    return kernel["iterations"] * 2 * 4 * energies.shape[1] * passes
 
 
 def agreement(cases: list[Case], sets: dict[str, dict], *, folder: Path | None) -> dict[str, dict[str, float]]:

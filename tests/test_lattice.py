@@ -52,6 +52,11 @@ def points(seed: int, *shape: int, spread: float = 3.0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * spread
 
 
+def lattice_around(features: Tensor, *, symmetric: bool = True) -> Lattice:
+    """The lattice around features (N, B, d), 0 or more."""
+    return Lattice(features, largest=features.amax((0, 1)).tolist(), symmetric=symmetric)
+
+
 # The filter, vertex by vertex
 
 Vertex = tuple[int, ...]  # all d+1 coordinates
@@ -103,11 +108,11 @@ def filtered(features: NDArray[np.float64], values: NDArray[np.float64]) -> NDAr
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5])
 @pytest.mark.parametrize("count", [1, 4, 22, 40])
 def test_filter_is_the_one_written_out(dimension, count):
-    features, values = points(0, 3, count, dimension, spread=6), points(1, 3, count, 4)
-    result = Lattice(features, symmetric=False).filter(values.flatten(0, 1)).view(3, count, 4)
-    for row in range(3):
-        expected = filtered(features[row].double().numpy(), values[row].double().numpy())
-        np.testing.assert_allclose(result[row].numpy(), expected, rtol=1e-4, atol=1e-5)
+    features, values = points(0, count, 3, dimension, spread=6), points(1, count, 3, 4)
+    result = lattice_around(features, symmetric=False).filter(values.flatten(0, 1)).view(count, 3, 4)
+    for image in range(3):
+        expected = filtered(features[:, image].double().numpy(), values[:, image].double().numpy())
+        np.testing.assert_allclose(result[:, image].numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_ghosts_count():
@@ -151,58 +156,67 @@ def test_of_coordinates_that_tie_the_last_is_the_lowest():
 @pytest.mark.parametrize("dimension, side", [(1, 101), (2, 41)])
 def test_filter_is_a_gaussian_of_deviation_one(dimension, side):
     """Its response to one point, averaged over 60 places of a grid on the lattice."""
-    grid = torch.cartesian_prod(*[torch.linspace(-5, 5, side)] * dimension).view(1, -1, dimension)
-    middle = (grid[0].abs().sum(1) < 1e-6).float().repeat(60)[:, None]
-    moved = grid + points(0, 60, 1, dimension, spread=20)
-    response = Lattice(moved, symmetric=False).filter(middle).view(60, -1).mean(0)
+    grid = torch.cartesian_prod(*[torch.linspace(-5, 5, side)] * dimension).view(-1, 1, dimension)
+    middle = (grid.abs().sum(2) < 1e-6).float().expand(-1, 60).reshape(-1, 1)
+    moved = grid + points(0, 1, 60, dimension, spread=20) + 5
+    response = lattice_around(moved, symmetric=False).filter(middle).view(-1, 60).mean(1)
     response = response / response.sum()
-    covariance = torch.einsum("n,ni,nj->ij", response, grid[0], grid[0])
+    covariance = torch.einsum("n,ni,nj->ij", response, grid[:, 0], grid[:, 0])
     torch.testing.assert_close(covariance, torch.eye(dimension), atol=0.015, rtol=0)
-    gaussian = torch.exp(-(grid[0] ** 2).sum(1) / 2)
+    gaussian = torch.exp(-(grid[:, 0] ** 2).sum(1) / 2)
     assert abs(response - gaussian / gaussian.sum()).max() < 0.12 * response.max()
 
 
 def test_symmetric_normalisation():
     """D^-1/2 K D^-1/2 with the row sums D of the plain filter K."""
-    features, values = points(0, 2, 30, 5), points(1, 60, 3)
-    plain = Lattice(features, symmetric=False)
+    features, values = points(0, 30, 2, 5), points(1, 60, 3)
+    plain = lattice_around(features, symmetric=False)
     scale = plain.filter(torch.ones(60, 1)).rsqrt()
     expected = scale * plain.filter(scale * values)
-    torch.testing.assert_close(Lattice(features, symmetric=True).filter(values), expected)
+    torch.testing.assert_close(lattice_around(features).filter(values), expected)
 
 
 def test_filter_is_linear_and_keeps_channels_apart():
-    lattice_, values = Lattice(points(0, 1, 30, 5), symmetric=True), points(1, 30, 3)
+    lattice_, values = lattice_around(points(0, 30, 1, 5)), points(1, 30, 3)
     doubled = lattice_.filter(2 * values)
     assert torch.equal(doubled, 2 * lattice_.filter(values))
     assert torch.equal(lattice_.filter(values[:, 1:2]), lattice_.filter(values)[:, 1:2])
 
 
 def test_images_do_not_meet():
-    features, values = points(0, 2, 30, 5), points(1, 60, 3)
-    both = Lattice(features, symmetric=True).filter(values)
-    assert torch.equal(both[:30], Lattice(features[:1], symmetric=True).filter(values[:30]))
-    assert torch.equal(both[30:], Lattice(features[1:], symmetric=True).filter(values[30:]))
-    values[30:] = 0
-    assert torch.equal(Lattice(features, symmetric=True).filter(values)[30:], torch.zeros(30, 3))
+    features, values = points(0, 30, 2, 5), points(1, 30, 2, 3)
+    both = lattice_around(features).filter(values.flatten(0, 1)).view(30, 2, 3)
+    for image in range(2):
+        alone = lattice_around(features[:, image : image + 1]).filter(values[:, image].contiguous())
+        assert torch.equal(both[:, image], alone)
+    values[:, 1] = 0
+    assert not lattice_around(features).filter(values.flatten(0, 1)).view(30, 2, 3)[:, 1].any()
 
 
 def test_a_small_table_takes_channels_one_by_one_with_the_same_result(monkeypatch):
-    built, values = Lattice(points(0, 2, 30, 5), symmetric=True), points(1, 60, 7)
+    built, values = lattice_around(points(0, 30, 2, 5)), points(1, 60, 7)
     expected = built.filter(values)
     widths = Counter()
     whole = Lattice._filter
     monkeypatch.setattr(Lattice, "_filter", lambda self, some: widths.update([some.shape[1]]) or whole(self, some))
-    for table, taken in {1: {1: 7}, 3 * len(built.bag_starts): {3: 2, 1: 1}, 2**25: {7: 1}}.items():
+    for table, taken in {1: {1: 7}, 3 * (built.rows + 1): {3: 2, 1: 1}, 2**25: {7: 1}}.items():
         monkeypatch.setattr(crf_lattice, "TABLE", table)
         widths.clear()
         assert torch.equal(built.filter(values), expected)
         assert widths == taken
 
 
+def test_a_bound_of_the_number_of_vertices_does_as_well_as_the_number(monkeypatch):
+    """As on a GPU, which is not asked for it."""
+    images, energies = drawn_texture(12)[None].repeat(2, 1, 1, 1), torch.stack([opinions(k, 3, 12) for k in range(2)])
+    expected = lattice_mean_field(images, energies, training_kernel(5))
+    monkeypatch.setattr(crf_lattice, "table_rows", len)
+    assert torch.equal(lattice_mean_field(images, energies, training_kernel(5)), expected)
+
+
 def test_points_of_one_vertex_are_summed_in_their_order():
     """What makes equal input give equal bits on every device."""
-    built = Lattice(points(0, 2, 30, 2), symmetric=True)
+    built = lattice_around(points(0, 30, 2, 2))
     starts = built.bag_starts.tolist()
     assert starts[-1] == starts[-2] == len(built.bags) == 2 * 32 * 3 - 2 * 3
     bags = [built.bags[a:b] for a, b in zip(starts, starts[1:], strict=False)]
@@ -212,10 +226,10 @@ def test_points_of_one_vertex_are_summed_in_their_order():
 
 
 def test_features_too_far_apart_are_refused():
-    far = torch.tensor([[[0.0] * 5, [1e5] * 5]])
+    far = torch.tensor([[[0.0] * 5], [[1e5] * 5]])
     with pytest.raises(ValueError, match="too wide: expected larger deviations"):
-        Lattice(far, symmetric=False)
-    Lattice(far[..., :2], symmetric=False)
+        lattice_around(far)
+    lattice_around(far[..., :2])
 
 
 # Devices
