@@ -23,7 +23,7 @@ from dsrg.data.batches import (
     cut_image,
     cut_labels,
     draw_window,
-    image_rng,
+    sample_rng,
     vary_colour,
 )
 from dsrg.data.index import Index
@@ -58,17 +58,11 @@ class TestOrder:
         drawn = module._epoch_order.cache_info()
         assert (drawn.misses, drawn.maxsize) == (3, 2)
 
-    def test_random_numbers_of_an_image_are_its_own(self):
-        draws = {
-            image_rng(seed=seed, step=step, image_id=image_id).random()
-            for seed in (0, 1)
-            for step in (0, 1)
-            for image_id in ("a", "b", "")
-        }
-        assert len(draws) == 12
-        assert image_rng(seed=1, step=2, image_id="a").random() in {
-            image_rng(seed=1, step=2, image_id="a").random() for _ in range(2)
-        }
+    def test_random_numbers_of_a_sample_are_its_own(self):
+        draws = {sample_rng(seed=seed, sample=sample).random() for seed in (0, 1) for sample in (0, 1, 2**33)}
+        draws |= {np.random.default_rng([seed, epoch]).random() for seed in (0, 1) for epoch in (0, 1)}
+        assert len(draws) == 10, "and the order of the images has others"
+        assert sample_rng(seed=1, sample=2).random() == sample_rng(seed=1, sample=2).random()
 
 
 class TestCutting:
@@ -222,6 +216,14 @@ class TestBatches:
     def content(batch) -> tuple:
         labels = None if batch.labels is None else batch.labels.numpy().tobytes()
         return tuple(batch.ids), batch.images.numpy().tobytes(), labels, batch.present.numpy().tobytes()
+
+    def test_an_image_that_comes_twice_in_a_batch_is_seen_in_two_ways(self, make):
+        batches = make(batch=10)
+        images, labels = batches[0].images, batches[0].labels
+        pairs = [[k for k, own in enumerate(batches.ids(0)) if own == image_id] for image_id in batches.index.ids]
+        assert all(len(pair) == 2 for pair in pairs)
+        assert not any(torch.equal(images[one], images[two]) for one, two in pairs)
+        assert not any(torch.equal(labels[one], labels[two]) for one, two in pairs)
 
     def test_no_image_at_all_is_an_error(self, make):
         index = make().index

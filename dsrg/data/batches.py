@@ -1,9 +1,8 @@
-"""Training batches: which images, how they are cut and coloured, as pure functions of (seed, step, image id).
+"""Training batches: which images, how they are cut and coloured, as pure functions of the seed and the step.
 
 Nothing here depends on how many threads load or where a run was resumed, so a resumed run sees the same pictures.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -76,10 +75,9 @@ def _epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-def image_rng(*, seed: int, step: int, image_id: str) -> np.random.Generator:
-    """The random numbers of one image in one step."""
-    digest = hashlib.sha256(image_id.encode()).digest()
-    return np.random.default_rng([seed, step, int.from_bytes(digest[:8], "little")])
+def sample_rng(*, seed: int, sample: int) -> np.random.Generator:
+    """The random numbers of the `sample`-th image that a training sees, from 0; a step may hold an image twice."""
+    return np.random.default_rng([seed, sample, 1])  # the 1 keeps them apart from those of `_epoch_order`
 
 
 def draw_window(
@@ -209,7 +207,8 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step, or this part of it."""
         rows = batch_indices(step, images=len(self.index), batch=self.batch, seed=self.seed)[self.first : self.stop]
-        pairs = [self._example(int(row), step) for row in rows]
+        first = step * self.batch + self.first
+        pairs = [self._example(int(row), sample) for sample, row in enumerate(rows, first)]
         images = torch.from_numpy(np.stack([image for image, _ in pairs]).transpose(0, 3, 1, 2).copy())
         labels = None if self.labels is None else torch.from_numpy(np.stack([label for _, label in pairs]))
         present = torch.from_numpy(self.index.present[rows])
@@ -232,8 +231,8 @@ class Batches:
                 if step + threads + 1 < stop:
                     waiting.append(executor.submit(load, step + threads + 1))
 
-    def _example(self, row: int, step: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        rng = image_rng(seed=self.seed, step=step, image_id=self.index.ids[row])
+    def _example(self, row: int, sample: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        rng = sample_rng(seed=self.seed, sample=sample)
         whole = self._image(row)
         window = draw_window(rng, image=whole.shape[:2], size=self.size, **self.window)
         image = vary_colour(cut_image(whole, window, size=self.size), rng, strength=self.colour)
