@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from dsrg.evaluation.scores import Scores, score_table
 from dsrg.method import metrics
 from dsrg.method.metrics import (
     confusion_matrix,
@@ -195,3 +196,14 @@ def test_background_alone_has_no_mean():
     background = np.zeros((4, 4), np.uint8)
     iou = iou_per_class(confusion_matrix(background, background, classes=2))
     assert iou[0] == 1 and np.isnan(mean_iou(iou)) and np.isnan(mean_iou_of_hits(iou))
+
+
+def test_scores_of_both_networks_as_a_table():
+    scores = {name: Scores(["cat"]) for name in ("dsrg", "retrain")}
+    labels = np.array([[0, 1], [1, 1]], np.uint8)
+    scores["dsrg"].add(labels, plain=np.array([[0, 0], [1, 1]], np.uint8), refined=labels)
+    assert score_table(scores).splitlines() == [
+        "mIoU in %   network alone  with CRF",
+        "dsrg                 58.3     100.0",
+        "retrain                 -         -",
+    ]

@@ -231,3 +231,12 @@ def test_real_data():
     assert [warning.split(":")[0] for warning in checked.warnings] == [
         "12 classes have no training image, so cannot be learned"
     ]
+
+
+def test_an_image_that_needs_an_extra_is_named(root, monkeypatch):
+    """HEIC lies there: what is missing is the extra, not the image."""
+    monkeypatch.setattr("dsrg.data.voc.HOW_TO_READ", {".heic": "run: pip install pillow-heif"})
+    image = next(iter(sorted((root / "JPEGImages").iterdir())))
+    image.rename(image.with_suffix(".heic")).write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    scan = scan_voc(root, train="train", val=None)
+    assert any(record.image.endswith(".heic") for record in scan.records)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from dsrg.data.check import Fault, Record, Scan, check_records, tag_faults
 from dsrg.data.classes import VOC_CLASSES, read_classes
 from dsrg.data.ids import Listed, id_fault, id_problems
-from dsrg.data.images import ENDINGS
+from dsrg.data.images import ENDINGS, HOW_TO_READ
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import read_text, readable
@@ -128,7 +128,7 @@ def _images_by_id(root: Path) -> dict[str, list[str]]:
     """Images by id, their paths relative to the root."""
     images: dict[str, list[str]] = {}
     for path in sorted((root / "JPEGImages").iterdir()):
-        if path.suffix.lower() in ENDINGS:
+        if path.suffix.lower() in ENDINGS or path.suffix.lower() in HOW_TO_READ:  # reading one says what it needs
             images.setdefault(path.stem, []).append(f"JPEGImages/{path.name}")
     return images
 
