@@ -73,7 +73,7 @@ ROWS = [
     Row("mil", "MIL-FCN", by("mil"), (None, 25.7), ("a", "own-init")),
     Row("mil_rate6", "MIL-FCN, rate 6", by("mil"), (None, None), ("own-init",), rate=6),
     Row("mil_lse", "MIL, log-sum-exp", by("mil_lse"), (17.8, None), ("images",)),
-    Row("mil_lse_ilp", "... + image-level prior", by("mil_lse", "evaluate.prior=lse"), (32.6, None), ("images",)),
+    Row("mil_lse_ilp", "MIL-LSE, image-level prior", by("mil_lse", "evaluate.prior=lse"), (32.6, None), ("images",)),
     Row("em_fixed", "EM-Fixed", by("em_adapt", *EM_FIXED), (20.8, None)),
     Row("ccnn", "CCNN", by("ccnn"), (35.3, 35.6), ("b",)),
     Row("ccnn_rate6", "CCNN, rate 6", by("ccnn"), (None, None), rate=6),
@@ -87,7 +87,7 @@ ROWS = [
     Row("dcsp", "DCSP's rule for seeds", DCSP, (None, None), ("saliency",)),
     Row(
         "dcsp_adapted",
-        "... + one round on its own masks",
+        "DCSP, a round on its own masks",
         [*DCSP, *ADAPTED],
         (58.6, 59.2),
         ("saliency", "vgg"),
