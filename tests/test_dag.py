@@ -52,7 +52,7 @@ def test_code_deps_of_a_stage_are_its_import_closure(name):
 
 
 def test_the_list_of_stages_is_short():
-    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 460
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 430
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -66,7 +66,8 @@ def test_params_of_a_stage_are_what_it_reads(name):
     if "network_of" in source:
         leaves_read |= {key for key in leaves_declared if key.startswith("network.")}
     assert leaves_read - leaves_declared == set(), "read but not declared in dvc.yaml"
-    assert leaves_declared - leaves_read == set(), "declared in dvc.yaml but never read"
+    # `- data` of evaluate has the root in it: data that has moved is evaluated anew, not trained on anew
+    assert leaves_declared - leaves_read - {"data.root"} == set(), "declared in dvc.yaml but never read"
 
 
 def param_chains(source: str) -> set[str]:
@@ -141,7 +142,7 @@ def test_only_audit_and_evaluate_reach_ground_truth():
 def test_points_reach_make_seeds_alone():
     """And the page of the run, which tells all params."""
     assert [name for name, stage in STAGES.items() if FILE["points"] in data_deps(stage)] == ["make_seeds"]
-    readers = {name for name, stage in STAGES.items() if "data.points" in stage.get("params", [])}
+    readers = {name for name, stage in STAGES.items() if {"data", "data.points"} & {*stage.get("params", [])}}
     assert readers == {"make_seeds", "evaluate"}
 
 

@@ -161,9 +161,7 @@ def enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return origin, falls.flip(1), order
 
 
-def vertex_keys(
-    origin: Tensor, order: Tensor, *, images: int, largest: Sequence[float]
-) -> tuple[Tensor, list[int]]:
+def vertex_keys(origin: Tensor, order: Tensor, *, images: int, largest: Sequence[float]) -> tuple[Tensor, list[int]]:
     """Each vertex as one number. Its digits: image, a (d+1)th of each coordinate rounded down, remainder.
 
     The last coordinate has no digit: all of them sum to 0.
