@@ -129,6 +129,18 @@ def law_no_state(name: str) -> None:
     assert torch.equal(first, second) and torch.equal(before, torch.random.get_rng_state())
 
 
+def law_waits_for_nothing_on_the_device(name: str) -> None:
+    """Tensors of the device `meta` have no numbers, so whatever asked for one would fail."""
+    logits, present, seeds = (tensor.to("meta") for tensor in problem(9))
+    images = torch.empty(3, 3, 33, 41, dtype=torch.uint8, device="meta")
+    given = settings_of(name)
+    given |= {"crf": lambda images, probs: probs} if "crf" in given else {}
+    logits.requires_grad_()
+    value = LOSSES[name](logits, present=present, seeds=seeds, images=images, step=3, **given)
+    value.sum().backward()
+    assert value.shape == (3,) and logits.grad.shape == logits.shape
+
+
 def law_descent(name: str) -> None:
     logits, _, _ = problem(7, shape=(2, 6, 7, 7))
     present = torch.tensor([[True, True, True, False, False, False]]).expand(2, -1)
