@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dsrg.method.grid import UNLABELLED
-from dsrg.method.seeds import harmonic_seeds, make_seeds, normalise_cams
+from dsrg.method.seeds import harmonic_seeds, make_seeds, normalise_cams, with_crf_labels
 
 RULES = {"fg_thresh": 0.2, "bg_thresh": 0.06}
 every_conflict_rule = pytest.mark.parametrize("conflict", ["smaller", "unlabelled"])
@@ -187,3 +187,11 @@ def test_harmonic_mean_is_symmetric_and_of_equals_their_value():
     one, two = (harmonic_seeds(a, b[:, 0], tags, thresh=0.4) for a, b in ((maps, other), (other, maps)))
     assert torch.equal(one, two) and set(one.unique().tolist()) == {0, 1}
     assert not harmonic_seeds(maps, torch.zeros(1, 4, 4), tags, thresh=0.01).any()
+
+
+def test_one_rule_for_what_the_crf_makes_of_seeds():
+    seeds, labels = torch.tensor([[0, 1, 255, 2]]).to(torch.uint8), torch.tensor([[0, 2, 1, 2]]).to(torch.uint8)
+    expected = {"none": [[0, 1, 255, 2]], "agree": [[0, 255, 255, 2]], "replace": [[0, 2, 1, 2]]}
+    assert {use: with_crf_labels(seeds, labels, use=use).tolist() for use in expected} == expected
+    with pytest.raises(ValueError, match="use: expected none, agree or replace, not 'both'"):
+        with_crf_labels(seeds, labels, use="both")

@@ -28,7 +28,7 @@ from dsrg.inference.cams import activation_maps, load_classifier, stored_cams
 from dsrg.inference.preprocess import cells, image_batches
 from dsrg.inspect.reseeding import SeedMaps, stored_maps, with_crf
 from dsrg.method.grid import UNLABELLED
-from dsrg.method.seeds import agreed_seeds, make_seeds
+from dsrg.method.seeds import make_seeds, with_crf_labels
 from dsrg.networks.network import Classifier
 from dsrg.params import Params
 from dsrg.params import Saliency as SaliencySettings
@@ -112,7 +112,7 @@ class Sweep:
         return make_seeds(*spread, fg_thresh=self.fg_of_pair, bg_thresh=self.bg_of_pair, conflict=conflict)
 
     def _agreed(self, seeds: Tensor, maps: SeedMaps) -> Tensor:
-        return agreed_seeds(seeds, maps.labels) if self.settings.crf.use == "agree" else seeds
+        return with_crf_labels(seeds, maps.labels, use=self.settings.crf.use)
 
     def add(self, maps: SeedMaps, colours: Tensor, views: dict[str, list[SeedMaps]]) -> Tensor:
         """Count one image (B = 1) and its views by measure -> its seeds, see `seeds`.

@@ -29,7 +29,7 @@ from dsrg.method.points import PointCounts, mark_cells, with_marks
 from dsrg.method.saliency import combined
 from dsrg.method.saliency.mbd import mbd
 from dsrg.method.saliency.rbd import rbd
-from dsrg.method.seeds import agreed_seeds, harmonic_seeds, make_seeds, tag_probs, with_background
+from dsrg.method.seeds import harmonic_seeds, make_seeds, tag_probs, with_background, with_crf_labels
 from dsrg.networks.network import Classifier
 from dsrg.params import Saliency, SeedCrf, Seeds
 from dsrg.runtime import workers
@@ -158,7 +158,7 @@ def seed_rows(
         chosen = ruled_seeds(cams, salient, present, seeds)
         if seeds.crf.use != "none":
             labels = torch.stack(list(crf_labels(images, cams, salient, present, crf=seeds.crf)))
-            chosen = labels if seeds.crf.use == "replace" else agreed_seeds(chosen, labels)
+            chosen = with_crf_labels(chosen, labels, use=seeds.crf.use)
         for place, row in enumerate(rows):
             tagged = np.flatnonzero(index.present[row, 1:])
             yield SeedRow(

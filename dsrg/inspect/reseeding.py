@@ -13,7 +13,7 @@ from dsrg.inference.predict import load_segmenter
 from dsrg.inference.preprocess import squares
 from dsrg.inference.seeding import crf_labels, ruled_seeds
 from dsrg.method.losses import smoothed_softmax
-from dsrg.method.seeds import agreed_seeds, seed_claims
+from dsrg.method.seeds import seed_claims, with_crf_labels
 from dsrg.params import Params
 from dsrg.params import Seeds as SeedSettings
 from dsrg.training.dsrg import Supervisor
@@ -65,11 +65,8 @@ def joined(maps: list[SeedMaps]) -> SeedMaps:
 
 def live_seeds(maps: SeedMaps, settings: SeedSettings, *, fg_thresh: float, bg_thresh: float) -> Tensor:
     """Seeds uint8 (B, h, w) as `make_seeds` writes them for these thresholds and else params `seeds`."""
-    if settings.crf.use == "replace":
-        return maps.labels
     moved = settings.model_copy(update={"fg_thresh": fg_thresh, "bg_thresh": bg_thresh})
-    chosen = ruled_seeds(*maps[:3], moved)
-    return agreed_seeds(chosen, maps.labels) if settings.crf.use == "agree" else chosen
+    return with_crf_labels(ruled_seeds(*maps[:3], moved), maps.labels, use=settings.crf.use)
 
 
 def disagreement(maps: SeedMaps, *, fg_thresh: float) -> float:

@@ -124,6 +124,17 @@ def tag_probs(cams: Tensor, saliency: Tensor, present: Tensor, *, background: fl
     return scores / scores.sum(dim=0)
 
 
+def with_crf_labels(seeds: Tensor, labels: Tensor, *, use: str) -> Tensor:
+    """What the CRF's label map makes of seeds, uint8 (..., h, w) both.
+
+    use: "none" leaves the seeds, "agree" keeps those that it agrees with, "replace" takes it in their place (params
+    `seeds.crf.use`). Any other is a ValueError.
+    """
+    if use not in ("none", "agree", "replace"):
+        raise ValueError(f"use: expected none, agree or replace, not {use!r}")
+    return {"none": seeds, "replace": labels}[use] if use != "agree" else agreed_seeds(seeds, labels)
+
+
 def agreed_seeds(seeds: Tensor, labels: Tensor) -> Tensor:
     """Seeds that another label map agrees with; the others become unlabelled. uint8 (..., h, w) both."""
     return torch.where(seeds == labels, seeds, UNLABELLED).to(torch.uint8)
