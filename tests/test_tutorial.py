@@ -18,6 +18,7 @@ from toy import ROOT, picture
 
 from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask
+from dsrg.data.sources import read_source
 
 TEXT = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
 SMALL = {"data": {"size": 65}, "network": {"backbone": "vgg_mini", "weights": None, "output_stride": 8, "rates": [1]}}
@@ -52,7 +53,7 @@ def project(tmp_path_factory):
             recipe[section].update(values)
     yaml.dump(recipe, folder / "recipes/folder.yaml")
     shutil.copy(folder / "recipes/folder.yaml", folder / "params.yaml")
-    (table,) = blocks("csv")
+    table, _ = blocks("csv")
     rows = list(csv.DictReader(table.splitlines()))
     names = list(COLOURS)
     rows += [{"image": f"more/{k:02}.jpg", "tags": "|".join({names[k % 3], names[k % 2]})} for k in range(10)]
@@ -102,6 +103,28 @@ def test_every_command_runs(project):
     exec(snippet, values)
     assert set(values["share"]) == set(COLOURS) and not values["probs"][1].any()
     assert not list(Path().rglob("*.tmp"))
+
+
+def test_an_exported_table_gives_the_same_data(tmp_path, monkeypatch):
+    """The one of Label Studio, as it stands in the text, through `init`, `check` and `prepare`'s own reading."""
+    own, exported = blocks("csv")
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data/points.csv", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    rows = list(csv.DictReader(own.splitlines()))
+    for seed, row in enumerate(rows):
+        draw(Path("pictures") / row["image"], row["tags"].split("|") if row["tags"] else [], seed=seed)
+    Path("pictures/project-1.csv").write_text(exported, encoding="utf-8")
+    said = execute(["dsrg", "init", "pictures", "--recipe", "shapes"])
+    assert "3 classes: cat, dog, sofa" in said and "columns are not used: id, annotator, lead_time" in said
+    execute(["dsrg", "check"])
+    data = YAML(typ="safe").load(Path("params.yaml").read_text(encoding="utf-8"))["data"]
+    others = ("root", "size", "max_side", "points", "points_tags")
+    classes, checked = read_source(Path("pictures"), **{key: data[key] for key in data if key not in others})
+    tags = ["|".join(classes[k - 1] for k in np.flatnonzero(row[1:]) + 1) for row in checked.index.present]
+    assert dict(zip(checked.index.paths, tags, strict=True)) == {row["image"]: row["tags"] for row in rows}
 
 
 def test_files_and_options_it_names_exist(project):
