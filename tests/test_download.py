@@ -95,7 +95,7 @@ def voc_files() -> dict[str, bytes]:
         files[f"JPEGImages/{image_id}.jpg"] = jpeg()
         files[f"Annotations/{image_id}.xml"] = b"<annotation><object><name>cat</name></object></annotation>"
     for image_id in (A, B):
-        files[f"SegmentationClass/{image_id}.png"] = png(np.full(MASK.shape, 255, np.uint8))
+        files[f"SegmentationClass/{image_id}.png"] = png(np.full(MASK.shape, 8, np.uint8))  # cat
     return {f"VOCdevkit/VOC2012/{name}": content for name, content in files.items()}
 
 

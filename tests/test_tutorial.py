@@ -83,8 +83,13 @@ def execute(command: list[str]) -> str:
     return result.output
 
 
-def test_every_command_runs(project):
-    said = {command[1]: execute(command) for command in COMMANDS}
+@pytest.fixture(scope="module")
+def said(project):
+    """What each of its commands says, run in their order."""
+    return {command[1]: execute(command) for command in COMMANDS}
+
+
+def test_every_command_runs(said):
     assert list(said) == ["init", "check", "repro", "show", "predict", "pseudo-label", "export"]
     assert "3 classes: cat, dog, sofa" in said["init"]
     assert "13 training images, 3 evaluation images" in said["check"]
@@ -127,7 +132,7 @@ def test_an_exported_table_gives_the_same_data(tmp_path, monkeypatch):
     assert dict(zip(checked.index.paths, tags, strict=True)) == {row["image"]: row["tags"] for row in rows}
 
 
-def test_files_and_options_it_names_exist(project):
+def test_files_and_options_it_names_exist(said):
     for name in re.findall(r"`(results/[\w/.]+|data/[\w/.]+|predicted/[\w/.]+)`", TEXT):
         assert Path(name.replace("ID", "one")).exists(), name
     helped = "".join(CliRunner().invoke(main, [name, "--help"]).output for name in ("init", "predict", "export"))

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.palette import label_png
-from dsrg.method.metrics import iou_per_class, mean_iou, total_confusion
+from dsrg.method.metrics import iou_per_class, total_confusion
 from dsrg.runtime.workers import threaded_map
 
 MODEL, CURVES = "model.pt", "curves.tsv"  # of a round, in its folder
@@ -66,8 +67,12 @@ def train_in_rounds(
 
 
 def mean_agreement(learned: Iterable[NDArray], own: Iterable[NDArray], *, classes: int) -> float:
-    """Mean IoU over background and classes between label maps; where the first is 255 does not count."""
-    return mean_iou(iou_per_class(total_confusion(learned, own, classes=classes)))
+    """Mean IoU over background and classes between label maps; where the first is 255 does not count.
+
+    Of masks with nothing but background it is that of background; NaN where all is 255.
+    """
+    iou = iou_per_class(total_confusion(learned, own, classes=classes))
+    return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
 
 def _labels_of(folder: Path, learned: LabelFolder, label: Callable[[Path], Iterator[NDArray]]) -> LabelFolder:
