@@ -17,12 +17,10 @@ class Paths:
 
     shapes: Path
     index: Path
-    points: Path
     ground_truth: Path
     masks: Path
     skipped: Path
     classes: Path
-    points: Path
     cam: Path
     points: Path  # of a person, not of a stage
     seeds: Path
