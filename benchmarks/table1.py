@@ -20,8 +20,8 @@ import matplotlib.pyplot as plt
 
 from benchmarks import RESULTS
 from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place
-from benchmarks.table2 import SEC, STATIC
-from dsrg.files import whole_file, write_json, write_text
+from benchmarks.table2 import SEC, STATIC, save_figure
+from dsrg.files import write_json, write_text
 from dsrg.method.grid import STRIDE
 from dsrg.params import load_params
 
@@ -233,9 +233,7 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small")
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
+    save_figure(path, figure)
 
 
 if __name__ == "__main__":

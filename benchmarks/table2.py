@@ -217,6 +217,11 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
     axes.set_axisbelow(True)
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+    save_figure(path, figure)
+
+
+def save_figure(path: Path, figure: plt.Figure) -> None:
+    """Write it as a PNG, whole or not at all, and free it."""
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)
@@ -245,9 +250,7 @@ def draw_growth(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> No
     for plot in axes[1]:
         plot.set_xlabel("step")
     figure.legend(loc="outside upper center", ncols=3, fontsize="small")
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
+    save_figure(path, figure)
 
 
 if __name__ == "__main__":
