@@ -14,8 +14,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import RESULTS
-from dsrg.advise.sweep import MEASURES, Sweep, findings, swept, why_no_witness
-from dsrg.data.batches import WHOLE, cut_labels
+from dsrg.advise.sweep import MEASURES, Sweep, findings, sweep_thresholds, why_no_witness
+from dsrg.data.batches import WHOLE, crop_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth, read_index
@@ -65,10 +65,10 @@ def main(name: str, images: int) -> None:
     index, truth = read_index(project.paths.index, classes), read_ground_truth(project.paths.ground_truth)
     row_of = {image_id: row for row, image_id in enumerate(index.ids)}
     sweep, total = Sweep(project.params.seeds), np.zeros(1)
-    seeds_at_every_pair = swept(sweep, project, images=images)
+    seeds_at_every_pair = sweep_thresholds(sweep, project, images=images)
     for image_id, seeds in seeds_at_every_pair:
         if image_id in truth:
-            mask = cut_labels(read_mask(project.paths.masks / truth[image_id].mask), WHOLE, size=seeds.shape[-1])
+            mask = crop_labels(read_mask(project.paths.masks / truth[image_id].mask), WHOLE, size=seeds.shape[-1])
             tags = np.flatnonzero(index.present[row_of[image_id]])
             total = total + confusions(mask, seeds, tags, classes=len(classes))
     quality = [label_quality(confusion) for confusion in total]

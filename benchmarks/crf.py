@@ -62,7 +62,7 @@ OTHERS = {
 
 
 def drawn_images(case: Case) -> list[NDArray[np.uint8]]:
-    """Patches of smooth colour with noise, (H, W, 3)."""
+    """Patches of smooth color with noise, (H, W, 3)."""
     rng = np.random.default_rng(0)
     images = []
     for _ in range(case.batch):

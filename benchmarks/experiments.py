@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from dsrg.artifacts.growth import read_growth
-from dsrg.data.batches import WHOLE, cut_labels
+from dsrg.data.batches import WHOLE, crop_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.errors import InputError
@@ -95,7 +95,7 @@ def params_digest(changes: list[str]) -> str:
 
 def evaluated(network: str) -> dict:
     """The network in the working folder on the evaluation split, as the stage `evaluate` does it."""
-    segmenter, model = load_segmenter(getattr(load_project().paths, network), made_by=MADE_BY[network])
+    segmenter, model = load_segmenter(getattr(load_project().paths, network), stage_name=MADE_BY[network])
     found = scored(segmenter, size=model.size)
     return found | {"growth": recorded_growth()} if network == "dsrg" else found
 
@@ -115,7 +115,7 @@ def recorded_growth() -> list[dict[str, float]]:
         if image_id not in truth:
             continue
         for step, labels in read_growth(project.paths.growth, image_id).items():
-            mask = cut_labels(truth[image_id].labels(project.paths.masks), WHOLE, size=len(labels))
+            mask = crop_labels(truth[image_id].labels(project.paths.masks), WHOLE, size=len(labels))
             confusions[step] = confusions.get(step, 0) + confusion_matrix(mask, labels, classes=len(classes))
     found = []
     for step, confusion in sorted(confusions.items()):

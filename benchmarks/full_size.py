@@ -32,7 +32,7 @@ from dsrg.method.grid import UNLABELLED, grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
 from dsrg.runtime import workers
-from dsrg.training.dsrg import Supervisor, seed_objective
+from dsrg.training.dsrg import Supervisor, dsrg_criterion
 from dsrg.training.fit import fit, set_up_torch
 
 RECIPES = ["recipes/voc2012-vgg16.yaml", "recipes/voc2012-resnet101.yaml"]
@@ -79,7 +79,7 @@ def measure(recipe: str) -> dict:
         )
         network = params.network_of("dsrg").model_dump(exclude={"weights"})
         ends, losses = [time.perf_counter()], []
-        objective = seed_objective(dsrg, supervisor=supervisor)
+        objective = dsrg_criterion(dsrg, supervisor=supervisor)
 
         def watched(*arguments):
             loss, values = objective(*arguments)
@@ -93,7 +93,7 @@ def measure(recipe: str) -> dict:
             name=Path(recipe).stem,
             steps=STEPS,
             precision=dsrg.precision,
-            optimiser=dsrg.optimiser.model_dump(),
+            optimizer=dsrg.optimizer.model_dump(),
             skip_bad_steps=dsrg.skip_bad_steps,
             scratch=Path(folder),
             fingerprint="",

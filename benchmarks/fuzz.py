@@ -51,15 +51,15 @@ from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_see
 from dsrg.data.check import Scan, check_records
 from dsrg.data.coco import scan_coco
 from dsrg.data.folder import scan_folder
-from dsrg.data.images import check_image, read_grey, read_image, read_mask
+from dsrg.data.images import check_image, read_gray, read_image, read_mask
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.data.voc import scan_voc
 from dsrg.errors import InputError, RunError
 from dsrg.files import sha256, write_json
 from dsrg.params import load_params
-from dsrg.runtime.checksummed import write_sealed
-from dsrg.runtime.launcher import Share
+from dsrg.runtime.checksummed import write_checksummed
+from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import kept
 from dsrg.training.checkpoints import Checkpoints
 
@@ -337,7 +337,7 @@ def masks(folder: Path) -> Target:
     def read(content: bytes) -> object:
         path.write_bytes(content)
         try:
-            read_grey(path)
+            read_gray(path)
         except InputError:
             pass
         return read_mask(path, pixels_max=PIXELS_MAX)
@@ -361,7 +361,7 @@ def label_folders(folder: Path) -> Target:
         path = files[content[:1]]
         path.write_bytes(content[1:])
         try:
-            return list(LabelFolder(path.parent, ["a", "b"], made_by="make_pseudo_labels"))
+            return list(LabelFolder(path.parent, ["a", "b"], stage_name="make_pseudo_labels"))
         finally:
             path.write_bytes(sound[content[:1]])
 
@@ -550,7 +550,7 @@ def models(folder: Path) -> Target:
 
     def read(content: bytes) -> object:
         path.write_bytes(content)
-        return load_model(path, kind="segmenter", made_by="retrain", classes=CLASSES)
+        return load_model(path, kind="segmenter", stage_name="retrain", classes=CLASSES)
 
     @st.composite
     def other(draw: st.DrawFn) -> dict:
@@ -581,7 +581,7 @@ def checkpoints(folder: Path) -> Target:
             old.unlink()
         Checkpoints(scratch, fingerprint="f").save(sound | {"step": 10})
         if content[:1] == b"s":
-            write_sealed(scratch, "step-00000020", content[1:], suffix=".pt")
+            write_checksummed(scratch, "step-00000020", content[1:], suffix=".pt")
         else:
             (scratch / path.name).write_bytes(content[1:])
         state = Checkpoints(scratch, fingerprint="f").load()
@@ -603,7 +603,7 @@ def shards(folder: Path) -> Target:
     def make(rows: np.ndarray) -> Iterator[dict]:
         yield from ({"a": np.full((2, 3), number)} for number in rows)
 
-    list(kept(make, Share(scratch), total=4, shard=2))
+    list(kept(make, WorkShard(scratch), total=4, shard=2))
     path = min(scratch.iterdir())
     sound = path.read_bytes()
 
@@ -611,10 +611,10 @@ def shards(folder: Path) -> Target:
         for old in scratch.iterdir():
             old.unlink()
         if content[:1] == b"s":
-            write_sealed(scratch, path.name.split(".")[0], content[1:], suffix=".npz")
+            write_checksummed(scratch, path.name.split(".")[0], content[1:], suffix=".npz")
         else:
             (scratch / path.name).write_bytes(content[1:])
-        return list(kept(make, Share(scratch), total=4, shard=2))
+        return list(kept(make, WorkShard(scratch), total=4, shard=2))
 
     def saved(arrays: dict) -> bytes:
         buffer = io.BytesIO()

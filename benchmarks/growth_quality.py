@@ -18,13 +18,13 @@ from rich.table import Table
 
 from benchmarks import RESULTS
 from dsrg.artifacts.seeds_h5 import read_seeds
-from dsrg.data.batches import WHOLE, cut_labels
+from dsrg.data.batches import WHOLE, crop_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
 from dsrg.inference.predict import load_segmenter
-from dsrg.inference.preprocess import image_batches, squares
+from dsrg.inference.preprocess import image_batches, warp_to_square
 from dsrg.method.grid import grid_size
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.metrics import confusion_matrix, label_quality
@@ -50,7 +50,7 @@ def main(name: str, network: Path | None) -> None:
     index = read_index(project.paths.index, classes, max_side=params.data.max_side).split("train")
     index = with_ground_truth(index, truth)
     seeds = torch.from_numpy(np.asarray(read_seeds(project.paths.seeds, classes=classes).in_order(index.ids)))
-    segmenter, model = load_segmenter(network or project.paths.dsrg, made_by="train_dsrg")
+    segmenter, model = load_segmenter(network or project.paths.dsrg, stage_name="train_dsrg")
     grid = grid_size(model.size)
 
     rules = {"seeds alone": None}
@@ -65,12 +65,12 @@ def main(name: str, network: Path | None) -> None:
     confusions = dict.fromkeys(rules, 0)
     batches = image_batches(index, project.data_root, batch=16)
     for rows, images in tracked(batches, "growing", -(-len(index) // 16)):
-        inputs = squares(images, model.size)
+        inputs = warp_to_square(images, model.size)
         with torch.inference_mode():
             probs = smoothed_softmax(segmenter(inputs).float(), min_prob=params.dsrg.min_prob)
         present = torch.from_numpy(index.present[rows])
         masks = [truth[index.ids[row]].labels(project.paths.masks) for row in rows]
-        masks = np.stack([cut_labels(mask, WHOLE, size=grid) for mask in masks])
+        masks = np.stack([crop_labels(mask, WHOLE, size=grid) for mask in masks])
         for title, supervisor in rules.items():
             labels = seeds[rows]
             if supervisor is not None:

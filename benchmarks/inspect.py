@@ -39,7 +39,7 @@ from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
 from dsrg.data.classes import VOC_CLASSES, write_classes
 from dsrg.data.index import write_index
 from dsrg.data.palette import label_png
-from dsrg.files import whole_file
+from dsrg.files import atomic_file
 from dsrg.method.grid import grid_size
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import load_params
@@ -76,7 +76,7 @@ def make_project(folder: Path, count: int) -> None:
     write_seeds(project.paths.seeds, rows, count=count, grid=grid, classes=VOC_CLASSES, params="{}")
     for image_id in ids[:WATCHED]:
         for step in (150, 300, 450):
-            with whole_file(project.paths.growth / image_id / f"{step:06d}.png") as temporary:
+            with atomic_file(project.paths.growth / image_id / f"{step:06d}.png") as temporary:
                 temporary.write_bytes(label_png(drawn[0][0]))
     network = params.network_of("dsrg").model_dump(exclude={"weights"})
     segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)

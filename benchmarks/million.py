@@ -32,7 +32,7 @@ from dsrg.data.folder import scan_folder
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.data.texts import GrowingTexts
-from dsrg.runtime.launcher import Share
+from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import kept
 
 CLASSES = [f"class {number}" for number in range(80)]
@@ -123,7 +123,7 @@ def kept_work(folder: Path, images: int) -> None:
         return ({"labels": png} for _ in rows)
 
     for number in (1, 0):
-        deque(kept(make, Share(folder / "scratch", number, 2), total=images), maxlen=0)
+        deque(kept(make, WorkShard(folder / "scratch", number, 2), total=images), maxlen=0)
 
 
 def labels_written(folder: Path, images: int) -> None:
@@ -155,7 +155,7 @@ def _read_labels(folder: Path, images: int) -> None:
     names = GrowingTexts()
     for row in range(images):
         names.append(f"COCO_train2014_{row:012d}")
-    found = LabelFolder(folder, names.done(), made_by="make_pseudo_labels")
+    found = LabelFolder(folder, names.done(), stage_name="make_pseudo_labels")
     for row in range(0, images, images // 1000):
         found[row]
 

@@ -36,7 +36,7 @@ COPIED = (
     *("dsrg", "stages", "recipes", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"),
     "data/points.csv",
 )
-KINDS = {"ball": (200, 60, 40), "box": (40, 110, 200), "kite": (60, 170, 70)}  # class -> about its colour
+KINDS = {"ball": (200, 60, 40), "box": (40, 110, 200), "kite": (60, 170, 70)}  # class -> about its color
 CORNERS = {"ball": 32, "box": 4, "kite": 3}
 ENDINGS = (".jpg", ".png", ".webp", ".tiff")
 WEIGHTS = "hub/checkpoints/mobilenet_v2-b0353104.pth"  # where torchvision looks for them, below TORCH_HOME
@@ -52,10 +52,10 @@ def draw(rng: np.random.Generator, kinds: list[str], *, side: int) -> tuple[NDAr
     for kind in kinds:
         radius = int(min(height, width) * rng.uniform(0.18, 0.28))
         middle = rng.integers([radius, radius], [width - radius, height - radius])
-        colour = (np.array(KINDS[kind]) + rng.integers(-30, 31, 3)).clip(0, 255).tolist()
+        color = (np.array(KINDS[kind]) + rng.integers(-30, 31, 3)).clip(0, 255).tolist()
         angles = rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, CORNERS[kind], endpoint=False)
         outline = (middle + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)).round().astype(np.int32)
-        cv2.fillPoly(image, [outline], colour)
+        cv2.fillPoly(image, [outline], color)
         cv2.fillPoly(labels, [outline], list(KINDS).index(kind) + 1)
     return (image + rng.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8), labels
 

@@ -37,11 +37,11 @@ from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.commands import main as dsrg
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.data.images import read_image, shrunk
+from dsrg.data.images import limit_side, read_image
 from dsrg.inference import released
 from dsrg.inference.pictures import check_pictures, find_pictures
 from dsrg.inference.predict import load_segmenter, predictions
-from dsrg.inference.preprocess import scaled_side, squares
+from dsrg.inference.preprocess import scaled_side, warp_to_square
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import Params, load_params
 from dsrg.predictor import RELEASED
@@ -78,9 +78,9 @@ def save_untrained(path: Path, params: Params) -> None:
 
 def ready_batches(paths: list[Path], size: int) -> list[torch.Tensor]:
     """The squares that the network is given: each batch of pictures at each scale."""
-    pictures = [shrunk(read_image(path), released.PREDICT["max_side"]) for path in paths]
+    pictures = [limit_side(read_image(path), released.PREDICT["max_side"]) for path in paths]
     groups = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
-    return [squares(group, scaled_side(size, scale)) for group in groups for scale in released.PREDICT["scales"]]
+    return [warp_to_square(group, scaled_side(size, scale)) for group in groups for scale in released.PREDICT["scales"]]
 
 
 class Ready(nn.Module):
@@ -97,7 +97,7 @@ class Ready(nn.Module):
 def sides(place: Path, folder: Path, *, model: Path) -> dict[str, Callable[[], object]]:
     """The command, its network, and its other parts, over all pictures of a folder; place: where to write."""
     paths, numbers = sorted(folder.iterdir()), count()
-    segmenter, content = load_segmenter(model, made_by="retrain")
+    segmenter, content = load_segmenter(model, stage_name="retrain")
     size, classes = content.size, content.classes
     batches = ready_batches(paths, size)
     ready, images = Ready([segmenter(batch) for batch in batches]), [read_image(path) for path in paths]
@@ -127,7 +127,7 @@ def sides(place: Path, folder: Path, *, model: Path) -> dict[str, Callable[[], o
         "predict": predict,
         "network": lambda: [segmenter(batch) for batch in batches],
         "checking": lambda: check_pictures(find_pictures([f"{folder}"]).pictures, pixels_max=released.PIXELS_MAX),
-        "loading the model": lambda: load_segmenter(model, made_by="retrain"),
+        "loading the model": lambda: load_segmenter(model, stage_name="retrain"),
         "decoding": lambda: [read_image(path) for path in paths],
         "scaling, merging, choosing": merge,
         "writing": write,

@@ -2,7 +2,7 @@
 
 `generate_seed_step` of the released `pylayers.py` and its labelling of components (`CC_labeling_8.py`), written down
 anew: the same passes in the same order, over NumPy arrays read element by element. Left out, in its favour: a table of
-the regions' neighbours that it fills and growth never asks for. The released layer spreads images over processes.
+the regions' neighbors that it fills and growth never asks for. The released layer spreads images over processes.
 """
 
 import numpy as np

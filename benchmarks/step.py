@@ -1,4 +1,4 @@
-"""Where a DSRG training step goes: loading, forward, backward and optimiser, CRF, growth; with and without supervision.
+"""Where a DSRG training step goes: loading, forward, backward and optimizer, CRF, growth; with and without supervision.
 
     python -m benchmarks.step [--recipe recipes/voc2012-mobilenet.yaml] [--batch 4] [--rounds 2] [--quick]
 
@@ -32,10 +32,10 @@ from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params, load_params
 from dsrg.runtime import workers
-from dsrg.training.cam import tag_objective
+from dsrg.training.cam import cam_criterion
 from dsrg.training.dsrg import Supervisor
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.optim import build_optimiser, parameter_groups
+from dsrg.training.optim import build_optimizer, parameter_groups
 
 
 class Laps:
@@ -59,7 +59,7 @@ class Laps:
 
 
 class Step:
-    """The recipe's training step in parts, as `dsrg.training.fit` and `seed_objective` do it."""
+    """The recipe's training step in parts, as `dsrg.training.fit` and `dsrg_criterion` do it."""
 
     def __init__(self, params: Params, device: torch.device) -> None:
         self.settings, self.device = params.dsrg, device
@@ -67,10 +67,10 @@ class Step:
         network = params.network_of("dsrg").model_dump(exclude={"weights"})
         segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
         self.segmenter = segmenter.to(device, memory_format=torch.channels_last).train()
-        options = self.settings.optimiser.model_dump()
+        options = self.settings.optimizer.model_dump()
         rates = {key: options[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
         groups = parameter_groups(self.segmenter, **rates)
-        self.optim = build_optimiser(groups, **{key: options[key] for key in ("name", "momentum", "beta2")})
+        self.optim = build_optimizer(groups, **{key: options[key] for key in ("name", "momentum", "beta2")})
         crf, growing = params.crf.train.model_dump(), params.grow.model_dump()
         self.supervisor = Supervisor(crf=crf, grow=growing, boundary_loss=True)
 
@@ -140,12 +140,12 @@ def measure_classifier(params: Params, *, batch: int, rounds: int) -> Runs:
         options = {"size": size, "batch": batch, "seed": params.seed, **cam.augment.model_dump()}
         fit(
             initial_classifier(classes=len(VOC_CLASSES), weights=None, **network),
-            tag_objective(score_scale=cam.score_scale, score_offset=cam.score_offset),
+            cam_criterion(score_scale=cam.score_scale, score_offset=cam.score_offset),
             Batches(index, root=root, labels=None, **options),
             name="train_cam",
             steps=rounds + 1,
             precision=cam.precision,
-            optimiser=cam.optimiser.model_dump(),
+            optimizer=cam.optimizer.model_dump(),
             skip_bad_steps=cam.skip_bad_steps,
             scratch=root,
             fingerprint="",

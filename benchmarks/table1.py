@@ -213,7 +213,7 @@ def shown(figure: float | None) -> str:
 def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
     """A bar a row, mIoU with CRF, whiskers: standard deviation over the seeds; dots: without CRF; strokes: published.
 
-    Grey: methods that are not run, as published on val.
+    Gray: methods that are not run, as published on val.
     """
     runs = [(row.title, row.published, found[row.name]) for row in rows]
     count = len(runs) + len(NOT_RUN)
@@ -227,7 +227,7 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
         axes.plot(plain, place, "o", color="C1", ms=4, **({"label": "without CRF"} if not number else {}))
         if published[0] is not None:
             axes.vlines(published[0], place - 0.4, place + 0.4, color="black")
-    axes.barh(range(len(NOT_RUN))[::-1], [one.published[0] for one in NOT_RUN], color="lightgrey", label="published")
+    axes.barh(range(len(NOT_RUN))[::-1], [one.published[0] for one in NOT_RUN], color="lightgray", label="published")
     axes.set_yticks(range(count), [*(title for title, *_ in runs), *(one.title for one in NOT_RUN)][::-1])
     axes.set_xlabel("mIoU, percent; black: published, on VOC 2012 val")
     axes.grid(axis="x", alpha=0.3)

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import RESULTS
 from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.files import whole_file, write_json, write_text
+from dsrg.files import atomic_file, write_json, write_text
 
 STATIC = ["grow.enabled=false"]
 
@@ -72,7 +72,7 @@ ROWS = [
         "87.5 73.1 28.4 75.4 39.5 54.5 78.2 71.3 80.6 25.0 63.3 25.4 77.8 65.4 65.2 72.8 41.2 74.3 34.1 52.1 53.0",
     ),
 ]
-# neighbours of the method, in the same set-up
+# neighbors of the method, in the same set-up
 SEC = Row(
     "SEC: gradient background, expand loss",
     [
@@ -101,7 +101,7 @@ OPPONENT = Row(
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Params file to use.")
 @click.option("--set", "common", multiple=True, metavar="KEY=VALUE", help="A param changed in every row.")
 @click.option("--seeds", "first_seeds", multiple=True, type=int, metavar="SEED...", help="Default: 0 1 2.")
-@click.option("--neighbours", is_flag=True, help="Add SEC and the opponent without growing.")
+@click.option("--neighbors", is_flag=True, help="Add SEC and the opponent without growing.")
 @click.option("--retrained", is_flag=True, help="Add the final network that is trained on each row's masks.")
 @click.option("--full", is_flag=True, help="Add the final network trained on the true masks.")
 @click.option("--ladder", metavar="NAME", help="Put the figures into benchmarks/results/ladder.json under this name.")
@@ -112,7 +112,7 @@ def main(
     recipe: Path | None,
     common: tuple[str, ...],
     first_seeds: tuple[int, ...],
-    neighbours: bool,
+    neighbors: bool,
     retrained: bool,
     full: bool,
     ladder: str | None,
@@ -122,7 +122,7 @@ def main(
 ) -> None:
     seeds = [*first_seeds, *more_seeds] or [0, 1, 2]
     name = recipe.stem if recipe else "params"
-    rows = [*ROWS, SEC, OPPONENT] if neighbours else ROWS
+    rows = [*ROWS, SEC, OPPONENT] if neighbors else ROWS
     rows = with_retraining(rows) if retrained else rows
     rows = [*rows, FULL] if full else rows
     rows = [row for row in rows if not only or any(text in row.title for text in only)]
@@ -222,7 +222,7 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
 
 def save_figure(path: Path, figure: plt.Figure) -> None:
     """Write it as a PNG, whole or not at all, and free it."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)
 

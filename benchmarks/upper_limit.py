@@ -23,7 +23,7 @@ from dsrg.networks.network import Segmenter
 from dsrg.networks.weights import initial_segmenter
 from dsrg.project import load_project
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.retrain import mask_objective
+from dsrg.training.retrain import retrain_criterion
 
 
 @click.command()
@@ -57,12 +57,12 @@ def full_supervision(scratch: Path, *, fingerprint: str = "") -> Segmenter:
     )
     return fit(
         initial_segmenter(classes=len(classes), weights=chosen.weights, **chosen.model_dump(exclude={"weights"})),
-        mask_objective(loss="cross_entropy", min_prob=retrain.min_prob),
+        retrain_criterion(loss="cross_entropy", min_prob=retrain.min_prob),
         batches,
         name="full supervision",
         steps=retrain.steps,
         precision=retrain.precision,
-        optimiser=retrain.optimiser.model_dump(),
+        optimizer=retrain.optimizer.model_dump(),
         skip_bad_steps=retrain.skip_bad_steps,
         scratch=scratch,
         fingerprint=fingerprint,

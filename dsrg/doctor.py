@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsrg.errors import InputError
-from dsrg.files import read_text, readable, sha256
+from dsrg.files import human_bytes, read_text, sha256
 from dsrg.project import Project
 from dsrg.runtime.dvc_lock import md5, read_record
 
@@ -114,14 +114,16 @@ def libraries(wanted: dict[str, str], load: Callable[[str], object]) -> Finding:
 def disk(free: int, *, needed: int) -> Finding:
     """needed: bytes of all outs as they were last time, twice: DVC keeps a copy."""
     if free < needed:
-        return Finding("disk", WRONG, f"{readable(free)} free; the outs took {readable(needed)} with DVC's copies")
-    return Finding("disk", FINE, f"{readable(free)} free")
+        return Finding(
+            "disk", WRONG, f"{human_bytes(free)} free; the outs took {human_bytes(needed)} with DVC's copies"
+        )
+    return Finding("disk", FINE, f"{human_bytes(free)} free")
 
 
 def memory(total: int) -> Finding:
     if total < MEMORY:
-        return Finding("memory", NOTE, f"{readable(total)}; small recipes take up to {readable(MEMORY)}")
-    return Finding("memory", FINE, readable(total))
+        return Finding("memory", NOTE, f"{human_bytes(total)}; small recipes take up to {human_bytes(MEMORY)}")
+    return Finding("memory", FINE, human_bytes(total))
 
 
 def gpu() -> Finding:
@@ -130,7 +132,7 @@ def gpu() -> Finding:
     if not torch.cuda.is_available():
         return Finding("GPU", NOTE, "none that torch can use; everything runs on the CPU")
     properties = torch.cuda.get_device_properties(0)
-    return Finding("GPU", FINE, f"{properties.name}, {readable(properties.total_memory)}")
+    return Finding("GPU", FINE, f"{properties.name}, {human_bytes(properties.total_memory)}")
 
 
 def _installed(name: str) -> str | None:
@@ -246,11 +248,11 @@ def leftovers(folders: Iterable[Path]) -> Finding:
     return Finding("leftovers", FINE, "none")
 
 
-# Data and artefacts
+# Data and artifacts
 
 
 def look_at_data(project: Project) -> Iterator[Finding]:
-    """Images and masks against their checksums, then each artefact as the stages after it read it.
+    """Images and masks against their checksums, then each artifact as the stages after it read it.
 
     What has not been made yet is a note.
     """
@@ -277,12 +279,12 @@ def look_at_data(project: Project) -> Iterator[Finding]:
     yield checksums("masks", {paths.masks / row.mask: row.checksum for row in truth.values()})
     trained_on = index.split("train").ids
     model, segmenter = partial(load_model, classes=classes), {"kind": "segmenter"}
-    yield artefact(paths.cam, lambda path: model(path, kind="classifier", made_by="train_cam"))
-    yield artefact(paths.seeds, lambda path: read_seeds(path, classes=classes).in_order(trained_on))
-    yield artefact(paths.dsrg, lambda path: model(path, **segmenter, made_by="train_dsrg"))
-    pseudo_labels = partial(LabelFolder, ids=trained_on, made_by="make_pseudo_labels")
-    yield artefact(paths.pseudo_labels, lambda path: deque(pseudo_labels(path), maxlen=0))
-    yield artefact(paths.retrain, lambda path: model(path, **segmenter, made_by="retrain"))
+    yield artifact(paths.cam, lambda path: model(path, kind="classifier", stage_name="train_cam"))
+    yield artifact(paths.seeds, lambda path: read_seeds(path, classes=classes).in_order(trained_on))
+    yield artifact(paths.dsrg, lambda path: model(path, **segmenter, stage_name="train_dsrg"))
+    pseudo_labels = partial(LabelFolder, ids=trained_on, stage_name="make_pseudo_labels")
+    yield artifact(paths.pseudo_labels, lambda path: deque(pseudo_labels(path), maxlen=0))
+    yield artifact(paths.retrain, lambda path: model(path, **segmenter, stage_name="retrain"))
 
 
 def checksums(what: str, wanted: dict[Path, str]) -> Finding:
@@ -301,7 +303,7 @@ def checksums(what: str, wanted: dict[Path, str]) -> Finding:
     return Finding(what, FINE, f"{len(wanted)}, each as `prepare` checked it")
 
 
-def artefact(path: Path, read: Callable[[Path], object]) -> Finding:
+def artifact(path: Path, read: Callable[[Path], object]) -> Finding:
     if not path.exists():
         return Finding(str(path), NOTE, "not made yet; run: dvc repro")
     try:

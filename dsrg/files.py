@@ -41,7 +41,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def whole_file(path: Path, *, size: int = 0) -> Iterator[Path]:
+def atomic_file(path: Path, *, size: int = 0) -> Iterator[Path]:
     """Yields the temporary path of an empty file to fill; renamed to `path` (after fsync) on success, else removed.
 
     Raises InputError before anything is done where less than `size` bytes are free or nothing may be written, and
@@ -63,7 +63,7 @@ def whole_file(path: Path, *, size: int = 0) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """The same for a folder; an older one at `path` is set aside whole, then replaced."""
     temporary, older = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
@@ -89,7 +89,7 @@ def require_room(folder: Path, size: int) -> None:
     """Raises InputError unless `size` bytes are free where `folder` is, or will be."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if (free := shutil.disk_usage(there).free) < size:
-        raise InputError(f"{folder}: needs about {readable(size)}, {readable(free)} are free; make room")
+        raise InputError(f"{folder}: needs about {human_bytes(size)}, {human_bytes(free)} are free; make room")
 
 
 def require_writable(folder: Path) -> None:
@@ -101,10 +101,10 @@ def require_writable(folder: Path) -> None:
         trial.unlink()
 
 
-def readable(size: float) -> str:
+def human_bytes(size: float) -> str:
     """Bytes as people say them.
 
-    >>> readable(999), readable(1536), readable(3 * 2**30)
+    >>> human_bytes(999), human_bytes(1536), human_bytes(3 * 2**30)
     ('999 bytes', '1.5 KiB', '3.0 GiB')
     """
     if size < 1024:
@@ -121,7 +121,7 @@ def _refused(path: Path, numbers: Iterable[int]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in numbers:
             raise
-        free = f" ({readable(shutil.disk_usage(path.parent).free)} free)" if error.errno == errno.ENOSPC else ""
+        free = f" ({human_bytes(shutil.disk_usage(path.parent).free)} free)" if error.errno == errno.ENOSPC else ""
         what, advice = os.strerror(error.errno), REFUSALS[error.errno]
         raise InputError(f"{path}: cannot be written: {what}{free}; {advice}, then run this again") from None
 
@@ -208,7 +208,7 @@ def read_text(path: str | Path, *, most: int | None = None) -> str:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: a folder or device; expected a text file")
         if most is not None and (size := path.stat().st_size) > most:
-            raise InputError(f"{path}: {readable(size)}; expected at most {readable(most)} of text")
+            raise InputError(f"{path}: {human_bytes(size)}; expected at most {human_bytes(most)} of text")
         with open(path, "rb") as file:
             utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Excel's "Unicode text"
         return path.read_text(encoding="utf-16" if utf16 else "utf-8-sig")
@@ -230,7 +230,7 @@ def opened_text(path: str | Path) -> Iterator[TextIO]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    with whole_file(Path(path)) as temporary:
+    with atomic_file(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 

@@ -116,7 +116,7 @@ class Network(Section):
         return self
 
 
-class Optimiser(Section):
+class Optimizer(Section):
     name: Literal["sgd", "adamw"]
     lr: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
@@ -136,7 +136,7 @@ class Augment(Section):
     flip: bool
     scale_min: Positive
     scale_max: Positive
-    colour: Annotated[float, Field(ge=0, lt=1)]
+    color: Annotated[float, Field(ge=0, lt=1)]
 
     @model_validator(mode="after")
     def _ordered(self) -> "Augment":
@@ -151,7 +151,7 @@ class Training(Section):
     batch: Batch
     precision: Literal["fp32", "bf16"]
     skip_bad_steps: Annotated[int, Field(ge=0)]
-    optimiser: Optimiser
+    optimizer: Optimizer
     augment: Augment
 
 
@@ -383,6 +383,27 @@ class Params(Section):
 TRAININGS = ("cam", "dsrg", "retrain")
 
 
+RENAMED = {  # keys of older params files
+    "cam.optimiser": "cam.optimizer",
+    "dsrg.optimiser": "dsrg.optimizer",
+    "retrain.optimiser": "retrain.optimizer",
+    "cam.augment.colour": "cam.augment.color",
+    "dsrg.augment.colour": "dsrg.augment.color",
+    "retrain.augment.colour": "retrain.augment.color",
+}
+
+
+def _renamed(raw: dict) -> Iterator[str]:
+    """A line for each key of `raw` that has another name now."""
+    for old, new in RENAMED.items():
+        values = raw
+        *sections, key = old.split(".")
+        for section in sections:
+            values = values.get(section) if isinstance(values, dict) else None
+        if isinstance(values, dict) and key in values:
+            yield f"{old}: is called {new} now; rename it"
+
+
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate a whole params file.
 
@@ -395,6 +416,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected sections such as `seeds:` and `grow:`, found {type(raw).__name__}")
+    if old := [f"{path}: {line}" for line in _renamed(raw)]:
+        raise InputError(old)
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:

@@ -48,7 +48,7 @@ class Segmenter:
             raise InputError(f"device {device!r}: expected cpu or cuda")
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("device cuda: torch sees no GPU here; use the CPU")
-        network, model = load_segmenter(Path(path), made_by="retrain")
+        network, model = load_segmenter(Path(path), stage_name="retrain")
         return cls(network.to(device) if device else network, model)
 
     @property

@@ -27,9 +27,9 @@ from dsrg.files import (
 from dsrg.params import Params
 from dsrg.project import Paths, Project, load_project, read_dvc_yaml
 from dsrg.runtime.durations import note_seconds, noted_seconds
-from dsrg.runtime.dvc_lock import read_record, rotten
+from dsrg.runtime.dvc_lock import changed_outs, read_record
 from dsrg.runtime.environment import scratch_root
-from dsrg.runtime.launcher import Topology, topology
+from dsrg.runtime.launcher import LaunchConfig, topology
 from dsrg.runtime.lock import one_writer, try_lock
 from dsrg.runtime.problems import report_problems
 from dsrg.runtime.signals import Stopped, leave_keyboard_to_starter, starter, stop_with, stoppable
@@ -71,7 +71,7 @@ class Stage:
         return self._workplace[0] if self.topology.first else Path(os.devnull)
 
     @cached_property
-    def topology(self) -> Topology:
+    def topology(self) -> LaunchConfig:
         """The processes that share the stage's work, as the environment says."""
         return topology()
 
@@ -93,7 +93,7 @@ class Stage:
                         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
             yield
 
-    def look_ahead(self) -> None:
+    def preflight(self) -> None:
         """Before the work begins: can the outs be written, and are the inputs what the stages before this one made?
 
         Room is asked for as the outs took last time. Whoever runs a stage by hand may have changed its inputs by hand.
@@ -106,7 +106,7 @@ class Stage:
             except InputError as error:
                 problems += error.problems
         if "DVC_STAGE" in os.environ:
-            problems += rotten(map(self._path, self._declared["deps"]), record)
+            problems += changed_outs(map(self._path, self._declared["deps"]), record)
         if problems:
             raise InputError(problems)
         require_room(self.paths.results.parent, sum(out.size for out in record if out.stage == self.name))
@@ -168,7 +168,7 @@ def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
                 stop_with(starter())
             stage = load_stage(name)
             if shared.first:
-                stage.look_ahead()
+                stage.preflight()
                 with stage.alone():
                     work(stage)
                     note_seconds(name, time.monotonic() - started)

@@ -18,7 +18,7 @@ def audit(stage: Stage) -> None:
     shapes = zip(index.heights, index.widths, strict=True)
     label_maps = {
         "seeds": (enlarge_grid(row, shape) for row, shape in zip(seeds, shapes, strict=True)),
-        "pseudo_labels": LabelFolder(stage.paths.pseudo_labels, index.ids, made_by="make_pseudo_labels"),
+        "pseudo_labels": LabelFolder(stage.paths.pseudo_labels, index.ids, stage_name="make_pseudo_labels"),
     }
     metrics = {}
     for name, maps in label_maps.items():

@@ -8,10 +8,10 @@ from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.evaluation.scores import best_and_worst, score_table, with_ground_truth, write_per_class, write_per_image
 from dsrg.evaluation.segmentation import evaluate_segmenter
 from dsrg.figures.overlays import write_label_overlays
-from dsrg.figures.report import ENDS, report_page
+from dsrg.figures.report import BEST_WORST_COUNT, report_page
 from dsrg.files import write_json, write_text
 from dsrg.inference.predict import load_segmenter
-from dsrg.runtime.distributed import deal
+from dsrg.runtime.distributed import shard_work
 from dsrg.stage import Stage, library_versions, run_stage
 
 
@@ -22,9 +22,9 @@ def evaluate(stage: Stage) -> None:
     index = with_ground_truth(whole.split("val"), truth)
     masks = Masks(truth, index.ids, folder=stage.paths.masks)
     scores, maps = {}, {}
-    share = deal(stage.topology, stage.scratch)
-    for name, made_by in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
-        segmenter, model = load_segmenter(getattr(stage.paths, name), made_by=made_by, classes=classes)
+    share = shard_work(stage.topology, stage.scratch)
+    for name, stage_name in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
+        segmenter, model = load_segmenter(getattr(stage.paths, name), stage_name=stage_name, classes=classes)
         scores[name], maps[name] = evaluate_segmenter(
             segmenter,
             index,
@@ -35,13 +35,13 @@ def evaluate(stage: Stage) -> None:
             size=model.size,
             kernel=params.crf.test.model_dump(),
             keep=settings.overlays,
-            ends=ENDS,
+            ends=BEST_WORST_COUNT,
             title=f"{stage.name} {name}",
             share=replace(share, folder=share.folder / name),
         )
     if not share.first:
         return
-    ends = best_and_worst(dict(enumerate(scores["retrain"].images)), ENDS)
+    ends = best_and_worst(dict(enumerate(scores["retrain"].images)), BEST_WORST_COUNT)
     first = range(min(settings.overlays, len(index)))
     for folder, rows, found in (
         ("overlays", first, maps),

@@ -9,9 +9,9 @@ from dsrg.artifacts.label_folder import written_labels
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.figures.overlays import write_label_overlays
-from dsrg.inference.label_maps import kept_labels, predicted_labels
+from dsrg.inference.label_maps import predicted_labels, resumable_labels
 from dsrg.inference.predict import Prediction, load_segmenter
-from dsrg.runtime.distributed import deal
+from dsrg.runtime.distributed import shard_work
 from dsrg.runtime.progress import tracked
 from dsrg.stage import Stage, run_stage
 
@@ -20,15 +20,15 @@ def make_pseudo_labels(stage: Stage) -> None:
     params, pseudo = stage.params, stage.params.pseudo_labels
     classes = read_classes(stage.paths.classes)
     index = read_index(stage.paths.index, classes).split("train")
-    share = deal(stage.topology, stage.scratch)
-    segmenter, model = load_segmenter(stage.paths.dsrg, made_by="train_dsrg", classes=classes)
+    share = shard_work(stage.topology, stage.scratch)
+    segmenter, model = load_segmenter(stage.paths.dsrg, stage_name="train_dsrg", classes=classes)
     labelling = stage.params.pseudo_labels.model_dump(exclude={"format", "overlays"})
     labelling["kernel"] = params.crf.test.model_dump()
 
     def predict(rows: NDArray) -> Iterator[Prediction]:
         return predicted_labels(segmenter, index.pick(rows), stage.data_root, size=model.size, **labelling)
 
-    found = kept_labels(predict, share, total=len(index))
+    found = resumable_labels(predict, share, total=len(index))
     if not share.first:
         deque(found, maxlen=0)
         return

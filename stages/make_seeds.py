@@ -10,10 +10,10 @@ from dsrg.evaluation.seed_statistics import SeedCounts
 from dsrg.figures.seeds import write_contact_sheet, write_seed_overlays
 from dsrg.files import write_json
 from dsrg.inference.cams import load_classifier
-from dsrg.inference.seeding import cue_seed_rows, kept_seed_rows, ready_cues, ready_points, with_points
+from dsrg.inference.seeding import cue_seed_rows, ready_cues, ready_points, resumable_seed_rows, with_points
 from dsrg.method.grid import grid_size
 from dsrg.method.points import PointCounts
-from dsrg.runtime.distributed import deal
+from dsrg.runtime.distributed import shard_work
 from dsrg.stage import Stage, run_stage
 
 
@@ -28,10 +28,10 @@ def make_seeds(stage: Stage) -> None:
     index = points.tagged(index.split("train"))
     size, counts = params.data.size, SeedCounts(classes, seeds)
     if seeds.cues is None:
-        share = deal(stage.topology, stage.scratch)
-        classifier = load_classifier(stage.paths.cam, made_by="train_cam", classes=classes)
+        share = shard_work(stage.topology, stage.scratch)
+        classifier = load_classifier(stage.paths.cam, stage_name="train_cam", classes=classes)
         settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
-        rows = kept_seed_rows(classifier, index, stage.data_root, share=share, **settings)
+        rows = resumable_seed_rows(classifier, index, stage.data_root, share=share, **settings)
     else:
         cues = ready_cues(seeds, index, grid=grid_size(size), classes=classes)
         print(*cues.remarks(index, classes), sep="\n")

@@ -3,13 +3,13 @@
 from dsrg.data.classes import write_classes
 from dsrg.data.index import write_ground_truth, write_index
 from dsrg.data.sources import read_source
-from dsrg.files import whole_folder, write_csv
+from dsrg.files import atomic_folder, write_csv
 from dsrg.stage import Stage, run_stage
 
 
 def prepare(stage: Stage) -> None:
     settings = stage.params.data.model_dump(exclude={"root", "size", "max_side", "points", "points_tags"})
-    with whole_folder(stage.paths.masks) as masks:
+    with atomic_folder(stage.paths.masks) as masks:
         classes, checked = read_source(stage.data_root, masks_to=masks, **settings)
     for warning in checked.warnings:
         print(f"warning: {warning}")

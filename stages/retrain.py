@@ -11,15 +11,15 @@ from dsrg.artifacts.model_file import Model, load_weights
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
-from dsrg.files import whole_file, write_csv
+from dsrg.files import atomic_file, write_csv
 from dsrg.inference.label_maps import predicted_labels
 from dsrg.inference.predict import load_segmenter
 from dsrg.networks.weights import initial_segmenter
-from dsrg.runtime.launcher import ALONE
+from dsrg.runtime.launcher import SINGLE_PROCESS
 from dsrg.runtime.progress import tracked
 from dsrg.stage import Stage, run_stage
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.retrain import mask_objective
+from dsrg.training.retrain import retrain_criterion
 from dsrg.training.rounds import CURVES, MODEL, Round, train_in_rounds
 
 
@@ -32,22 +32,22 @@ def retrain(stage: Stage) -> None:
     labelling = stage.params.pseudo_labels.model_dump(exclude={"format", "overlays"})
     labelling["kernel"] = params.crf.test.model_dump()
     # processes that helped with a round are not there for the next one
-    topology = stage.topology if retrain.rounds == 1 else ALONE
+    topology = stage.topology if retrain.rounds == 1 else SINGLE_PROCESS
 
     def train(labels: LabelFolder, folder: Path) -> Model:
         set_up_torch(params.seed)
         segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
         if retrain.init == "dsrg":
-            load_weights(segmenter, stage.paths.dsrg, kind="segmenter", made_by="train_dsrg", classes=classes)
+            load_weights(segmenter, stage.paths.dsrg, kind="segmenter", stage_name="train_dsrg", classes=classes)
         shown = {"size": params.data.size, "batch": retrain.batch, "seed": params.seed}
         segmenter = fit(
             segmenter,
-            mask_objective(loss=retrain.loss, min_prob=retrain.min_prob),
+            retrain_criterion(loss=retrain.loss, min_prob=retrain.min_prob),
             Batches(index, root=stage.data_root, labels=labels, **shown, **retrain.augment.model_dump()),
             name=stage.name,
             steps=retrain.steps,
             precision=retrain.precision,
-            optimiser=retrain.optimiser.model_dump(),
+            optimizer=retrain.optimizer.model_dump(),
             skip_bad_steps=retrain.skip_bad_steps,
             scratch=folder,
             fingerprint=stage.scratch.name,
@@ -57,19 +57,19 @@ def retrain(stage: Stage) -> None:
         return Model("segmenter", classes, network, params.data.size, segmenter.state_dict())
 
     def label(path: Path) -> Iterator[NDArray]:
-        segmenter, model = load_segmenter(path, made_by=stage.name)
+        segmenter, model = load_segmenter(path, stage_name=stage.name)
         found = predicted_labels(segmenter, index, stage.data_root, size=model.size, **labelling)
         return (labels for labels, *_ in tracked(found, f"{stage.name} labels", len(index)))
 
-    first = LabelFolder(stage.paths.pseudo_labels, index.ids, made_by="make_pseudo_labels")
+    first = LabelFolder(stage.paths.pseudo_labels, index.ids, stage_name="make_pseudo_labels")
     if not stage.topology.first:
-        if topology is not ALONE:
+        if topology is not SINGLE_PROCESS:
             train(first, stage.scratch)  # and ends there
         return
     limits = {"rounds": retrain.rounds, "classes": len(classes), "scratch": stage.scratch}
     kept, rounds = train_in_rounds(first, train=train, label=label, **limits)
     for name, target in ((MODEL, stage.paths.retrain), (CURVES, stage.results / CURVES)):
-        with whole_file(target) as temporary:
+        with atomic_file(target) as temporary:
             shutil.copyfile(kept / name, temporary)
     write_csv(stage.results / "rounds.csv", list(Round._fields), rounds)
     stage.finish()

@@ -8,7 +8,7 @@ from dsrg.evaluation.classification import mean_average_precision, tag_scores
 from dsrg.files import write_json
 from dsrg.networks.weights import initial_classifier
 from dsrg.stage import Stage, run_stage
-from dsrg.training.cam import tag_objective
+from dsrg.training.cam import cam_criterion
 from dsrg.training.fit import fit, set_up_torch
 
 
@@ -31,12 +31,12 @@ def train_cam(stage: Stage) -> None:
     )
     classifier = fit(
         initial_classifier(classes=len(classes), weights=chosen.weights, **network),
-        tag_objective(score_scale=cam.score_scale, score_offset=cam.score_offset),
+        cam_criterion(score_scale=cam.score_scale, score_offset=cam.score_offset),
         batches,
         name=stage.name,
         steps=cam.steps,
         precision=cam.precision,
-        optimiser=cam.optimiser.model_dump(),
+        optimizer=cam.optimizer.model_dump(),
         skip_bad_steps=cam.skip_bad_steps,
         scratch=stage.scratch,
         fingerprint=stage.scratch.name,

@@ -14,7 +14,7 @@ from dsrg.method.grid import grid_size
 from dsrg.networks.weights import adopt_backbone, initial_segmenter
 from dsrg.stage import Stage, run_stage
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.growth_recorder import GrowthWatch
+from dsrg.training.growth_recorder import GrowthRecorder
 from dsrg.training.weak import chosen_objective
 
 
@@ -38,7 +38,7 @@ def train_dsrg(stage: Stage) -> None:
         **dsrg.augment.model_dump(),
     )
     watched = range(min(dsrg.watch_images, len(index)))
-    watch = GrowthWatch(
+    watch = GrowthRecorder(
         index.pick(watched),
         np.asarray(stored.in_order(index.ids[: len(watched)])),
         root=stage.data_root,
@@ -52,7 +52,7 @@ def train_dsrg(stage: Stage) -> None:
     )
     segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
     if dsrg.init == "cam":
-        classifier = load_model(stage.paths.cam, kind="classifier", made_by="train_cam", classes=classes)
+        classifier = load_model(stage.paths.cam, kind="classifier", stage_name="train_cam", classes=classes)
         adopt_backbone(segmenter, classifier.weights)
     segmenter = fit(
         segmenter,
@@ -61,7 +61,7 @@ def train_dsrg(stage: Stage) -> None:
         name=stage.name,
         steps=dsrg.steps,
         precision=dsrg.precision,
-        optimiser=dsrg.optimiser.model_dump(),
+        optimizer=dsrg.optimizer.model_dump(),
         skip_bad_steps=dsrg.skip_bad_steps,
         scratch=stage.scratch,
         fingerprint=stage.scratch.name,

@@ -13,15 +13,15 @@ from dsrg.artifacts.label_folder import written_labels
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.data.index import read_index, write_index
 from dsrg.evaluation.segmentation import evaluate_segmenter
-from dsrg.inference.label_maps import kept_labels
+from dsrg.inference.label_maps import resumable_labels
 from dsrg.inference.predict import predictions
 from dsrg.inference.preprocess import read_images
-from dsrg.inference.seeding import kept_seed_rows
+from dsrg.inference.seeding import resumable_seed_rows
 from dsrg.method.grid import grid_size
 from dsrg.networks.weights import initial_classifier, initial_segmenter
 from dsrg.params import Params
-from dsrg.runtime.distributed import deal
-from dsrg.runtime.launcher import ALONE, Topology, topology
+from dsrg.runtime.distributed import shard_work
+from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig, topology
 from dsrg.training.fit import set_up_torch
 
 COUNT, SIZE, CLASSES = 40, 33, ["a", "b"]  # three files of kept work, of which one is not full
@@ -33,10 +33,10 @@ def save_images(folder: Path) -> None:
     write_index(folder / "index.csv", save_index(folder, pictures, [[k % 2, k % 3 > 0] for k in range(COUNT)]), CLASSES)
 
 
-def generate(images: Path, out: Path, *, topology: Topology = ALONE) -> None:
+def generate(images: Path, out: Path, *, topology: LaunchConfig = SINGLE_PROCESS) -> None:
     """Fill the folder `out`, and leave what is kept meanwhile in its scratch."""
     index, params = read_index(images / "index.csv", CLASSES), Params(**recipe())
-    share = deal(topology, out / "scratch")
+    share = shard_work(topology, out / "scratch")
     set_up_torch(0)
     network = params.network.model_dump(exclude={"weights"}) | {"head_channels": 8, "init_std": 1.0}
     shared = {key: network[key] for key in ("backbone", "output_stride", "input", "init_std")}
@@ -45,14 +45,14 @@ def generate(images: Path, out: Path, *, topology: Topology = ALONE) -> None:
     segmenter = initial_segmenter(**options, **network).eval()
     kernel = params.crf.test.model_dump()
     told = {"size": SIZE, "seeds": params.seeds, "saliency": params.saliency}
-    rows = kept_seed_rows(classifier, index, images, share=replace(share, folder=share.folder / "seeds"), **told)
+    rows = resumable_seed_rows(classifier, index, images, share=replace(share, folder=share.folder / "seeds"), **told)
 
     def predict(rows: np.ndarray):
         some = index.pick(rows)
         wanted = {"size": SIZE, "kernel": kernel}
         return predictions(segmenter, read_images(some, images), some.present, params.pseudo_labels, **wanted)
 
-    labels = kept_labels(predict, replace(share, folder=share.folder / "labels"), total=COUNT)
+    labels = resumable_labels(predict, replace(share, folder=share.folder / "labels"), total=COUNT)
     if share.first:
         write_seeds(out / "seeds.h5", rows, count=COUNT, grid=grid_size(SIZE), classes=CLASSES, params="{}")
         with written_labels(out / "labels", format="shards") as add:

@@ -224,7 +224,7 @@ class TestAdvice:
         assert one.best == 3 and one.range == (0.3, 0.4)
         assert one._replace(error=np.full(7, 0.045)).range == (0.3, 0.6)
         assert one._replace(error=np.full(7, 0.25)).range == (0.1, 0.7)
-        assert one.says_something and not one._replace(error=np.full(7, 0.3)).says_something
+        assert one.is_informative and not one._replace(error=np.full(7, 0.3)).is_informative
 
     def test_words(self):
         lines = words(findings(noisy_set(30), self.params))
@@ -296,7 +296,7 @@ class TestCommand:
     def test_a_mirrored_look_is_turned_back(self, folder, monkeypatch):
         monkeypatch.chdir(folder)
         project = opened()
-        classifier = load_classifier(project.paths.cam, made_by="train_cam")
+        classifier = load_classifier(project.paths.cam, stage_name="train_cam")
         image = project.image("train0000")
         plain = view_maps(classifier, [image], 49, 1.0, False)
         turned = view_maps(classifier, [np.ascontiguousarray(image[:, ::-1])], 49, 1.0, True)

@@ -60,13 +60,13 @@ class TestModelFile:
     @staticmethod
     def refusal(path, kind="segmenter") -> str:
         with pytest.raises(InputError) as error:
-            load_model(path, kind=kind, made_by="train_dsrg")
+            load_model(path, kind=kind, stage_name="train_dsrg")
         assert str(path) in str(error.value) and "run the stage `train_dsrg` again" in str(error.value)
         return str(error.value)
 
     def test_comes_back_as_it_was(self, path, model):
         save_model(path, model)
-        loaded = load_model(path, kind="segmenter", made_by="train_dsrg")
+        loaded = load_model(path, kind="segmenter", stage_name="train_dsrg")
         assert {**vars(loaded), "weights": 0} == {**vars(model), "weights": 0}
         assert loaded.weights.keys() == model.weights.keys()
         for name, value in model.weights.items():
@@ -112,14 +112,14 @@ class TestModelFile:
 
     def test_trained_for_other_classes(self, path, model):
         save_model(path, model)
-        assert load_model(path, kind="segmenter", made_by="x", classes=list(CLASSES)).classes == CLASSES
+        assert load_model(path, kind="segmenter", stage_name="x", classes=list(CLASSES)).classes == CLASSES
         with pytest.raises(InputError, match=f"trained for the classes {', '.join(CLASSES)}; expected dog; run the"):
-            load_model(path, kind="segmenter", made_by="train_dsrg", classes=["dog"])
+            load_model(path, kind="segmenter", stage_name="train_dsrg", classes=["dog"])
 
     def test_weights_that_do_not_fit_are_all_named(self, path, model):
         network = torch.nn.ModuleDict({"bias": torch.nn.Linear(2, 3)})
         with pytest.raises(InputError) as error:
-            refuse_misfit(network, model, path=path, made_by="retrain")
+            refuse_misfit(network, model, path=path, stage_name="retrain")
         assert [problem.removeprefix(f"{path}: ") for problem in error.value.problems] == [
             "bias: (4,), the network needs no such weight",
             "bias.bias: missing, the network needs (3,)",
@@ -133,7 +133,7 @@ class TestModelFile:
             return torch.nn.Linear(10**7, 10**7)
 
         with pytest.raises(InputError, match="the network needs \\(10000000, 10000000\\)"):
-            built(make, model, path=path, made_by="retrain")
+            built(make, model, path=path, stage_name="retrain")
 
     @pytest.mark.parametrize(
         "change",
@@ -457,19 +457,19 @@ class TestLabelPng:
         for k, name in enumerate(("b", "a")):
             (tmp_path / f"{name}.png").write_bytes(label_png(self.LABELS[:, k:]))
         note_checksums(tmp_path)
-        folder = LabelFolder(tmp_path, ["a", "b"], made_by="make_pseudo_labels")
+        folder = LabelFolder(tmp_path, ["a", "b"], stage_name="make_pseudo_labels")
         assert len(folder) == 2 and folder[0].shape == (2, 2) and folder[1].shape == (2, 3)
 
     def test_folder_names_missing_files_at_once(self, tmp_path):
         (tmp_path / "a.png").write_bytes(label_png(self.LABELS))
         with pytest.raises(InputError, match=r"2 of 3 label maps .*b.png, c.png.*`make_pseudo_labels` again"):
-            LabelFolder(tmp_path, ["a", "b", "c"], made_by="make_pseudo_labels")
+            LabelFolder(tmp_path, ["a", "b", "c"], stage_name="make_pseudo_labels")
 
     def test_checksums_are_those_of_coreutils(self, tmp_path):
         (tmp_path / "ü a.png").write_bytes(label_png(self.LABELS))
         note_checksums(tmp_path)
         subprocess.run(["sha256sum", "--check", "--strict", CHECKSUMS], cwd=tmp_path, check=True, capture_output=True)
-        assert LabelFolder(tmp_path, ["ü a"], made_by="make_pseudo_labels")[0].shape == (2, 3)
+        assert LabelFolder(tmp_path, ["ü a"], stage_name="make_pseudo_labels")[0].shape == (2, 3)
 
     @pytest.mark.parametrize(
         "text, said",
@@ -484,7 +484,7 @@ class TestLabelPng:
         if text is not None:
             (tmp_path / CHECKSUMS).write_text(text)
         with pytest.raises(InputError, match=f"{said}.*run the stage `make_pseudo_labels` again"):
-            LabelFolder(tmp_path, ["a"], made_by="make_pseudo_labels")
+            LabelFolder(tmp_path, ["a"], stage_name="make_pseudo_labels")
 
 
 class TestLabelFolders:
@@ -508,11 +508,11 @@ class TestLabelFolders:
         return np.random.default_rng(number).integers(0, 4, (30 + number, 40), dtype=np.uint8)
 
     def test_maps_come_back_in_any_order(self, folder):
-        found = LabelFolder(folder, self.IDS[::-1], made_by="make_pseudo_labels")
+        found = LabelFolder(folder, self.IDS[::-1], stage_name="make_pseudo_labels")
         assert len(found) == 4
         for number, labels in enumerate(reversed([*found])):
             np.testing.assert_array_equal(labels, self.map(number))
-        (one,) = LabelFolder(folder, ["a"], made_by="make_pseudo_labels")
+        (one,) = LabelFolder(folder, ["a"], stage_name="make_pseudo_labels")
         np.testing.assert_array_equal(one, self.map(3))
 
     def test_any_tar_reads_them(self, folder, tmp_path):
@@ -533,7 +533,7 @@ class TestLabelFolders:
 
     def test_missing_maps_are_counted(self, folder):
         with pytest.raises(InputError, match=r"2 of 3 label maps .*c\.png, d\.png.*`make_pseudo_labels` again"):
-            LabelFolder(folder, ["a", "c", "d"], made_by="make_pseudo_labels")
+            LabelFolder(folder, ["a", "c", "d"], stage_name="make_pseudo_labels")
 
     @pytest.mark.parametrize("name", ["00000.tar", "00001.tar"])
     def test_a_damaged_or_missing_tar(self, tmp_path, monkeypatch, name):
@@ -542,15 +542,15 @@ class TestLabelFolders:
         content = (tmp_path / "labels" / name).read_bytes()
         for harmed in (content[:600] + bytes([content[600] ^ 1]) + content[601:], content[:550]):
             (tmp_path / "labels" / name).write_bytes(harmed)
-            found = LabelFolder(tmp_path / "labels", self.IDS, made_by="make_pseudo_labels")
+            found = LabelFolder(tmp_path / "labels", self.IDS, stage_name="make_pseudo_labels")
             with pytest.raises(InputError, match=rf"{name}/.\.png: damaged.*`make_pseudo_labels` again"):
                 list(found)
         (tmp_path / "labels" / name).unlink()
         with pytest.raises(InputError, match=f"{name}: no such file; run the stage `make_pseudo_labels` again"):
-            LabelFolder(tmp_path / "labels", self.IDS, made_by="make_pseudo_labels")
+            LabelFolder(tmp_path / "labels", self.IDS, stage_name="make_pseudo_labels")
 
     @pytest.mark.parametrize("place", ["", "../1.tar 1 2  ", "00000.tar -1 2  ", "00000.tar 1  "])
     def test_places_that_are_malformed(self, tmp_path, place):
         (tmp_path / PLACES).write_text(f"{'0' * 64}  {place}a.png\n")
         with pytest.raises(InputError, match="PLACES: line 1: expected a sha256"):
-            LabelFolder(tmp_path, ["a"], made_by="make_pseudo_labels")
+            LabelFolder(tmp_path, ["a"], stage_name="make_pseudo_labels")

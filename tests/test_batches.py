@@ -14,23 +14,23 @@ from toy import picture, save_index
 
 from dsrg.data import batches as module
 from dsrg.data.batches import (
-    OUTSIDE,
+    PAD_COLOR,
     WHOLE,
     Batches,
-    Window,
+    CropWindow,
     batch_indices,
     cache_room,
-    cut_image,
-    cut_labels,
+    color_jitter,
+    crop_and_resize,
+    crop_labels,
     draw_window,
     sample_rng,
-    vary_colour,
 )
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELLED
 
-MIRRORED = Window(0.0, 0.0, 1.0, 1.0, True)
+MIRRORED = CropWindow(0.0, 0.0, 1.0, 1.0, True)
 
 
 class TestOrder:
@@ -74,36 +74,36 @@ class TestCutting:
         expected = F.interpolate(pixels, (65, 65), mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
         if window.flip:
             expected = expected[:, ::-1]
-        assert np.abs(cut_image(image, window, size=65) - expected).max() <= 1
+        assert np.abs(crop_and_resize(image, window, size=65) - expected).max() <= 1
 
     def test_a_square_of_the_right_size_is_itself(self):
         image = np.random.default_rng(0).integers(0, 256, (65, 65, 3), dtype=np.uint8)
-        np.testing.assert_array_equal(cut_image(image, WHOLE, size=65), image)
-        np.testing.assert_array_equal(cut_image(image, MIRRORED, size=65), image[:, ::-1])
+        np.testing.assert_array_equal(crop_and_resize(image, WHOLE, size=65), image)
+        np.testing.assert_array_equal(crop_and_resize(image, MIRRORED, size=65), image[:, ::-1])
         labels = image[..., 0]
-        np.testing.assert_array_equal(cut_labels(labels, WHOLE, size=65), labels)
-        np.testing.assert_array_equal(cut_labels(labels, MIRRORED, size=65), labels[:, ::-1])
+        np.testing.assert_array_equal(crop_labels(labels, WHOLE, size=65), labels)
+        np.testing.assert_array_equal(crop_labels(labels, MIRRORED, size=65), labels[:, ::-1])
 
     @pytest.mark.parametrize("size", [65, 161, 241, 321, 401])
     def test_labels_on_the_grid_are_every_eighth_pixel(self, size):
         """Released code: Interp with shrink factor 8."""
         labels = np.random.default_rng(0).integers(0, 22, (size, size), dtype=np.uint8)
-        np.testing.assert_array_equal(cut_labels(labels, WHOLE, size=(size - 1) // 8 + 1), labels[::8, ::8])
+        np.testing.assert_array_equal(crop_labels(labels, WHOLE, size=(size - 1) // 8 + 1), labels[::8, ::8])
 
     def test_quarter_and_surroundings_by_hand(self):
         labels = np.array([[1, 1, 2], [1, 1, 2], [3, 3, 4]], np.uint8)
-        assert cut_labels(labels, Window(0.5, 0.5, 0.5, 0.5, False), size=2).tolist() == [[1, 2], [3, 4]]
-        assert cut_labels(labels, Window(-0.5, 0.0, 1.0, 1.0, True), size=3).tolist() == [
+        assert crop_labels(labels, CropWindow(0.5, 0.5, 0.5, 0.5, False), size=2).tolist() == [[1, 2], [3, 4]]
+        assert crop_labels(labels, CropWindow(-0.5, 0.0, 1.0, 1.0, True), size=3).tolist() == [
             [255, 255, 255],
             [2, 1, 1],
             [2, 1, 1],
         ]
         image = np.repeat(labels[..., None], 3, axis=2)
-        around = cut_image(image, Window(-1.0, -1.0, 3.0, 3.0, False), size=7)
+        around = crop_and_resize(image, CropWindow(-1.0, -1.0, 3.0, 3.0, False), size=7)
         assert around[2:5, 2:5, 0].tolist() == labels.tolist()
         outside = np.ones((7, 7), bool)
         outside[2:5, 2:5] = False
-        assert (around[outside] == OUTSIDE).all()
+        assert (around[outside] == PAD_COLOR).all()
 
     @settings(max_examples=80, deadline=None)
     @given(
@@ -114,7 +114,7 @@ class TestCutting:
         what=st.sampled_from(["square", "native"]),
     )
     def test_image_and_labels_stay_aligned(self, seed, shape, grid_shape, scales, what):
-        """The colour of a pixel tells its label: a grid cell's label is the colour at its place in the cut image.
+        """The color of a pixel tells its label: a grid cell's label is the color at its place in the cut image.
 
         Labels may be as large as the image or on a grid of their own; then the place may be half a cell off.
         """
@@ -127,20 +127,20 @@ class TestCutting:
         scale_range = {"scale_min": scales[0], "scale_max": scales[1]}
         rng = np.random.default_rng(seed)
         window = draw_window(rng, image=shape, size=65, shape=what, flip=True, **scale_range)
-        colours = cut_image(image, window, size=65)[::8, ::8].astype(int)
+        colors = crop_and_resize(image, window, size=65)[::8, ::8].astype(int)
         across = np.linspace(0, 1, 9)
         y = window.top + window.height * across
         x = window.left + window.width * (across[::-1] if window.flip else across)
         for labels, channel, at in ((label_rows[:, None], 0, y[:, None]), (label_columns[None], 1, x[None])):
-            cut = cut_labels(np.broadcast_to(labels, own), window, size=9).astype(int)
-            labelled, painted = cut != UNLABELLED, colours[..., 2] == 0
+            cut = crop_labels(np.broadcast_to(labels, own), window, size=9).astype(int)
+            labelled, painted = cut != UNLABELLED, colors[..., 2] == 0
             assert painted.any()
             tolerance = 100 / (own[channel] - 1) + 3
-            assert (np.abs(cut - colours[..., channel])[labelled & painted] <= tolerance).all()
+            assert (np.abs(cut - colors[..., channel])[labelled & painted] <= tolerance).all()
             assert labelled[painted].all()  # what shows the image has a label
             beyond = np.broadcast_to(np.abs(at - 0.5) - 0.5, cut.shape)  # how far outside, in sides of the image
             assert not labelled[beyond > 0.51 / (own[channel] - 1)].any()
-            assert (colours[beyond > 1.01 / (shape[channel] - 1)] == OUTSIDE).all()
+            assert (colors[beyond > 1.01 / (shape[channel] - 1)] == PAD_COLOR).all()
 
     @settings(max_examples=80, deadline=None)
     @given(
@@ -172,9 +172,9 @@ class TestCutting:
         top, left = round(window.top * 89), round(window.left * 39)
         # snapped to whole pixels, for the drawn place lies between them
         window = replace(window, top=top / 89, left=left / 39)
-        cut = cut_image(image, window, size=65)
+        cut = crop_and_resize(image, window, size=65)
         np.testing.assert_array_equal(cut[:, -left : 40 - left], image[top : top + 65])
-        assert (cut[:, :-left] == OUTSIDE).all() and (cut[:, 40 - left :] == OUTSIDE).all()
+        assert (cut[:, :-left] == PAD_COLOR).all() and (cut[:, 40 - left :] == PAD_COLOR).all()
 
     def test_half_of_the_windows_are_mirrored(self):
         rng = np.random.default_rng(0)
@@ -183,17 +183,17 @@ class TestCutting:
         assert 150 < sum(flips) < 250
 
 
-class TestColour:
+class TestColor:
     def test_strength_bounds_the_change_and_zero_is_none(self):
         image = picture(30, 40, seed=2)
-        assert vary_colour(image, np.random.default_rng(0), strength=0) is image
-        varied = [vary_colour(image, np.random.default_rng(seed), strength=0.2).mean() for seed in range(30)]
+        assert color_jitter(image, np.random.default_rng(0), strength=0) is image
+        varied = [color_jitter(image, np.random.default_rng(seed), strength=0.2).mean() for seed in range(30)]
         assert 0.79 < min(varied) / image.mean() < 0.95 and 1.05 < max(varied) / image.mean() < 1.21
 
-    def test_grey_stays_grey(self):
-        grey = np.repeat(picture(30, 40, seed=2)[..., :1], 3, axis=2)
-        varied = vary_colour(grey, np.random.default_rng(0), strength=0.5)
-        assert np.ptp(varied.astype(int), axis=2).max() <= 1 and not np.array_equal(varied, grey)
+    def test_gray_stays_gray(self):
+        gray = np.repeat(picture(30, 40, seed=2)[..., :1], 3, axis=2)
+        varied = color_jitter(gray, np.random.default_rng(0), strength=0.5)
+        assert np.ptp(varied.astype(int), axis=2).max() <= 1 and not np.array_equal(varied, gray)
 
 
 class TestBatches:
@@ -206,7 +206,7 @@ class TestBatches:
         labels = [rng.integers(0, 3, size, dtype=np.uint8) for size in sizes]
 
         def make(**changes) -> Batches:
-            options = {"size": 65, "batch": 3, "seed": 5, "colour": 0.2, "labels": labels}
+            options = {"size": 65, "batch": 3, "seed": 5, "color": 0.2, "labels": labels}
             augment = {"shape": "square", "flip": True, "scale_min": 0.7, "scale_max": 1.5}
             return Batches(index, root=tmp_path, **{**options, **augment, **changes})
 
@@ -227,7 +227,7 @@ class TestBatches:
 
     def test_no_image_at_all_is_an_error(self, make):
         index = make().index
-        options = {"size": 65, "batch": 3, "seed": 5, "colour": 0.2, "labels": None, "shape": "square", "flip": True}
+        options = {"size": 65, "batch": 3, "seed": 5, "color": 0.2, "labels": None, "shape": "square", "flip": True}
         with pytest.raises(InputError, match="no image to learn from: .*; run the stage `prepare`"):
             Batches(index.pick([]), root=Path(), scale_min=1.0, scale_max=1.0, **options)
 
@@ -255,14 +255,14 @@ class TestBatches:
         assert make(labels=None)[0].labels is None
 
     def test_content_without_augmentation(self, make):
-        batches = make(flip=False, scale_min=1.0, scale_max=1.0, colour=0.0)
+        batches = make(flip=False, scale_min=1.0, scale_max=1.0, color=0.0)
         batch = batches[2]
         for place, row in enumerate(batch_indices(2, images=5, batch=3, seed=5)):
             assert batch.ids[place] == f"im{row}"
             np.testing.assert_array_equal(batch.present[place], batches.index.present[row])
-            expected = cut_image(batches._image(row), WHOLE, size=65)
+            expected = crop_and_resize(batches._image(row), WHOLE, size=65)
             np.testing.assert_array_equal(batch.images[place].permute(1, 2, 0), expected)
-            np.testing.assert_array_equal(batch.labels[place], cut_labels(batches.labels[row], WHOLE, size=9))
+            np.testing.assert_array_equal(batch.labels[place], crop_labels(batches.labels[row], WHOLE, size=9))
 
     def test_threads_the_start_and_the_cache_change_nothing(self, make):
         expected = [self.content(make()[step]) for step in range(8)]
@@ -272,7 +272,7 @@ class TestBatches:
         assert list(make().ahead(8, 8)) == []
         assert len(set(expected)) == 8 and self.content(make(seed=6)[0]) != expected[0]
 
-    def test_an_image_does_not_depend_on_its_neighbours_in_the_batch(self, make):
+    def test_an_image_does_not_depend_on_its_neighbors_in_the_batch(self, make):
         """One step, other batch size: the image that both steps share is the same."""
         large, small = make(batch=5)[0], make(batch=2)[0]
         for image_id in small.ids:

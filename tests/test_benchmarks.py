@@ -171,8 +171,8 @@ class TestTable2:
         rows = [table2.Row(title, [], "dsrg", "52.5", classes=theirs) for title in self.FOUND]
         table2.draw(tmp_path / "a.png", rows, self.FOUND)
         picture = cv2.imread(str(tmp_path / "a.png")).reshape(-1, 3)[:, ::-1]
-        for colour in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
-            assert (picture == colour).all(axis=1).sum() > 1000
+        for color in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
+            assert (picture == color).all(axis=1).sum() > 1000
 
     def test_figure_of_growth_has_a_line_a_run(self, tmp_path):
         table2.draw_growth(tmp_path / "none.png", [table2.Row("static", [], "dsrg", "")], self.FOUND)
@@ -201,7 +201,7 @@ class TestTables:
             monkeypatch.setattr(f"benchmarks.{name}.RESULTS", project)
 
     def test_table2(self):
-        options = ["--recipe", str(ROOT / "recipes/voc2012-vgg16.yaml"), "--seeds", "0", "1", "--neighbours"]
+        options = ["--recipe", str(ROOT / "recipes/voc2012-vgg16.yaml"), "--seeds", "0", "1", "--neighbors"]
         run = CliRunner().invoke(table2.main, options, catch_exceptions=False)
         lines = Path("results/table2.md").read_text().splitlines()
         assert run.exit_code == 0 and lines[-1].endswith("| 25.0 ± 0.0 | 50.0 ± 0.0 |  | 75.0 | 25.0 |")
@@ -364,7 +364,7 @@ class TestTimings:
         assert any("classifier's step" in row[0] for row in rows) == (name == "step")
 
     def test_the_page_of_many_images_is_served_what_it_needs(self, tmp_path, monkeypatch):
-        """Without the browser: the generated project opens, and none of its artefacts is missing but retraining."""
+        """Without the browser: the generated project opens, and none of its artifacts is missing but retraining."""
         monkeypatch.chdir(tmp_path)
         make_project(tmp_path, 120)
         project = Run(load_project())

@@ -113,9 +113,9 @@ def dvc_config(folder: Path, *names: str) -> list[str]:
 
 def test_copies_have_changed_params_and_linked_data(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    copy = chaos.copy_of_project(tmp_path / "copy", {"cam.steps": "7", "cam.optimiser.lr": "1e-5", "data.root": "docs"})
+    copy = chaos.copy_of_project(tmp_path / "copy", {"cam.steps": "7", "cam.optimizer.lr": "1e-5", "data.root": "docs"})
     params = YAML(typ="safe", pure=True).load(copy / "params.yaml")
-    assert (params["cam"]["steps"], params["cam"]["optimiser"]["lr"]) == (7, 1e-5)
+    assert (params["cam"]["steps"], params["cam"]["optimizer"]["lr"]) == (7, 1e-5)
     assert dvc_config(copy, "core.no_scm", "core.analytics", "core.check_update") == ["true", "false", "false"]
     assert (copy / "dsrg" / "files.py").exists() and (copy / "docs").resolve() == ROOT / "docs"
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dsrg.data import images
-from dsrg.data.check import Fault, Record, Scan, check_records, tag_faults
+from dsrg.data.check import ImageProblem, Record, Scan, check_records, tag_faults
 from dsrg.data.images import read_mask
 from dsrg.data.index import read_index, write_index
 from dsrg.data.palette import voc_palette
@@ -116,7 +116,9 @@ def test_all_offenders_come_at_once_and_grouped(root):
     (root / "b.jpg").unlink()
     save_mask(root, "a.png", 7)
     save_mask(root, "b.png", 8, shape=(3, 3))  # its size has nothing to be compared with
-    scan = make_scan(root, A, B, B, C, problems=["list.txt:1: twice"], faults=[Fault("a", "tags.csv:3: no class")])
+    scan = make_scan(
+        root, A, B, B, C, problems=["list.txt:1: twice"], faults=[ImageProblem("a", "tags.csv:3: no class")]
+    )
     problems = problems_of(scan)
     names = [
         "list.txt",
@@ -216,7 +218,9 @@ def test_bad_images_can_be_left_out(root):
         Record("e", "train", "c.jpg", (), "a.png"),
         drawn,
     ]
-    scan = make_scan(root, *records, faults=[Fault("t.csv:9", "t.csv:9: no image"), Fault("c", "t.csv:3: no class")])
+    scan = make_scan(
+        root, *records, faults=[ImageProblem("t.csv:9", "t.csv:9: no image"), ImageProblem("c", "t.csv:3: no class")]
+    )
     checked = check_records(scan, **RULES | {"on_bad": "skip", "untagged": "bad"}, masks_to=root / "masks")
     assert checked.index.ids == ["a", "f"]
     assert [row.id for row in checked.ground_truth] == ["a", "f"]
@@ -248,7 +252,7 @@ def test_untagged_images_are_background_or_bad(root):
 def test_masks_are_kept_in_one_place(root, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
-    image = Image.fromarray(np.array([[0, 1], [255, 2]], np.uint8).repeat(2, 0).repeat(3, 1))  # grey, no palette
+    image = Image.fromarray(np.array([[0, 1], [255, 2]], np.uint8).repeat(2, 0).repeat(3, 1))  # gray, no palette
     image.save(root / "b.png")
     drawn = np.arange(H * W, dtype=np.uint8).reshape(H, W) % 3
     c = C._replace(mask=lambda height, width: drawn)
@@ -283,7 +287,7 @@ def test_a_drawn_mask_may_refuse(root):
 )
 def test_a_tag_that_is_no_class_comes_with_a_hint(tag, hint):
     (fault,) = tag_faults([("a", "t.csv:3", ["dog", tag, tag]), ("b", "t.csv:4", ["cat"])], CLASSES)
-    assert fault == Fault("a", f"t.csv:3: tag {tag!r} is none of the 2 classes (cat ... dog); {hint}")
+    assert fault == ImageProblem("a", f"t.csv:3: tag {tag!r} is none of the 2 classes (cat ... dog); {hint}")
 
 
 def test_progress_counts_every_file(root, capsys, monkeypatch):

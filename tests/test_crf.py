@@ -39,8 +39,8 @@ def one_process(processes):
     processes(1)
 
 
-def two_colours(seed: int, height: int = 6, width: int = 7) -> tuple[Tensor, Tensor]:
-    """Noisy pixels of two greys, and noisy energies of three classes of which two follow the grey."""
+def two_colors(seed: int, height: int = 6, width: int = 7) -> tuple[Tensor, Tensor]:
+    """Noisy pixels of two grays, and noisy energies of three classes of which two follow the gray."""
     rng = np.random.default_rng(seed)
     bright = rng.integers(0, 2, (height, width))
     image = 60 + 100 * bright + rng.integers(-8, 9, (3, height, width))
@@ -49,7 +49,7 @@ def two_colours(seed: int, height: int = 6, width: int = 7) -> tuple[Tensor, Ten
 
 
 def batch_of(size: int) -> tuple[Tensor, Tensor]:
-    images, energies = zip(*map(two_colours, range(size)), strict=True)
+    images, energies = zip(*map(two_colors, range(size)), strict=True)
     return torch.cat(images), torch.cat(energies)
 
 
@@ -57,12 +57,12 @@ def batch_of(size: int) -> tuple[Tensor, Tensor]:
 
 
 def exact_mean_field(image: Tensor, energies: Tensor, *, iterations: int, **kernel: float) -> NDArray[np.float64]:
-    """One image, every pair of pixels: Kraehenbuehl and Koltun 2011, kernels normalised symmetrically."""
+    """One image, every pair of pixels: Kraehenbuehl and Koltun 2011, kernels normalized symmetrically."""
     classes, height, width = energies.shape
     place = np.indices((height, width)).reshape(2, -1).T
-    colour = image.double().flatten(1).T.numpy()
+    color = image.double().flatten(1).T.numpy()
     smooth = gaussian(place / kernel["gaussian_xy"])
-    alike = gaussian(np.hstack([place / kernel["bilateral_xy"], colour / kernel["bilateral_rgb"]]))
+    alike = gaussian(np.hstack([place / kernel["bilateral_xy"], color / kernel["bilateral_rgb"]]))
     pairwise = kernel["gaussian_weight"] * smooth + kernel["bilateral_weight"] * alike
     unary = -energies.double().flatten(1)
     probs = unary.softmax(0)
@@ -90,20 +90,20 @@ def gaussian(features: NDArray[np.float64]) -> NDArray[np.float64]:
 )
 def test_marginals_are_close_to_exact_mean_field(kernel, iterations, tolerance, engine):
     for seed in range(20):
-        images, energies = two_colours(seed)
+        images, energies = two_colors(seed)
         exact = exact_mean_field(images[0], energies[0], **kernel, iterations=iterations)
         probs = dense_crf(images, energies, **kernel, iterations=iterations, engine=engine)[0].numpy()
         assert abs(probs - exact).max() < tolerance
         assert abs(exact - energies[0].neg().softmax(0).numpy()).max() > 3 * tolerance
 
 
-# The paper's weights drive the marginals to one-hot, and the approximation can tip a whole region of one colour: in 400
+# The paper's weights drive the marginals to one-hot, and the approximation can tip a whole region of one color: in 400
 # images 1.1 % of the pixels differed by more than .05 with the kernel of the test, 2.2 % with that of the training.
 @pytest.mark.parametrize("kernel", [PAPER, PAPER_IN_TRAINING], ids=["test", "training"])
 def test_with_the_papers_weights_nearly_all_marginals_are_close_to_exact_mean_field(kernel, engine):
     differ = []
     for seed in range(40):
-        images, energies = two_colours(seed)
+        images, energies = two_colors(seed)
         exact = exact_mean_field(images[0], energies[0], **kernel, iterations=10)
         probs = dense_crf(images, energies, **kernel, iterations=10, engine=engine)[0].numpy()
         differ.append((abs(probs - exact) > 0.05).any(0))
@@ -116,7 +116,7 @@ def test_with_the_papers_weights_nearly_all_marginals_are_close_to_exact_mean_fi
 @pytest.mark.parametrize("kernel", [PAPER, PAPER_IN_TRAINING, GENTLE], ids=["test", "training", "gentle"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (23, 17)], ids=str)
 def test_marginals_are_probabilities(kernel, size, engine):
-    images, energies = two_colours(0, *size)
+    images, energies = two_colors(0, *size)
     probs = dense_crf(images, energies, **kernel, iterations=10, engine=engine)
     assert probs.shape == energies.shape and probs.dtype == torch.float32
     assert probs.min() >= 0
@@ -138,7 +138,7 @@ def test_without_iterations_it_is_the_softmax_of_minus_the_energies(engine):
 
 
 def test_a_constant_a_pixel_in_the_energies_changes_nothing(engine):
-    images, energies = two_colours(0)
+    images, energies = two_colors(0)
     shifted = energies + torch.linspace(-3, 3, 42).view(1, 1, 6, 7)
     probs = dense_crf(images, energies, **GENTLE, iterations=5, engine=engine)
     torch.testing.assert_close(
@@ -147,7 +147,7 @@ def test_a_constant_a_pixel_in_the_energies_changes_nothing(engine):
 
 
 def test_permuted_classes_give_permuted_marginals(engine):
-    images, energies = two_colours(0)
+    images, energies = two_colors(0)
     order = torch.tensor([2, 0, 1])
     probs = dense_crf(images, energies, **GENTLE, iterations=5, engine=engine)
     permuted = dense_crf(images, energies[:, order], **GENTLE, iterations=5, engine=engine)
@@ -155,14 +155,14 @@ def test_permuted_classes_give_permuted_marginals(engine):
 
 
 def test_a_class_that_wins_nowhere_still_decides_who_does(engine):
-    images, energies = two_colours(3)
+    images, energies = two_colors(3)
     labels = dense_crf(images, energies, **PAPER, iterations=10, engine=engine).argmax(1)
     without = dense_crf(images, energies[:, :2], **PAPER, iterations=10, engine=engine).argmax(1)
     assert (labels != 2).all() and (labels != without).any()
 
 
 def test_a_class_out_of_reach_changes_nothing(engine):
-    images, energies = two_colours(3)
+    images, energies = two_colors(3)
     further = torch.cat([energies, energies.amax(1, keepdim=True) + 150], dim=1)
     probs = dense_crf(images, further, **PAPER, iterations=10, engine=engine)
     assert (probs[:, 3] == 0).all()
@@ -171,7 +171,7 @@ def test_a_class_out_of_reach_changes_nothing(engine):
 
 
 def test_labels_follow_the_edges_of_the_image(engine):
-    """Two classes disagree at random pixels; each side of the image is of one colour and gets one label."""
+    """Two classes disagree at random pixels; each side of the image is of one color and gets one label."""
     rng = np.random.default_rng(0)
     right = np.arange(20) >= 8
     images = np.where(right, 200, 50)[None, None, None].repeat(3, 1).repeat(16, 2).astype(np.uint8)
@@ -183,7 +183,7 @@ def test_labels_follow_the_edges_of_the_image(engine):
 
 
 def test_one_class_is_certain(engine):
-    images, energies = two_colours(0)
+    images, energies = two_colors(0)
     assert (dense_crf(images, energies[:, :1], **PAPER, iterations=10, engine=engine) == 1).all()
 
 
@@ -228,7 +228,7 @@ def test_auto_is_the_lattice_on_cuda(device, expected):
 def test_auto_asks_for_the_engine_of_the_energies_device(monkeypatch):
     asked = []
     monkeypatch.setattr(crf, "engine_on", lambda device: asked.append(device) or "lattice")
-    images, energies = two_colours(0)
+    images, energies = two_colors(0)
     probs = dense_crf(images, energies, **GENTLE, iterations=3)
     assert torch.equal(probs, dense_crf(images, energies, **GENTLE, iterations=3, engine="lattice"))
     assert asked == [energies.device]
@@ -244,25 +244,25 @@ def test_arguments_stay_as_they_were_and_need_not_be_contiguous(engine):
 
 
 def test_no_gradient_passes(engine):
-    images, energies = two_colours(0)
+    images, energies = two_colors(0)
     assert not dense_crf(images, energies.requires_grad_(), **PAPER, iterations=1, engine=engine).requires_grad
 
 
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="engine: expected auto, lattice or pydensecrf, not 'fast'"):
-        dense_crf(*two_colours(0), **PAPER, iterations=1, engine="fast")
+        dense_crf(*two_colors(0), **PAPER, iterations=1, engine="fast")
 
 
 @pytest.mark.parametrize("change", [{"iterations": 3}, {**PAPER, "iterations": 3, "min_prob": 0.1}])
 def test_another_kernel_is_refused(change, engine):
     with pytest.raises(TypeError, match="min_prob|gaussian_weight"):
-        dense_crf(*two_colours(0), **change, engine=engine)
+        dense_crf(*two_colors(0), **change, engine=engine)
 
 
 def test_an_image_of_another_size_than_the_energies_is_refused(engine):
-    images, _ = two_colours(0, 5, 7)
+    images, _ = two_colors(0, 5, 7)
     with pytest.raises(ValueError, match="shape"):
-        dense_crf(images, two_colours(0)[1], **PAPER, iterations=1, engine=engine)
+        dense_crf(images, two_colors(0)[1], **PAPER, iterations=1, engine=engine)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -290,7 +290,7 @@ def test_an_unknown_unary_is_refused():
         unary_energies(column(1), unary="logits", min_prob=1e-4)
 
 
-def test_clamped_probabilities_are_renormalised():
+def test_clamped_probabilities_are_renormalized():
     assert clamped(column(0.75, 0.25, 0), min_prob=0.25).flatten().tolist() == pytest.approx([0.6, 0.2, 0.2])
     probs = column(0.5, 0.5)
     assert torch.equal(clamped(probs, min_prob=1e-4), probs)

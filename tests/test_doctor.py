@@ -314,7 +314,7 @@ class TestCache:
             project.checkout()
             assert project.status() == {}
         with pytest.raises(InputError, match="m.pt: damaged"):
-            load_model(Path("m.pt"), kind="segmenter", made_by="retrain")
+            load_model(Path("m.pt"), kind="segmenter", stage_name="retrain")
         assert self.look()[0].remove == (cached,)
 
     def test_no_project_and_damaged_files_of_dvc(self, repo):

@@ -59,7 +59,7 @@ def test_second_run_does_nothing(project):
 
 
 def test_experiment_reruns_growth_and_what_follows_only(project):
-    said = run("dvc", "exp", "run", "-S", "grow.fg_thresh=0.6", "-S", "dsrg.optimiser.lr=1e-3", cwd=project)
+    said = run("dvc", "exp", "run", "-S", "grow.fg_thresh=0.6", "-S", "dsrg.optimizer.lr=1e-3", cwd=project)
     ran = {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
     assert {"train_dsrg", "make_pseudo_labels", "retrain", "evaluate", "audit"} >= ran >= {"train_dsrg"}
     table = json.loads(run("dvc", "exp", "show", "--json", cwd=project))
@@ -129,7 +129,7 @@ def test_wrong_params_stop_before_any_work(project):
     finally:
         (project / "params.yaml").write_text(text)
     assert done.returncode == 2
-    assert "dsrg.optimiser.momentum" in done.stderr and "grwo: no such parameter" in done.stderr
+    assert "dsrg.optimizer.momentum" in done.stderr and "grwo: no such parameter" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -166,7 +166,7 @@ def test_a_stage_of_several_processes_is_recorded_by_hand(project):
     """As on several machines, where a launcher starts the stage: its weights are the same but for rounding."""
 
     def weights() -> torch.Tensor:
-        model = load_model(project / "data" / "dsrg.pt", kind="segmenter", made_by="train_dsrg")
+        model = load_model(project / "data" / "dsrg.pt", kind="segmenter", stage_name="train_dsrg")
         return torch.cat([value.flatten() for value in model.weights.values()])
 
     before, growth = weights(), sorted((project / "data" / "growth").rglob("*.png"))

@@ -63,7 +63,7 @@ def test_every_stage_works(tmp_path, monkeypatch, count):
         if name not in ("every", "dot"):
             labels = read_mask(Path(FILE["pseudo_labels"]) / f"{name}.png")
             assert labels.shape == shape and labels.max() <= count
-    assert load_model(Path(FILE["retrain"]), kind="segmenter", made_by="retrain").classes == classes
+    assert load_model(Path(FILE["retrain"]), kind="segmenter", stage_name="retrain").classes == classes
     with open("results/evaluate/per_class.csv", newline="") as file:
         assert {row["class"] for row in csv.DictReader(file)} <= {"background", *classes}
     assert 0 <= json.loads(Path("results/evaluate/metrics.json").read_text())["retrain"]["miou"] <= 1

@@ -9,7 +9,7 @@ import pytest
 
 from dsrg import files
 from dsrg.errors import InputError
-from dsrg.files import find_in_project, read_text, sha256, whole_file, whole_folder, write_csv, write_json, write_text
+from dsrg.files import atomic_file, atomic_folder, find_in_project, read_text, sha256, write_csv, write_json, write_text
 
 
 class Stop(Exception):
@@ -23,7 +23,7 @@ def tree(folder: Path) -> dict[str, str]:
 class TestWholeFile:
     def test_appears_at_the_end_and_leaves_nothing_beside_it(self, tmp_path):
         path = tmp_path / "deep" / "a.txt"
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_text("new")
             assert not path.exists() and temporary.parent == path.parent  # the same file system, so a rename
         assert tree(tmp_path) == {"deep/a.txt": "new"}
@@ -31,7 +31,7 @@ class TestWholeFile:
     def test_replaces_an_older_one_only_when_complete(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_text("old")
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_text("new")
             assert path.read_text() == "old"
         assert tree(tmp_path) == {"a.txt": "new"}
@@ -39,7 +39,7 @@ class TestWholeFile:
     @pytest.mark.parametrize("older", [{}, {"a.txt": "old"}])
     def test_an_exception_leaves_what_was_there(self, tmp_path, older):
         write_tree(tmp_path, older)
-        with pytest.raises(Stop), whole_file(tmp_path / "a.txt") as temporary:
+        with pytest.raises(Stop), atomic_file(tmp_path / "a.txt") as temporary:
             temporary.write_text("half")
             raise Stop
         assert tree(tmp_path) == older
@@ -58,14 +58,14 @@ class TestWholeFile:
 class TestWholeFolder:
     def test_appears_at_the_end(self, tmp_path):
         path = tmp_path / "deep" / "out"
-        with whole_folder(path) as temporary:
+        with atomic_folder(path) as temporary:
             (temporary / "a.txt").write_text("new")
             assert not path.exists() and temporary.parent == path.parent
         assert tree(tmp_path) == {"deep/out/a.txt": "new"} and os.listdir(tmp_path / "deep") == ["out"]
 
     def test_replaces_an_older_one_altogether(self, tmp_path):
         write_tree(tmp_path, {"out/old.txt": "old"})
-        with whole_folder(tmp_path / "out") as temporary:
+        with atomic_folder(tmp_path / "out") as temporary:
             (temporary / "a.txt").write_text("new")
             assert tree(tmp_path / "out") == {"old.txt": "old"}
         assert tree(tmp_path) == {"out/a.txt": "new"} and os.listdir(tmp_path) == ["out"]
@@ -73,7 +73,7 @@ class TestWholeFolder:
     @pytest.mark.parametrize("older", [{}, {"out/old.txt": "old"}])
     def test_an_exception_leaves_what_was_there(self, tmp_path, older):
         write_tree(tmp_path, older)
-        with pytest.raises(Stop), whole_folder(tmp_path / "out") as temporary:
+        with pytest.raises(Stop), atomic_folder(tmp_path / "out") as temporary:
             (temporary / "a.txt").write_text("half")
             raise Stop
         assert tree(tmp_path) == older and len(os.listdir(tmp_path)) == len(older)
@@ -95,7 +95,7 @@ class TestWholeFolder:
         write_tree(tmp_path / "out", old)
         monkeypatch.setattr(os, "unlink", spied(os.unlink))
         monkeypatch.setattr(os, "replace", spied(os.replace))
-        with whole_folder(tmp_path / "out") as temporary:
+        with atomic_folder(tmp_path / "out") as temporary:
             write_tree(temporary, new)
         assert all(state in (old, None, new) for state in seen) and old in seen and new in seen
 
@@ -105,7 +105,7 @@ class TestWholeFolder:
         monkeypatch.setattr(files.os, "sync", lambda: pytest.fail("flushes everything"))
         if not syncfs:
             monkeypatch.setattr(files.ctypes, "CDLL", lambda *name, **options: object())
-        with whole_folder(tmp_path / "out") as temporary:
+        with atomic_folder(tmp_path / "out") as temporary:
             (temporary / "deep").mkdir()
             (temporary / "deep" / "a.txt").write_text("new")
         assert tree(tmp_path) == {"out/deep/a.txt": "new"}
@@ -114,15 +114,15 @@ class TestWholeFolder:
     def test_what_is_no_folder_is_left_and_named(self, tmp_path, make):
         make(tmp_path / "out")
         with pytest.raises(InputError, match="out: cannot be written: Not a directory; a file stands where a folder"):
-            with whole_folder(tmp_path / "out"):
+            with atomic_folder(tmp_path / "out"):
                 pytest.fail("nothing should be begun")
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
     def test_what_a_killed_run_left_is_no_hindrance(self, tmp_path):
-        with whole_folder(tmp_path / "out") as temporary:
+        with atomic_folder(tmp_path / "out") as temporary:
             name = temporary.name
         write_tree(tmp_path / name, {"rest.txt": "of a killed run"})
-        with whole_folder(tmp_path / "out") as temporary:
+        with atomic_folder(tmp_path / "out") as temporary:
             (temporary / "a.txt").write_text("new")
         assert tree(tmp_path) == {"out/a.txt": "new"}
 

@@ -9,7 +9,7 @@ from torch import nn
 from toy import picture
 
 from dsrg.inference.gradient_saliency import gradient_saliency, median3x3, score_gradient, shares_below
-from dsrg.inference.preprocess import squares
+from dsrg.inference.preprocess import warp_to_square
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.network import Classifier
 
@@ -27,7 +27,7 @@ def literal_saliency(network: Classifier, image: np.ndarray, conv: nn.Module, *,
     """One image by the book: every score's own backward pass, loops over pixels; ranks by comparing all pairs."""
     seen = []
     handle = conv.register_forward_hook(lambda module, given, output: seen.append(output) or output.clone())
-    scores = network(squares([image], size))[0]
+    scores = network(warp_to_square([image], size))[0]
     handle.remove()
     gradient = sum(torch.autograd.grad(score, seen, retain_graph=True)[0] for score in scores)[0].numpy()
     strength = np.abs(gradient).max(axis=0)
@@ -104,7 +104,7 @@ def red_detector(monkeypatch):
         network = Classifier(
             classes=len(weights), backbone="red", output_stride=8, input="torchvision", dropout=0.0, init_std=0.01
         )
-        network.normalise = Plain()
+        network.normalize = Plain()
         network.head.weight.data[:] = torch.tensor(weights).view(-1, 1, 1, 1)
         return network.eval()
 

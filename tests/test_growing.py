@@ -60,7 +60,7 @@ def test_a_seed_grows_into_the_region_of_its_class_and_into_no_other():
     ]
 
 
-def test_diagonal_neighbours_are_connected():
+def test_diagonal_neighbors_are_connected():
     assert grown_picture(["A...", "....", "...."], ["A..A", ".AA.", "A..."]) == ["A..A", ".AA.", "A..."]
 
 
@@ -197,15 +197,15 @@ def connected(pixels: set) -> list[set]:
         while waiting:
             y, x = waiting.pop()
             region.add((y, x))
-            for neighbour in neighbours(y, x):
-                if neighbour in pixels:
-                    pixels.remove(neighbour)
-                    waiting.append(neighbour)
+            for neighbor in neighbors(y, x):
+                if neighbor in pixels:
+                    pixels.remove(neighbor)
+                    waiting.append(neighbor)
         regions.append(region)
     return regions
 
 
-def neighbours(y: int, x: int) -> list[tuple[int, int]]:
+def neighbors(y: int, x: int) -> list[tuple[int, int]]:
     return [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
@@ -269,7 +269,7 @@ def situations(case: Case, expected: np.ndarray) -> set[str]:
     height, width = case.seeds.shape
     independent = np.array(literal_growth(*case.lists(), **case.thresholds, contradicted_seeds_yield=False))
     padded = np.pad(expected, 1, constant_values=UNLABELLED)
-    beside = [padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in neighbours(0, 0)]
+    beside = [padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in neighbors(0, 0)]
     found = {
         "a seed bridges a region": ((independent == UNLABELLED) & (expected != UNLABELLED)).any(),
         "a seed cuts its region": ((independent != UNLABELLED) & (expected == UNLABELLED)).any(),
@@ -354,7 +354,7 @@ def test_without_contradicted_seeds_it_is_the_papers_visiting_pixel_by_pixel(cas
     while changed:
         changed = False
         for pixel in labels:
-            around = {labels.get(neighbour) for neighbour in neighbours(*pixel)}
+            around = {labels.get(neighbor) for neighbor in neighbors(*pixel)}
             if labels[pixel] == UNLABELLED and sure[pixel] and winner[pixel] in around:
                 labels[pixel] = winner[pixel]
                 changed = True

@@ -16,10 +16,10 @@ WRITING = {
     *("extractall", "extract", "extract_archive", "download_url", "urlretrieve"),
 }
 
-# Functions that write without `whole_file` or `whole_folder` around, and why nothing half-written can come of it.
+# Functions that write without `atomic_file` or `atomic_folder` around, and why nothing half-written can come of it.
 MAY_WRITE = {
-    "dsrg.files.whole_file": "the thing itself",
-    "dsrg.files.whole_folder": "the thing itself",
+    "dsrg.files.atomic_file": "the thing itself",
+    "dsrg.files.atomic_folder": "the thing itself",
     "dsrg.artifacts.model_file.save_model": "into a buffer",
     "dsrg.artifacts.label_folder._Tars.add": "in the folder that written_labels opens with whole_folder",
     "dsrg.artifacts.predictions.PredictionFolder.write": "in the folder that `dsrg predict` opened with whole_folder",
@@ -69,7 +69,7 @@ def is_writing(call: ast.Call) -> bool:
 
 
 def writings(function: ast.AST) -> list[int]:
-    """Lines that write, outside of any `with whole_file(...)` or `with whole_folder(...)`."""
+    """Lines that write, outside of any `with atomic_file(...)` or `with atomic_folder(...)`."""
     lines = []
 
     def walk(node: ast.AST) -> None:
@@ -103,7 +103,7 @@ def all_writings() -> dict[str, list[int]]:
 def test_everything_written_is_written_aside_and_renamed():
     found = all_writings()
     past = {name: lines for name, lines in found.items() if name not in MAY_WRITE}
-    assert not past, f"use dsrg.files.whole_file or whole_folder, or say in MAY_WRITE why not: {past}"
+    assert not past, f"use dsrg.files.atomic_file or whole_folder, or say in MAY_WRITE why not: {past}"
     assert not MAY_WRITE.keys() - found.keys(), "these do not write any more; take them out of MAY_WRITE"
 
 

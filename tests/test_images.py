@@ -91,10 +91,10 @@ def test_exif_orientation_is_applied(put, file_format, orientation):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
 def test_every_kind_of_png_becomes_rgb(put, mode):
-    grey = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
-    wide = Image.fromarray(grey.astype(np.uint16) * 257)
-    picture = wide if mode == "I;16" else Image.fromarray(grey).convert("RGB").convert(mode, dither=0)
-    expected = np.repeat(grey[:, :, None], 3, axis=2) if mode not in ("P", "1") else np.asarray(picture.convert("RGB"))
+    gray = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
+    wide = Image.fromarray(gray.astype(np.uint16) * 257)
+    picture = wide if mode == "I;16" else Image.fromarray(gray).convert("RGB").convert(mode, dither=0)
+    expected = np.repeat(gray[:, :, None], 3, axis=2) if mode not in ("P", "1") else np.asarray(picture.convert("RGB"))
     np.testing.assert_array_equal(read_image(put(picture)), expected)
 
 
@@ -138,7 +138,7 @@ def test_odd_image_is_read_by_one_rule_and_said(put, content, name, remarks):
     np.testing.assert_array_equal(read_image(path), QUARTERS)
 
 
-def test_grey_transparent_palette_and_cmyk(put):
+def test_gray_transparent_palette_and_cmyk(put):
     assert check_image(put(encode(LABELS, "PNG")), pixels_max=1000).remarks == ()
     path = put(b"", "a.png")
     palette_image(LABELS).save(path, transparency=0)
@@ -147,11 +147,11 @@ def test_grey_transparent_palette_and_cmyk(put):
     assert check_image(path.with_suffix(".jpg"), pixels_max=1000).remarks == (CMYK,)
 
 
-@pytest.mark.parametrize("kind", ["grey PNG", "grey TIFF", "RGB PNG", "RGB TIFF"])
+@pytest.mark.parametrize("kind", ["gray PNG", "gray TIFF", "RGB PNG", "RGB TIFF"])
 @pytest.mark.parametrize(("highest", "remark"), [(4095, DARK), (16383, DARK), (16384, DEEP)])
 def test_pictures_that_come_out_dark_are_named(put, highest, remark, kind):
     values = np.linspace(0, highest, 96).reshape(8, 12).round().astype(np.uint16)
-    pixels = values if "grey" in kind else np.dstack([values] * 3)
+    pixels = values if "gray" in kind else np.dstack([values] * 3)
     ending = ".png" if "PNG" in kind else ".tiff"
     path = put(cv2.imencode(ending, pixels)[1].tobytes(), f"a{ending}")
     assert check_image(path, pixels_max=1000).remarks == (remark,)
@@ -397,7 +397,7 @@ def test_read_image_refuses_what_is_no_image(put):
             read_image(put(content))
 
 
-def test_mask_is_its_indices_not_its_colours(put):
+def test_mask_is_its_indices_not_its_colors(put):
     for picture in (palette_image(LABELS), Image.fromarray(LABELS)):
         mask = read_mask(put(picture))
         assert mask.dtype == np.uint8
@@ -422,9 +422,9 @@ def test_large_mask_is_refused_before_decoding(put):
 BAD_MASKS = {
     "RGB": (encode(QUARTERS, "PNG"), "8-bit RGB PNG"),
     "RGBA": (encode(np.zeros((2, 2, 4), np.uint8), "PNG"), "8-bit RGBA PNG"),
-    "16-bit": (encode(LABELS.astype(np.uint16), "PNG"), "16-bit grey PNG"),
-    "1-bit": (encode(LABELS > 1, "PNG"), "1-bit grey PNG"),
-    "grey with alpha": (encode(np.zeros((2, 2, 2), np.uint8), "PNG"), "grey with alpha"),
+    "16-bit": (encode(LABELS.astype(np.uint16), "PNG"), "16-bit gray PNG"),
+    "1-bit": (encode(LABELS > 1, "PNG"), "1-bit gray PNG"),
+    "gray with alpha": (encode(np.zeros((2, 2, 2), np.uint8), "PNG"), "gray with alpha"),
     "JPEG": (encode(LABELS, "JPEG"), "no PNG"),
     "truncated": (encode(np.resize(LABELS, (99, 99)), "PNG")[:-40], "broken image"),
     "cut within its header": (encode(LABELS, "PNG")[:20], "PNG"),

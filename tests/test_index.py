@@ -8,7 +8,7 @@ from toy import picture, save_index
 
 from dsrg.data.classes import VOC_CLASSES, read_classes, write_classes
 from dsrg.data.ids import id_fault
-from dsrg.data.images import shrunk
+from dsrg.data.images import limit_side
 from dsrg.data.index import (
     GroundTruth,
     Index,
@@ -92,7 +92,7 @@ def test_larger_images_are_given_smaller(tmp_path):
     assert [index.image(row, root=tmp_path).shape for row in (0, 1)] == [(20, 10, 3), (10, 20, 3)]
     assert index.heights.tolist() == [20, 30], "sizes are those of the files"
     assert [image.shape for image in read_images(index, tmp_path)] == [(20, 10, 3), (30, 60, 3)]
-    np.testing.assert_array_equal(index.image(1, root=tmp_path), shrunk(picture(30, 60, seed=0), 20))
+    np.testing.assert_array_equal(index.image(1, root=tmp_path), limit_side(picture(30, 60, seed=0), 20))
 
 
 def test_split_keeps_order():

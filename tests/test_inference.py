@@ -17,8 +17,8 @@ from torch import nn
 from toy import picture, recipe, save_index
 
 from dsrg.artifacts.model_file import Model, save_model
-from dsrg.data.batches import WHOLE, cut_image
-from dsrg.data.images import read_image, shrunk
+from dsrg.data.batches import WHOLE, crop_and_resize
+from dsrg.data.images import limit_side, read_image
 from dsrg.data.index import GroundTruth
 from dsrg.errors import InputError
 from dsrg.evaluation.classification import mean_average_precision, tag_scores
@@ -36,15 +36,23 @@ from dsrg.files import sha256, write_json
 from dsrg.inference import released
 from dsrg.inference.cams import activation_maps, load_classifier
 from dsrg.inference.gradient_saliency import gradient_saliency
-from dsrg.inference.predict import Opinion, contenders, decided, load_segmenter, merged_scores, opinions, predictions
-from dsrg.inference.preprocess import image_batches, native, read_images, scaled_side, squares
-from dsrg.inference.seeding import crf_labels, kept_seed_rows, saliency_map, saliency_maps, seed_rows
+from dsrg.inference.predict import (
+    ImageLogits,
+    contenders,
+    load_segmenter,
+    merge_scales,
+    postprocess,
+    predict_logits,
+    predictions,
+)
+from dsrg.inference.preprocess import image_batches, native, read_images, scaled_side, warp_to_square
+from dsrg.inference.seeding import crf_labels, resumable_seed_rows, saliency_map, saliency_maps, seed_rows
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.metrics import total_confusion
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Predict, Saliency, Seeds
 from dsrg.runtime import workers
-from dsrg.runtime.launcher import Share
+from dsrg.runtime.launcher import WorkShard
 
 KERNEL = {
     **{"gaussian_weight": 3.0, "gaussian_xy": 3.0, "bilateral_weight": 10.0, "bilateral_xy": 80.0},
@@ -60,7 +68,7 @@ def one_process_and_seed(monkeypatch):
     monkeypatch.setenv("DSRG_WORKERS", "1")
 
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """A segmenter or classifier to foresee: the logits at a place are its red, green and blue, over `scale`."""
 
     output_stride = 8
@@ -75,7 +83,7 @@ class Colours(nn.Module):
     maps = forward
 
 
-class Uneven(Colours):
+class Uneven(Colors):
     """The same, tilted to the left, so that a mirror image is seen otherwise."""
 
     def forward(self, images):
@@ -97,7 +105,7 @@ class TestSquares:
 
     def test_pictures_of_any_shape(self):
         images = [picture(30, 50, seed=0), picture(70, 20, seed=1)]
-        batch = squares(images, 17)
+        batch = warp_to_square(images, 17)
         assert batch.shape == (2, 3, 17, 17) and batch.dtype == torch.uint8
         for image, square in zip(images, batch, strict=True):
             for row, column in ((0, 0), (-1, -1), (0, -1)):  # corners stay corners
@@ -115,7 +123,7 @@ class TestSquares:
 
 def class_probs(network, images, settings):
     """Probabilities float (C+1, H, W) of each image."""
-    return [one.scores.softmax(dim=0) for one in opinions(network, images, None, settings, size=33)]
+    return [one.scores.softmax(dim=0) for one in predict_logits(network, images, None, settings, size=33)]
 
 
 class TestPrediction:
@@ -130,7 +138,7 @@ class TestPrediction:
         for image, probs in zip(self.IMAGES, found, strict=True):
             logits = []
             for side in (25, 33, 49):
-                square = squares([image], side)
+                square = warp_to_square([image], side)
                 seen = [network(square)]
                 if flip:
                     seen.append(torch.flip(network(torch.flip(square, [3])), [3]))
@@ -149,7 +157,7 @@ class TestPrediction:
         for image, own, probs in zip(self.IMAGES, sides, class_probs(network, self.IMAGES, settings), strict=True):
             logits = 0
             for side in own:
-                seen = torch.from_numpy(cut_image(image, WHOLE, size=side).transpose(2, 0, 1).copy())[None]
+                seen = torch.from_numpy(crop_and_resize(image, WHOLE, size=side).transpose(2, 0, 1).copy())[None]
                 for grid in (network(seen), network(seen.flip(3)).flip(3)):
                     logits = logits + F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0]
             torch.testing.assert_close(probs, logits.softmax(dim=0))
@@ -159,8 +167,8 @@ class TestPrediction:
         network = Uneven()
         many = nn.Sequential(network, nn.Conv2d(3, classes, 1)).eval()
         settings = Predict(shape="square", scales=[0.75, 1.0], flip=False, merge="sum", max_side=1024)
-        (found,) = opinions(many, self.IMAGES[:1], None, settings, size=33)
-        grids = (many(squares(self.IMAGES[:1], side)) for side in (25, 33))
+        (found,) = predict_logits(many, self.IMAGES[:1], None, settings, size=33)
+        grids = (many(warp_to_square(self.IMAGES[:1], side)) for side in (25, 33))
         expected = sum(F.interpolate(grid, (40, 60), mode="bilinear", align_corners=True)[0] for grid in grids)
         torch.testing.assert_close(found.scores, expected)
 
@@ -169,14 +177,14 @@ class TestPrediction:
 
     def test_probabilities_of_the_images_own_size(self):
         settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
-        for image, probs in zip(self.IMAGES, class_probs(Colours(), self.IMAGES, settings), strict=True):
+        for image, probs in zip(self.IMAGES, class_probs(Colors(), self.IMAGES, settings), strict=True):
             assert probs.shape == (3, *image.shape[:2])
             torch.testing.assert_close(probs.sum(dim=0), torch.ones(image.shape[:2]))
 
     def test_sum_is_sharper_than_mean(self):
         options = {"shape": "square", "scales": [0.75, 1.0, 1.25], "flip": False, "max_side": 1024}
         by_sum, by_mean = (
-            class_probs(Colours(), self.IMAGES, Predict(merge=merge, **options))[0] for merge in ("sum", "mean")
+            class_probs(Colors(), self.IMAGES, Predict(merge=merge, **options))[0] for merge in ("sum", "mean")
         )
         assert torch.equal(by_sum.argmax(dim=0), by_mean.argmax(dim=0))
         assert (by_sum.amax(dim=0) > by_mean.amax(dim=0)).all()
@@ -186,7 +194,7 @@ class TestPrediction:
         settings = Predict(shape="square", scales=[1.0], flip=True, merge="mean", max_side=1024)
         pairs = [class_probs(Uneven(), images, settings) for images in (self.IMAGES, mirrored)]
         for here, there in zip(*pairs, strict=True):
-            torch.testing.assert_close(here, there.flip(2), rtol=0, atol=0.02)  # a grey level of rounding
+            torch.testing.assert_close(here, there.flip(2), rtol=0, atol=0.02)  # a gray level of rounding
         settings = settings.model_copy(update={"flip": False})
         here, there = (class_probs(Uneven(), images, settings)[0] for images in (self.IMAGES, mirrored))
         assert (here - there.flip(2)).abs().max() > 0.2  # without flip it is not
@@ -202,7 +210,7 @@ class TestContenders:
             torch.from_numpy(means + rng.standard_normal((classes, *size), np.float32)) for size in ((4, 3), (6, 5))
         ]
         settings = Predict(shape="square", scales=[0.75, 1.0], flip=False, merge=merge, max_side=1024)
-        winners = merged_scores(grids, (17, 11), settings).argmax(dim=0).unique()
+        winners = merge_scales(grids, (17, 11), settings).argmax(dim=0).unique()
         assert contenders(grids)[winners].all()
 
     def test_who_is_behind_another_everywhere_is_none(self):
@@ -215,8 +223,8 @@ class TestContenders:
 
     def test_label_maps_alone_are_the_same_from_fewer_classes(self):
         images = [picture(40, 60, seed=seed) for seed in range(4)] + [np.full((20, 30, 3), (10, 20, 250), np.uint8)]
-        arguments = (Colours(), images, None, Predict(**released.PREDICT))
-        counts = [len(one.scores) for one in opinions(*arguments, size=33, labels_only=True)]
+        arguments = (Colors(), images, None, Predict(**released.PREDICT))
+        counts = [len(one.scores) for one in predict_logits(*arguments, size=33, labels_only=True)]
         assert counts[-1] == 1 and max(counts) > 1
         alone = predictions(*arguments, size=33, kernel=None)
         for one, whole in zip(alone, predictions(*arguments, size=33, kernel=None, probabilities=True), strict=True):
@@ -227,14 +235,14 @@ class TestContenders:
 class TestLabels:
     PRESENT = np.isin(np.arange(9), [0, 4, 7])
 
-    def opinion(self, seed: int = 0, **changes) -> Opinion:
+    def opinion(self, seed: int = 0, **changes) -> ImageLogits:
         image = picture(12, 15, seed=5)
         probs = np.random.default_rng(seed).dirichlet([1, 1, 1], (12, 15)).transpose(2, 0, 1).astype(np.float32)
-        return Opinion(image, self.PRESENT, torch.from_numpy(probs).log() + 3, (12, 15))._replace(**changes)
+        return ImageLogits(image, self.PRESENT, torch.from_numpy(probs).log() + 3, (12, 15))._replace(**changes)
 
     def test_most_probable_of_the_classes_in_question(self):
         opinion = self.opinion()
-        (found,) = decided([opinion], kernel=None)
+        (found,) = postprocess([opinion], kernel=None)
         assert found.labels.dtype == np.uint8 and found.probs is None
         scores = opinion.scores.numpy()
         expected = [[(0, 4, 7)[int(np.argmax(scores[:, y, x]))] for x in range(15)] for y in range(12)]
@@ -246,7 +254,7 @@ class TestLabels:
         energies = -np.log(np.maximum(opinion.scores.softmax(dim=0).numpy(), KERNEL["min_prob"]))
         kernel = Kernel(**{key: value for key, value in KERNEL.items() if key != "min_prob"})
         refined = mean_field(opinion.image.transpose(2, 0, 1), energies, kernel)
-        (found,) = decided([opinion], kernel=KERNEL, probabilities=True)
+        (found,) = postprocess([opinion], kernel=KERNEL, probabilities=True)
         np.testing.assert_array_equal(found.labels, np.array([0, 4, 7])[refined.argmax(axis=0)])
         np.testing.assert_allclose(found.probs[[0, 4, 7]], refined, atol=1e-6)
         assert not found.probs[~self.PRESENT].any() and (found.labels != found.plain).any()
@@ -254,13 +262,13 @@ class TestLabels:
     @pytest.mark.parametrize("kernel", [None, KERNEL])
     def test_background_alone(self, kernel):
         alone = self.opinion(scores=torch.full((1, 12, 15), -3.0), present=np.arange(9) == 0)
-        (found,) = decided([alone], kernel=kernel, unsure_below=0.9)
+        (found,) = postprocess([alone], kernel=kernel, unsure_below=0.9)
         assert (found.labels == 0).all()
 
     @pytest.mark.parametrize("kernel", [None, KERNEL | {"iterations": 0}])
     def test_unsure_pixels_become_255(self, kernel):
         opinion = self.opinion()
-        (found,) = decided([opinion], kernel=kernel, unsure_below=0.6)
+        (found,) = postprocess([opinion], kernel=kernel, unsure_below=0.6)
         unsure = opinion.scores.softmax(dim=0).amax(dim=0).numpy() < 0.6
         assert 0 < unsure.sum() < unsure.size
         np.testing.assert_array_equal(found.labels, np.where(unsure, 255, found.plain))
@@ -275,10 +283,10 @@ class TestLabels:
 
         monkeypatch.setattr(workers, "ordered_map", several)
         several_opinions = [self.opinion(seed) for seed in range(4)]
-        found = list(decided(iter(several_opinions), kernel=KERNEL))
-        assert len(found) == 4 and not list(decided([], kernel=KERNEL))
+        found = list(postprocess(iter(several_opinions), kernel=KERNEL))
+        assert len(found) == 4 and not list(postprocess([], kernel=KERNEL))
         for opinion, together in zip(several_opinions, found, strict=True):
-            (alone,), (plain,) = decided([opinion], kernel=KERNEL), decided([opinion], kernel=None)
+            (alone,), (plain,) = postprocess([opinion], kernel=KERNEL), postprocess([opinion], kernel=None)
             np.testing.assert_array_equal(together.labels, alone.labels)
             np.testing.assert_array_equal(together.plain, plain.labels)
 
@@ -287,17 +295,17 @@ class TestLabels:
         settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
         blue = np.full((20, 30, 3), (10, 20, 250), np.uint8)
         present = np.array([[True, True, False]])
-        (opinion,) = opinions(Colours(scale=1.0), [blue], present, settings, size=33)
-        (found,) = decided([opinion], kernel=None, probabilities=True)
+        (opinion,) = predict_logits(Colors(scale=1.0), [blue], present, settings, size=33)
+        (found,) = postprocess([opinion], kernel=None, probabilities=True)
         assert (found.labels == 1).all() and np.allclose(found.probs.sum(axis=0), 1) and not found.probs[2].any()
 
     @pytest.mark.parametrize("kernel", [None, KERNEL])
     def test_a_large_image_is_worked_on_smaller(self, kernel):
         """Its label maps have its own size all the same, its probabilities that worked on."""
         large, settings = picture(40, 90, seed=6), Predict(**released.PREDICT | {"max_side": 45})
-        (opinion,) = opinions(Uneven(), [large], None, settings, size=33)
+        (opinion,) = predict_logits(Uneven(), [large], None, settings, size=33)
         assert opinion.image.shape == (20, 45, 3) and opinion.scores.shape == (3, 20, 45)
-        (found,) = decided([opinion], kernel=kernel, probabilities=True)
+        (found,) = postprocess([opinion], kernel=kernel, probabilities=True)
         (small,) = predictions(Uneven(), [opinion.image], None, settings, size=33, kernel=kernel)
         for labels, expected in ((found.labels, small.labels), (found.plain, small.plain)):
             np.testing.assert_array_equal(labels, expected.repeat(2, axis=0).repeat(2, axis=1))
@@ -314,10 +322,10 @@ class TestLabels:
         index = save_index(tmp_path, pictures, [[0, 0], [1, 0], [1, 1]])
         settings = Predict(shape="square", scales=[1.0], flip=True, merge="sum", max_side=1024)
         present, images = index.present if tags_only else None, read_images(index, tmp_path)
-        found = list(opinions(Colours(), images, present, settings, size=33, batch=2))
+        found = list(predict_logits(Colors(), images, present, settings, size=33, batch=2))
         assert [opinion.image.shape for opinion in found] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
         assert [len(opinion.scores) for opinion in found] == ([1, 2, 3] if tags_only else [3] * 3)
-        blue, green, both = (set(np.unique(one.labels)) for one in decided(found, kernel=None))
+        blue, green, both = (set(np.unique(one.labels)) for one in postprocess(found, kernel=None))
         assert blue == ({0} if tags_only else {2}) and green == ({1} if tags_only else {1, 2}) and both == {1, 2}
 
 
@@ -326,12 +334,12 @@ class TestLoading:
         torch.manual_seed(0)
         network = Segmenter(classes=2, **NETWORK, **HEAD)
         save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], {**NETWORK, **HEAD}, 65, network.state_dict()))
-        loaded, model = load_segmenter(tmp_path / "m.pt", made_by="train_dsrg")
+        loaded, model = load_segmenter(tmp_path / "m.pt", stage_name="train_dsrg")
         assert not loaded.training and model.size == 65 and model.classes == ["a", "b"]
         images = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
         assert torch.equal(loaded(images.to(next(loaded.parameters()).device)).cpu(), network.eval()(images))
         with pytest.raises(InputError, match="expected a classifier; run the stage `train_cam` again"):
-            load_classifier(tmp_path / "m.pt", made_by="train_cam")
+            load_classifier(tmp_path / "m.pt", stage_name="train_cam")
 
     @pytest.mark.parametrize("backbone", ["vgg_mini", "mobilenet_v2"])
     def test_no_weight_is_drawn_to_be_replaced(self, tmp_path, backbone):
@@ -340,7 +348,7 @@ class TestLoading:
         network = Segmenter(classes=2, **keywords).eval()
         save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], keywords, 65, network.state_dict()))
         before = torch.random.get_rng_state()
-        loaded, _ = load_segmenter(tmp_path / "m.pt", made_by="train_dsrg")
+        loaded, _ = load_segmenter(tmp_path / "m.pt", stage_name="train_dsrg")
         assert torch.equal(torch.random.get_rng_state(), before)
         everything = [dict([*one.named_parameters(), *one.named_buffers()]) for one in (loaded, network)]
         assert everything[0].keys() == everything[1].keys()
@@ -351,7 +359,7 @@ class TestLoading:
     def test_classifier_comes_ready(self, tmp_path):
         network = Classifier(classes=2, **NETWORK)
         save_model(tmp_path / "m.pt", Model("classifier", ["a", "b"], NETWORK, 65, network.state_dict()))
-        loaded = load_classifier(tmp_path / "m.pt", made_by="train_cam")
+        loaded = load_classifier(tmp_path / "m.pt", stage_name="train_cam")
         assert not loaded.training and torch.equal(loaded.head.weight.cpu(), network.head.weight)
 
 
@@ -369,7 +377,7 @@ class TestActivationMaps:
         found = activation_maps(network, self.IMAGES, size=33, scales=[1.0, 1.5], flip=True)
         expected = 0
         for side in (33, 49):
-            square = squares(self.IMAGES, side)
+            square = warp_to_square(self.IMAGES, side)
             for maps in (network(square), network(square.flip(3)).flip(3)):
                 expected += F.interpolate(maps.clamp(min=0), (5, 5), mode="bilinear", align_corners=True) / 4
         torch.testing.assert_close(found, expected)
@@ -383,21 +391,21 @@ class TestActivationMaps:
         torch.testing.assert_close(here, there.flip(3), rtol=0, atol=0.03)
 
     def test_maps_at_stride_16_lie_where_those_at_stride_8_do(self):
-        class Coarse(Colours):
+        class Coarse(Colors):
             output_stride = 16
 
             def maps(self, images):
                 return images[:, :, ::16, ::16].float() / self.scale
 
         slope = [np.repeat(np.tile(np.arange(73, dtype=np.uint8), (73, 1))[..., None], 3, axis=2)]
-        fine, coarse = (activation_maps(net(), slope, size=73, scales=[1.0], flip=False) for net in (Colours, Coarse))
+        fine, coarse = (activation_maps(net(), slope, size=73, scales=[1.0], flip=False) for net in (Colors, Coarse))
         torch.testing.assert_close(fine[..., :9], coarse[..., :9])  # 73 = 8 * 9 + 1: the last cell has no counterpart
 
 
 class TestSeeding:
     @pytest.fixture
     def data(self, tmp_path):
-        """A red, a green and a blue spot on grey, tagged as classes 1, 2 and 3 as far as the colours go."""
+        """A red, a green and a blue spot on gray, tagged as classes 1, 2 and 3 as far as the colors go."""
         pictures, tagged = {}, []
         for k, name in enumerate(("red", "green", "none")):
             pixels = np.full((65, 80, 3), 30, np.uint8)
@@ -422,7 +430,7 @@ class TestSeeding:
         for image_id in index.ids:
             cv2.imwrite(str(folder / f"{image_id}.png"), np.full((65, 80), 40, np.uint8))
         seeds, saliency = self.sections(method=method, maps=str(folder), with_cam=False)
-        rows = list(seed_rows(Colours(), index, root, size=65, seeds=seeds, saliency=saliency, batch=2))
+        rows = list(seed_rows(Colors(), index, root, size=65, seeds=seeds, saliency=saliency, batch=2))
         assert [row.image_id for row in rows] == index.ids
         for row, present in zip(rows, index.present, strict=True):
             assert row.seeds.shape == row.saliency.shape == (9, 9) and row.seeds.dtype == np.uint8
@@ -446,7 +454,7 @@ class TestSeeding:
         class Killed(Exception):
             pass
 
-        class Seeing(Colours):
+        class Seeing(Colors):
             """Remembers what it saw, and dies when it sees fewer than `least` images at once."""
 
             def __init__(self, least: int = 0) -> None:
@@ -461,10 +469,10 @@ class TestSeeding:
 
         whole, killed, resumed = Seeing(), Seeing(least=8), Seeing()
         expected = list(seed_rows(whole, index, tmp_path, **settings))
-        kept = {"share": Share(tmp_path / "scratch"), **settings}
+        kept = {"share": WorkShard(tmp_path / "scratch"), **settings}
         with pytest.raises(Killed):  # at the last four, after the file of the first sixteen
-            list(kept_seed_rows(killed, index, tmp_path, **kept))
-        rows = list(kept_seed_rows(resumed, index, tmp_path, **kept))
+            list(resumable_seed_rows(killed, index, tmp_path, **kept))
+        rows = list(resumable_seed_rows(resumed, index, tmp_path, **kept))
         assert [len(images) for images in whole.seen] == [8] * 8 + [4] * 4  # two scales, two mirror images
         assert all(map(torch.equal, resumed.seen, whole.seen[8:])) and len(resumed.seen) == 4
         assert len(rows) == 20
@@ -493,12 +501,12 @@ class TestSeeding:
         plain = plain.model_copy(update={"fg_thresh": 0.05})  # so low that seeds cover the background
         strict = plain.model_copy(update={"crf": plain.crf.model_copy(update={"use": "agree"})})
         few, many = (
-            np.stack([row.seeds for row in seed_rows(Colours(), index, root, size=65, seeds=how, saliency=saliency)])
+            np.stack([row.seeds for row in seed_rows(Colors(), index, root, size=65, seeds=how, saliency=saliency)])
             for how in (strict, plain)
         )
         alone = plain.model_copy(update={"crf": plain.crf.model_copy(update={"use": "replace"})})
         whole = np.stack(
-            [row.seeds for row in seed_rows(Colours(), index, root, size=65, seeds=alone, saliency=saliency)]
+            [row.seeds for row in seed_rows(Colors(), index, root, size=65, seeds=alone, saliency=saliency)]
         )
         np.testing.assert_array_equal(few, np.where(many == whole, many, 255))
         assert (whole != 255).all()
@@ -519,7 +527,7 @@ class TestSeeding:
             scores = [crf.background * (1 - saliency[row]), *(cams[row, k - 1] for k in tagged[1:])]
             scores = torch.stack(scores).clamp(min=crf.min_prob)
             energies = -(scores / scores.sum(dim=0)).log().numpy()
-            refined = mean_field(squares(images, 65)[row, :, ::8, ::8].numpy(), energies, kernel)
+            refined = mean_field(warp_to_square(images, 65)[row, :, ::8, ::8].numpy(), energies, kernel)
             np.testing.assert_array_equal(found[row], np.array(tagged)[refined.argmax(axis=0)])
             assert (refined.argmax(axis=0) != energies.argmin(axis=0)).any()
 
@@ -532,7 +540,7 @@ class TestSeeding:
         seeds, alone = self.sections(method="mbd", with_cam=False)
         both, cam = (self.sections(method=method, with_cam=True)[1] for method in ("mbd", "cam"))
         found = [
-            np.stack([row.saliency for row in seed_rows(Colours(), index, root, size=65, seeds=seeds, saliency=how)])
+            np.stack([row.saliency for row in seed_rows(Colors(), index, root, size=65, seeds=seeds, saliency=how)])
             for how in (alone, cam, both)
         ]
         np.testing.assert_array_equal(np.maximum(found[0], found[1]), found[2])
@@ -541,7 +549,7 @@ class TestSeeding:
     def test_cam_as_saliency_is_the_highest_tagged_map(self, data):
         index, root = data
         seeds, saliency = self.sections(method="cam")
-        for row in seed_rows(Colours(), index, root, size=65, seeds=seeds, saliency=saliency):
+        for row in seed_rows(Colors(), index, root, size=65, seeds=seeds, saliency=saliency):
             np.testing.assert_array_equal(row.saliency, row.cams.max(axis=0, initial=0))
 
     @pytest.mark.parametrize(("kind", "highest"), [(np.uint8, 255), (np.uint16, 65535)])
@@ -559,7 +567,7 @@ class TestSeeding:
         pictures = {"a": picture(60, 90, seed=1), "b": picture(40, 40, seed=2)}
         index = save_index(tmp_path, pictures, [[1], [1]])
         (tmp_path / "small").mkdir()
-        small = save_index(tmp_path / "small", pictures | {"a": shrunk(pictures["a"], 45)}, [[1], [1]])
+        small = save_index(tmp_path / "small", pictures | {"a": limit_side(pictures["a"], 45)}, [[1], [1]])
         settings = {"saliency": self.sections(method=method)[1], "grid": 7}
         found = list(saliency_maps(replace(index, max_side=45), tmp_path, **settings))
         np.testing.assert_array_equal(found, list(saliency_maps(small, tmp_path / "small", **settings)))
@@ -589,7 +597,7 @@ class TestSeeding:
         with pytest.raises(InputError) as error:
             saliency_maps(index, root, saliency=saliency, grid=9)
         assert [problem.rsplit(" ", 1)[1] for problem in error.value.problems] == ["green.png", "none.png"]
-        with pytest.raises(InputError, match="red.png: expected a grey PNG"):
+        with pytest.raises(InputError, match="red.png: expected a gray PNG"):
             saliency_map(folder / "red.png", saliency=saliency, grid=9)
 
 
@@ -636,7 +644,7 @@ class TestTags:
         index = save_index(tmp_path, pictures, [[1, 0]] * 5)
         classifier = Classifier(classes=2, **NETWORK).eval()
         scores = tag_scores(classifier, index, tmp_path, size=33, batch=2)
-        one_by_one = torch.cat([classifier(squares([pixels], 33)) for pixels in pictures.values()])
+        one_by_one = torch.cat([classifier(warp_to_square([pixels], 33)) for pixels in pictures.values()])
         torch.testing.assert_close(scores, one_by_one, check_device=False)
         assert scores.shape == (5, 2) and not scores.requires_grad
 
@@ -706,7 +714,7 @@ class TestScoring:
     def test_label_maps_of_the_first_and_of_the_best_and_worst_images_are_kept(self, tmp_path):
         pictures = {f"im{k}": picture(24, 30, seed=k) for k in range(6)}
         index = save_index(tmp_path, pictures, [[1, 1]] * 6)
-        segmenter, settings = Colours(), Predict(shape="square", scales=[1.0], flip=False, merge="mean", max_side=1024)
+        segmenter, settings = Colors(), Predict(shape="square", scales=[1.0], flip=False, merge="mean", max_side=1024)
         told = {"classes": ["a", "b"], "size": 33, "kernel": KERNEL}
         blank = [np.zeros((24, 30), np.uint8)] * 6
         _, found = evaluate_segmenter(segmenter, index, tmp_path, blank, settings, keep=6, **told)

@@ -77,7 +77,7 @@ def test_only_values_of_data_are_changed(project):
         assert new.partition("  # ")[2] == expected
 
 
-SIZED = ("data.size", "cam.steps", "dsrg.steps", "retrain.steps", "grow.start", "cam.optimiser.warmup")
+SIZED = ("data.size", "cam.steps", "dsrg.steps", "retrain.steps", "grow.start", "cam.optimizer.warmup")
 
 
 def sized(project: Path, recipe: str, images: int) -> tuple[int, ...]:
@@ -131,7 +131,7 @@ def test_without_imagenet_weights_a_small_network_is_trained(project, monkeypatc
     assert "in place: dsrg init 'my own' --force" in init("my own", "--force"), "a command that can be pasted"
 
 
-@pytest.mark.parametrize("key", ["cam", "cam.steps", "cam.optimiser", "data.size"])
+@pytest.mark.parametrize("key", ["cam", "cam.steps", "cam.optimizer", "data.size"])
 def test_a_recipe_that_lacks_what_is_sized(project, key):
     recipe = (project / "recipes/folder.yaml").read_text()
     section, _, name = key.partition(".")

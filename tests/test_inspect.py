@@ -417,7 +417,7 @@ class TestMissing:
             opened()
 
     @pytest.mark.parametrize("key", [key for key in MAKERS if key != "index"])
-    def test_each_artefact_is_named_with_its_stage(self, copied, key):
+    def test_each_artifact_is_named_with_its_stage(self, copied, key):
         project = opened()
         assert project.missing() == []
         path = getattr(project.paths, key)

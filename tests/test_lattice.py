@@ -167,7 +167,7 @@ def test_filter_is_a_gaussian_of_deviation_one(dimension, side):
     assert abs(response - gaussian / gaussian.sum()).max() < 0.12 * response.max()
 
 
-def test_symmetric_normalisation():
+def test_symmetric_normalization():
     """D^-1/2 K D^-1/2 with the row sums D of the plain filter K."""
     features, values = points(0, 30, 2, 5), points(1, 60, 3)
     plain = lattice_around(features, symmetric=False)
@@ -208,7 +208,10 @@ def test_a_small_table_takes_channels_one_by_one_with_the_same_result(monkeypatc
 
 def test_a_bound_of_the_number_of_vertices_does_as_well_as_the_number(monkeypatch):
     """As on a GPU, which is not asked for it."""
-    images, energies = drawn_texture(12)[None].repeat(2, 1, 1, 1), torch.stack([opinions(k, 3, 12) for k in range(2)])
+    images, energies = (
+        drawn_texture(12)[None].repeat(2, 1, 1, 1),
+        torch.stack([predict_logits(k, 3, 12) for k in range(2)]),
+    )
     expected = lattice_mean_field(images, energies, training_kernel(5))
     monkeypatch.setattr(crf_lattice, "table_rows", len)
     assert torch.equal(lattice_mean_field(images, energies, training_kernel(5)), expected)
@@ -261,7 +264,7 @@ WAITING = {
 
 
 def test_iterations_do_not_wait_for_the_device():
-    images, energies = drawn_texture(12)[None], opinions(0, 3, 12)[None]
+    images, energies = drawn_texture(12)[None], predict_logits(0, 3, 12)[None]
     ran = []
     for iterations in (0, 4):
         with Watch() as watch:
@@ -274,7 +277,7 @@ def test_iterations_do_not_wait_for_the_device():
 
 def test_all_tensors_are_made_on_the_device_of_the_energies():
     """A tensor made without one would land on the default device, and mixing devices is an error."""
-    images, energies = drawn_texture(12)[None], opinions(0, 3, 12)[None]
+    images, energies = drawn_texture(12)[None], predict_logits(0, 3, 12)[None]
     expected = lattice_mean_field(images, energies, training_kernel(2))
     with torch.device("meta"):
         assert torch.equal(lattice_mean_field(images, energies, training_kernel(2)), expected)
@@ -283,14 +286,14 @@ def test_all_tensors_are_made_on_the_device_of_the_energies():
 def test_nothing_is_summed_by_atomic_additions():
     """On a GPU these would add in another order every time, or slowly where torch is told to be deterministic."""
     with Watch() as watch:
-        lattice_mean_field(drawn_texture(12)[None], opinions(0, 3, 12)[None], training_kernel(1))
+        lattice_mean_field(drawn_texture(12)[None], predict_logits(0, 3, 12)[None], training_kernel(1))
     assert not {name for name in watch.ran if name.startswith(("index_add", "scatter_add", "scatter_reduce", "put"))}
     assert not watch.ran["index_put_"] and not watch.ran["mm"] and watch.ran["_embedding_bag_forward_only"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_what_the_cpu_gives_and_the_same_twice():
-    images, energies = drawn_texture(41)[None], opinions(0, 21, 41)[None]
+    images, energies = drawn_texture(41)[None], predict_logits(0, 21, 41)[None]
     here = lattice_mean_field(images, energies, training_kernel(10))
     there = [lattice_mean_field(images.cuda(), energies.cuda(), training_kernel(10)) for _ in "ab"]
     assert torch.equal(*there) and there[0].is_cuda
@@ -300,7 +303,7 @@ def test_cuda_gives_what_the_cpu_gives_and_the_same_twice():
 # pydensecrf
 
 
-def opinions(seed: int, classes: int, side: int) -> Tensor:
+def predict_logits(seed: int, classes: int, side: int) -> Tensor:
     """Energies float32 (classes, side, side) of smooth random probabilities, as a network gives them."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(0, 2, (max(2, side // 8), max(2, side // 8), classes)).astype(np.float32)
@@ -333,13 +336,13 @@ def assert_as_pydensecrf(image: Tensor, energies: Tensor, parameters: dict) -> N
 @pytest.mark.parametrize("side", [39, 40, 41, 42])
 @pytest.mark.parametrize("name", KERNELS)
 def test_pydensecrf_gives_the_same_on_a_drawn_image(name, side):
-    assert_as_pydensecrf(drawn_texture(side), opinions(side, 21, side), KERNELS[name])
+    assert_as_pydensecrf(drawn_texture(side), predict_logits(side, 21, side), KERNELS[name])
 
 
 @needs_pydensecrf
 @pytest.mark.parametrize("name", ["training", "test", "irn"])
 def test_pydensecrf_gives_the_same_on_a_large_drawn_image(name):
-    assert_as_pydensecrf(drawn_texture(321), opinions(0, 4, 321), KERNELS[name])
+    assert_as_pydensecrf(drawn_texture(321), predict_logits(0, 4, 321), KERNELS[name])
 
 
 def photos(count: int, side: int) -> list[Tensor]:
@@ -353,7 +356,7 @@ def photos(count: int, side: int) -> list[Tensor]:
 @pytest.mark.parametrize("name", KERNELS)
 def test_pydensecrf_gives_the_same_on_photos(name):
     for seed, image in enumerate(photos(10, 41)):
-        assert_as_pydensecrf(image, opinions(seed, 21, 41), KERNELS[name])
+        assert_as_pydensecrf(image, predict_logits(seed, 21, 41), KERNELS[name])
 
 
 @needs_pydensecrf
@@ -361,4 +364,4 @@ def test_pydensecrf_gives_the_same_on_photos(name):
 @pytest.mark.parametrize("name", ["test", "deeplab"])
 def test_pydensecrf_gives_the_same_on_large_photos(name):
     for image in photos(1, 321):
-        assert_as_pydensecrf(image, opinions(0, 4, 321), KERNELS[name])
+        assert_as_pydensecrf(image, predict_logits(0, 4, 321), KERNELS[name])

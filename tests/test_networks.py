@@ -15,8 +15,8 @@ from dsrg.method.grid import grid_size
 from dsrg.networks import backbones
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.dropout import BatchDropout
-from dsrg.networks.heads import ParallelBranches, cam_layers
-from dsrg.networks.network import Classifier, Normalise, Segmenter, corner_aligned
+from dsrg.networks.heads import ASPP, cam_layers
+from dsrg.networks.network import Classifier, Normalize, Segmenter, corner_aligned
 
 COMMON = {"input": "torchvision", "dropout": 0.0, "init_std": 0.01}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **COMMON}
@@ -213,7 +213,7 @@ class TestFrozenNorms:
 class TestHeads:
     @pytest.mark.parametrize("layers", [1, 2, 3])
     def test_aspp_is_the_sum_of_its_branches(self, layers):
-        head = ParallelBranches(6, 4, rates=[1, 3, 5], channels=8, layers=layers, dropout=0.5, init_std=0.01).eval()
+        head = ASPP(6, 4, rates=[1, 3, 5], channels=8, layers=layers, dropout=0.5, init_std=0.01).eval()
         features = torch.randn(2, 6, 9, 11)
         expected = torch.zeros(2, 4, 9, 11)
         for branch, rate in zip(head.branches, [1, 3, 5], strict=True):
@@ -229,7 +229,7 @@ class TestHeads:
 
     @pytest.mark.parametrize(("layers", "dropouts"), [(1, 1), (2, 1), (3, 2)])
     def test_dropout_works_in_training_alone(self, layers, dropouts):
-        head = ParallelBranches(6, 4, rates=[1, 2], channels=64, layers=layers, dropout=0.5, init_std=0.01)
+        head = ASPP(6, 4, rates=[1, 2], channels=64, layers=layers, dropout=0.5, init_std=0.01)
         assert sum(isinstance(module, BatchDropout) for module in head.modules()) == 2 * dropouts
         features = torch.randn(1, 6, 5, 5)
         assert not torch.equal(head(features), head(features))
@@ -237,7 +237,7 @@ class TestHeads:
 
     @pytest.mark.parametrize("layers", [1, 2, 3])
     def test_the_last_layer_starts_with_the_deviation_asked_for(self, layers):
-        head = ParallelBranches(64, 20, rates=[1, 2], channels=64, layers=layers, dropout=0.5, init_std=0.25)
+        head = ASPP(64, 20, rates=[1, 2], channels=64, layers=layers, dropout=0.5, init_std=0.25)
         last = [head.get_submodule(name) for name in head.last_layers]
         assert [branch[-1] for branch in head.branches] == last
         for conv in last:
@@ -281,7 +281,7 @@ class TestSegmenter:
 
         monkeypatch.setitem(BACKBONES, "slope", Backbone(lambda **options: Slope()))
         network = Segmenter(classes=1, backbone="slope", output_stride=16, **HEAD)
-        network.normalise, network.head = nn.Identity(), nn.Identity()
+        network.normalize, network.head = nn.Identity(), nn.Identity()
         images = torch.arange(float(size)).expand(1, 3, size, size)
         within = slice(0, (size - 1) // 16 * 2 + 1)  # beyond the last cell nothing is known
         torch.testing.assert_close(network(images)[..., within], images[:, :1, ::8, ::8][..., within])
@@ -310,13 +310,13 @@ class TestSegmenter:
     def test_plain_pictures_go_in(self, convention, expected):
         """The network's own first step turns RGB in 0..255 into what its weights were trained on."""
         images = torch.tensor([0, 124, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-        torch.testing.assert_close(Normalise(convention)(images).flatten(), torch.tensor(expected).float())
+        torch.testing.assert_close(Normalize(convention)(images).flatten(), torch.tensor(expected).float())
         for network in (
             Segmenter(classes=1, backbone="vgg_mini", output_stride=8, **HEAD | {"input": convention}),
             Classifier(classes=1, backbone="vgg_mini", output_stride=8, **COMMON | {"input": convention}),
         ):
-            assert "normalise.mean" not in network.state_dict()
-            torch.testing.assert_close(network.normalise(images).flatten(), torch.tensor(expected).float())
+            assert "normalize.mean" not in network.state_dict()
+            torch.testing.assert_close(network.normalize(images).flatten(), torch.tensor(expected).float())
 
 
 class TestClassifier:
@@ -328,7 +328,7 @@ class TestClassifier:
         maps = classifier.maps(images)
         assert maps.shape == (2, 3, 64 // stride + 1, 64 // stride + 1)
         torch.testing.assert_close(classifier(images), maps.mean(dim=(2, 3)))
-        assert torch.equal(classifier.maps_of(classifier.backbone(classifier.normalise(images))), maps)
+        assert torch.equal(classifier.maps_of(classifier.backbone(classifier.normalize(images))), maps)
         assert classifier.head.bias is None and maps.min() < 0 < maps.max()
 
     def test_vgg16_is_secs(self):

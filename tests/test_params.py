@@ -57,8 +57,8 @@ NUMBERS = {  # of the article, of its released code, of SEC; ours where a source
     "network.rates": ([6, 12, 18, 24], [6, 12, 18, 24], [12]),
     "cam.steps": (8000, 8000, 8000),
     "cam.batch": (15, 15, 15),
-    "cam.optimiser.lr": (1e-3, 1e-3, 1e-3),
-    "cam.optimiser.step_every": (4000, 4000, 4000),
+    "cam.optimizer.lr": (1e-3, 1e-3, 1e-3),
+    "cam.optimizer.step_every": (4000, 4000, 4000),
     "cam.augment.flip": (True, True, False),
     "saliency.method": ("combined", "combined", "gradient"),
     "seeds.fg_thresh": (0.2, 0.2, 0.2),
@@ -81,9 +81,9 @@ NUMBERS = {  # of the article, of its released code, of SEC; ours where a source
     "dsrg.objective": ("dsrg", "dsrg", "sec"),
     "weak.sec.expand_fg": (0.996, 0.996, 0.996),
     "weak.sec.expand_bg": (0.999, 0.999, 0.999),
-    "dsrg.optimiser.lr": (5e-4, 5e-4, 1e-3),
-    "dsrg.optimiser.step_every": (2000, 1000, 2000),
-    "dsrg.optimiser.step_factor": (0.1, 0.33, 0.1),
+    "dsrg.optimizer.lr": (5e-4, 5e-4, 1e-3),
+    "dsrg.optimizer.step_every": (2000, 1000, 2000),
+    "dsrg.optimizer.step_factor": (0.1, 0.33, 0.1),
     "dsrg.augment.flip": (True, True, False),
     "pseudo_labels.tags_only": (True, False, True),
     "pseudo_labels.shape": ("square", "square", "square"),
@@ -105,9 +105,9 @@ def test_recipes_of_the_tables_have_the_numbers_of_their_sources(source):
 
 @pytest.mark.parametrize("written", ["1e-5", "1e-05", "1E-5", "0.00001", "1.0e-5"])
 def test_learning_rate_in_any_notation_is_a_number(put, written):
-    path = put({"dsrg.optimiser.lr": "LR"})
+    path = put({"dsrg.optimizer.lr": "LR"})
     path.write_text(path.read_text().replace("lr: LR", f"lr: {written}"))
-    assert load_params(path).dsrg.optimiser.lr == 1e-5
+    assert load_params(path).dsrg.optimizer.lr == 1e-5
 
 
 def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
@@ -126,11 +126,11 @@ def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
         ("dsrg.steps", "many", "integer, not 'many'"),
         ("dsrg.steps", 10.5, "integer"),
         ("dsrg.steps", 0, "greater than or equal to 1"),
-        ("dsrg.optimiser.lr", 0, "greater than 0"),
-        ("dsrg.optimiser.lr", -1e-3, "greater than 0"),
-        ("dsrg.optimiser.lr", float("nan"), "finite number"),
+        ("dsrg.optimizer.lr", 0, "greater than 0"),
+        ("dsrg.optimizer.lr", -1e-3, "greater than 0"),
+        ("dsrg.optimizer.lr", float("nan"), "finite number"),
         ("dsrg.batch", 10**6, "less than or equal to 4096"),
-        ("dsrg.optimiser.name", "adam", "'sgd' or 'adamw', not 'adam'"),
+        ("dsrg.optimizer.name", "adam", "'sgd' or 'adamw', not 'adam'"),
         ("network.rates.2", 0, "greater than or equal to 1"),
         ("network.rates", [], "at least 1 item"),
         ("data.size", 320, "8k+1"),
@@ -210,9 +210,9 @@ def test_one_branch_is_a_largefov(put):
 
 
 def test_all_problems_come_at_once(put):
-    path = put({"grow.fg_thresh": 2, "data.size": 320, "dsrg.extra": 1, "retrain.optimiser.lr": "x"}, without="seeds")
+    path = put({"grow.fg_thresh": 2, "data.size": 320, "dsrg.extra": 1, "retrain.optimizer.lr": "x"}, without="seeds")
     found = {line.split(": ")[1] for line in problems(path)}
-    assert found == {"grow.fg_thresh", "data.size", "dsrg.extra", "retrain.optimiser.lr", "seeds"}
+    assert found == {"grow.fg_thresh", "data.size", "dsrg.extra", "retrain.optimizer.lr", "seeds"}
 
 
 def test_a_missing_section_is_named(put):

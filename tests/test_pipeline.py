@@ -80,7 +80,7 @@ def test_outs_hold_what_the_design_says(project):
         assert image.mode == "P" and image.size == (index.widths[row], index.heights[row])
         assert all(allowed[row, value] for value in np.unique(image)), "pseudo labels keep to the tags"
     for name in ("dsrg", "retrain"):
-        assert load_model(project / FILE[name], kind="segmenter", made_by=name).classes == classes
+        assert load_model(project / FILE[name], kind="segmenter", stage_name=name).classes == classes
 
 
 def test_metrics(project):
@@ -247,7 +247,7 @@ def test_each_training_with_a_network_of_its_own(tmp_path, monkeypatch):
     run("evaluate")
     kinds = {"cam": "classifier", "dsrg": "segmenter", "retrain": "segmenter"}
     for training, kind in kinds.items():
-        network = load_model(tmp_path / FILE[training], kind=kind, made_by="train").network
+        network = load_model(tmp_path / FILE[training], kind=kind, stage_name="train").network
         assert network.items() >= own[training]["network"].items()
     metrics = json.loads((tmp_path / "results/evaluate/metrics.json").read_text())
     assert metrics.keys() == {"dsrg", "retrain"}

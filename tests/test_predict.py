@@ -23,10 +23,10 @@ from toy import ROOT, picture
 import dsrg
 from dsrg import predictor
 from dsrg.artifacts.model_file import Model, save_model
-from dsrg.artifacts.polygons import annotations_of, rings
+from dsrg.artifacts.polygons import annotations_of, polygon_outlines
 from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.commands import main
-from dsrg.data.images import read_image, read_mask, shrunk
+from dsrg.data.images import limit_side, read_image, read_mask
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError, RunError
 from dsrg.inference import predict, released
@@ -151,8 +151,8 @@ def test_any_number_of_classes(classes):
 
 def test_large_images_are_worked_on_smaller():
     image = picture(60, 200, seed=4)
-    small = shrunk(image, 100)
-    assert small.shape == (30, 100, 3) and shrunk(image, 200) is image
+    small = limit_side(image, 100)
+    assert small.shape == (30, 100, 3) and limit_side(image, 200) is image
     labels, probs = segmenter_of(2).predict(image, max_side=100, probabilities=True)
     assert labels.shape == (60, 200) and probs.shape == (3, 30, 100)
     assert np.array_equal(labels[::2, ::2], segmenter_of(2).predict(small))
@@ -180,8 +180,8 @@ def test_bits_are_those_of_a_plain_loop(sizes, batch, max_side, shape):
     expected = []
     for start in range(0, len(pictures), batch):
         group = pictures[start : start + batch]
-        small = [shrunk(image, max_side) for image in group]
-        for image, one in zip(group, predict.opinions(own.network, small, None, chosen, size=65), strict=True):
+        small = [limit_side(image, max_side) for image in group]
+        for image, one in zip(group, predict.predict_logits(own.network, small, None, chosen, size=65), strict=True):
             expected.append(enlarged(one.scores.max(dim=0).indices.numpy().astype(np.uint8), image.shape[:2]))
     found = list(own.predictions(iter(pictures), None, settings=chosen, kernel=None, batch=batch))
     assert len(found) == len(expected)
@@ -577,7 +577,7 @@ def test_a_row_that_may_be_two_pictures_is_neither(tmp_path, monkeypatch):
 def test_polygons_are_exactly_the_pixels(inside):
     if not inside.any():
         return
-    shapes = coco_mask.frPyObjects([ring.tolist() for ring in rings(inside)], *inside.shape)
+    shapes = coco_mask.frPyObjects([ring.tolist() for ring in polygon_outlines(inside)], *inside.shape)
     assert np.array_equal(coco_mask.decode(coco_mask.merge(shapes)), inside)
 
 

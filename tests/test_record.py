@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_project
 
 from dsrg.errors import InputError
-from dsrg.runtime.dvc_lock import Out, md5, read_record, rotten
+from dsrg.runtime.dvc_lock import Out, changed_outs, md5, read_record
 
 LOCK = """schema: '2.0'
 stages:
@@ -73,9 +73,9 @@ def test_only_files_of_other_content_are_rotten(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     record = [Out("one", str(tmp_path / name), md5(tmp_path / "a"), 3) for name in ("a", "b", "c")]
     assert md5(tmp_path / "a") == "900150983cd24fb0d6963f7d28e17f72"
-    assert rotten([tmp_path / name for name in "abcd"], record) == []
+    assert changed_outs([tmp_path / name for name in "abcd"], record) == []
     (tmp_path / "b").write_bytes(b"abd")
-    (line,) = rotten([tmp_path / name for name in "abcd"], record)
+    (line,) = changed_outs([tmp_path / name for name in "abcd"], record)
     assert (
         line.startswith(f"{tmp_path}/b: damaged, or changed since the stage `one` made it") and "repro -f one" in line
     )

@@ -32,7 +32,7 @@ from dsrg.figures.charts import (
 )
 from dsrg.figures.markup import document, element, html, picture, table
 from dsrg.figures.overlays import write_picture
-from dsrg.figures.report import CONFUSIONS, ENDS, MATRIX_MOST, STRIPS, report_page, with_times
+from dsrg.figures.report import BEST_WORST_COUNT, CONFUSIONS, MATRIX_MOST, STRIPS, report_page, with_times
 from dsrg.files import write_csv, write_json, write_text
 
 NASTY = ["<script>alert(1)</script>", "a & b \"c\" 'd'", "größe 猫"]
@@ -121,7 +121,7 @@ def test_the_page_has_every_part(results):
     assert f"Tagged classes without any seed: {NASTY[1]}." in words
     assert "fg_thresh: 0.85" in words and "hue_spread: 30.0" in words
     assert {"Python", "3.12.9", "torch", "2.9.1+cpu"} <= set(read.words)
-    pictures = 2 * ENDS + 1 + STRIPS
+    pictures = 2 * BEST_WORST_COUNT + 1 + STRIPS
     assert read.tags.count("img") == pictures
 
 
@@ -241,7 +241,7 @@ def test_without_heights_the_axis_goes_to_1():
 
 
 @given(st.lists(st.floats(-5, 5), max_size=1000))
-def test_long_lines_become_means_of_neighbours(values):
+def test_long_lines_become_means_of_neighbors(values):
     found = thinned(values)
     assert len(found) <= MOST_POINTS
     every = -(-len(values) // MOST_POINTS)
@@ -284,14 +284,14 @@ def test_bars_are_as_long_as_their_share(value, width):
 def test_text_on_every_shade_can_be_read():
     """A contrast of 4.5 is what the WCAG ask for."""
 
-    def luminance(colour: list[int]) -> float:
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (one / 255 for one in colour)]
+    def luminance(color: list[int]) -> float:
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (one / 255 for one in color)]
         return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
     for share in np.linspace(0, 1, 201):
-        background, colour = shade(float(share)).split("; ")
+        background, color = shade(float(share)).split("; ")
         back = luminance([int(number) for number in re.findall(r"\d+", background)])
-        text = 1.0 if colour == "color: #fff" else 0.0
+        text = 1.0 if color == "color: #fff" else 0.0
         low, high = sorted((back, text))
         assert (high + 0.05) / (low + 0.05) >= 4.5, share
 

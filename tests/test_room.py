@@ -15,20 +15,20 @@ from dvc.repo import Repo
 from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
 from dsrg.doctor import tracked
 from dsrg.errors import InputError
-from dsrg.files import readable, require_room, whole_file, whole_folder, write_text
+from dsrg.files import atomic_file, atomic_folder, human_bytes, require_room, write_text
 
 # Run by itself, because a limit on the size of files cannot be taken back.
 LIMITED = """
 import resource, sys
 from pathlib import Path
 from dsrg.errors import InputError
-from dsrg.files import whole_file, whole_folder
+from dsrg.files import atomic_file, atomic_folder
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 def into_file(path):
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(bytes(5000))
 def into_folder(path):
-    with whole_folder(path) as temporary:
+    with atomic_folder(path) as temporary:
         (temporary / "a").write_bytes(bytes(5000))
 for write in (into_file, into_folder):
     try:
@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(small_disk):
 
 
 def test_a_folder_on_a_full_disk(small_disk):
-    with pytest.raises(InputError, match="out: cannot be written: No space"), whole_folder(small_disk / "out") as new:
+    with pytest.raises(InputError, match="out: cannot be written: No space"), atomic_folder(small_disk / "out") as new:
         for number in range(100):
             (new / str(number)).write_bytes(bytes(8192))
     assert os.listdir(small_disk) == []
@@ -109,7 +109,7 @@ def test_dvc_finds_no_room_for_its_copy_and_again_when_room_was_made(small_disk,
 
 def test_what_is_needed_is_compared_with_what_is_free_before_the_work(small_disk):
     with pytest.raises(InputError, match=r"disk: needs about 1\.0 MiB, 2\d\d\.0 KiB are free; make room"):
-        with whole_file(small_disk / "out", size=2**20):
+        with atomic_file(small_disk / "out", size=2**20):
             raise AssertionError("the work was begun")
     assert os.listdir(small_disk) == []
     require_room(small_disk / "not" / "there" / "yet", 1000)
@@ -134,7 +134,7 @@ def test_a_limit_on_the_size_of_files(tmp_path, root):
     assert os.listdir(tmp_path / "out") == ["into_file"] and (tmp_path / "out/into_file").stat().st_size == 5000
 
 
-@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+@pytest.mark.parametrize("whole", [atomic_file, atomic_folder])
 @pytest.mark.parametrize(
     "name, said",
     [
@@ -155,7 +155,7 @@ def test_places_where_nothing_can_be(tmp_path, whole, name, said):
 
 
 @pytest.mark.parametrize("number", ["EACCES", "EPERM", "EDQUOT"])
-@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+@pytest.mark.parametrize("whole", [atomic_file, atomic_folder])
 def test_what_else_a_system_may_refuse(tmp_path, monkeypatch, whole, number):
     """Root may write anywhere and has no quota, so the refusal is made up."""
 
@@ -168,11 +168,11 @@ def test_what_else_a_system_may_refuse(tmp_path, monkeypatch, whole, number):
 
 
 def test_errors_of_reading_stay_what_they_are(tmp_path):
-    with pytest.raises(PermissionError), whole_file(tmp_path / "a"):
+    with pytest.raises(PermissionError), atomic_file(tmp_path / "a"):
         raise PermissionError(13, "of another file")
 
 
 def test_sizes_as_people_say_them():
-    assert [readable(size) for size in (0, 1023, 1024, 5 * 2**30, 2**60)] == [
+    assert [human_bytes(size) for size in (0, 1023, 1024, 5 * 2**30, 2**60)] == [
         "0 bytes", "1023 bytes", "1.0 KiB", "5.0 GiB", "1048576.0 TiB"
     ]  # fmt: skip

@@ -46,7 +46,7 @@ class TestImages:
         ), tmp_path
 
     def readers(self, index: Index, root: Path) -> dict[str, Callable]:
-        augment = {"shape": "square", "flip": False, "scale_min": 1, "scale_max": 1, "colour": 0}
+        augment = {"shape": "square", "flip": False, "scale_min": 1, "scale_max": 1, "color": 0}
         batches = Batches(index, root=root, labels=None, size=17, batch=3, seed=0, **augment)
         saliency = Saliency(**recipe()["saliency"] | {"method": "mbd"})
         return {
@@ -92,7 +92,7 @@ class TestModelFiles:
         for place, bit in flipped_somewhere(path, 400):
             flip(path, place, bit)
             try:
-                model = load_model(path, kind="segmenter", made_by="retrain")
+                model = load_model(path, kind="segmenter", stage_name="retrain")
             except InputError as error:
                 refused += "run the stage `retrain` again" in str(error)
             else:
@@ -104,7 +104,7 @@ class TestModelFiles:
         for place in range(start, start + 800):
             flip(path, place, place % 8)
             with pytest.raises(InputError, match="m.pt: damaged"):
-                load_model(path, kind="segmenter", made_by="retrain")
+                load_model(path, kind="segmenter", stage_name="retrain")
             path.write_bytes(good)
         assert refused > 100
 
@@ -132,7 +132,7 @@ class TestPseudoLabels:
         path = tmp_path / "a.png"
         path.write_bytes(label_png(np.arange(12, dtype=np.uint8).reshape(3, 4)))
         note_checksums(tmp_path)
-        folder = LabelFolder(tmp_path, ["a"], made_by="make_pseudo_labels")
+        folder = LabelFolder(tmp_path, ["a"], stage_name="make_pseudo_labels")
         for place, bit in flipped_somewhere(path, 20):
             flip(path, place, bit)
             with pytest.raises(InputError, match=r"a\.png: .* run the stage `make_pseudo_labels` again"):
@@ -148,7 +148,7 @@ class TestPseudoLabels:
         for wrong in (f"{offset} {9**17}", f"{9**17} {size}", f"{offset} 0"):
             (tmp_path / "out" / PLACES).write_text(sound.replace(f"{offset} {size}", wrong))
             with pytest.raises(InputError, match=r"00000\.tar/a\.png: "):
-                list(LabelFolder(tmp_path / "out", ["a"], made_by="make_pseudo_labels"))
+                list(LabelFolder(tmp_path / "out", ["a"], stage_name="make_pseudo_labels"))
 
 
 class TestMasks:

@@ -32,7 +32,7 @@ def label_folder(folder: Path, value: int) -> LabelFolder:
     for image_id in IDS:
         (folder / f"{image_id}.png").write_bytes(label_png(row_of(value)))
     note_checksums(folder)
-    return LabelFolder(folder, IDS, made_by="")
+    return LabelFolder(folder, IDS, stage_name="")
 
 
 def row_of(value: int) -> np.ndarray:
@@ -45,7 +45,9 @@ class Play:
     def __init__(self, tmp_path: Path, script: list[int], *, breaks_at: str = "") -> None:
         self.script, self.breaks_at, self.seen = script, breaks_at, []
         self.scratch, self.first = tmp_path / "scratch", tmp_path / "first"
-        self.labels = LabelFolder(self.first, IDS, made_by="") if self.first.exists() else label_folder(self.first, 2)
+        self.labels = (
+            LabelFolder(self.first, IDS, stage_name="") if self.first.exists() else label_folder(self.first, 2)
+        )
 
     def step(self, what: str) -> None:
         self.seen.append(what)
@@ -57,7 +59,7 @@ class Play:
         return Model("segmenter", ["x"], {}, 9, {"round": torch.tensor(int(folder.name[5:]))})
 
     def label(self, path: Path):
-        number = int(load_model(path, kind="segmenter", made_by="").weights["round"])
+        number = int(load_model(path, kind="segmenter", stage_name="").weights["round"])
         for image_id in IDS:
             self.step(f"label {image_id} by {number}")
             yield row_of(self.script[number - 1])
@@ -65,7 +67,7 @@ class Play:
     def run(self, rounds: int) -> tuple[int, list[Round]]:
         limits = {"rounds": rounds, "classes": 1, "scratch": self.scratch}
         kept, done = train_in_rounds(self.labels, train=self.train, label=self.label, **limits)
-        return int(load_model(kept / MODEL, kind="segmenter", made_by="").weights["round"]), done
+        return int(load_model(kept / MODEL, kind="segmenter", stage_name="").weights["round"]), done
 
 
 def agreement(first: int, second: int) -> float:
@@ -165,7 +167,7 @@ def test_the_stage_keeps_a_network_and_says_which(project, monkeypatch):
         ["2", "0.7", "True"],
         ["3", "0.6", "False"],
     ]
-    own = load_model(Path(FILE["retrain"]), kind="segmenter", made_by="retrain").weights
+    own = load_model(Path(FILE["retrain"]), kind="segmenter", stage_name="retrain").weights
     assert all(torch.equal(own[key], kept["round2"].weights[key]) for key in own)
     assert not all(torch.equal(own[key], kept["round1"].weights[key]) for key in own)
     assert len(Path("results/retrain/curves.tsv").read_text().splitlines()) == 2

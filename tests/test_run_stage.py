@@ -20,7 +20,7 @@ from dsrg.stage import load_stage
 BUSY = """
     import time
     from dsrg.errors import InputError, RunError
-    from dsrg.files import whole_file
+    from dsrg.files import atomic_file
     from dsrg.stage import run_stage
 
     def prepare(stage):

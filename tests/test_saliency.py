@@ -26,7 +26,7 @@ every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def disc(noise: float = 0.0, center: tuple[int, int] = (60, 90), height: int = 120, width: int = 160):
-    """A red disc of radius 25 on grey with Gaussian noise: the image and the disc's mask."""
+    """A red disc of radius 25 on gray with Gaussian noise: the image and the disc's mask."""
     y, x = np.ogrid[:height, :width]
     inside = (y - center[0]) ** 2 + (x - center[1]) ** 2 < 25**2
     image = np.where(inside[..., None], [200, 60, 50], [120, 125, 130])
@@ -112,10 +112,10 @@ def test_disc_stands_out(method, noise):
 
 
 @every_method
-def test_grey_image_works_too(method):
+def test_gray_image_works_too(method):
     image, inside = disc(noise=5)
-    grey = np.repeat(image[..., :1], 3, axis=2)
-    assert ranking(method(grey), inside) > 0.97
+    gray = np.repeat(image[..., :1], 3, axis=2)
+    assert ranking(method(gray), inside) > 0.97
 
 
 @pytest.mark.parametrize("name", ["mbd", "rbd"])
@@ -299,7 +299,7 @@ def test_optimized_map_solves_the_papers_least_squares():
 @pytest.mark.parametrize(
     "image",
     [np.zeros(*arguments) for arguments in (((4, 4), "u1"), ((4, 4, 3), "f4"), ((3, 4, 4), "u1"), ((0, 4, 3), "u1"))],
-    ids=["grey", "float", "channels first", "empty"],
+    ids=["gray", "float", "channels first", "empty"],
 )
 @every_method
 def test_what_is_no_image_is_refused(method, image):

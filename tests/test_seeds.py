@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dsrg.method.grid import UNLABELLED
-from dsrg.method.seeds import harmonic_seeds, make_seeds, normalise_cams, with_crf_labels
+from dsrg.method.seeds import harmonic_seeds, make_seeds, normalize_cams, with_crf_labels
 
 RULES = {"fg_thresh": 0.2, "bg_thresh": 0.06}
 every_conflict_rule = pytest.mark.parametrize("conflict", ["smaller", "unlabelled"])
@@ -124,32 +124,32 @@ def test_seeds_equal_the_literal_loops_on_random_batches(conflict):
     assert ties > 20
 
 
-# Normalising
+# Normalizing
 
 
 def test_maps_are_scaled_to_a_maximum_of_1_and_negative_evidence_is_none():
     cams = torch.tensor([[[[-2.0, 1.0], [4.0, 0.0]], [[0.1, 0.2], [0.0, -9.0]]]])
-    assert normalise_cams(cams).tolist() == [[[[0, 0.25], [1, 0]], [[0.5, 1], [0, 0]]]]
+    assert normalize_cams(cams).tolist() == [[[[0, 0.25], [1, 0]], [[0.5, 1], [0, 0]]]]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_map_without_positive_evidence_becomes_zeros(value):
-    assert not normalise_cams(torch.full((2, 3, 4), value)).any()
+    assert not normalize_cams(torch.full((2, 3, 4), value)).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 def test_even_the_faintest_map_rises_to_1(dtype):
     faintest = torch.finfo(dtype).smallest_normal / 4
     cams = torch.tensor([[[0, faintest], [faintest / 2, 0]]], dtype=dtype)
-    assert normalise_cams(cams).tolist() == [[[0, 1], [0.5, 0]]]
-    assert normalise_cams(cams).dtype == dtype
+    assert normalize_cams(cams).tolist() == [[[0, 1], [0.5, 0]]]
+    assert normalize_cams(cams).dtype == dtype
 
 
-def test_normalising_does_not_move_seeds():
+def test_normalizing_does_not_move_seeds():
     cams = torch.rand(2, 3, 6, 5, generator=torch.Generator().manual_seed(0)) ** 3
     others = {"saliency": cams[:, 0], "present": torch.ones(2, 4, dtype=torch.bool), "conflict": "smaller"}
     seeds = make_seeds(cams, **others, **RULES)
-    assert torch.equal(make_seeds(normalise_cams(cams), **others, **RULES), seeds)
+    assert torch.equal(make_seeds(normalize_cams(cams), **others, **RULES), seeds)
     assert len(seeds.unique()) == 5
 
 
@@ -160,7 +160,7 @@ def test_normalising_does_not_move_seeds():
 def test_harmonic_seeds_equal_the_literal_loops(thresh):
     generator = torch.Generator().manual_seed(0)
     cams, saliency = torch.rand(4, 3, 5, 6, generator=generator), torch.rand(4, 5, 6, generator=generator)
-    cams, saliency = normalise_cams(cams).where(cams > 0.3, 0), saliency.where(saliency > 0.2, 0)
+    cams, saliency = normalize_cams(cams).where(cams > 0.3, 0), saliency.where(saliency > 0.2, 0)
     present = torch.tensor([[True, *tags] for tags in ([1, 0, 1], [1, 1, 1], [0, 0, 0], [0, 1, 0])]).bool()
     found = harmonic_seeds(cams, saliency, present, thresh=thresh)
     highest = cams.amax(dim=(2, 3))
@@ -178,12 +178,12 @@ def test_harmonic_seeds_equal_the_literal_loops(thresh):
 
 def test_harmonic_mean_is_symmetric_and_of_equals_their_value():
     maps = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    maps, tags = normalise_cams(maps), torch.tensor([[True, True]])
+    maps, tags = normalize_cams(maps), torch.tensor([[True, True]])
     for thresh in (0.3, 0.5, 0.9):
         equal = harmonic_seeds(maps, maps[:, 0], tags, thresh=thresh)
         assert torch.equal(equal == 1, maps[:, 0] >= thresh * (1 + 1e-6))
     other = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(2))
-    other = normalise_cams(other)
+    other = normalize_cams(other)
     one, two = (harmonic_seeds(a, b[:, 0], tags, thresh=0.4) for a, b in ((maps, other), (other, maps)))
     assert torch.equal(one, two) and set(one.unique().tolist()) == {0, 1}
     assert not harmonic_seeds(maps, torch.zeros(1, 4, 4), tags, thresh=0.01).any()

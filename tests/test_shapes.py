@@ -77,7 +77,7 @@ def test_an_annotation_tells_name_size_and_objects(root: Path):
         assert set(tags(root, i)) <= set(CLASSES)
 
 
-def test_a_mask_is_a_palette_png_in_voc_colours_as_large_as_its_image(root: Path):
+def test_a_mask_is_a_palette_png_in_voc_colors_as_large_as_its_image(root: Path):
     for i in ids(root, "train"):
         png, jpeg = Image.open(root / "SegmentationClass" / f"{i}.png"), Image.open(root / "JPEGImages" / f"{i}.jpg")
         assert png.mode == "P" and png.size == jpeg.size
@@ -135,8 +135,8 @@ def test_only_head_and_hue_know_the_class():
         rng = np.random.default_rng(seed)
         creature = _draw_creature(rng, class_id, length=80, hue_spread=0, coat_spread=coat_spread)
         inside = (creature.alpha == 255) & ~creature.head
-        colours = cv2.cvtColor(creature.rgb.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[inside]
-        return np.median(colours, axis=0)  # hue in degrees, saturation and value in 0..1
+        colors = cv2.cvtColor(creature.rgb.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[inside]
+        return np.median(colors, axis=0)  # hue in degrees, saturation and value in 0..1
 
     classes = range(1, len(CLASSES) + 1)
     bodies = np.array([body(k, 40) for k in classes])

@@ -121,9 +121,9 @@ BAD_FILES = {
     "size": (png(LABELS.T), "5 x 3 pixels; its image has 3 x 5"),
     "unlabelled": (png(np.where(LABELS > 10, 255, 0).astype(np.uint8)), "holds 255; expected 0 to 20"),
     "labels": (png(np.full((5, 3), 21, np.uint8)), "holds 21; expected 0 to 20"),
-    "grey": (png(LABELS, palette=None), "a PNG of mode L; expected a palette PNG"),
-    "colours": (png(LABELS, palette=PALETTE[::-1].copy()), "a palette of other colours than VOC's"),
-    "few colours": (png(LABELS % 5, palette=PALETTE[:20]), "a palette of other colours than VOC's"),
+    "gray": (png(LABELS, palette=None), "a PNG of mode L; expected a palette PNG"),
+    "colors": (png(LABELS, palette=PALETTE[::-1].copy()), "a palette of other colors than VOC's"),
+    "few colors": (png(LABELS % 5, palette=PALETTE[:20]), "a palette of other colors than VOC's"),
     "cut": (png(LABELS)[:-30], "no readable PNG"),
     "text": (b"<html>", "no readable PNG"),
 }

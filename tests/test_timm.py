@@ -15,7 +15,7 @@ from dsrg.errors import InputError
 from dsrg.networks import timm_features as module
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.network import Classifier, Segmenter
-from dsrg.networks.timm_features import OnCorners, timm_features
+from dsrg.networks.timm_features import AlignToGrid, timm_features
 
 
 @pytest.mark.parametrize("patches", [True, False])
@@ -27,7 +27,7 @@ def test_cells_lie_on_every_stride_th_pixel(reduction, stride, patches):
     else:
         see = nn.AvgPool2d(1, stride=reduction)
     across = torch.arange(65.0).expand(1, 1, 33, 65)
-    features = OnCorners(lambda images: [see(images)], reduction=reduction, stride=stride, patches=patches)(across)
+    features = AlignToGrid(lambda images: [see(images)], reduction=reduction, stride=stride, patches=patches)(across)
     assert features.shape == (1, 1, 32 // stride + 1, 64 // stride + 1)
     expected = torch.arange(0.0, 65.0, stride)
     inner = (expected > 0) & (expected <= 64 - reduction)  # patches that reach beyond the edge see it repeated

@@ -22,9 +22,9 @@ from dsrg.errors import InputError, RunError
 from dsrg.networks.dropout import BatchDropout, share_dropout
 from dsrg.runtime import distributed
 from dsrg.runtime.distributed import connect
-from dsrg.runtime.launcher import Topology
+from dsrg.runtime.launcher import LaunchConfig
 from dsrg.training import collectives as training
-from dsrg.training.collectives import over_all, total
+from dsrg.training.collectives import all_reduce_mean, total
 
 SCRIPT = str(Path(together.__file__))
 LAUNCHERS = {*TORCHRUN, *SRUN, *CHILD, "DSRG_DEVICES", "DSRG_NODES"}
@@ -173,12 +173,12 @@ class TestDropout:
 class TestProcesses:
     def test_alone_nothing_is_summed(self):
         values = {"loss": torch.tensor(2.0)}
-        assert over_all(values, share=0.5) is values and total(values["loss"]) is values["loss"]
+        assert all_reduce_mean(values, share=0.5) is values and total(values["loss"]) is values["loss"]
 
     def test_a_machine_with_too_few_gpus(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         with pytest.raises(InputError, match="4 processes on a machine need 4 GPUs, and 2 can be seen"):
-            connect(Topology("torchrun", 4, 1, True), precision="32-true")
+            connect(LaunchConfig("torchrun", 4, 1, True), precision="32-true")
 
     def test_what_came_together_is_counted(self, monkeypatch):
         """Should a launcher and Fabric understand each other wrongly, nobody trains a network of his own."""
@@ -195,14 +195,14 @@ class TestProcesses:
         for name, value in TORCHRUN.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(InputError, match="2 processes came together, expected 2 machines with 2 each"):
-            connect(Topology("torchrun", 2, 2, True), precision="32-true")
+            connect(LaunchConfig("torchrun", 2, 2, True), precision="32-true")
 
     def test_other_errors_stay_what_they_are(self, monkeypatch):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(training, "set_timeout", lambda timeout: None)
-        with pytest.raises(RuntimeError, match="shapes"), training.company(4):
+        with pytest.raises(RuntimeError, match="shapes"), training.collective_timeout(4):
             raise RuntimeError("shapes do not fit")
-        with pytest.raises(RunError, match="another process ended"), training.company(4):
+        with pytest.raises(RunError, match="another process ended"), training.collective_timeout(4):
             raise torch.distributed.DistBackendError("NCCL")
-        with pytest.raises(RunError, match="out of memory with 4 images"), training.company(4):
+        with pytest.raises(RunError, match="out of memory with 4 images"), training.collective_timeout(4):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")

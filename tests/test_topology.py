@@ -3,7 +3,7 @@
 import pytest
 
 from dsrg.errors import InputError
-from dsrg.runtime.launcher import ALONE, Topology, topology
+from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig, topology
 
 TORCHRUN = {
     **{"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},
@@ -22,30 +22,30 @@ BY_HAND = {"DSRG_NODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "first", "MASTER_
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, Topology(None, None, 1, True)),
-        ({"DSRG_DEVICES": "", "DSRG_NODES": ""}, Topology(None, None, 1, True)),
-        ({"DSRG_DEVICES": "3"}, Topology(None, 3, 1, True)),
-        ({"DSRG_DEVICES": "1"}, ALONE),
-        ({"WORLD_SIZE": "1"}, Topology(None, None, 1, True)),
-        (TORCHRUN, Topology("torchrun", 2, 2, False)),
-        (TORCHRUN | {"RANK": "0"}, Topology("torchrun", 2, 2, True)),
+        ({}, LaunchConfig(None, None, 1, True)),
+        ({"DSRG_DEVICES": "", "DSRG_NODES": ""}, LaunchConfig(None, None, 1, True)),
+        ({"DSRG_DEVICES": "3"}, LaunchConfig(None, 3, 1, True)),
+        ({"DSRG_DEVICES": "1"}, SINGLE_PROCESS),
+        ({"WORLD_SIZE": "1"}, LaunchConfig(None, None, 1, True)),
+        (TORCHRUN, LaunchConfig("torchrun", 2, 2, False)),
+        (TORCHRUN | {"RANK": "0"}, LaunchConfig("torchrun", 2, 2, True)),
         (
             TORCHRUN | {"LOCAL_WORLD_SIZE": "4", "DSRG_DEVICES": "4", "DSRG_NODES": "1"},
-            Topology("torchrun", 4, 1, False),
+            LaunchConfig("torchrun", 4, 1, False),
         ),
-        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, Topology("torchrun", 1, 4, False)),
-        (TORCHRUN | SRUN, Topology("torchrun", 2, 2, False)),  # srun torchrun
-        (SRUN, Topology("srun", 2, 2, True)),
-        (SRUN | {"SLURM_PROCID": "3"}, Topology("srun", 2, 2, False)),
-        (SRUN | {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}, Topology(None, None, 1, True)),
-        (BATCH_SCRIPT, Topology(None, None, 1, True)),
-        (SALLOC, Topology(None, None, 1, True)),
-        (CHILD, Topology("parent", 4, 1, False)),
-        (CHILD | {"LOCAL_RANK": "0"}, Topology("parent", 4, 1, True)),
-        (CHILD | BY_HAND, Topology("parent", 2, 2, False)),
-        (CHILD | BY_HAND | {"LOCAL_RANK": "0", "NODE_RANK": "1"}, Topology("parent", 2, 2, False)),
-        (BY_HAND | {"DSRG_DEVICES": "2"}, Topology(None, 2, 2, True)),
-        (BY_HAND | {"NODE_RANK": "1"}, Topology(None, None, 2, False)),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, LaunchConfig("torchrun", 1, 4, False)),
+        (TORCHRUN | SRUN, LaunchConfig("torchrun", 2, 2, False)),  # srun torchrun
+        (SRUN, LaunchConfig("srun", 2, 2, True)),
+        (SRUN | {"SLURM_PROCID": "3"}, LaunchConfig("srun", 2, 2, False)),
+        (SRUN | {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}, LaunchConfig(None, None, 1, True)),
+        (BATCH_SCRIPT, LaunchConfig(None, None, 1, True)),
+        (SALLOC, LaunchConfig(None, None, 1, True)),
+        (CHILD, LaunchConfig("parent", 4, 1, False)),
+        (CHILD | {"LOCAL_RANK": "0"}, LaunchConfig("parent", 4, 1, True)),
+        (CHILD | BY_HAND, LaunchConfig("parent", 2, 2, False)),
+        (CHILD | BY_HAND | {"LOCAL_RANK": "0", "NODE_RANK": "1"}, LaunchConfig("parent", 2, 2, False)),
+        (BY_HAND | {"DSRG_DEVICES": "2"}, LaunchConfig(None, 2, 2, True)),
+        (BY_HAND | {"NODE_RANK": "1"}, LaunchConfig(None, None, 2, False)),
     ],
 )
 def test_who_is_there(environ, expected):

@@ -23,25 +23,25 @@ from dsrg.data.images import read_image, read_mask
 from dsrg.errors import InputError, RunError
 from dsrg.figures.growth import write_growth
 from dsrg.figures.overlays import overlay, panels
-from dsrg.inference.preprocess import squares
+from dsrg.inference.preprocess import warp_to_square
 from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.params import Dsrg
-from dsrg.runtime.checksummed import write_sealed
+from dsrg.runtime.checksummed import write_checksummed
 from dsrg.runtime.signals import Stopped, stoppable
 from dsrg.training import checkpoints as resume_module
 from dsrg.training import dsrg as supervision_module
-from dsrg.training.cam import tag_objective
+from dsrg.training.cam import cam_criterion
 from dsrg.training.checkpoints import Checkpoints
 from dsrg.training.curves import Curves, NotFiniteError
-from dsrg.training.dsrg import Supervisor, class_shares, confidence, labelled_shares, seed_objective
+from dsrg.training.dsrg import Supervisor, class_shares, confidence, dsrg_criterion, labelled_shares
 from dsrg.training.fit import fit, let_stops_through, set_up_torch
-from dsrg.training.growth_recorder import GrowthWatch, watched_steps
-from dsrg.training.optim import build_optimiser, lr_factor, parameter_groups
-from dsrg.training.retrain import mask_objective
+from dsrg.training.growth_recorder import GrowthRecorder, watched_steps
+from dsrg.training.optim import build_optimizer, lr_factor, parameter_groups
+from dsrg.training.retrain import retrain_criterion
 
 NEW = {"input": "torchvision", "init_std": 0.01, "dropout": 0.5}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **NEW}
@@ -50,7 +50,7 @@ SGD = {
     **{"head_lr": 10.0, "bias_lr": 2.0},
     **{"schedule": "poly", "step_every": 10, "step_factor": 0.1, "poly_power": 0.9, "warmup": 2},
 }
-tags = tag_objective(score_scale=1.0, score_offset=0.0)
+tags = cam_criterion(score_scale=1.0, score_offset=0.0)
 ADAMW = SGD | {"name": "adamw", "lr": 0.003, "head_lr": 1.0, "schedule": "constant"}
 
 
@@ -93,7 +93,7 @@ class TestRates:
         """Released: fc6 and fc7 start from ImageNet, fc8 is new."""
         with torch.device("meta"):
             network = Segmenter(classes=2, backbone="vgg16", output_stride=8, **HEAD | {"head_layers": 3})
-        network.fast_layers = tuple(f"head.{name}." for name in network.head.last_layers)
+        network.new_layers = tuple(f"head.{name}." for name in network.head.last_layers)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         groups = parameter_groups(network, **self.RATES)
         rates = {names[id(parameter)]: group["lr"] / 5e-4 for group in groups for parameter in group["params"]}
@@ -118,9 +118,9 @@ class TestRates:
                 decays = {parameter.ndim > 1 for parameter in group["params"]}
                 assert decays == {group["weight_decay"] > 0}
 
-    def test_optimisers(self):
+    def test_optimizers(self):
         groups = parameter_groups(small_segmenter(), **self.RATES)
-        sgd, adamw = (build_optimiser(groups, name=name, momentum=0.8, beta2=0.99) for name in ("sgd", "adamw"))
+        sgd, adamw = (build_optimizer(groups, name=name, momentum=0.8, beta2=0.99) for name in ("sgd", "adamw"))
         assert isinstance(sgd, torch.optim.SGD) and {group["momentum"] for group in sgd.param_groups} == {0.8}
         assert isinstance(adamw, torch.optim.AdamW) and {g["betas"] for g in adamw.param_groups} == {(0.8, 0.99)}
         assert {group["weight_decay"] for group in sgd.param_groups} == {5e-4, 0.0}
@@ -187,23 +187,23 @@ class TestFit:
         """Train a classifier with dropout in a folder of its own -> the network."""
         index, root = data
 
-        def train(name: str, *, steps=40, precision="fp32", optimiser=ADAMW, objective=tags, skip=0, **options):
+        def train(name: str, *, steps=40, precision="fp32", optimizer=ADAMW, objective=tags, skip=0, **options):
             set_up_torch(3)
             network = Classifier(classes=2, backbone="vgg_mini", output_stride=8, **NEW | {"dropout": 0.0})
             network.backbone.append(nn.Dropout(0.2))  # random numbers must go on where they were too
-            augment = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "colour": 0.1}
+            augment = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "color": 0.1}
             batches = Batches(index, root=root, labels=None, size=33, batch=4, seed=1, **augment)
             folder = tmp_path / name
             places = {"scratch": folder / "scratch", "curves": folder / "curves.tsv"}
-            options |= {"optimiser": optimiser, "skip_bad_steps": skip, "fingerprint": "red-green", **places}
+            options |= {"optimizer": optimizer, "skip_bad_steps": skip, "fingerprint": "red-green", **places}
             return fit(network, objective, batches, name=name, steps=steps, precision=precision, **options)
 
         return train
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-    @pytest.mark.parametrize("optimiser", [SGD, ADAMW], ids=["sgd", "adamw"])
-    def test_loss_falls_and_curves_are_written(self, train, tmp_path, precision, optimiser):
-        network = train("run", precision=precision, optimiser=optimiser)
+    @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+    def test_loss_falls_and_curves_are_written(self, train, tmp_path, precision, optimizer):
+        network = train("run", precision=precision, optimizer=optimizer)
         assert isinstance(network, Classifier) and not network.training
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         header, *lines = (line.split("\t") for line in (tmp_path / "run/curves.tsv").read_text().splitlines())
@@ -213,19 +213,19 @@ class TestFit:
         assert not list((tmp_path / "run/scratch").glob("*.pt"))  # too short for one
 
     def test_learning_rate_follows_the_schedule(self, train, tmp_path):
-        train("run", steps=20, optimiser=SGD)
+        train("run", steps=20, optimizer=SGD)
         rates = [float(line.split("\t")[3]) for line in (tmp_path / "run/curves.tsv").read_text().splitlines()[1:]]
         schedule = {key: SGD[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
         expected = [0.01 * lr_factor(step, steps=20, **schedule) for step in (9, 19)]
         assert rates == pytest.approx(expected)
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-    @pytest.mark.parametrize("optimiser", [SGD, ADAMW], ids=["sgd", "adamw"])
+    @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
     @pytest.mark.parametrize("killed_at", [[25], [13, 31, 39]])
     def test_killed_and_gone_on_is_the_same_to_the_bit(
-        self, train, tmp_path, monkeypatch, precision, optimiser, killed_at
+        self, train, tmp_path, monkeypatch, precision, optimizer, killed_at
     ):
-        options = {"precision": precision, "optimiser": optimiser}
+        options = {"precision": precision, "optimizer": optimizer}
         whole = train("run", **options)
         expected = (tmp_path / "run/curves.tsv").read_text()
         (tmp_path / "run").rename(tmp_path / "before")
@@ -256,7 +256,7 @@ class TestFit:
         assert (tmp_path / "run/curves.tsv").read_text() == expected
 
     def test_other_weights_if_anything_is_lost(self, train, tmp_path, monkeypatch):
-        """The test above would notice: without the state of optimiser and random numbers the weights differ."""
+        """The test above would notice: without the state of optimizer and random numbers the weights differ."""
         whole = train("whole")
         monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "7")
 
@@ -264,7 +264,7 @@ class TestFit:
             if step == 25:
                 raise Failing
 
-        for lost in ("random", "optimiser"):
+        for lost in ("random", "optimizer"):
             with pytest.raises(Failing):
                 train(lost, watch=stop)
             checkpoints = Checkpoints(tmp_path / lost / "scratch", fingerprint="red-green")
@@ -272,7 +272,7 @@ class TestFit:
             if lost == "random":
                 fresh = {"random": {"cpu": torch.Generator().manual_seed(99).get_state()}}
             else:
-                fresh = {"optimiser": {**state["optimiser"], "state": {}}}
+                fresh = {"optimizer": {**state["optimizer"], "state": {}}}
             checkpoints.save(state | fresh)
             checkpoints.kept[0].unlink()
             resumed = train(lost)
@@ -549,7 +549,7 @@ class TestCheckpoints:
         folder.mkdir()
         buffer = io.BytesIO()
         torch.save({"step": 1, "fingerprint": "0123", "evil": Evil()}, buffer)
-        write_sealed(folder, "step-00000001", buffer.getvalue(), suffix=".pt")
+        write_checksummed(folder, "step-00000001", buffer.getvalue(), suffix=".pt")
         assert Checkpoints(folder, fingerprint="0123").load() is None
         said = capsys.readouterr().out
         assert (
@@ -564,7 +564,7 @@ class TestCheckpoints:
             buffer = io.BytesIO()
             torch.save({"step": 20}, buffer)
             content = buffer.getvalue()
-        write_sealed(folder, "step-00000020", content, suffix=".pt")
+        write_checksummed(folder, "step-00000020", content, suffix=".pt")
         assert Checkpoints(folder, fingerprint="0123").load()["step"] == 10
         assert "no checkpoint (" in capsys.readouterr().out
 
@@ -767,7 +767,7 @@ class TestObjectives:
         scores = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
         present = torch.tensor([[True, True, False], [True, False, True]])
         batch = Batch(torch.zeros(0), None, present, ["a", "b"])
-        loss, values = tag_objective(score_scale=scale, score_offset=offset)(lambda images: scores, batch, 0)
+        loss, values = cam_criterion(score_scale=scale, score_offset=offset)(lambda images: scores, batch, 0)
         signed = [scale * score + offset for score in (1.0, -2.0, 0.5, 3.0)] * np.array([1, -1, -1, 1])
         expected = np.mean(np.log1p(np.exp(-signed)))
         assert float(loss) == pytest.approx(expected) and float(values["loss"]) == pytest.approx(expected)
@@ -776,7 +776,7 @@ class TestObjectives:
         logits = torch.tensor([[[[2.0, 0.0]], [[1.0, 5.0]]]])
         labels = torch.tensor([[[0, 255]]], dtype=torch.uint8)
         batch = Batch(torch.zeros(0), labels, torch.zeros(0), ["a"])
-        plain = mask_objective(loss="cross_entropy", min_prob=1e-4)
+        plain = retrain_criterion(loss="cross_entropy", min_prob=1e-4)
         assert float(plain(lambda images: logits, batch, 0)[0]) == pytest.approx(np.log(1 + np.exp(-1)))
         nothing = Batch(torch.zeros(0), torch.full_like(labels, 255), torch.zeros(0), ["a"])
         assert float(plain(lambda images: logits, nothing, 0)[0]) == 0
@@ -786,7 +786,7 @@ class TestObjectives:
         logits[0, 1, 0] = torch.tensor([-1.0, -1.0, -1.0, 1.0])
         labels = torch.tensor([[[0, 0, 0, 1]]], dtype=torch.uint8)
         batch = Batch(torch.zeros(0), labels, torch.zeros(0), ["a"])
-        balanced = mask_objective(loss="balanced", min_prob=1e-8)(lambda images: logits, batch, 0)[0]
+        balanced = retrain_criterion(loss="balanced", min_prob=1e-8)(lambda images: logits, batch, 0)[0]
         assert float(balanced) == pytest.approx(2 * np.log(1 + np.exp(-1)), rel=1e-5)
 
     @staticmethod
@@ -799,7 +799,7 @@ class TestObjectives:
         logits = (5 * torch.randn(2, 3, 5, 5)).requires_grad_()
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=True)
         params = self.dsrg_params(boundary_clip=clip, crf_gradient=gradient)
-        objective = seed_objective(params, supervisor=supervisor)
+        objective = dsrg_criterion(params, supervisor=supervisor)
         loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
         probs = smoothed_softmax(logits, min_prob=1e-4)
         supervision = supervisor(images, probs, seeds, present, step=0)
@@ -820,7 +820,7 @@ class TestObjectives:
         logits = torch.randn(2, 3, 5, 5, requires_grad=True)
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=boundary)
         params = self.dsrg_params(boundary_loss=boundary, seed_loss="balanced" if balanced else "plain")
-        objective = seed_objective(params, supervisor=supervisor)
+        objective = dsrg_criterion(params, supervisor=supervisor)
         loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
         probs = smoothed_softmax(logits, min_prob=1e-4)
         supervision = supervisor(images, probs, seeds, present, step=0)
@@ -840,7 +840,7 @@ class TestObjectives:
         images, _, seeds, present = example(4)
         logits = 10 * torch.randn(2, 3, 5, 5)
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=False)
-        objective = seed_objective(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
+        objective = dsrg_criterion(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
         _, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
         grown = supervisor(images, smoothed_softmax(logits, min_prob=1e-4), seeds, present, step=0).labels
         expected = {name: np.zeros(3) for name in ("seeds", "agreed", "grown")}
@@ -884,7 +884,7 @@ class TestObjectives:
     def test_a_batch_without_seeds_contradicts_none(self):
         images, _, seeds, present = example(4)
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=False)
-        objective = seed_objective(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
+        objective = dsrg_criterion(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
         batch = Batch(images, torch.full_like(seeds, UNLABELLED), present, ["a", "b"])
         _, values = objective(lambda images: torch.randn(2, 3, 5, 5), batch, 0)
         assert values["agreement"] == 1 and not values["seeds"].any()
@@ -900,11 +900,11 @@ class TestObjectives:
         drawn = kinds[torch.randint(0, len(kinds), (2, 5, 5), generator=generator)]
         batch = Batch(images, drawn, torch.tensor([[True, *tags]] * 2), ["a", "b"])
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=True)
-        objectives = [tag_objective(score_scale=10.0, score_offset=-1.0)]
-        objectives += [mask_objective(loss=loss, min_prob=1e-4) for loss in ("cross_entropy", "balanced")]
+        objectives = [cam_criterion(score_scale=10.0, score_offset=-1.0)]
+        objectives += [retrain_criterion(loss=loss, min_prob=1e-4) for loss in ("cross_entropy", "balanced")]
         for seed_loss in ("plain", "balanced"):
             params = self.dsrg_params(seed_loss=seed_loss, boundary_clip=20.0)
-            objectives.append(seed_objective(params, supervisor=supervisor))
+            objectives.append(dsrg_criterion(params, supervisor=supervisor))
         for number, objective in enumerate(objectives):
             for scale in (0.0, 1.0, 1e3):
                 shape = (2, 3, 5, 5) if number else (2, 2)
@@ -918,7 +918,7 @@ class TestObjectives:
         images, _, seeds, present = example(5)
         logits = 10 * torch.randn(2, 3, 5, 5)
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW | {"start": 3}, boundary_loss=False)
-        objective = seed_objective(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
+        objective = dsrg_criterion(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
         batch = Batch(images, seeds, present, ["a", "b"])
         shares = [
             sum(float(objective(lambda images: logits, batch, step)[1][kind]) for kind in KINDS) for step in (2, 3)
@@ -944,7 +944,7 @@ class TestGrowthWatch:
         eager = TestSupervisor.GROW | {"fg_thresh": 0.0, "bg_thresh": 0.0, "start": 4}
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=eager, boundary_loss=False)
         folder = tmp_path / "growth"
-        watch = GrowthWatch(
+        watch = GrowthRecorder(
             *(index, seeds),
             **{"root": root, "size": 33, "batch": 1, "supervisor": supervisor, "min_prob": 1e-4},
             **{"steps": 6, "times": 2, "folder": folder},
@@ -957,7 +957,7 @@ class TestGrowthWatch:
         assert torch.equal(torch.get_rng_state(), before) and network.training
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
         assert files == ["deep im/000003.png", "deep im/000006.png", "im0/000003.png", "im0/000006.png"]
-        images = squares(pictures.values(), 33)
+        images = warp_to_square(pictures.values(), 33)
         probs = smoothed_softmax(network.eval()(images), min_prob=1e-4).detach()
         grown = supervisor(images, probs, torch.from_numpy(seeds), torch.ones(2, 3, dtype=torch.bool), step=5).labels
         for row, image_id in enumerate(index.ids):
@@ -977,7 +977,7 @@ class TestGrowthWatch:
 
     def test_without_images_there_are_no_strips(self, tmp_path):
         index = save_index(tmp_path, {"im0": picture(40, 60, seed=0)}, [[1, 1]]).pick([])
-        watch = GrowthWatch(
+        watch = GrowthRecorder(
             *(index, np.empty((0, 5, 5), np.uint8)),
             **{"root": tmp_path, "size": 33, "batch": 1, "supervisor": None, "min_prob": 1e-4},
             **{"steps": 6, "times": 2, "folder": tmp_path / "none"},

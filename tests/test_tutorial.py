@@ -29,15 +29,15 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
-COLOURS = {"cat": (200, 60, 40), "dog": (40, 160, 60), "sofa": (50, 70, 200)}
+COLORS = {"cat": (200, 60, 40), "dog": (40, 160, 60), "sofa": (50, 70, 200)}
 
 
 def draw(path: Path, tags: list[str], *, seed: int) -> None:
-    """A picture with a coloured square for each tag, of an odd size."""
+    """A picture with a colored square for each tag, of an odd size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = picture(60 + seed % 13, 70 + seed % 7, seed=seed) // 3
     for place, name in enumerate(tags):
-        pixels[15:40, 5 + 30 * place : 30 + 30 * place] = COLOURS[name]
+        pixels[15:40, 5 + 30 * place : 30 + 30 * place] = COLORS[name]
     Image.fromarray(pixels).save(path)
 
 
@@ -55,7 +55,7 @@ def project(tmp_path_factory):
     shutil.copy(folder / "recipes/folder.yaml", folder / "params.yaml")
     table, _ = blocks("csv")
     rows = list(csv.DictReader(table.splitlines()))
-    names = list(COLOURS)
+    names = list(COLORS)
     rows += [{"image": f"more/{k:02}.jpg", "tags": "|".join({names[k % 3], names[k % 2]})} for k in range(10)]
     for seed, row in enumerate(rows):
         draw(folder / "pictures" / row["image"], row["tags"].split("|") if row["tags"] else [], seed=seed)
@@ -106,7 +106,7 @@ def test_every_command_runs(said):
     values: dict = {}
     (snippet,) = blocks("python")
     exec(snippet, values)
-    assert set(values["share"]) == set(COLOURS) and not values["probs"][1].any()
+    assert set(values["share"]) == set(COLORS) and not values["probs"][1].any()
     assert not list(Path().rglob("*.tmp"))
 
 

@@ -15,7 +15,7 @@ from toy import recipe
 
 from dsrg.data.check import Record, Scan, check_records
 from dsrg.data.download import _unpack_voc
-from dsrg.data.images import check_image, read_grey, read_mask
+from dsrg.data.images import check_image, read_gray, read_mask
 from dsrg.data.sbd import MASK_MAX, read_sbd_mask
 from dsrg.data.voc import ANNOTATION_MAX, scan_voc
 from dsrg.errors import InputError
@@ -135,28 +135,28 @@ def test_a_huge_annotation_is_not_read(root):
 # Pictures
 
 
-def png_head(width: int, height: int, *, colour: int, data: bytes = b"") -> bytes:
+def png_head(width: int, height: int, *, color: int, data: bytes = b"") -> bytes:
     """A PNG of 8 bits that claims any size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("read", [read_grey, read_mask, lambda path: check_image(path, pixels_max=10**8)])
+@pytest.mark.parametrize("read", [read_gray, read_mask, lambda path: check_image(path, pixels_max=10**8)])
 def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, read):
     path = tmp_path / "a.png"
-    path.write_bytes(png_head(20_000, 20_000, colour=0, data=bytes(20_001 * 2_000)))
+    path.write_bytes(png_head(20_000, 20_000, color=0, data=bytes(20_001 * 2_000)))
     assert path.stat().st_size < 50_000 and peak(lambda: read(path)) < 2**20
 
 
-@pytest.mark.parametrize("content", [b"", b"no PNG", png_head(4, 4, colour=2), png_head(4, 4, colour=0)])
-def test_no_grey_png(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"no PNG", png_head(4, 4, color=2), png_head(4, 4, color=0)])
+def test_no_gray_png(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match="a.png: "):
-        read_grey(tmp_path / "a.png")
+        read_gray(tmp_path / "a.png")
 
 
 # YAML

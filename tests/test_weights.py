@@ -12,7 +12,7 @@ from test_networks import COMMON, HEAD, NORMED, draw_norms, without_init
 from torch import nn
 
 from dsrg.errors import InputError
-from dsrg.networks.heads import ParallelBranches
+from dsrg.networks.heads import ASPP
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.networks.weights import (
     adopt_backbone,
@@ -152,8 +152,8 @@ class TestWeights:
         state = torchvision_state("mobilenet_v2")
         state["features.0.0.weight"] = torch.zeros(32, 1, 3, 3)
         state["features.1.conv.1.weight"] = torch.zeros(8, 32, 1, 1)
-        torch.save(state, tmp_path / "grey.pth")
-        said = self.refusal(tmp_path / "grey.pth")
+        torch.save(state, tmp_path / "gray.pth")
+        said = self.refusal(tmp_path / "gray.pth")
         assert "0.0.weight is (32, 1, 3, 3), mobilenet_v2 needs (32, 3, 3, 3)" in said
         assert "1.conv.1.weight is (8, 32, 1, 1)" in said and len(said.splitlines()) == 2
 
@@ -188,7 +188,7 @@ class TestWeights:
         options = {"classes": 2, "backbone": "mobilenet_v2", "output_stride": 16, "weights": weights}
         for network in (initial_segmenter(**options, **HEAD), initial_classifier(**options, **COMMON)):
             assert (network.backbone[0][0].weight == state["features.0.0.weight"].flatten()[0]).all()
-            assert network.fast_layers == ("head.",)
+            assert network.new_layers == ("head.",)
 
     @pytest.mark.parametrize("name", ["vgg_mini", "vgg16", "mobilenet_v2"])
     def test_a_segmenter_takes_over_the_backbone_of_a_classifier(self, name):
@@ -213,9 +213,9 @@ class TestWeights:
         assert [problem.split()[4] for problem in error.value.problems] == [first, second]
 
 
-def head_of(layers: int, *, channels: int = 16, branches: int = 2) -> ParallelBranches:
+def head_of(layers: int, *, channels: int = 16, branches: int = 2) -> ASPP:
     rates = list(range(1, branches + 1))
-    return ParallelBranches(512, 3, rates=rates, channels=channels, layers=layers, dropout=0.5, init_std=0.01)
+    return ASPP(512, 3, rates=rates, channels=channels, layers=layers, dropout=0.5, init_std=0.01)
 
 
 def fully_connected(width: int) -> dict[str, torch.Tensor]:
@@ -264,7 +264,7 @@ class TestHeadWeights:
     def test_a_decimated_layer_sees_what_the_whole_one_saw(self):
         """The nine places of fc6 at rate 3 are nine of the 49 places of the fully connected layer, as DeepLab's."""
         state = fully_connected(16)
-        head = ParallelBranches(512, 3, rates=[3], channels=16, layers=2, dropout=0.0, init_std=0.01)
+        head = ASPP(512, 3, rates=[3], channels=16, layers=2, dropout=0.0, init_std=0.01)
         load_head_weights(head, state, source="it")
         features = torch.zeros(1, 512, 7, 7)
         features[:, :, ::3, ::3] = torch.randn(1, 512, 3, 3)
@@ -369,14 +369,14 @@ class TestVgg16:
         network = initial_classifier(weights=str(path), **self.OPTIONS).eval()
         images = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
         expected = literal_vgg16(images, state, released=False)
-        found = network.backbone(network.normalise(images))
+        found = network.backbone(network.normalize(images))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.std()))
-        assert network.fast_layers == ("head.",) and network.inner[0].weight.std() == pytest.approx(0.01, rel=0.1)
+        assert network.new_layers == ("head.",) and network.inner[0].weight.std() == pytest.approx(0.01, rel=0.1)
 
     def test_only_the_last_layers_learn_fast(self, path):
         """Released prototxt: fc6 and fc7 at 1x and 2x, fc8 at 10x and 20x."""
         network = self.segmenter(path)
-        fast = [name for name, _ in network.named_parameters() if name.startswith(network.fast_layers)]
+        fast = [name for name, _ in network.named_parameters() if name.startswith(network.new_layers)]
         last = [f"head.branches.{branch}.6.{kind}" for branch in (0, 1) for kind in ("weight", "bias")]
         assert fast == last
 
@@ -385,7 +385,7 @@ class TestVgg16:
         features = {key: value for key, value in state.items() if not key.startswith("fc")}
         torch.save(features, tmp_path / "features.pth")
         network = self.segmenter(tmp_path / "features.pth", head_layers=layers)
-        assert network.fast_layers == ("head.",)
+        assert network.new_layers == ("head.",)
         assert ("has no fc6" in capsys.readouterr().out) == (layers == 3)
 
     def test_torchvisions_names_fill_the_head_too(self, state, tmp_path):

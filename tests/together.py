@@ -15,11 +15,11 @@ from dsrg.data.batches import Batches
 from dsrg.data.index import Index
 from dsrg.networks.dropout import BatchDropout
 from dsrg.params import Dsrg
-from dsrg.runtime.launcher import ALONE, Topology, topology
-from dsrg.training.cam import tag_objective
-from dsrg.training.dsrg import Supervisor, seed_objective
-from dsrg.training.fit import Objective, fit, set_up_torch
-from dsrg.training.retrain import mask_objective
+from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig, topology
+from dsrg.training.cam import cam_criterion
+from dsrg.training.dsrg import Supervisor, dsrg_criterion
+from dsrg.training.fit import Criterion, fit, set_up_torch
+from dsrg.training.retrain import retrain_criterion
 
 STEPS, BATCH, SIZE = 50, 5, 33
 SGD = {
@@ -27,7 +27,7 @@ SGD = {
     **{"head_lr": 2.0, "bias_lr": 2.0},
     **{"schedule": "poly", "step_every": 10, "step_factor": 0.1, "poly_power": 0.9, "warmup": 2},
 }
-AUGMENT = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "colour": 0.1}
+AUGMENT = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "color": 0.1}
 
 
 def images(folder: Path) -> tuple[Index, np.ndarray]:
@@ -46,7 +46,7 @@ def images(folder: Path) -> tuple[Index, np.ndarray]:
 class Small(nn.Module):
     """Scores of three classes on the grid; or of two for a whole image. Starts quickly, for it imports little."""
 
-    fast_layers = ()
+    new_layers = ()
 
     def __init__(self, *, whole: bool) -> None:
         super().__init__()
@@ -63,23 +63,23 @@ class Small(nn.Module):
         return scores.mean(dim=(2, 3)) if self.whole else scores
 
 
-def objective_of(kind: str) -> Objective:
+def objective_of(kind: str) -> Criterion:
     """What is learned: "tags", "seeds" that grow, or masks by "cross_entropy" or "balanced" loss."""
     if kind == "tags":
-        return tag_objective(score_scale=1.0, score_offset=0.0)
+        return cam_criterion(score_scale=1.0, score_offset=0.0)
     if kind != "seeds":
-        return mask_objective(loss=kind, min_prob=1e-4)
+        return retrain_criterion(loss=kind, min_prob=1e-4)
     values = recipe()
     supervisor = Supervisor(crf=values["crf"]["train"], grow=values["grow"] | {"start": 20}, boundary_loss=True)
     switches = {"boundary_loss": True, "seed_loss": "balanced"}
-    return seed_objective(Dsrg(**(values["dsrg"] | switches)), supervisor=supervisor)
+    return dsrg_criterion(Dsrg(**(values["dsrg"] | switches)), supervisor=supervisor)
 
 
 def train(
     folder: Path,
     kind: str,
     *,
-    topology: Topology = ALONE,
+    topology: LaunchConfig = SINGLE_PROCESS,
     fate: tuple[int, int, int] | None = None,
     watch: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
@@ -97,7 +97,7 @@ def train(
     maps = None if kind == "tags" else labels
     batches = Batches(index, root=folder, labels=maps, size=SIZE, batch=BATCH, seed=1, **AUGMENT)
     places = {"scratch": folder / "scratch", "fingerprint": "together", "curves": folder / "curves.tsv"}
-    options = {"steps": STEPS, "precision": "fp32", "optimiser": SGD, "skip_bad_steps": 0, **places}
+    options = {"steps": STEPS, "precision": "fp32", "optimizer": SGD, "skip_bad_steps": 0, **places}
     return fit(network, dangerous, batches, name=kind, topology=topology, watch=watch, **options)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from dsrg.files import whole_file
+from dsrg.files import atomic_file
 
 COLUMNS = 4
 NAMES = {"fg_thresh": "seeds.fg_thresh", "bg_thresh": "seeds.bg_thresh"}
@@ -29,19 +29,19 @@ def draw_advice(path: Path, found: dict) -> None:
     for axes in panels[len(found["measures"]) :]:
         axes.set_axis_off()
     figure.suptitle("\n".join(wrap(found["reason"], 190)), fontsize="medium")
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 
 def _draw_curves(axes: Axes, found: dict) -> None:
-    for colour, style, (key, name) in zip(("C0", "C1"), ("-", "--"), NAMES.items(), strict=True):
+    for color, style, (key, name) in zip(("C0", "C1"), ("-", "--"), NAMES.items(), strict=True):
         bits, error = (np.array(found["information"][key][part]) for part in ("bits", "error"))
-        axes.plot(found[key], bits, style, color=colour, label=name)
-        axes.fill_between(found[key], bits - error, bits + error, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(found[key], bits, style, color=color, label=name)
+        axes.fill_between(found[key], bits - error, bits + error, color=color, alpha=0.2, linewidth=0)
         if found["advised"]:
-            axes.axvspan(*found["advised"]["range"][key], color=colour, alpha=0.1, linewidth=0)
+            axes.axvspan(*found["advised"]["range"][key], color=color, alpha=0.1, linewidth=0)
             best = found["advised"]["best"][key]
-            axes.plot([best], [bits[found[key].index(best)]], "o", color=colour, markersize=8, fillstyle="none")
+            axes.plot([best], [bits[found[key].index(best)]], "o", color=color, markersize=8, fillstyle="none")
     axes.set_title("information\nbits that each map above its threshold tells of the other", fontsize="small")
     axes.set_xlabel("threshold")
     axes.set_ylim(bottom=0)
@@ -58,12 +58,12 @@ def _draw_measure(axes: Axes, found: dict, name: str, values: NDArray[np.float64
     if found["advised"]:
         _mark(axes, found["advised"]["best"], "o")
         (left, right), (low, high) = (found["advised"]["range"][key] for key in ("bg_thresh", "fg_thresh"))
-        for colour, width in (("black", 3.5), ("white", 1.5)):
-            axes.add_patch(Rectangle((left, low), right - left, high - low, fill=False, color=colour, linewidth=width))
+        for color, width in (("black", 3.5), ("white", 1.5)):
+            axes.add_patch(Rectangle((left, low), right - left, high - low, fill=False, color=color, linewidth=width))
 
 
 def _mark(axes: Axes, pair: dict[str, float], marker: str) -> None:
-    """A sign in white on black, to be seen on any colour; a ring where it is `o`."""
+    """A sign in white on black, to be seen on any color; a ring where it is `o`."""
     place = [pair["bg_thresh"]], [pair["fg_thresh"]]
-    for colour, width in (("black", 4), ("white", 1.5)):
-        axes.plot(*place, marker, color=colour, markersize=9, markeredgewidth=width, fillstyle="none", clip_on=False)
+    for color, width in (("black", 4), ("white", 1.5)):
+        axes.plot(*place, marker, color=color, markersize=9, markeredgewidth=width, fillstyle="none", clip_on=False)

@@ -41,7 +41,7 @@ MEASURES = {  # of seeds at every pair of thresholds -> what it says
     "coverage": "share of cells that are seeds",
     "tags_seeded": "share of tags that got a seed",
     "conflict": "share of claimed cells that are disputed",
-    "image_edges": "colour step across seeds' borders, times the mean",
+    "image_edges": "color step across seeds' borders, times the mean",
     "saliency_edges": "saliency step across objects' borders, times the mean",
     "flip": "foreground seeds shared with the mirror image",
     "scale": "foreground seeds shared with other sizes",
@@ -78,7 +78,7 @@ class Advice(NamedTuple):
         return int(self.bits.argmax())
 
     @property
-    def says_something(self) -> bool:
+    def is_informative(self) -> bool:
         return bool(self.bits[self.best] > self.error[self.best])
 
     @property
@@ -114,10 +114,10 @@ class Sweep:
     def _agreed(self, seeds: Tensor, maps: SeedMaps) -> Tensor:
         return with_crf_labels(seeds, maps.labels, use=self.settings.crf.use)
 
-    def add(self, maps: SeedMaps, colours: Tensor, views: dict[str, list[SeedMaps]]) -> Tensor:
+    def add(self, maps: SeedMaps, colors: Tensor, views: dict[str, list[SeedMaps]]) -> Tensor:
         """Count one image (B = 1) and its views by measure -> its seeds, see `seeds`.
 
-        colours: float (c, h, w), the image on the grid.
+        colors: float (c, h, w), the image on the grid.
         """
         claimed, undisputed = (self._chosen(maps, conflict) for conflict in ("smaller", "unlabelled"))
         seeds = self._agreed({"smaller": claimed, "unlabelled": undisputed}[self.settings.conflict], maps)
@@ -129,7 +129,7 @@ class Sweep:
         for number in maps.present[0, 1:].nonzero()[:, 0] + 1:
             found = (seeds == number).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
             self._count("tags_seeded", found, torch.ones_like(found))
-        self._count_steps("image_edges", seeds, colours)
+        self._count_steps("image_edges", seeds, colors)
         self._count_steps("saliency_edges", _is_object(seeds), maps.saliency)
         for measure, others in views.items():
             for other in others:
@@ -179,7 +179,7 @@ def findings(sweep: Sweep, params: Params) -> dict:
         "advised": None,
     }
     why = why_no_witness(params.saliency)
-    if why is None and not all(one.says_something for one in advice.values()):
+    if why is None and not all(one.is_informative for one in advice.values()):
         why = "activation maps and saliency tell nothing of each other on these images"
     if why is not None:
         return found | {"reason": f"no thresholds are advised: {why}"}
@@ -223,7 +223,7 @@ def why_no_witness(saliency: SaliencySettings) -> str | None:
     return "saliency has the activation maps in it (saliency.with_cam)" if saliency.with_cam else None
 
 
-def swept(sweep: Sweep, project: Project, *, images: int) -> Iterator[tuple[str, Tensor]]:
+def sweep_thresholds(sweep: Sweep, project: Project, *, images: int) -> Iterator[tuple[str, Tensor]]:
     """Count at most so many training images, drawn, into a sweep -> id and seeds at every pair of each.
 
     The seeds' classes are places among the image's tags, 1 the first.
@@ -240,7 +240,7 @@ def swept(sweep: Sweep, project: Project, *, images: int) -> Iterator[tuple[str,
         raise InputError("seeds.rule: harmonic: seeds come from seeds.harmonic; no threshold of these matters")
     if stored_maps(seeds, seeds.ids[0]) is None:
         raise InputError(f"{paths.seeds}: imported seeds come without the maps that thresholds are put on")
-    classifier = load_classifier(paths.cam, made_by="train_cam")
+    classifier = load_classifier(paths.cam, stage_name="train_cam")
     index = read_index(paths.index, classes, max_side=params.data.max_side).split("train")
     index = index.pick(np.sort(np.random.default_rng(0).permutation(len(index))[:images]))
     seeds.in_order(index.ids)  # complains of images without
@@ -251,7 +251,7 @@ def swept(sweep: Sweep, project: Project, *, images: int) -> Iterator[tuple[str,
 def _seen(
     classifier: Classifier, seeds: Seeds, index: Index, root: Path, params: Params
 ) -> Iterator[tuple[str, SeedMaps, Tensor, dict[str, list[SeedMaps]]]]:
-    """Of each image: id, its maps, its colours on the grid, its maps as other views make them."""
+    """Of each image: id, its maps, its colors on the grid, its maps as other views make them."""
     views = Views.of(params)._asdict()
 
     def with_labels(images: list[NDArray[np.uint8]], *maps: Tensor) -> SeedMaps:
@@ -271,7 +271,7 @@ def _seen(
                 others[name].append(with_labels(images, made, saliency, present))
         for place, (image_id, image) in enumerate(zip(ids, images, strict=True)):
             own = {name: [own_classes(one, place) for one in many] for name, many in others.items()}
-            yield image_id, own_classes(maps, place), colours_on_grid(image, saliency.shape[-1]), own
+            yield image_id, own_classes(maps, place), colors_on_grid(image, saliency.shape[-1]), own
 
 
 def view_maps(
@@ -293,8 +293,8 @@ def own_classes(maps: SeedMaps, place: int) -> SeedMaps:
     return SeedMaps(maps.cams[place, tags[1:] - 1][None], maps.saliency[place][None], present, labels[None])
 
 
-def colours_on_grid(image: NDArray[np.uint8], grid: int) -> Tensor:
-    """Lab colours float32 (3, grid, grid) of the pixels that stand for the cells."""
+def colors_on_grid(image: NDArray[np.uint8], grid: int) -> Tensor:
+    """Lab colors float32 (3, grid, grid) of the pixels that stand for the cells."""
     lab = cv2.cvtColor(cells(image, grid).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     return torch.from_numpy(lab.transpose(2, 0, 1).copy())
 

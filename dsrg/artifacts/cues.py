@@ -22,7 +22,7 @@ from dsrg.artifacts.safe_pickle import read_pickle
 from dsrg.artifacts.seeds_h5 import SeedRow, Seeds
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.files import read_text, whole_file, write_text
+from dsrg.files import atomic_file, read_text, write_text
 from dsrg.method.grid import UNLABELLED, pixels_of
 
 CONFLICTS = ("highest", "unlabelled")
@@ -161,7 +161,7 @@ def write_cues(path: Path, list_path: Path, seeds: Seeds) -> None:
     Protocol 2 with byte strings, as Python 2 writes it; reading it takes Python 2, or Python 3 with encoding="latin1".
     Images are numbered in the order of the seeds file. The same seeds give the same bytes.
     """
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
         file.write(b"\x80\x02}")
         for number, (present, labels) in enumerate(zip(seeds.present, seeds.seeds, strict=True)):
             rows, columns = np.nonzero(labels != UNLABELLED)

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.data.images import Noted, mask_from, read_mask
+from dsrg.data.images import ExpectedChecksum, mask_from, read_mask
 from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
-from dsrg.files import opened_text, whole_folder
+from dsrg.files import atomic_folder, opened_text
 
 CHECKSUMS, PLACES = "SHA256SUMS", "PLACES"
 CHECKSUM = re.compile(r"([0-9a-f]{64})  (.+)\.png\n")
@@ -36,7 +36,7 @@ def written_labels(path: Path, *, format: str) -> Iterator[Callable[[str, bytes]
 
     The same maps in the same order give the same bytes.
     """
-    with whole_folder(path) as folder, _Tars(folder) as tars:
+    with atomic_folder(path) as folder, _Tars(folder) as tars:
         with open(folder / (PLACES if format == "shards" else CHECKSUMS), "w", encoding="utf-8", newline="") as notes:
 
             def add(image_id: str, png: bytes) -> None:
@@ -84,10 +84,10 @@ class LabelFolder:
     is not the one noted.
     """
 
-    def __init__(self, folder: Path, ids: Iterable[str], *, made_by: str) -> None:
-        self.folder, self.made_by = folder, made_by
+    def __init__(self, folder: Path, ids: Iterable[str], *, stage_name: str) -> None:
+        self.folder, self.stage_name = folder, stage_name
         self.ids = ids if isinstance(ids, Texts) else Texts(ids)
-        again = f"run the stage `{made_by}` again"
+        again = f"run the stage `{stage_name}` again"
         self.in_tars = (folder / PLACES).is_file()
         if not self.in_tars:
             missing = [image_id for image_id in self.ids if not (folder / f"{image_id}.png").is_file()]
@@ -116,7 +116,7 @@ class LabelFolder:
         return len(self.ids)
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        noted, name = Noted(self._sums[row], self.made_by), f"{self.ids[row]}.png"
+        noted, name = ExpectedChecksum(self._sums[row], self.stage_name), f"{self.ids[row]}.png"
         if not self.in_tars:
             return read_mask(self.folder / name, noted=noted)
         number, offset, size = self._places[row].tolist()

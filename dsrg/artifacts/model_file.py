@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from dsrg.data.classes import MOST_CLASSES
 from dsrg.errors import InputError
-from dsrg.files import whole_file
+from dsrg.files import atomic_file
 
 FORMAT, VERSION = "dsrg-model", 3
 DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
@@ -42,17 +42,17 @@ def save_model(path: Path, model: Model) -> None:
     content["sha256"] = _digest(content)
     buffer = io.BytesIO()  # torch.save to a path would write the path's name into the file
     torch.save(content, buffer)
-    with whole_file(path, size=len(buffer.getbuffer())) as temporary:
+    with atomic_file(path, size=len(buffer.getbuffer())) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_model(path: Path, *, kind: str, made_by: str, classes: list[str] | None = None) -> Model:
+def load_model(path: Path, *, kind: str, stage_name: str, classes: list[str] | None = None) -> Model:
     """Read a model file.
 
     Raises InputError, naming the stage that makes it, when it is not one, damaged, of another kind, or, with `classes`,
     trained for others.
     """
-    advice = f"run the stage `{made_by}` again"
+    advice = f"run the stage `{stage_name}` again"
     try:
         _refuse_packed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -81,7 +81,7 @@ def load_model(path: Path, *, kind: str, made_by: str, classes: list[str] | None
     return model
 
 
-def built(make: Callable[..., nn.Module], model: Model, *, path: Path, made_by: str) -> nn.Module:
+def built(make: Callable[..., nn.Module], model: Model, *, path: Path, stage_name: str) -> nn.Module:
     """The network of a model file, make(classes=C, **network), with its weights.
 
     Raises InputError when there is no such network, or the weights do not fit it.
@@ -91,8 +91,8 @@ def built(make: Callable[..., nn.Module], model: Model, *, path: Path, made_by: 
             sketch = make(classes=len(model.classes), **model.network)
     except Exception as error:  # what the file asks for can be anything
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: describes no network ({reason}); run the stage `{made_by}` again") from None
-    refuse_misfit(sketch, model, path=path, made_by=made_by)
+        raise InputError(f"{path}: describes no network ({reason}); run the stage `{stage_name}` again") from None
+    refuse_misfit(sketch, model, path=path, stage_name=stage_name)
     with _Undrawn():
         network = make(classes=len(model.classes), **model.network)
     network.load_state_dict(model.weights)
@@ -111,14 +111,14 @@ class _Undrawn(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def load_weights(network: nn.Module, path: Path, *, kind: str, made_by: str, classes: list[str]) -> None:
+def load_weights(network: nn.Module, path: Path, *, kind: str, stage_name: str, classes: list[str]) -> None:
     """Fill a network with the weights of a model file, see `load_model`. Raises InputError where they do not fit."""
-    model = load_model(path, kind=kind, made_by=made_by, classes=classes)
-    refuse_misfit(network, model, path=path, made_by=made_by)
+    model = load_model(path, kind=kind, stage_name=stage_name, classes=classes)
+    refuse_misfit(network, model, path=path, stage_name=stage_name)
     network.load_state_dict(model.weights)
 
 
-def refuse_misfit(network: nn.Module, model: Model, *, path: Path, made_by: str) -> None:
+def refuse_misfit(network: nn.Module, model: Model, *, path: Path, stage_name: str) -> None:
     """Raises InputError with every weight of a model file that differs from the network's in name or shape."""
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in model.weights.items()}
@@ -128,7 +128,7 @@ def refuse_misfit(network: nn.Module, model: Model, *, path: Path, made_by: str)
         if own.get(name) != given.get(name)
     ]
     if problems:
-        raise InputError([*problems, f"{path}: its weights do not fit the network; run the stage `{made_by}` again"])
+        raise InputError([*problems, f"{path}: its weights do not fit the network; run the stage `{stage_name}` again"])
 
 
 def _refuse_packed(path: Path) -> None:

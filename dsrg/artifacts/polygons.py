@@ -17,7 +17,7 @@ def coco_document(images: Iterable[dict], annotations: Iterable[dict], classes: 
 
 
 def annotations_of(labels: NDArray[np.uint8], *, image_id: int) -> Iterator[dict]:
-    """COCO annotations of a label map (H, W): one a connected region (8 neighbours) of a class, exactly its pixels.
+    """COCO annotations of a label map (H, W): one a connected region (8 neighbors) of a class, exactly its pixels.
 
     A region is no object: touching objects of a class are one, an object cut in two are two. 0 and 255 have none.
     """
@@ -29,19 +29,21 @@ def annotations_of(labels: NDArray[np.uint8], *, image_id: int) -> Iterator[dict
             yield {
                 "image_id": image_id,
                 "category_id": number,
-                "segmentation": [(ring.reshape(-1, 2) + (left, top)).ravel().tolist() for ring in rings(inside)],
+                "segmentation": [
+                    (ring.reshape(-1, 2) + (left, top)).ravel().tolist() for ring in polygon_outlines(inside)
+                ],
                 "area": area,
                 "bbox": [left, top, width, height],
                 "iscrowd": 0,
             }
 
 
-def rings(inside: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+def polygon_outlines(inside: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """Polygons (2 n,), x and y in turn, along the edges of the pixels of a mask (H, W), which are together its area.
 
     COCO's polygons have no holes, so a region with holes is cut at the left of one until none is left.
 
-    >>> rings(np.array([[True, True], [True, False]]))[0].tolist()
+    >>> polygon_outlines(np.array([[True, True], [True, False]]))[0].tolist()
     [0, 0, 0, 2, 1, 2, 1, 1, 2, 1, 2, 0]
     """
     # In a mask enlarged twice the outline runs through pixels whose coordinates give the corners when halved.
@@ -53,8 +55,8 @@ def rings(inside: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     lefts = sorted(int((hole[:, 0, 0].min() + 1) // 2) for hole in holes)
     cut = lefts[len(lefts) // 2]
     left, right = inside[:, :cut], inside[:, cut:]
-    shifted = [(ring.reshape(-1, 2) + (cut, 0)).ravel() for ring in rings(right)]
-    return [*rings(left), *shifted]
+    shifted = [(ring.reshape(-1, 2) + (cut, 0)).ravel() for ring in polygon_outlines(right)]
+    return [*polygon_outlines(left), *shifted]
 
 
 def _corners(path: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
-from dsrg.files import whole_file
+from dsrg.files import atomic_file
 from dsrg.method.grid import UNLABELLED
 
 FORMAT, VERSION, GRID_STRIDE = "dsrg-seeds", 2, 8
@@ -60,7 +60,7 @@ def write_seeds(path: Path, rows: Iterable[SeedRow], *, count: int, grid: int, c
     """
     guess = 4 * count * grid * grid  # bytes, of saliency and one activation map an image: noise, which gzip leaves
     chunked = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
-    with whole_file(path, size=guess) as temporary, _Unfailing(temporary) as disk:
+    with atomic_file(path, size=guess) as temporary, _Unfailing(temporary) as disk:
         with h5py.File(disk, "w", userblock_size=HEAD) as file:
 
             def dataset(name: str, shape: tuple[int, ...], dtype: object, **options: object) -> h5py.Dataset:

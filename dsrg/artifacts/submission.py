@@ -19,7 +19,7 @@ from PIL import Image
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
-from dsrg.files import whole_file
+from dsrg.files import atomic_file
 
 FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
 LABELS = len(VOC_CLASSES) + 1
@@ -32,7 +32,7 @@ def write_submission(path: Path, shapes: Shapes, labels: Iterable[NDArray[np.uin
 
     The same label maps give the same bytes. Raises InputError as `check_submission` does.
     """
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         with open(temporary, "wb") as file:
             _write(file, zip(shapes, labels, strict=True))
         if problems := _problems(temporary, shapes):
@@ -42,7 +42,7 @@ def write_submission(path: Path, shapes: Shapes, labels: Iterable[NDArray[np.uin
 def check_submission(path: Path, shapes: Shapes) -> None:
     """Look at every file of an archive before it is sent, for the server takes few.
 
-    Each listed id must be there once, and nothing else, as a palette PNG in VOC's colours, of its image's size, with
+    Each listed id must be there once, and nothing else, as a palette PNG in VOC's colors, of its image's size, with
     values 0..20 only: 255, unlabelled, would count as wrong everywhere. Raises InputError with all offenders at once.
     """
     if problems := _problems(path, shapes):
@@ -102,6 +102,6 @@ def _png_faults(file: BinaryIO, shape: tuple[int, int]) -> Iterator[str]:
         yield f"{labels.shape[1]} x {labels.shape[0]} pixels; its image has {shape[1]} x {shape[0]}"
     palette = image.getpalette()
     if len(palette) < 3 * LABELS or palette != voc_palette().ravel()[: len(palette)].tolist():
-        yield "a palette of other colours than VOC's"
+        yield "a palette of other colors than VOC's"
     if wrong := [value for value in np.unique(labels).tolist() if value >= LABELS]:
         yield f"holds {', '.join(map(str, wrong))}; expected 0 to {LABELS - 1}"

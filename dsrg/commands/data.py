@@ -73,7 +73,7 @@ def _print_table(classes: dict[str, dict[str, int]]) -> None:
 @click.option("--fix", is_flag=True, help="Remove what is damaged in DVC's cache and what killed runs left.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the findings to this file too.")
 def doctor(fix: bool, json_path: Path | None) -> None:
-    """Look at the machine, the project, every image and artefact and DVC's cache, and say what is wrong.
+    """Look at the machine, the project, every image and artifact and DVC's cache, and say what is wrong.
 
     Reads everything, so it takes as long as the disk does. Exit code 0: nothing is wrong; 2: something is. Removes
     nothing unless told to.

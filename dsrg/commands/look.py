@@ -80,13 +80,13 @@ def advise(images: int, out: Path) -> None:
     OUT/advice.json, and names a range with its reason.
     """
     from dsrg.advise.figure import draw_advice
-    from dsrg.advise.sweep import Sweep, findings, swept, words
+    from dsrg.advise.sweep import Sweep, findings, sweep_thresholds, words
     from dsrg.files import write_json
     from dsrg.project import load_project
 
     project = load_project()
     sweep = Sweep(project.params.seeds)
-    for _ in swept(sweep, project, images=images):
+    for _ in sweep_thresholds(sweep, project, images=images):
         pass
     found = findings(sweep, project.params)
     write_json(out / "advice.json", found)

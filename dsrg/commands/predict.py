@@ -28,7 +28,7 @@ def submission(name: str, out: Path) -> None:
 
     project = load_project()
     params = project.params
-    segmenter, model = load_segmenter(project.paths.retrain, made_by="retrain")
+    segmenter, model = load_segmenter(project.paths.retrain, stage_name="retrain")
     if model.classes != VOC_CLASSES:
         span = f"{len(model.classes)} classes ({model.classes[0]} ... {model.classes[-1]})"
         raise InputError(f"{project.paths.retrain}: knows {span}; the evaluation server expects VOC's twenty, in order")
@@ -99,9 +99,9 @@ _PREDICT_OPTIONS = {
     },
     "--gaussian-weight": {"type": _Finite(0), "help": "CRF: weight of the position kernel."},
     "--gaussian-xy": {"type": _POSITIVE, "help": "CRF: its deviation, pixels."},
-    "--bilateral-weight": {"type": _Finite(0), "help": "CRF: weight of the colour kernel."},
+    "--bilateral-weight": {"type": _Finite(0), "help": "CRF: weight of the color kernel."},
     "--bilateral-xy": {"type": _POSITIVE, "help": "CRF: its deviation in place, pixels."},
-    "--bilateral-rgb": {"type": _POSITIVE, "help": "CRF: its deviation in colour, 0..255."},
+    "--bilateral-rgb": {"type": _POSITIVE, "help": "CRF: its deviation in color, 0..255."},
     "--iterations": {"type": click.IntRange(0, 100), "help": "CRF: mean-field updates."},
     "--min-prob": {"type": _Finite(0, 0.1, min_open=True, max_open=True), "help": "CRF: lower bound of probabilities."},
 }
@@ -173,10 +173,10 @@ def _predict(
     **settings: object,
 ) -> None:
     from dsrg.artifacts.predictions import PredictionFolder
-    from dsrg.data.images import read_image, shrunk
+    from dsrg.data.images import limit_side, read_image
     from dsrg.data.index import present_from_tags
     from dsrg.figures.overlays import overlay, write_picture
-    from dsrg.files import whole_folder
+    from dsrg.files import atomic_folder
     from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
     from dsrg.inference.predict import enlarged
     from dsrg.params import CrfKernel, Predict
@@ -214,14 +214,14 @@ def _predict(
         unsure_below=unsure_below,
         batch=batch,
     )
-    with whole_folder(out.resolve()) as folder:
+    with atomic_folder(out.resolve()) as folder:
         results = PredictionFolder(folder, segmenter.classes, polygons=polygons)
 
         def write(row: tuple) -> tuple:
             (path, image_id), (labels, _, probs) = row
             results.write(image_id, labels, probs=probs)
             if overlays:
-                image = shrunk(read_image(path), settings["max_side"])
+                image = limit_side(read_image(path), settings["max_side"])
                 drawn = overlay(image, enlarged(labels, image.shape[:2]))
                 write_picture(folder / "overlays" / f"{image_id}.png", drawn)
             return image_id, path, labels

@@ -1,4 +1,4 @@
-"""Training batches: which images, how they are cut and coloured, as pure functions of the seed and the step.
+"""Training batches: which images, how they are cut and colored, as pure functions of the seed and the step.
 
 Nothing here depends on how many threads load or where a run was resumed, so a resumed run sees the same pictures.
 """
@@ -22,7 +22,7 @@ from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELLED, grid_size
 from dsrg.runtime.environment import env_float, worker_count
 
-OUTSIDE = (124, 116, 104)  # ImageNet's mean colour: what lies beyond the image is neutral after normalising
+PAD_COLOR = (124, 116, 104)  # ImageNet's mean color: what lies beyond the image is neutral after normalizing
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Window:
+class CropWindow:
     """The part of an image that becomes the network's square, in units of the image's sides; may reach outside."""
 
     top: float
@@ -57,7 +57,7 @@ class Window:
     flip: bool
 
 
-WHOLE = Window(0.0, 0.0, 1.0, 1.0, False)
+WHOLE = CropWindow(0.0, 0.0, 1.0, 1.0, False)
 
 
 def batch_indices(step: int, *, images: int, batch: int, seed: int) -> NDArray[np.int64]:
@@ -89,7 +89,7 @@ def draw_window(
     scale_min: float,
     scale_max: float,
     flip: bool,
-) -> Window:
+) -> CropWindow:
     """Enlarge by a scale in [scale_min, scale_max] and cut a square of `size` pixels out, anywhere.
 
     What is enlarged is the image (height, width) warped to that square (shape "square") or as it is ("native"). Where
@@ -101,10 +101,10 @@ def draw_window(
     else:
         height = width = 1 / scale
     top, left = (rng.uniform(min(0, 1 - side), max(0, 1 - side)) for side in (height, width))
-    return Window(top, left, height, width, bool(flip and rng.random() < 0.5))
+    return CropWindow(top, left, height, width, bool(flip and rng.random() < 0.5))
 
 
-def cut_image(image: NDArray[np.uint8], window: Window, *, size: int | tuple[int, int]) -> NDArray[np.uint8]:
+def crop_and_resize(image: NDArray[np.uint8], window: CropWindow, *, size: int | tuple[int, int]) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) -> uint8 (h, w, 3) of `size` (height, width) or a square, bilinear with aligned corners."""
     rows, columns = (size, size) if isinstance(size, int) else size
     height, width = image.shape[:2]
@@ -116,11 +116,11 @@ def cut_image(image: NDArray[np.uint8], window: Window, *, size: int | tuple[int
     to_image = np.array([[step_x, 0, left], [0, step_y, top]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(
-        image, to_image, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=OUTSIDE
+        image, to_image, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=PAD_COLOR
     )
 
 
-def cut_labels(labels: NDArray[np.uint8], window: Window, *, size: int) -> NDArray[np.uint8]:
+def crop_labels(labels: NDArray[np.uint8], window: CropWindow, *, size: int) -> NDArray[np.uint8]:
     """uint8 (H, W) label map of any size -> uint8 (size, size), nearest, aligned with cut_image; outside 255."""
     places = np.linspace(0, 1, size)
     y = window.top + window.height * places
@@ -131,14 +131,14 @@ def cut_labels(labels: NDArray[np.uint8], window: Window, *, size: int) -> NDArr
     return np.where(inside, cut, UNLABELLED).astype(np.uint8)
 
 
-def vary_colour(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: float) -> NDArray[np.uint8]:
+def color_jitter(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: float) -> NDArray[np.uint8]:
     """Brightness, contrast and saturation each times a factor in [1 - strength, 1 + strength]."""
     if not strength:
         return image
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    pixels = grey[..., None] + np.float32(saturation) * (image.astype(np.float32) - grey[..., None])
-    pixels = brightness * (grey.mean() + contrast * (pixels - grey.mean()))
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    pixels = gray[..., None] + np.float32(saturation) * (image.astype(np.float32) - gray[..., None])
+    pixels = brightness * (gray.mean() + contrast * (pixels - gray.mean()))
     return pixels.clip(0, 255).astype(np.uint8)
 
 
@@ -173,7 +173,7 @@ class Batches:
         flip: bool,
         scale_min: float,
         scale_max: float,
-        colour: float,
+        color: float,
         cache_bytes: int | None = None,
     ) -> None:
         if not len(index):
@@ -181,7 +181,7 @@ class Batches:
         self.index, self.root, self.labels = index, root, labels
         self.size, self.batch, self.seed = size, batch, seed
         self.window = {"shape": shape, "flip": flip, "scale_min": scale_min, "scale_max": scale_max}
-        self.colour = colour
+        self.color = color
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._room, self._lock = cache_room() if cache_bytes is None else cache_bytes, Lock()
         self.first, self.stop = 0, batch
@@ -235,9 +235,9 @@ class Batches:
         rng = sample_rng(seed=self.seed, sample=sample)
         whole = self._image(row)
         window = draw_window(rng, image=whole.shape[:2], size=self.size, **self.window)
-        image = vary_colour(cut_image(whole, window, size=self.size), rng, strength=self.colour)
+        image = color_jitter(crop_and_resize(whole, window, size=self.size), rng, strength=self.color)
         grid = grid_size(self.size)
-        return image, None if self.labels is None else cut_labels(self.labels[row], window, size=grid)
+        return image, None if self.labels is None else crop_labels(self.labels[row], window, size=grid)
 
     def _image(self, row: int) -> NDArray[np.uint8]:
         if row in self._cache:

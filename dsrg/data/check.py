@@ -47,7 +47,7 @@ class Record(NamedTuple):
     mask: str | DrawMask | None
 
 
-class Fault(NamedTuple):
+class ImageProblem(NamedTuple):
     """What is wrong with one image, and with that image alone: it can be left out (data.on_bad: skip)."""
 
     id: str  # or the place that names it, where there is no image to have an id
@@ -62,17 +62,17 @@ class Scan:
     classes: list[str]
     records: list[Record]
     problems: list[str]  # of lists, tables and layout: nobody can go on with them
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ImageProblem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-class Checked(NamedTuple):
+class ValidatedData(NamedTuple):
     """Data that may be trusted. Warnings are lines for people; nothing depends on them."""
 
     index: Index
     ground_truth: list[GroundTruth]
     warnings: list[str]
-    skipped: list[Fault]
+    skipped: list[ImageProblem]
 
 
 class _MaskFacts(NamedTuple):
@@ -85,7 +85,7 @@ def tag_faults(
     classes: list[str],
     *,
     else_hint: str = "mend it, or list your own classes in classes.txt",
-) -> list[Fault]:
+) -> list[ImageProblem]:
     """Tags that are no class, of images given as (id, the place where their tags stand, tags).
 
     else_hint: what to do with a tag that looks like no class.
@@ -97,7 +97,9 @@ def tag_faults(
             if name not in known:
                 span = f"the {len(classes)} classes ({classes[0]} ... {classes[-1]})"
                 faults.append(
-                    Fault(image_id, f"{where}: tag {name!r} is none of {span}; {_tag_hint(name, classes) or else_hint}")
+                    ImageProblem(
+                        image_id, f"{where}: tag {name!r} is none of {span}; {_tag_hint(name, classes) or else_hint}"
+                    )
                 )
     return faults
 
@@ -120,7 +122,7 @@ def check_records(
     on_bad: str,
     untagged: str,
     masks_to: Path | None = None,
-) -> Checked:
+) -> ValidatedData:
     """Open every image and mask of a scan once -> index, ground truth, warnings, in the order of the records.
 
     An image must be readable to its end and have at most `pixels_max` pixels; a mask must be a label map of the image's
@@ -185,12 +187,12 @@ def check_records(
     elsewhere = linked_elsewhere([*index.paths, *masks_there], root)
     linked = warn_of(f"files lie outside of {root}; links lead to them", elsewhere)
     warnings = [*scan.warnings, *linked, *_warnings(index, kept, remarks, classes), *masks_warnings]
-    return Checked(index, ground_truth, warnings, faults)
+    return ValidatedData(index, ground_truth, warnings, faults)
 
 
-def _untagged(records: list[Record]) -> list[Fault]:
+def _untagged(records: list[Record]) -> list[ImageProblem]:
     what = "has no tag; tag it, or set data.untagged: background if none of the classes is on it"
-    return [Fault(record.id, f"{record.image}: {what}") for record in records if not record.tags]
+    return [ImageProblem(record.id, f"{record.image}: {what}") for record in records if not record.tags]
 
 
 def _lost(before: list[Record], after: list[Record]) -> str | None:
@@ -205,7 +207,7 @@ def _lost(before: list[Record], after: list[Record]) -> str | None:
 
 def _each(
     function: Callable, items: list, title: str, *, item_id: Callable = lambda record: record.id
-) -> tuple[list, list[Fault]]:
+) -> tuple[list, list[ImageProblem]]:
     """Call `function` on all items, in threads, a few ahead -> its results (None: it refused), its faults, in order."""
 
     def attempt(item: object) -> tuple[object, list[str]]:
@@ -218,7 +220,7 @@ def _each(
     done = tracked(threaded_map(attempt, items, threads=worker_count()), title, len(items))
     for item, (result, problems) in zip(items, done, strict=True):
         results.append(result)
-        faults += [Fault(item_id(item), problem) for problem in problems]
+        faults += [ImageProblem(item_id(item), problem) for problem in problems]
     return results, faults
 
 

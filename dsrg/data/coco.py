@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from dsrg.data.check import DrawMask, Fault, Record, Scan, warn_of
+from dsrg.data.check import DrawMask, ImageProblem, Record, Scan, warn_of
 from dsrg.data.classes import MOST_CLASSES, class_problems, is_background, read_classes
-from dsrg.data.ids import Listed, id_problems, image_ids
+from dsrg.data.ids import ListEntry, id_problems, image_ids
 from dsrg.errors import InputError
 from dsrg.files import read_text
 from dsrg.method.grid import UNLABELLED
@@ -84,7 +84,7 @@ def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
         own, own_faults, own_warnings = _pictures(root, path, content, split, classes, number_of)
         pictures, faults, warnings = pictures + own, faults + own_faults, warnings + own_warnings
     ids = image_ids({picture.path: picture.name for picture in pictures})
-    problems = id_problems(Listed(ids[picture.path], picture.split, picture.where) for picture in pictures)
+    problems = id_problems(ListEntry(ids[picture.path], picture.split, picture.where) for picture in pictures)
     records = [
         Record(ids[picture.path], picture.split, picture.path, picture.tags, _mask_of(picture)) for picture in pictures
     ]
@@ -177,7 +177,7 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def _pictures(
     root: Path, path: Path, content: dict, split: str, classes: list[str], number_of: dict[int, int]
-) -> tuple[list[Picture], list[Fault], list[str]]:
+) -> tuple[list[Picture], list[ImageProblem], list[str]]:
     """The images of one file -> those that are there, faults, warnings."""
     drawn = any(_has_shape(annotation) for annotation in content["annotations"])
     annotations = defaultdict(list)
@@ -198,7 +198,7 @@ def _pictures(
         if (size := _size(image)) == ():
             problems.append(f"{where}: height and width must be whole numbers above 0")
         if problems:
-            faults += [Fault(where, problem) for problem in problems]
+            faults += [ImageProblem(where, problem) for problem in problems]
             continue
         own = [annotation for annotation in own if number_of[annotation["category_id"]]]
         numbers = sorted({number_of[annotation["category_id"]] for annotation in own})

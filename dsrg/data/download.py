@@ -24,7 +24,7 @@ from dsrg.data.palette import label_png
 from dsrg.data.sbd import TRAINAUG, list_ids, read_sbd_mask, write_trainaug
 from dsrg.data.voc import list_path
 from dsrg.errors import InputError
-from dsrg.files import read_text, whole_file
+from dsrg.files import atomic_file, read_text
 from dsrg.runtime.progress import track
 
 SBD_LIST = re.compile(r"(?:\./)?benchmark_RELEASE/dataset/(train|val)\.txt")
@@ -119,7 +119,7 @@ def _fetch(archive: Archive, folder: Path) -> Path:
     if check_integrity(path, archive.md5):
         return path
     try:
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             download_url(archive.url, folder, temporary.name, archive.md5)
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: what came has another checksum
         there = f"; the file there has md5 {calculate_md5(path)}" if path.is_file() else ""
@@ -172,7 +172,7 @@ def _add_sbd(archive: Path, voc: Path, release: Release) -> None:
                 except InputError as error:
                     problems += error.problems
                     continue
-                with whole_file(voc / "SegmentationClassAug" / f"{match[1]}.png") as temporary:
+                with atomic_file(voc / "SegmentationClassAug" / f"{match[1]}.png") as temporary:
                     temporary.write_bytes(label_png(mask))
                 tracker.advance()
     if missing := {"train", "val"} - lists.keys():

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from dsrg.data.check import EXAMPLES, TAG_SEPARATORS, Fault, Record, Scan, tag_faults, warn_of
+from dsrg.data.check import EXAMPLES, TAG_SEPARATORS, ImageProblem, Record, Scan, tag_faults, warn_of
 from dsrg.data.classes import class_problems, composites, doubts_about, name_fault, read_classes
-from dsrg.data.ids import Listed, id_problems, image_ids
+from dsrg.data.ids import ListEntry, id_problems, image_ids
 from dsrg.data.images import ENDINGS, HOW_TO_READ, files_left_out
 from dsrg.data.table import Row, normal, read_table, table_text
 from dsrg.errors import InputError
@@ -43,7 +43,7 @@ class Choice(NamedTuple):
 
     entries: list[Entry]
     problems: list[str]
-    faults: list[Fault]
+    faults: list[ImageProblem]
     warnings: list[str]
 
 
@@ -75,7 +75,7 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
 
     ids = image_ids({entry.image: entry.image.removeprefix(f"{IMAGES}/") for entry in choice.entries})
     problems += choice.problems
-    listed = (Listed(ids[entry.image], entry.split, entry.where) for entry in choice.entries)
+    listed = (ListEntry(ids[entry.image], entry.split, entry.where) for entry in choice.entries)
     problems += id_problems(listed, again="put all its tags into one row, remove the other")
     row_of = {image: row for row, image in reversed(located)}  # the first of several rows
     faults += choice.faults
@@ -241,14 +241,14 @@ class Names:
         return f"did you mean {near!r}?" if near else NOT_THERE
 
 
-def _located(rows: list[Row], names: Names) -> tuple[list[tuple[Row, str]], list[Fault], list[str]]:
+def _located(rows: list[Row], names: Names) -> tuple[list[tuple[Row, str]], list[ImageProblem], list[str]]:
     """Rows with the paths of their images, the rows that have none, and what is said of names from elsewhere."""
     located, faults, elsewhere = [], [], []
     for row in rows:
         try:
             located.append((row, names.find(row.image)))
         except InputError as error:
-            faults.append(Fault(row.where, f"{row.where}: {error}"))
+            faults.append(ImageProblem(row.where, f"{row.where}: {error}"))
             continue
         if _is_elsewhere(row.image):
             elsewhere.append(f"{row.image} = {located[-1][1]}")
@@ -371,12 +371,12 @@ def _choose_by_lists(located: list[tuple[Row, str]], names: Names, root: Path, w
             try:
                 image = names.find(line.strip())
             except InputError as error:
-                faults.append(Fault(where, f"{where}: {error}"))
+                faults.append(ImageProblem(where, f"{where}: {error}"))
                 continue
             if image in tagged:
                 entries.append(Entry(where, image, split))
             else:
-                faults.append(Fault(where, f"{where}: {image} has no row in the table of tags; add one"))
+                faults.append(ImageProblem(where, f"{where}: {image} has no row in the table of tags; add one"))
         if not any(map(str.strip, lines)):
             problems.append(f"{root / name}: no image in this list; expected one a line (data.{split})")
     twice = Counter(image for _, image in located)

@@ -38,12 +38,12 @@ HINTS = {  # what files that are no use here are likely to be
 FROM_SCRATCH = "folder-scratch"  # the recipe for folders that needs no weights
 SIZED_FOR = {"folder": 642, FROM_SCRATCH: 400}  # training images that the trainings of these recipes were sized with
 STEPS = ("cam.steps", "grow.start", "dsrg.steps", "retrain.steps")
-WARMUPS = ("cam.optimiser.warmup", "dsrg.optimiser.warmup", "retrain.optimiser.warmup")
+WARMUPS = ("cam.optimizer.warmup", "dsrg.optimizer.warmup", "retrain.optimizer.warmup")
 STEPS_RANGE = 0.25, 2.0  # times a recipe's: fewer steps learn too little, more bring little
 SIZE_MIN = 145  # pixels, the demo's
 
 
-class Guess(NamedTuple):
+class DetectedLayout(NamedTuple):
     """What a folder looks like."""
 
     layout: str  # a line for people
@@ -54,7 +54,7 @@ class Guess(NamedTuple):
     unused: list[str]  # what else is there, and is not
 
 
-def guess(folder: Path) -> Guess:
+def guess(folder: Path) -> DetectedLayout:
     """Recognise a folder's layout by its names, and by the head of its table; opens no image.
 
     Raises InputError if it is none that a source can read, and says what is missing.
@@ -156,7 +156,7 @@ def _scalar(value: str | None) -> str:
     return value if plain and value.lower() not in ("null", "true", "false") else json.dumps(value, ensure_ascii=False)
 
 
-class Look(NamedTuple):
+class DataSummary(NamedTuple):
     """What data has and lacks, as lines for people, and its number of training images."""
 
     has: list[str]
@@ -165,7 +165,7 @@ class Look(NamedTuple):
     images: int
 
 
-def first_look(params: str, root: Path) -> Look:
+def first_look(params: str, root: Path) -> DataSummary:
     """What there is of the data that a params file describes; opens no image."""
     data = YAML(typ="safe", pure=True).load(params)["data"]
     keys = ("source", "train", "val", "tags", "separator", "val_share", "split_seed")
@@ -181,7 +181,7 @@ def first_look(params: str, root: Path) -> Look:
     lacks = [*read.problems, *(fault.problem for fault in read.faults)]
     if read.records and not masks["val"]:
         lacks.append("no mask of an image to evaluate on, so the networks cannot be scored")
-    return Look(has, lacks, read.warnings, images["train"])
+    return DataSummary(has, lacks, read.warnings, images["train"])
 
 
 def is_own_work(params: Path, recipes: Path) -> bool:
@@ -192,7 +192,7 @@ def is_own_work(params: Path, recipes: Path) -> bool:
     return all(read_text(recipe) != content for recipe in recipes.glob("*.yaml"))
 
 
-def _voc(folder: Path) -> Guess | None:
+def _voc(folder: Path) -> DetectedLayout | None:
     inside = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
     layouts = (place for place in inside if (place / "JPEGImages").is_dir() and (place / "Annotations").is_dir())
     if (root := next(layouts, None)) is None:
@@ -204,14 +204,14 @@ def _voc(folder: Path) -> Guess | None:
     besides = {*VOC_FOLDERS, *(path.name for path in root.glob("Segmentation*"))}
     unused += _left_over(root, {root / "classes.txt"}, besides=besides)
     data = {"source": "voc", "train": train, "val": val}
-    return Guess(layout, "voc2012-mobilenet", data, root, _splits_read(train, val), unused)
+    return DetectedLayout(layout, "voc2012-mobilenet", data, root, _splits_read(train, val), unused)
 
 
 def _splits_read(train: str, val: str | None) -> list[str]:
     return [f"{train!r} to train on" + (f", {val!r} to evaluate on" if val is not None else "")]
 
 
-def _coco(folder: Path) -> Guess | None:
+def _coco(folder: Path) -> DetectedLayout | None:
     found = [path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern)) if _is_coco(path)]
     if not found:
         return None
@@ -224,7 +224,7 @@ def _coco(folder: Path) -> Guess | None:
     unused = warn_of("files in COCO's format are not used", [name for name in others if name not in (train, val)])
     unused += _left_over(folder, {*found, folder / "classes.txt"})
     data = {"source": "coco", "train": train, "val": val}
-    return Guess(layout, "folder", data, folder, _splits_read(train, val), unused)
+    return DetectedLayout(layout, "folder", data, folder, _splits_read(train, val), unused)
 
 
 def _is_coco(path: Path) -> bool:
@@ -235,7 +235,7 @@ def _is_coco(path: Path) -> bool:
         return all(content.find(part) >= 0 for part in COCO_PARTS)
 
 
-def _table(folder: Path, images: int) -> Guess | None:
+def _table(folder: Path, images: int) -> DetectedLayout | None:
     table, rows = next(_usable_tables(folder, images), (None, []))
     if table is None:
         return None
@@ -258,7 +258,7 @@ def _table(folder: Path, images: int) -> Guess | None:
     others = [path.name for path in _tables(folder) if path != table]
     unused = warn_of("tables are not used; to use them, join all into one, with a column split", others)
     unused += _left_over(folder, used | {*_tables(folder)}, besides=(MASKS,))
-    return Guess(layout, "folder", data, folder, has, unused)
+    return DetectedLayout(layout, "folder", data, folder, has, unused)
 
 
 def _usable_tables(folder: Path, images: int) -> Iterator[tuple[Path, list[Row]]]:

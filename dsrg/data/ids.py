@@ -13,7 +13,7 @@ ID_BYTES_MAX = 200  # leaves room for endings within the 255 bytes that file sys
 DERIVED_BYTES_MAX = 160  # ... and for the digits that keep derived ids apart
 
 
-class Listed(NamedTuple):
+class ListEntry(NamedTuple):
     """An id as its source lists it."""
 
     id: str
@@ -30,13 +30,13 @@ def id_fault(image_id: str) -> str | None:
     return None
 
 
-def id_problems(listed: Iterable[Listed], *, again: str = "remove one") -> list[str]:
+def id_problems(listed: Iterable[ListEntry], *, again: str = "remove one") -> list[str]:
     """Ids that are unsafe as file names, listed twice, in both splits, or differ from another only in case.
 
     again: what to do with an id that is listed twice.
     """
     problems = []
-    seen: dict[str, Listed] = {}
+    seen: dict[str, ListEntry] = {}
     for entry in listed:
         if fault := id_fault(entry.id):
             problems.append(f"{entry.where}: {fault}")

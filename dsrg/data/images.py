@@ -52,7 +52,7 @@ LARGE = 8_000_000  # pixels from which on memory is thought of
 SUBFILE, BITS_PER_SAMPLE, ORIENTATION = 254, 258, 274  # TIFF tags, the last of EXIF too
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEFLATE_MOST = 1032  # bytes that one byte of a PNG's compressed pixels can stand for
-PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+PNG_COLORS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGBA"}
 SHOWN = 5  # files named in a line
 DARK_MAX = 63  # of 255: what the upper 8 bits of 16 hold at most, where 14 are used
 _ONE_AT_A_TIME = Lock()
@@ -63,10 +63,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file
 # What is odd about an image, yet read by the rule stated
 MISNAMED = "are of another format than their names say, and read as what they are"
 FRAMES = "have several frames or pages, of which the first is used"
-TRANSPARENT = "are transparent in places, where the colours beneath are used"
+TRANSPARENT = "are transparent in places, where the colors beneath are used"
 DEEP = "have 16 bits a channel, of which the upper 8 are used"
 DARK = "have 16 bits a channel but use 14 of them at most, so come out dark or black; scale them to the full range"
-CMYK = "are CMYK, turned into RGB without their colour profile"
+CMYK = "are CMYK, turned into RGB without their color profile"
 REMARKS = (MISNAMED, FRAMES, TRANSPARENT, DEEP, DARK, CMYK)
 
 
@@ -79,17 +79,17 @@ class ImageFacts(NamedTuple):
     remarks: tuple[str, ...] = ()  # of REMARKS
 
 
-class Noted(NamedTuple):
+class ExpectedChecksum(NamedTuple):
     """The sha256 that a file must have, hexadecimal, and the stage that noted it."""
 
     checksum: str
     stage: str
 
 
-def read_image(path: str | Path, *, noted: Noted | None = None) -> np.ndarray:
+def read_image(path: str | Path, *, noted: ExpectedChecksum | None = None) -> np.ndarray:
     """Read an image -> uint8 (H, W, 3) RGB.
 
-    Turned as its EXIF orientation says; grey, CMYK, palette and 16-bit pictures become RGB of 8 bits, transparency is
+    Turned as its EXIF orientation says; gray, CMYK, palette and 16-bit pictures become RGB of 8 bits, transparency is
     dropped, and of several frames or pages the first is read.
     Raises InputError if there is no readable image at `path`, or not the one that was `noted`.
     """
@@ -101,39 +101,39 @@ def read_image(path: str | Path, *, noted: Noted | None = None) -> np.ndarray:
         return np.ascontiguousarray(pixels)
 
 
-def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: Noted | None = None) -> np.ndarray:
-    """Read a label map -> uint8 (H, W), from a palette PNG (its indices; colours play no part) or an 8-bit grey PNG.
+def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: ExpectedChecksum | None = None) -> np.ndarray:
+    """Read a label map -> uint8 (H, W), from a palette PNG (its indices; colors play no part) or an 8-bit gray PNG.
 
     Turned as its EXIF orientation says, as its image is.
-    Raises InputError for anything else, RGB above all: what its colours mean is not in the file. With `pixels_max`, a
+    Raises InputError for anything else, RGB above all: what its colors mean is not in the file. With `pixels_max`, a
     larger one is refused before it is decoded; so is a file that is not the one `noted`.
     """
     return mask_from(read_bytes(path), path, pixels_max=pixels_max, noted=noted)
 
 
 def mask_from(
-    data: bytes, path: str | Path, *, pixels_max: int | None = None, noted: Noted | None = None
+    data: bytes, path: str | Path, *, pixels_max: int | None = None, noted: ExpectedChecksum | None = None
 ) -> np.ndarray:
     """The label map in the bytes of a file, which errors call `path`; see `read_mask`."""
     _refuse_changed(data, path, noted)
     if not data.startswith(PNG_SIGNATURE):
-        raise InputError(f"{path}: no PNG; a mask must be a palette or 8-bit grey PNG")
-    depth, colour = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
-    if colour != 3 and (colour, depth) != (0, 8):
-        kind = f"{depth}-bit {PNG_COLOURS.get(colour, 'unknown')}"
-        raise InputError(f"{path}: {kind} PNG; a mask must be a palette or 8-bit grey PNG whose values are classes")
+        raise InputError(f"{path}: no PNG; a mask must be a palette or 8-bit gray PNG")
+    depth, color = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
+    if color != 3 and (color, depth) != (0, 8):
+        kind = f"{depth}-bit {PNG_COLORS.get(color, 'unknown')}"
+        raise InputError(f"{path}: {kind} PNG; a mask must be a palette or 8-bit gray PNG whose values are classes")
     width, height = _png_size(data)
     if pixels_max is not None and width * height > pixels_max:
         raise InputError(f"{path}: {width} x {height} pixels; expected at most {pixels_max:,} (data.pixels_max)")
     return _decode_png(data, path)
 
 
-def read_grey(path: str | Path) -> np.ndarray:
-    """Read a grey PNG of 8 or 16 bits -> uint8 or uint16 (H, W). Raises InputError for anything else."""
+def read_gray(path: str | Path) -> np.ndarray:
+    """Read a gray PNG of 8 or 16 bits -> uint8 or uint16 (H, W). Raises InputError for anything else."""
     data = read_bytes(path)
-    depth, colour = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
-    if not data.startswith(PNG_SIGNATURE) or colour != 0 or depth not in (8, 16):
-        raise InputError(f"{path}: expected a grey PNG of 8 or 16 bits")
+    depth, color = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
+    if not data.startswith(PNG_SIGNATURE) or color != 0 or depth not in (8, 16):
+        raise InputError(f"{path}: expected a gray PNG of 8 or 16 bits")
     return _decode_png(data, path).astype(np.uint8 if depth == 8 else np.uint16)
 
 
@@ -179,7 +179,7 @@ def files_left_out(names: Iterable[str]) -> list[str]:
     return lines
 
 
-def shrunk(image: np.ndarray, max_side: int | None) -> np.ndarray:
+def limit_side(image: np.ndarray, max_side: int | None) -> np.ndarray:
     """The image (H, W, 3), or, if its longer side is more than `max_side`, scaled down to that (mean of the areas)."""
     height, width = image.shape[:2]
     if max_side is None or max(height, width) <= max_side:
@@ -205,7 +205,7 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: {error.strerror or error}; expected a file") from None
 
 
-def read_bytes(path: str | Path, noted: Noted | None = None) -> bytes:
+def read_bytes(path: str | Path, noted: ExpectedChecksum | None = None) -> bytes:
     """The bytes of a file. Raises InputError if it is none, empty, or not the one `noted`."""
     with _opened(path) as file:
         data = file.read()
@@ -213,7 +213,7 @@ def read_bytes(path: str | Path, noted: Noted | None = None) -> bytes:
     return data
 
 
-def _refuse_changed(data: bytes, path: str | Path, noted: Noted | None) -> None:
+def _refuse_changed(data: bytes, path: str | Path, noted: ExpectedChecksum | None) -> None:
     if noted is not None and (found := hashlib.sha256(data).hexdigest()) != noted.checksum:
         raise InputError(
             f"{path}: damaged, or changed since the stage `{noted.stage}` (sha256 {found[:12]}..., expected "

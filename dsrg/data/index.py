@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dsrg.data.ids import id_fault
-from dsrg.data.images import Noted, read_image, read_mask, shrunk
+from dsrg.data.images import ExpectedChecksum, limit_side, read_image, read_mask
 from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
-from dsrg.files import opened_text, whole_file
+from dsrg.files import atomic_file, opened_text
 
 SPLITS = ("train", "val")
 INDEX_COLUMNS = ["id", "split", "path", "width", "height", "tags", "sha256"]
@@ -54,11 +54,11 @@ class Index:
 
         Raises InputError unless it is the file that `prepare` checked.
         """
-        return shrunk(read_image(root / self.paths[row], noted=self.noted(row)), self.max_side)
+        return limit_side(read_image(root / self.paths[row], noted=self.noted(row)), self.max_side)
 
-    def noted(self, row: int) -> Noted:
+    def noted(self, row: int) -> ExpectedChecksum:
         """The checksum of a row's image file."""
-        return Noted(self.checksums[row], "prepare")
+        return ExpectedChecksum(self.checksums[row], "prepare")
 
     def split(self, name: str) -> "Index":
         """The images of one split, "train" or "val", in the same order."""
@@ -85,7 +85,7 @@ class GroundTruth(NamedTuple):
 
     def labels(self, folder: Path) -> np.ndarray:
         """The label map, uint8 (H, W), in the folder of masks. Raises InputError unless it is what `prepare` kept."""
-        return read_mask(folder / self.mask, noted=Noted(self.checksum, "prepare"))
+        return read_mask(folder / self.mask, noted=ExpectedChecksum(self.checksum, "prepare"))
 
 
 class Masks:
@@ -168,7 +168,7 @@ def _path_faults(path: str) -> Iterable[str]:
 
 
 def _write_csv(path: str | Path, columns: list[str], rows: Iterable[Iterable]) -> None:
-    with whole_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with atomic_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Label maps as palette PNGs in VOC's colours: the pixels hold class numbers, a viewer shows colours."""
+"""Label maps as palette PNGs in VOC's colors: the pixels hold class numbers, a viewer shows colors."""
 
 import zlib
 from io import BytesIO
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def voc_palette() -> NDArray[np.uint8]:
-    """The PASCAL VOC colour map -> uint8 (256, 3) RGB.
+    """The PASCAL VOC color map -> uint8 (256, 3) RGB.
 
     The bits of an index, three at a time from the lowest, become the highest bits of R, G and B: 0 is black,
     1 (128, 0, 0), 2 (0, 128, 0), ... and 255, unlabelled, (224, 224, 192).

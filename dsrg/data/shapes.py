@@ -1,9 +1,9 @@
 """The demo set: drawn creatures, a small model of weakly supervised segmentation that needs no download.
 
 What makes the real problem hard is drawn in on purpose. All creatures share one family of bodies; only the *head* tells
-the class, by its shape, its pattern and, as far as `hue_spread` lets it, its colour. A classifier trained on tags
+the class, by its shape, its pattern and, as far as `hue_spread` lets it, its color. A classifier trained on tags
 therefore looks at heads alone, and the segmenter has to learn that the smooth, outlined body belongs to the head at its
-end. A body's muted colour hints at the class only as far as `coat_spread` lets it; backgrounds and clutter are drawn
+end. A body's muted color hints at the class only as far as `coat_spread` lets it; backgrounds and clutter are drawn
 without knowing the class. Heads alone are vivid, so that a small network finds them within some hundred steps.
 
 Every picture is a pure function of (seed, split, number): a larger set begins with the smaller one.
@@ -22,7 +22,7 @@ from numpy.random import Generator
 from dsrg.data.classes import read_classes, write_classes
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
-from dsrg.files import whole_folder
+from dsrg.files import atomic_folder
 from dsrg.params import Shapes
 
 SPLITS = ("train", "val")
@@ -45,7 +45,7 @@ DARK, LIGHT = 0, 1
 class Creature(NamedTuple):
     """One drawn creature on its own little canvas, cut to fit."""
 
-    rgb: np.ndarray  # uint8 (h, w, 3), of its outline's colour outside
+    rgb: np.ndarray  # uint8 (h, w, 3), of its outline's color outside
     alpha: np.ndarray  # uint8 (h, w), 255 inside
     head: np.ndarray  # bool (h, w), its head alone
 
@@ -127,17 +127,17 @@ CLASSES = tuple(HEADS)
 
 
 def _hsv(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
-    """The RGB colour of a hue in degrees, a saturation and a value in 0..255."""
+    """The RGB color of a hue in degrees, a saturation and a value in 0..255."""
     hsv = np.array([[[hue % 360 / 2, saturation, value]]], np.uint8)
     return tuple(int(c) for c in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0])
 
 
-def _fill(canvas: np.ndarray, polygon: Polygon, colour: int | tuple[int, int, int]) -> None:
-    cv2.fillPoly(canvas, [np.round(polygon * 16).astype(np.int32)], colour, cv2.LINE_8, 4)
+def _fill(canvas: np.ndarray, polygon: Polygon, color: int | tuple[int, int, int]) -> None:
+    cv2.fillPoly(canvas, [np.round(polygon * 16).astype(np.int32)], color, cv2.LINE_8, 4)
 
 
-def _stroke(canvas: np.ndarray, points: Polygon, width: float, colour: int) -> None:
-    cv2.polylines(canvas, [np.round(points * 16).astype(np.int32)], False, colour, max(1, round(width)), cv2.LINE_8, 4)
+def _stroke(canvas: np.ndarray, points: Polygon, width: float, color: int) -> None:
+    cv2.polylines(canvas, [np.round(points * 16).astype(np.int32)], False, color, max(1, round(width)), cv2.LINE_8, 4)
 
 
 def _direction(angle: float) -> np.ndarray:
@@ -173,13 +173,13 @@ def _draw_body(
     return spine[-1] + 0.6 * radius[-1] * _direction(facing), facing
 
 
-def _shade(mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+def _shade(mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
     """A smooth, rounded look: lighter where it is thick, darker below, a dark outline -> uint8 (h, w, 3)."""
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     downwards = np.linspace(-0.06, 0.06, len(mask), dtype=np.float32)[:, None]
     light = 0.85 + 0.2 * np.sqrt(depth / max(depth.max(), 1.0)) - downwards
     light = np.where(depth > 1.2 * SUPERSAMPLING, light, np.float32(0.35))
-    return np.minimum(light[:, :, None] * np.array(colour, np.float32), 255).astype(np.uint8)
+    return np.minimum(light[:, :, None] * np.array(color, np.float32), 255).astype(np.uint8)
 
 
 def _draw_creature(rng: Generator, class_id: int, *, length: float, hue_spread: float, coat_spread: float) -> Creature:
@@ -262,10 +262,10 @@ def _draw_clutter(rng: Generator, image: np.ndarray) -> None:
     else:
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 6)))
         _fill(layer, centre + size * np.stack([np.cos(angles), np.sin(angles)], axis=1), 255)
-    colour = np.array(_hsv(rng.uniform(0, 360), rng.uniform(0, 110), rng.uniform(40, 240)))
+    color = np.array(_hsv(rng.uniform(0, 360), rng.uniform(0, 110), rng.uniform(40, 240)))
     opacity = rng.uniform(0.5, 0.95)
     painted = layer > 0
-    image[painted] = np.round((1 - opacity) * image[painted] + opacity * colour).astype(np.uint8)
+    image[painted] = np.round((1 - opacity) * image[painted] + opacity * color).astype(np.uint8)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def draw_dataset(root: Path, shapes: Shapes) -> None:
     """
     if not _may_be_replaced(root):
         raise InputError(f"{root}: not a drawn set, and not empty; name a new folder, or delete this one yourself")
-    with whole_folder(root) as new:
+    with atomic_folder(root) as new:
         for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
             (new / folder).mkdir(parents=True)
         write_classes(new / "classes.txt", list(CLASSES))

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from dsrg.data.check import Checked, Record, Scan, check_records
+from dsrg.data.check import Record, Scan, ValidatedData, check_records
 from dsrg.data.coco import scan_coco
 from dsrg.data.folder import scan_folder
 from dsrg.data.voc import scan_voc
@@ -14,7 +14,7 @@ SOURCES = ("voc", "folder", "coco")
 
 def read_source(
     root: Path, *, pixels_max: int, on_bad: str, untagged: str, masks_to: Path | None = None, **layout: object
-) -> tuple[list[str], Checked]:
+) -> tuple[list[str], ValidatedData]:
     """`scan` and `check_records` in one: the classes, and the data under `root` once it may be trusted.
 
     Keywords are params `data`, without its root and size. Raises InputError with all that is wrong.

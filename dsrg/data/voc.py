@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dsrg.data.check import Fault, Record, Scan, check_records, tag_faults
+from dsrg.data.check import ImageProblem, Record, Scan, check_records, tag_faults
 from dsrg.data.classes import VOC_CLASSES, read_classes
-from dsrg.data.ids import Listed, id_fault, id_problems
+from dsrg.data.ids import ListEntry, id_fault, id_problems
 from dsrg.data.images import ENDINGS, HOW_TO_READ
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.files import read_text, readable
+from dsrg.files import human_bytes, read_text
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Segmentation")
 ANNOTATION_MAX = 16 * 1024**2  # bytes; VOC's own have less than 20,000, and reading one takes 20 times its size
@@ -39,7 +39,7 @@ def scan_voc(root: str | Path, *, train: str, val: str | None) -> Scan:
     except InputError as error:
         return Scan(root, [], [], error.problems)
 
-    listed: list[Listed] = []
+    listed: list[ListEntry] = []
     for split, name in {"train": train, "val": val}.items():
         if name is None:
             continue
@@ -58,7 +58,7 @@ def scan_voc(root: str | Path, *, train: str, val: str | None) -> Scan:
         try:
             tags[image_id] = _read_tags(_annotation(root, image_id))
         except InputError as error:
-            faults += [Fault(image_id, problem) for problem in error.problems]
+            faults += [ImageProblem(image_id, problem) for problem in error.problems]
     faults += tag_faults(((i, str(_annotation(root, i)), names) for i, names in tags.items()), classes)
 
     records = [
@@ -102,25 +102,25 @@ def _layout_problems(root: Path, folders: Iterable[str]) -> list[str]:
     return [f"{folder}: no such folder; {hint} (data.root)" for folder in ([root] if not root.is_dir() else missing)]
 
 
-def _read_list(path: Path, split: str, *, key: str) -> list[Listed]:
+def _read_list(path: Path, split: str, *, key: str) -> list[ListEntry]:
     if not path.is_file():
         others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
         raise InputError(f"{path}: no such list; set {key} to one of those there: {others}")
     lines = enumerate(read_text(path).split("\n"), start=1)
-    listed = [Listed(line.strip(), split, f"{path}:{number}") for number, line in lines if line.strip()]
+    listed = [ListEntry(line.strip(), split, f"{path}:{number}") for number, line in lines if line.strip()]
     if not listed:
         raise InputError(f"{path}: an empty list; expected one image id a line")
     return listed
 
 
-def _image_faults(listed: Iterable[Listed], images: dict[str, list[str]]) -> list[Fault]:
+def _image_faults(listed: Iterable[ListEntry], images: dict[str, list[str]]) -> list[ImageProblem]:
     """Ids that have no image, or several."""
     faults = []
     for entry in listed:
         if len(found := images.get(entry.id, [])) != 1:
             what = f"has {len(found)} images: {', '.join(found)}; keep one" if found else "has no image"
             problem = f"{entry.where}: id {entry.id!r} {what}; expected JPEGImages/{entry.id}.jpg (or .png ...)"
-            faults.append(Fault(entry.id, problem))
+            faults.append(ImageProblem(entry.id, problem))
     return faults
 
 
@@ -153,7 +153,7 @@ def _read_tags(path: Path) -> tuple[str, ...]:
     """Names of the objects in one annotation, each once."""
     try:
         if path.is_file() and path.stat().st_size > ANNOTATION_MAX:
-            raise ValueError(f"more than {readable(ANNOTATION_MAX)}")
+            raise ValueError(f"more than {human_bytes(ANNOTATION_MAX)}")
         annotation = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; each listed image needs an annotation with its tags") from None

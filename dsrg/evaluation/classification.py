@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dsrg.data.index import Index
-from dsrg.inference.preprocess import image_batches, squares
+from dsrg.inference.preprocess import image_batches, warp_to_square
 from dsrg.networks.network import Classifier
 
 
@@ -15,7 +15,7 @@ def tag_scores(classifier: Classifier, index: Index, root: Path, *, size: int, b
     """Scores float (N, C) of every image, as squares of `size` pixels."""
     device = next(classifier.parameters()).device
     batches = image_batches(index, root, batch=batch)
-    return torch.cat([classifier(squares(images, size).to(device)).cpu() for _, images in batches])
+    return torch.cat([classifier(warp_to_square(images, size).to(device)).cpu() for _, images in batches])
 
 
 def mean_average_precision(scores: Tensor, present: Tensor) -> float:

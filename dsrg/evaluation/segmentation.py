@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from dsrg.data.index import Index
 from dsrg.evaluation.scores import Scores, best_and_worst
-from dsrg.inference.label_maps import kept_labels
+from dsrg.inference.label_maps import resumable_labels
 from dsrg.inference.predict import Prediction, predictions
 from dsrg.inference.preprocess import read_images
 from dsrg.networks.network import Segmenter
 from dsrg.params import Predict
-from dsrg.runtime.launcher import Share
+from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.progress import tracked
 
 
@@ -31,7 +31,7 @@ def evaluate_segmenter(
     keep: int = 0,
     ends: int = 0,
     title: str = "evaluate",
-    share: Share | None = None,
+    share: WorkShard | None = None,
 ) -> tuple[Scores, dict[int, NDArray[np.uint8]]]:
     """Scores over all images of the index without and with CRF, and some label maps with it, by the image's row.
 
@@ -49,7 +49,7 @@ def evaluate_segmenter(
     if share is None:
         found = predict(np.arange(len(index)))
     else:
-        found = kept_labels(predict, share, total=len(index), plain=True)
+        found = resumable_labels(predict, share, total=len(index), plain=True)
         if not share.first:
             deque(found, maxlen=0)
             return scores, {}

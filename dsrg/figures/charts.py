@@ -1,4 +1,4 @@
-"""Charts as inline SVG. Colour-blind people can tell the colours apart (Okabe and Ito), and lines have dashes too."""
+"""Charts as inline SVG. Color-blind people can tell the colors apart (Okabe and Ito), and lines have dashes too."""
 
 import math
 from typing import NamedTuple
@@ -26,7 +26,7 @@ def line_chart(
 ) -> Element:
     """Lines over the steps of a training, at most four, with a legend if `named`. size: width and height in pixels.
 
-    Heights start at 0; many steps are brought down to means of neighbours.
+    Heights start at 0; many steps are brought down to means of neighbors.
     """
     width, height = size
     heights = [thinned(line.values) for line in lines]
@@ -76,7 +76,7 @@ def bar(value: float, *, mark: float | None = None) -> Element:
 
 
 def shade(share: float) -> str:
-    """Colours of a table's cell as CSS: the darker the blue, the larger the share in 0..1; white text on dark."""
+    """Colors of a table's cell as CSS: the darker the blue, the larger the share in 0..1; white text on dark."""
     light, dark = np.array([247, 251, 255]), np.array([8, 48, 107])
     red, green, blue = (light + _shown(share) ** 0.7 * (dark - light)).round().astype(int)
     return f"background: rgb({red}, {green}, {blue}); color: {'#fff' if _shown(share) > 0.54 else '#000'}"
@@ -96,7 +96,7 @@ def ticks(highest: float) -> list[float]:
 
 
 def thinned(values: list[float]) -> list[float]:
-    """At most MOST_POINTS values: means of neighbours, equally many each but for the last."""
+    """At most MOST_POINTS values: means of neighbors, equally many each but for the last."""
     every = math.ceil(len(values) / MOST_POINTS)
     return [float(np.mean(values[start : start + every])) for start in range(0, len(values), every or 1)]
 

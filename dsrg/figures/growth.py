@@ -8,19 +8,19 @@ from torch import nn
 from dsrg.artifacts.growth import read_growth
 from dsrg.figures.overlays import overlay, panels, write_picture
 from dsrg.figures.steps import growth_pictures
-from dsrg.files import whole_folder
-from dsrg.training.growth_recorder import GrowthWatch
+from dsrg.files import atomic_folder
+from dsrg.training.growth_recorder import GrowthRecorder
 
 
-def write_growth(watch: GrowthWatch, network: nn.Module, *, maps: Path, strips: Path) -> None:
+def write_growth(watch: GrowthRecorder, network: nn.Module, *, maps: Path, strips: Path) -> None:
     """Move what was watched to maps/ID/STEP.png (label maps on the grid) and draw strips/ID.png.
 
     A strip ends with the prediction of the trained network.
     """
-    with whole_folder(maps) as folder:
+    with atomic_folder(maps) as folder:
         if watch.folder.is_dir():
             shutil.copytree(watch.folder, folder, dirs_exist_ok=True)
-    with whole_folder(strips) as folder:
+    with atomic_folder(strips) as folder:
         everything = zip(watch.ids, watch.pictures, watch.seeds, watch.predicted(network), strict=True)
         for image_id, image, seeds, labels in everything:
             pictures = growth_pictures(image, seeds=seeds, grown=read_growth(maps, image_id))

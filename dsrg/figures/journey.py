@@ -6,7 +6,7 @@ from dsrg.artifacts.growth import read_growth
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.classes import read_classes
-from dsrg.data.images import shrunk
+from dsrg.data.images import limit_side
 from dsrg.data.index import read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.overlays import SIDE, overlay, panels, stacked, write_picture
@@ -27,9 +27,9 @@ def draw_journey(image_id: str, out: Path, project: Project) -> None:
         raise InputError(f"{image_id}: no such image in {paths.index}")
     row = index.ids.index(image_id)
     whole = index.image(row, root=project.data_root)
-    image = shrunk(whole, SIDE)
+    image = limit_side(whole, SIDE)
 
-    segmenter, model = load_segmenter(paths.retrain, made_by="retrain")
+    segmenter, model = load_segmenter(paths.retrain, stage_name="retrain")
     wanted = {"size": model.size, "kernel": params.crf.test.model_dump()}
     ((labels, *_),) = predictions(segmenter, [whole], None, params.evaluate, **wanted)
     results = [("prediction", overlay(image, labels))]
@@ -42,6 +42,6 @@ def draw_journey(image_id: str, out: Path, project: Project) -> None:
         labels, (saliency, cams) = seeds.in_order([image_id])[0], seeds.maps(image_id)
         first = seed_pictures(image, cams=cams, saliency=saliency, seeds=labels, classes=classes)
         growth = growth_pictures(image, seeds=labels, grown=read_growth(paths.growth, image_id))[1:]
-        (pseudo,) = LabelFolder(paths.pseudo_labels, [image_id], made_by="make_pseudo_labels")
+        (pseudo,) = LabelFolder(paths.pseudo_labels, [image_id], stage_name="make_pseudo_labels")
         rows = [first, [*growth, ("pseudo label", overlay(image, pseudo)), *results]]
     write_picture(out, stacked([panels(row, height=200) for row in rows]))

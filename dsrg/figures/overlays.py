@@ -7,24 +7,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.data.images import shrunk
+from dsrg.data.images import limit_side
 from dsrg.data.index import Index
 from dsrg.data.palette import voc_palette
-from dsrg.files import whole_file, whole_folder
+from dsrg.files import atomic_file, atomic_folder
 from dsrg.method.grid import UNLABELLED
 
 CAPTION = 18  # pixels above a panel
 GAP = 4
-SIDE = 1024  # pixels that an image is drawn on at most: at 8000 x 6000 its colours would take gigabytes
+SIDE = 1024  # pixels that an image is drawn on at most: at 8000 x 6000 its colors would take gigabytes
 WIDEST = 4  # times as wide as high: a picture of 3 x 2000 pixels would fill a hall
 
 
 def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8], *, opacity: float = 0.6) -> NDArray[np.uint8]:
-    """Class colours over the image (H, W, 3): classes get an outline, background is darkened, 255 stays as it is."""
+    """Class colors over the image (H, W, 3): classes get an outline, background is darkened, 255 stays as it is."""
     labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    colours = voc_palette()[labels]
+    colors = voc_palette()[labels]
     known = labels != UNLABELLED
-    mixed = np.where(known[..., None], (1 - opacity) * image + opacity * colours, image).astype(np.uint8)
+    mixed = np.where(known[..., None], (1 - opacity) * image + opacity * colors, image).astype(np.uint8)
     edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     mixed[edges & known] = 255
     return mixed
@@ -64,9 +64,9 @@ def write_label_overlays(
 
     label_maps: of the index's first images, in order.
     """
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for row, (image_id, *own) in enumerate(zip(index.ids, *label_maps.values(), strict=False)):
-            image = shrunk(index.image(row, root=root), SIDE)
+            image = limit_side(index.image(row, root=root), SIDE)
             drawn = [(caption, overlay(image, labels)) for caption, labels in zip(label_maps, own, strict=True)]
             write_picture(temporary / f"{image_id}.png", panels([(image_id, image), *drawn]))
 
@@ -74,5 +74,5 @@ def write_label_overlays(
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """RGB uint8 (H, W, 3) to PNG, whole or not at all."""
     _, png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(png)

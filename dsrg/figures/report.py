@@ -19,13 +19,13 @@ from dsrg.figures.charts import Line, bar, legend, line_chart, shade
 from dsrg.figures.markup import document, element, html, picture, table, wide
 from dsrg.files import read_text
 
-RUNGS = {
+SCORE_ROWS = {
     ("dsrg", "miou"): "DSRG",
     ("dsrg", "miou_crf"): "DSRG + CRF",
     ("retrain", "miou"): "retrained",
     ("retrain", "miou_crf"): "retrained + CRF",
 }
-ENDS = 6  # best and worst images, each
+BEST_WORST_COUNT = 6  # best and worst images, each
 STRIPS = 3  # images whose growth is shown
 MATRIX_MOST = 40  # classes in the confusion matrix; with more, a list says more
 PREDICTED = ("background", "tagged", "absent")  # curves of what the network predicts
@@ -117,7 +117,7 @@ def _section(title: str, *children: Element | str | None) -> Element:
 
 def _ladder(scores: dict) -> list[Element]:
     rows, before = [], math.nan
-    for (network, name), title in RUNGS.items():
+    for (network, name), title in SCORE_ROWS.items():
         values = scores[network]
         miou, accuracy = (_number(values[key]) for key in (name, name.replace("miou", "pixel_accuracy")))
         gain = f"{100 * (miou - before):+.1f}" if math.isfinite(miou - before) else ""
@@ -136,8 +136,8 @@ def _per_class(rows: list[dict], classes: list[str]) -> list[Element]:
     for row in rows:
         values = [_number(row[column]) for column in columns]
         lines.append([_name(row["class"], classes), bar(values[0], mark=values[-1]), *map(_percent, values)])
-    header = ["class", "", *reversed(RUNGS.values())]
-    remark = "Bar: retrained + CRF; mark: DSRG alone. The colours are those of the overlays."
+    header = ["class", "", *reversed(SCORE_ROWS.values())]
+    remark = "Bar: retrained + CRF; mark: DSRG alone. The colors are those of the overlays."
     return [element("p", remark), table(header, lines, class_="bars")]
 
 
@@ -175,7 +175,7 @@ def _ends(rows: list[dict], folder: Path) -> list[Element]:
             "classes in mask or prediction.",
         )
     ]
-    for title, ids in (("Best", ranked[:ENDS]), ("Worst", ranked[::-1][:ENDS])):
+    for title, ids in (("Best", ranked[:BEST_WORST_COUNT]), ("Worst", ranked[::-1][:BEST_WORST_COUNT])):
         figures = [
             element(
                 "figure",

@@ -7,7 +7,7 @@ from dsrg.data.index import Index
 from dsrg.evaluation.seed_statistics import ImageCount, best_worst_random
 from dsrg.figures.overlays import captioned, overlay, panels, stacked, write_picture
 from dsrg.figures.steps import seed_pictures
-from dsrg.files import whole_folder
+from dsrg.files import atomic_folder
 
 SHEET_ROWS, SHEET_COLUMNS = 2, 5  # of each kind of images on the contact sheet
 
@@ -16,7 +16,7 @@ def write_seed_overlays(
     folder: Path, seeds: Seeds, index: Index, root: Path, *, classes: list[str], count: int
 ) -> None:
     """folder/ID.png of the first `count` images: image, activation maps and saliency where known, seeds."""
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for row in range(min(count, len(index))):
             image_id, image = index.ids[row], index.image(row, root=root)
             saliency, cams = seeds.maps(image_id)

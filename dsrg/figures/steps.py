@@ -11,11 +11,11 @@ Captioned = tuple[str, Picture]
 
 
 def heat(image: Picture, values: NDArray[np.floating]) -> Picture:
-    """A map in 0..1 of any size over the image in greys: dark blue = 0, yellow = 1."""
+    """A map in 0..1 of any size over the image in grays: dark blue = 0, yellow = 1."""
     values = cv2.resize(values.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap((values.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(grey, 0.35, np.ascontiguousarray(colours), 0.65, 0)
+    colors = cv2.applyColorMap((values.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(gray, 0.35, np.ascontiguousarray(colors), 0.65, 0)
 
 
 def seed_pictures(

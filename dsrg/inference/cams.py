@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsrg.artifacts.model_file import built, load_model
-from dsrg.inference.preprocess import scaled_side, squares
+from dsrg.inference.preprocess import scaled_side, warp_to_square
 from dsrg.method.grid import grid_size
-from dsrg.method.seeds import normalise_cams
+from dsrg.method.seeds import normalize_cams
 from dsrg.networks.network import Classifier, corner_aligned
 
 
-def load_classifier(path: Path, *, made_by: str, classes: list[str] | None = None) -> Classifier:
+def load_classifier(path: Path, *, stage_name: str, classes: list[str] | None = None) -> Classifier:
     """A classifier ready to use, on the GPU where there is one; see `load_model`."""
-    model = load_model(path, kind="classifier", made_by=made_by, classes=classes)
-    classifier = built(Classifier, model, path=path, made_by=made_by)
+    model = load_model(path, kind="classifier", stage_name=stage_name, classes=classes)
+    classifier = built(Classifier, model, path=path, stage_name=stage_name)
     return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -31,13 +31,13 @@ def activation_maps(
         images: uint8 (H, W, 3) RGB of any sizes; each is warped to a square of scale * size pixels.
 
     Returns:
-        float (B, C, h, w) with h = w = grid of `size`, >= 0, not normalised.
+        float (B, C, h, w) with h = w = grid of `size`, >= 0, not normalized.
     """
     grid = grid_size(size)
     total = 0
     for scale in scales:
         side = scaled_side(size, scale)
-        batch = squares(images, side).to(next(classifier.parameters()).device)
+        batch = warp_to_square(images, side).to(next(classifier.parameters()).device)
         for mirrored in [False, True] if flip else [False]:
             maps = classifier.maps(batch.flip(3) if mirrored else batch).clamp(min=0)
             maps = corner_aligned(maps, stride=classifier.output_stride, height=side, width=side)
@@ -51,4 +51,4 @@ def stored_cams(maps: Tensor, present: Tensor) -> Tensor:
 
     maps: float (B, C, h, w), on any device; present: bool (B, C+1) -> float32 (B, C, h, w), untagged classes 0.
     """
-    return (normalise_cams(maps.cpu()) * present[:, 1:, None, None]).half().float()
+    return (normalize_cams(maps.cpu()) * present[:, 1:, None, None]).half().float()

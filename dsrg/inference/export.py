@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrg.errors import InputError
-from dsrg.files import whole_file
+from dsrg.files import atomic_file
 from dsrg.inference.preprocess import scaled_side
 from dsrg.params import Predict
 
@@ -67,7 +67,7 @@ def export(deployed: Deployed, path: Path, *, form: str) -> list[tuple[int, int]
     sizes = [tuple(size) for size in np.random.default_rng(0).integers(17, 400, (CHECKED_SIZES, 2)).tolist()]
     example = torch.randint(0, 256, (2, 3, 97, 131), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     shapes = {INPUT: {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}}
-    with whole_file(path) as temporary, torch.no_grad(), warnings.catch_warnings():
+    with atomic_file(path) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(deployed, (example,), dynamic_shapes=shapes)
         if form == "torch":

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dsrg.inference.preprocess import squares
+from dsrg.inference.preprocess import warp_to_square
 from dsrg.method.grid import grid_size
 from dsrg.networks.network import Classifier
 
@@ -25,7 +25,7 @@ def gradient_saliency(classifier: Classifier, images: list[NDArray], *, size: in
     Returns:
         float32 (B, h, w), 0..1, with h = w = grid of `size`, on the classifier's device.
     """
-    batch = squares(images, size).to(next(classifier.parameters()).device)
+    batch = warp_to_square(images, size).to(next(classifier.parameters()).device)
     gradient = score_gradient(classifier, batch, grid=grid_size(size))
     return shares_below(median3x3(gradient.abs().amax(dim=1)))
 
@@ -37,7 +37,7 @@ def score_gradient(classifier: Classifier, images: Tensor, *, grid: int) -> Tens
     """
     layers = classifier.backbone.children()
     with torch.no_grad():
-        features = classifier.normalise(images)
+        features = classifier.normalize(images)
         for layer in layers:
             features = layer(features)
             if _convolves(layer) and features.shape[2:] == (grid, grid):
@@ -52,7 +52,7 @@ def score_gradient(classifier: Classifier, images: Tensor, *, grid: int) -> Tens
 
 
 def median3x3(maps: Tensor) -> Tensor:
-    """Median of each pixel's 3x3 neighbourhood, the edge repeated beyond it: float (B, h, w) -> float (B, h, w)."""
+    """Median of each pixel's 3x3 neighborhood, the edge repeated beyond it: float (B, h, w) -> float (B, h, w)."""
     padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate")
     windows = F.unfold(padded, 3)
     # by sorting, because torch's median is not deterministic on GPUs

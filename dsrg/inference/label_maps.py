@@ -14,7 +14,7 @@ from dsrg.data.palette import label_png
 from dsrg.inference.predict import Prediction, predictions
 from dsrg.inference.preprocess import read_images
 from dsrg.params import Predict
-from dsrg.runtime.launcher import Share
+from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import Item, kept
 from dsrg.runtime.workers import threaded_map
 
@@ -58,8 +58,8 @@ def predicted_labels(
     return predictions(segmenter, read_images(index, root), present, Predict(**views), **wanted)
 
 
-def kept_labels(
-    predict: Callable[[NDArray[np.int64]], Iterable[Prediction]], share: Share, *, total: int, plain: bool = False
+def resumable_labels(
+    predict: Callable[[NDArray[np.int64]], Iterable[Prediction]], share: WorkShard, *, total: int, plain: bool = False
 ) -> Iterator[Labelled]:
     """Label maps of the images 0..total-1, in order, those that are kept already not predicted again, see `kept`.
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrg.artifacts.model_file import Model, built, load_model
-from dsrg.data.images import shrunk
-from dsrg.inference.preprocess import native, scaled_side, squares
+from dsrg.data.images import limit_side
+from dsrg.inference.preprocess import native, scaled_side, warp_to_square
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.grid import UNLABELLED
@@ -26,7 +26,7 @@ from dsrg.params import Predict
 from dsrg.runtime import workers
 
 
-class Opinion(NamedTuple):
+class ImageLogits(NamedTuple):
     """What a network makes of an image uint8 (h, w, 3): scores float (K, h, w) of the classes in question.
 
     present: bool (C+1,), which K of them these are; shape: (H, W) of the whole image, of which this may be a small one.
@@ -50,15 +50,15 @@ class Prediction(NamedTuple):
     probs: NDArray[np.float32] | None
 
 
-def load_segmenter(path: Path, *, made_by: str, classes: list[str] | None = None) -> tuple[Segmenter, Model]:
+def load_segmenter(path: Path, *, stage_name: str, classes: list[str] | None = None) -> tuple[Segmenter, Model]:
     """A segmenter ready to predict, on the GPU where there is one, and the file it comes from; see `load_model`."""
-    model = load_model(path, kind="segmenter", made_by=made_by, classes=classes)
-    segmenter = built(Segmenter, model, path=path, made_by=made_by)
+    model = load_model(path, kind="segmenter", stage_name=stage_name, classes=classes)
+    segmenter = built(Segmenter, model, path=path, stage_name=stage_name)
     return segmenter.eval().to("cuda" if torch.cuda.is_available() else "cpu"), model
 
 
 @torch.inference_mode()
-def class_grids(
+def multiscale_logits(
     segmenter: nn.Module, images: list[NDArray[np.uint8]], settings: Predict, *, size: int
 ) -> Iterator[list[Tensor]]:
     """Each image's logits on the network's grid, float (C+1, h, w) a scale, in order.
@@ -71,12 +71,12 @@ def class_grids(
         views = ([native(image, scale) for scale in settings.scales] for image in images)
         yield from ([_grid(segmenter, view, flip=settings.flip)[0] for view in own] for own in views)
     else:
-        batches = (squares(images, scaled_side(size, scale)) for scale in settings.scales)
+        batches = (warp_to_square(images, scaled_side(size, scale)) for scale in settings.scales)
         yield from map(list, zip(*[_grid(segmenter, batch, flip=settings.flip) for batch in batches], strict=True))
 
 
 @torch.inference_mode()
-def merged_scores(grids: list[Tensor], shape: tuple[int, int], settings: Predict) -> Tensor:
+def merge_scales(grids: list[Tensor], shape: tuple[int, int], settings: Predict) -> Tensor:
     """Logits float (K, H, W) of an image of this shape, from those on the grids (K, h, w) of its scales.
 
     They are brought to the image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as
@@ -124,7 +124,7 @@ def _rows(grids: list[Tensor], wanted: NDArray[np.bool_]) -> list[Tensor]:
     return [grid[np.flatnonzero(wanted).tolist()] for grid in grids]
 
 
-def opinions(
+def predict_logits(
     segmenter: nn.Module,
     images: Iterable[NDArray[np.uint8]],
     present: NDArray[np.bool_] | None,
@@ -133,7 +133,7 @@ def opinions(
     size: int,
     batch: int = 8,
     labels_only: bool = False,
-) -> Iterator[Opinion]:
+) -> Iterator[ImageLogits]:
     """The opinion of any number of images, `batch` of which are in the network at once, in order.
 
     present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all. With
@@ -142,11 +142,11 @@ def opinions(
     out of `images`, one at a time, while the network works.
     """
     rows = repeat(None) if present is None else iter(present)
-    sized = ((image.shape[:2], shrunk(image, settings.max_side)) for image in images)  # one large image at a time
+    sized = ((image.shape[:2], limit_side(image, settings.max_side)) for image in images)  # one large image at a time
     sized = workers.ahead(sized, most=batch)
     while taken := list(islice(sized, batch)):
         shapes, group = zip(*taken, strict=True)
-        found = class_grids(segmenter, list(group), settings, size=size)
+        found = multiscale_logits(segmenter, list(group), settings, size=size)
         for shape, image, grids in zip(shapes, group, found, strict=True):
             known = next(rows)
             known = np.ones(len(grids[0]), bool) if known is None else known.copy()
@@ -154,10 +154,10 @@ def opinions(
             if labels_only and settings.pooled_prior is None:
                 winning = contenders(grids).cpu().numpy()
                 known[known], grids = winning, _rows(grids, winning)
-            scores = merged_scores(grids, image.shape[:2], settings)
+            scores = merge_scales(grids, image.shape[:2], settings)
             if settings.pooled_prior is not None:
                 scores = scores + image_prior(scores, sharpness=settings.pooled_prior)[:, None, None]
-            yield Opinion(image, known, scores, shape)
+            yield ImageLogits(image, known, scores, shape)
 
 
 def predictions(
@@ -172,14 +172,14 @@ def predictions(
     unsure_below: float = 0.0,
     probabilities: bool = False,
 ) -> Iterator[Prediction]:
-    """What the network's `opinions` come to, see `decided`; in order."""
+    """What the network's `predict_logits` come to, see `postprocess`; in order."""
     labels_only = kernel is None and not unsure_below and not probabilities
-    found = opinions(segmenter, images, present, settings, size=size, batch=batch, labels_only=labels_only)
-    return decided(found, kernel=kernel, unsure_below=unsure_below, probabilities=probabilities)
+    found = predict_logits(segmenter, images, present, settings, size=size, batch=batch, labels_only=labels_only)
+    return postprocess(found, kernel=kernel, unsure_below=unsure_below, probabilities=probabilities)
 
 
-def decided(
-    found: Iterable[Opinion], *, kernel: dict | None, unsure_below: float = 0.0, probabilities: bool = False
+def postprocess(
+    found: Iterable[ImageLogits], *, kernel: dict | None, unsure_below: float = 0.0, probabilities: bool = False
 ) -> Iterator[Prediction]:
     """The most probable of the classes in question at each pixel, after the fully connected CRF if there is a kernel.
 

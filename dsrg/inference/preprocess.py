@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsrg.data.batches import WHOLE, cut_image
+from dsrg.data.batches import WHOLE, crop_and_resize
 from dsrg.data.index import Index
 from dsrg.method.grid import STRIDE, nearest_side, pixels_of
 
@@ -19,21 +19,21 @@ def scaled_side(size: int, scale: float) -> int:
     return nearest_side(scale * size)
 
 
-def squares(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
+def warp_to_square(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
     """uint8 (H, W, 3) of any sizes -> uint8 (B, 3, side, side)."""
-    cut = np.stack([cut_image(image, WHOLE, size=side) for image in images])
+    cut = np.stack([crop_and_resize(image, WHOLE, size=side) for image in images])
     return torch.from_numpy(cut.transpose(0, 3, 1, 2).copy())
 
 
 def cells(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) -> uint8 (grid, grid, 3), the pixels of its square that the grid's cells stand for."""
-    return cut_image(image, WHOLE, size=pixels_of(grid))[::STRIDE, ::STRIDE]
+    return crop_and_resize(image, WHOLE, size=pixels_of(grid))[::STRIDE, ::STRIDE]
 
 
 def native(image: NDArray[np.uint8], scale: float) -> Tensor:
     """uint8 (H, W, 3) -> uint8 (1, 3, h, w), scale times its own size, each side the nearest 8k+1 (at least 9)."""
     size = tuple(max(9, scaled_side(side, scale)) for side in image.shape[:2])
-    return torch.from_numpy(cut_image(image, WHOLE, size=size).transpose(2, 0, 1).copy())[None]
+    return torch.from_numpy(crop_and_resize(image, WHOLE, size=size).transpose(2, 0, 1).copy())[None]
 
 
 def read_images(index: Index, root: Path) -> Iterator[NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dsrg.artifacts.cues import Cues, read_cues
 from dsrg.artifacts.seeds_h5 import SeedRow
-from dsrg.data.images import Noted, read_grey, read_image, shrunk
+from dsrg.data.images import ExpectedChecksum, limit_side, read_gray, read_image
 from dsrg.data.index import Index
 from dsrg.data.points import Points, read_points
 from dsrg.errors import InputError
@@ -33,28 +33,28 @@ from dsrg.method.seeds import harmonic_seeds, make_seeds, tag_probs, with_backgr
 from dsrg.networks.network import Classifier
 from dsrg.params import Saliency, SeedCrf, Seeds
 from dsrg.runtime import workers
-from dsrg.runtime.launcher import Share
+from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import Item, kept
 
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
 
 def saliency_map(
-    path: Path, *, saliency: Saliency, grid: int, noted: Noted | None = None, max_side: int | None = None
+    path: Path, *, saliency: Saliency, grid: int, noted: ExpectedChecksum | None = None, max_side: int | None = None
 ) -> NDArray[np.float32]:
     """One image's saliency by the chosen method, float32 (grid, grid), 0..1, corners on corners as released.
 
-    `maps` reads a ready map (8- or 16-bit grey PNG, scaled to 0..1) from the file `path` instead of the image. The file
+    `maps` reads a ready map (8- or 16-bit gray PNG, scaled to 0..1) from the file `path` instead of the image. The file
     must be the one that was `noted`; a larger image is looked at scaled down to `max_side`.
     """
     cv2.setNumThreads(1)  # processes use the cores already
     if saliency.method == "maps":
-        ready = read_grey(path)
+        ready = read_gray(path)
         values = ready.astype(np.float32) / np.iinfo(ready.dtype).max
     else:
         settings = {"mbd": saliency.mbd.model_dump(), "rbd": saliency.rbd.model_dump()}
         settings["combined"] = settings["mbd"] | settings["rbd"]
-        image = shrunk(read_image(path, noted=noted), max_side)
+        image = limit_side(read_image(path, noted=noted), max_side)
         values = SALIENCY[saliency.method](image, **settings[saliency.method])
     whole = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
     return F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=True)[0, 0].numpy()
@@ -117,13 +117,13 @@ def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) ->
     return workers.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid, max_side=index.max_side), jobs)
 
 
-def _saliency_of(job: tuple[Path, Noted | None], **settings: object) -> NDArray[np.float32]:
+def _saliency_of(job: tuple[Path, ExpectedChecksum | None], **settings: object) -> NDArray[np.float32]:
     path, noted = job
     return saliency_map(path, noted=noted, **settings)
 
 
-def kept_seed_rows(
-    classifier: Classifier, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency, share: Share
+def resumable_seed_rows(
+    classifier: Classifier, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency, share: WorkShard
 ) -> Iterator[SeedRow]:
     """`seed_rows`, those of a run that was killed and of other processes taken from files, see `kept`."""
 

@@ -1,4 +1,4 @@
-// Layers to pixels. Values come from the server as the project computed them; here they only get colours.
+// Layers to pixels. Values come from the server as the project computed them; here they only get colors.
 
 export const UNLABELLED = 255;
 const DETAIL = 640; // pixels that the longer side of the canvas has at least, so that outlines are thin
@@ -59,8 +59,8 @@ export function drawMap(layer, values, width, height, viridis) {
   return canvas;
 }
 
-// Class colours with a white and a black line along every border, background hatched; unlabelled pixels stay clear.
-// With the classes' names (nameRegions) they are told apart without their colours too. The canvas keeps its labels.
+// Class colors with a white and a black line along every border, background hatched; unlabelled pixels stay clear.
+// With the classes' names (nameRegions) they are told apart without their colors too. The canvas keeps its labels.
 export function drawLabels(layer, values, width, height, palette) {
   const [canvas, context, picture] = blank(width, height);
   const rows = Array.from({ length: height }, (_, y) => nearest(y, height, layer.height, layer.corners));
@@ -71,7 +71,7 @@ export function drawLabels(layer, values, width, height, palette) {
     for (let x = 0; x < width; x++, at++) labels[at] = values[row + columns[x]];
   }
   const ink = new Uint32Array(picture.data.buffer);
-  const colour = Uint32Array.from({ length: 256 }, (_, k) =>
+  const color = Uint32Array.from({ length: 256 }, (_, k) =>
     (0xff << 24 | palette[3 * k + 2] << 16 | palette[3 * k + 1] << 8 | palette[3 * k]) >>> 0);
   const differs = (at, x, y, reach) => {
     const own = labels[at];
@@ -87,7 +87,7 @@ export function drawLabels(layer, values, width, height, palette) {
       } else if (differs(at, x, y, 1) || differs(at, x, y, 2)) {
         ink[at] = 0xffffffff;
       } else {
-        ink[at] = differs(at, x, y, 4) ? 0xff000000 : colour[label];
+        ink[at] = differs(at, x, y, 4) ? 0xff000000 : color[label];
       }
     }
   }

@@ -55,7 +55,7 @@ function make(tag, properties = {}, ...children) {
 const percent = share => share === null || share === undefined ? "?" : `${(100 * share).toFixed(1)} %`;
 const namesOf = tags => tags.map(k => state.classes[k]).join(", ") || "no class";
 const nameOf = label => label === UNLABELLED ? "unlabelled" : state.classes[label];
-const rgb = (colours, k) => `rgb(${colours.slice(3 * k, 3 * k + 3).join()})`;
+const rgb = (colors, k) => `rgb(${colors.slice(3 * k, 3 * k + 3).join()})`;
 const path = (start, id) => `${start}/${encodeURIComponent(id)}`;
 
 // The grid
@@ -490,7 +490,7 @@ async function copy() {
 
 // From image to image
 
-function neighbour(step) {
+function neighbor(step) {
   const place = rows.findIndex(row => row.id === shown.id);
   const next = rows[place + step];
   if (next) location.hash = encodeURIComponent(next.id);
@@ -537,8 +537,8 @@ function pressInGrid(key) {
 }
 
 function pressInViewer(key, target) {
-  if (key === "ArrowLeft") neighbour(-1);
-  else if (key === "ArrowRight") neighbour(1);
+  if (key === "ArrowLeft") neighbor(-1);
+  else if (key === "ArrowRight") neighbor(1);
   else if (key === "ArrowUp" || key === "ArrowDown") {
     if ($("time").hidden) return false;
     stepTo(shown.step + (key === "ArrowUp" ? 1 : -1));
@@ -571,8 +571,8 @@ async function start() {
   $("filters").addEventListener("submit", event => event.preventDefault());
   addEventListener("scroll", () => fillAhead().catch(complain), { passive: true });
   $("back").addEventListener("click", () => { location.hash = ""; });
-  $("previous").addEventListener("click", () => neighbour(-1));
-  $("next").addEventListener("click", () => neighbour(1));
+  $("previous").addEventListener("click", () => neighbor(-1));
+  $("next").addEventListener("click", () => neighbor(1));
   for (const id of ["canvas", "other"]) {
     $(id).addEventListener("pointermove", read);
     $(id).addEventListener("pointerdown", read);

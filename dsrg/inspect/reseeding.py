@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dsrg.artifacts.seeds_h5 import Seeds
 from dsrg.inference.predict import load_segmenter
-from dsrg.inference.preprocess import squares
+from dsrg.inference.preprocess import warp_to_square
 from dsrg.inference.seeding import crf_labels, ruled_seeds
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.seeds import seed_claims, with_crf_labels
@@ -80,7 +80,7 @@ class Grower:
 
     def __init__(self, path: Path, params: Params) -> None:
         """Raises InputError when there is no network at `path`."""
-        self.segmenter, model = load_segmenter(path, made_by="train_dsrg")
+        self.segmenter, model = load_segmenter(path, stage_name="train_dsrg")
         self.segmenter = self.segmenter.to(memory_format=torch.channels_last)  # as while it was trained
         self.size, self.params = model.size, params
         grow = params.grow.model_dump()
@@ -93,7 +93,7 @@ class Grower:
         images: uint8 (H, W, 3) each; present: their tags, bool (B, C+1).
         """
         device = next(self.segmenter.parameters()).device
-        batch, half = squares(images, self.size).to(device), self.params.dsrg.precision == "bf16"
+        batch, half = warp_to_square(images, self.size).to(device), self.params.dsrg.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = self.segmenter(batch)
         probs = smoothed_softmax(logits.float(), min_prob=self.params.dsrg.min_prob)

@@ -1,4 +1,4 @@
-"""The artefacts of another run, a DVC experiment or a commit, fetched from DVC's cache to be seen beside one's own."""
+"""The artifacts of another run, a DVC experiment or a commit, fetched from DVC's cache to be seen beside one's own."""
 
 from pathlib import Path
 

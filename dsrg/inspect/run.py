@@ -14,11 +14,11 @@ from dsrg.artifacts.growth import read_growth
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
-from dsrg.data.images import shrunk
+from dsrg.data.images import limit_side
 from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.overlays import overlay
-from dsrg.inference.predict import decided, enlarged, load_segmenter, opinions
+from dsrg.inference.predict import enlarged, load_segmenter, postprocess, predict_logits
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
 from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
 from dsrg.inspect.tally import Coverage, Tally, threshold_steps
@@ -73,7 +73,7 @@ class Watched(NamedTuple):
 
 
 class Run:
-    """Artefacts of one run, read when asked for. Nothing is ever written.
+    """Artifacts of one run, read when asked for. Nothing is ever written.
 
     Args:
         project: whose files and params it is.
@@ -100,7 +100,7 @@ class Run:
         self.seed_maps = lru_cache(64)(self._seed_maps)
         self.deciding = lru_cache(64)(self._deciding)
         self.predicted = lru_cache(32)(self._predicted)
-        self.segmenter = lru_cache(2)(lambda key: load_segmenter(self._path(key), made_by=MAKERS[key]))
+        self.segmenter = lru_cache(2)(lambda key: load_segmenter(self._path(key), stage_name=MAKERS[key]))
 
     def _path(self, key: str) -> Path:
         return getattr(self.paths, key)
@@ -115,7 +115,7 @@ class Run:
         return self.index.splits[self.row[image_id]] == "train"
 
     def missing(self) -> list[str]:
-        """Artefacts that are not there, each with the stage that makes it."""
+        """Artifacts that are not there, each with the stage that makes it."""
         return [f"{self._path(key)}: {_run(stage)}" for key, stage in MAKERS.items() if not self._path(key).exists()]
 
     @cached_property
@@ -213,11 +213,11 @@ class Run:
 
     def picture(self, image_id: str) -> bytes:
         """JPEG of the image, at most SIDE_MAX pixels a side."""
-        return _jpeg(shrunk(self.image(image_id), SIDE_MAX), quality=92)
+        return _jpeg(limit_side(self.image(image_id), SIDE_MAX), quality=92)
 
     def _thumbnail(self, image_id: str, seeded: bool) -> bytes:
         """A small JPEG, with the seeds over it if there are any and they are wanted."""
-        image = shrunk(self.image(image_id), THUMBNAIL)
+        image = limit_side(self.image(image_id), THUMBNAIL)
         if seeded and isinstance(self.seeds, Seeds) and image_id in self._seed_row:
             image = overlay(image, self.seeds.seeds[self._seed_row[image_id]])
         return _jpeg(image, quality=80)
@@ -276,7 +276,7 @@ class Run:
             return missing_layer("pseudo", "pseudo label", _run("make_pseudo_labels"))
 
         def make() -> dict:
-            labels = LabelFolder(folder, [image_id], made_by="make_pseudo_labels")[0]
+            labels = LabelFolder(folder, [image_id], stage_name="make_pseudo_labels")[0]
             return labels_layer("pseudo", "pseudo label", at_most(labels), corners=False)
 
         return _or_missing("pseudo", "pseudo label", make)
@@ -312,9 +312,9 @@ class Run:
         As large as it was worked on (`evaluate.max_side`), so that what is kept of large photographs is bounded.
         """
         segmenter, model = self.segmenter(key)
-        (own,) = opinions(segmenter, [self.image(image_id)], None, self.params.evaluate, size=model.size)
+        (own,) = predict_logits(segmenter, [self.image(image_id)], None, self.params.evaluate, size=model.size)
         own = own._replace(shape=own.image.shape[:2])
-        ((labels, *_),) = decided([own], kernel=self.params.crf.test.model_dump())
+        ((labels, *_),) = postprocess([own], kernel=self.params.crf.test.model_dump())
         probs = own.scores.softmax(dim=0).cpu().numpy()
         sure = np.take_along_axis(probs, labels[None].astype(np.int64), axis=0)[0]
         return labels, sure.astype(np.float16)
@@ -355,7 +355,7 @@ class Run:
 
     def _learned_from(self, image_id: str) -> NDArray[np.uint8]:
         """The image as the trainings see it."""
-        return shrunk(self.image(image_id), self.params.data.max_side)
+        return limit_side(self.image(image_id), self.params.data.max_side)
 
     def _seeds_and_tags(self, ids: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(np.asarray(self.seeds.in_order(ids))), torch.from_numpy(self.seeds.tags_in_order(ids))

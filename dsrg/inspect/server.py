@@ -141,8 +141,8 @@ class _Pages:
     async def state(self, _: web.Request) -> web.Response:
         state = await asyncio.to_thread(self.run.state)
         viridis = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
-        colours = {"palette": _bytes(voc_palette()), "viridis": _bytes(viridis)}
-        return web.json_response(state | colours | {"other": self.other and self.other.name})
+        colors = {"palette": _bytes(voc_palette()), "viridis": _bytes(viridis)}
+        return web.json_response(state | colors | {"other": self.other and self.other.name})
 
     async def images(self, request: web.Request) -> web.Response:
         query, run = request.query, self.run

@@ -64,6 +64,6 @@ def unary_energies(probs: Tensor, *, unary: str, min_prob: float) -> Tensor:
 
 
 def clamped(probs: Tensor, *, min_prob: float) -> Tensor:
-    """Probabilities (B, C, h, w) at least `min_prob`, renormalised over dim 1."""
+    """Probabilities (B, C, h, w) at least `min_prob`, renormalized over dim 1."""
     probs = probs.clamp(min=min_prob)
     return probs / probs.sum(dim=1, keepdim=True)

@@ -1,13 +1,13 @@
 """The CRF's Gaussian filters on a permutohedral lattice (Adams, Baek and Davis 2010), in plain torch on any device.
 
 A point of d features lies in a simplex of the lattice A*_d and hands its value to the d+1 vertices around it (splat);
-every vertex exchanges with its neighbours along the d+1 directions of the lattice (blur); a point reads the vertices
+every vertex exchanges with its neighbors along the d+1 directions of the lattice (blur); a point reads the vertices
 around it (slice). This approximates a Gaussian of standard deviation 1 over the features. Kraehenbuehl and Koltun
 (2011) run their mean field on it, and so does pydensecrf, whose numbers these are but for the rounding of float32.
 
 All images of a batch share one sparse lattice: the image's number is the first digit of a vertex's key, so images
 never meet. Only the V vertices around points exist, in the order of their keys; row V, behind them, is always 0 and
-stands for every neighbour that does not exist.
+stands for every neighbor that does not exist.
 
 Splat, blur and slice are sums over bags of rows (`embedding_bag`), each in a fixed order; the bags come from a stable
 sort. So equal input gives equal bits on a GPU too, where scattering by atomic additions would not, torch's
@@ -44,7 +44,7 @@ class Lattice:
     Args:
         features: float32 (N, B, d): N points of B images, in units of the filter's standard deviation.
         largest: d numbers, known on the host: each feature lies between 0 and this.
-        symmetric: filter with D^-1/2 K D^-1/2 instead of K, D being the row sums of K (the CRF's normalisation in
+        symmetric: filter with D^-1/2 K D^-1/2 instead of K, D being the row sums of K (the CRF's normalization in
             Kraehenbuehl's code, NORMALIZE_SYMMETRIC).
 
     Attributes:
@@ -54,7 +54,7 @@ class Lattice:
         bags: int32 (S,): rows of points, vertex by vertex; those of a vertex in order.
         bag_starts: int32 (V+2,): where each vertex's rows begin in `bags`, and their end; row V has none.
         splat_weights: float32 (S,): what the points in `bags` hand to their vertex.
-        blurred: int32 (d+1, V+1, 4): rows to be summed along each direction: a vertex, twice, and both its neighbours,
+        blurred: int32 (d+1, V+1, 4): rows to be summed along each direction: a vertex, twice, and both its neighbors,
             V for one that does not exist.
         vertices: int32 (N * B, d+1): rows of the vertices around each point.
         slice_weights: float32 (N * B, d+1): what each point takes from them.
@@ -81,7 +81,7 @@ class Lattice:
         self.blurred = blurred_rows(F.pad(by_vertex, (0, 1), value=2**62)[starts], strides)
         vertices = torch.empty_like(corner).scatter_(0, corner, first.cumsum(0) - 1)
         self.vertices = vertices.view(-1, corners)[: points * images].int()
-        # summing a vertex twice and each neighbour once doubles what the blur is, along each direction, and the blur
+        # summing a vertex twice and each neighbor once doubles what the blur is, along each direction, and the blur
         # adds mass, (1/2, 1, 1/2); the other divisor is Kraehenbuehl's
         self.slice_weights = weights[: points * images] / (2**corners * (1 + 2.0**-dimension))
         if symmetric:
@@ -179,7 +179,7 @@ def vertex_keys(origin: Tensor, order: Tensor, *, images: int, largest: Sequence
     """
     corners = origin.shape[1]
     # how far `elevate` raises and lowers a coordinate; an origin is up to 1 away from the nearest one, a vertex up to 1
-    # below that, a neighbour up to 2 from there
+    # below that, a neighbor up to 2 from there
     scaled = [most * scale for most, scale in zip(largest, elevation_scales(corners - 1), strict=True)]
     lowest = [math.floor(-i * (scaled[i - 1] if i else 0) / corners) - 5 for i in range(corners - 1)]
     radices = [math.ceil(sum(scaled[i:]) / corners) + 5 - least for i, least in enumerate(lowest)]
@@ -196,9 +196,9 @@ def vertex_keys(origin: Tensor, order: Tensor, *, images: int, largest: Sequence
 
 
 def blurred_rows(keys: Tensor, strides: list[int]) -> Tensor:
-    """What is summed along each direction, int32 (d+1, V+1, 4): a vertex's row, twice, and those of both neighbours.
+    """What is summed along each direction, int32 (d+1, V+1, 4): a vertex's row, twice, and those of both neighbors.
 
-    In direction i one neighbour is d higher in coordinate i and 1 lower in the others, the second one opposite. Row V
+    In direction i one neighbor is d higher in coordinate i and 1 lower in the others, the second one opposite. Row V
     stands for those that do not exist.
 
     Args:
@@ -213,7 +213,7 @@ def blurred_rows(keys: Tensor, strides: list[int]) -> Tensor:
         wanted = lower + stride
         place = torch.searchsorted(keys, wanted)
         place = torch.where(beyond[place] == wanted, place, nowhere)
-        # whoever is a vertex's neighbour on one side has that vertex as its own on the other
+        # whoever is a vertex's neighbor on one side has that vertex as its own on the other
         opposite = torch.full_like(rows, nowhere).scatter_(0, place, rows[:-1])
         table[:-1, 2], table[:-1, 3] = place, opposite[:-1]
     return blurred
@@ -259,12 +259,12 @@ def gaussian_lattice(height: int, width: int, kernel: Kernel, *, device: torch.d
 
 
 def bilateral_lattice(images: Tensor, kernel: Kernel) -> Lattice:
-    """The CRF's filter over places and colours, of images uint8 (B, 3, H, W)."""
+    """The CRF's filter over places and colors, of images uint8 (B, 3, H, W)."""
     batch, _, height, width = images.shape
     place = _places(height, width, deviation=kernel.bilateral_xy, device=images.device).expand(-1, batch, -1)
-    colour = images.permute(2, 3, 0, 1).flatten(0, 1) / torch.full((), kernel.bilateral_rgb, device=images.device)
+    color = images.permute(2, 3, 0, 1).flatten(0, 1) / torch.full((), kernel.bilateral_rgb, device=images.device)
     largest = [(side - 1) / kernel.bilateral_xy for side in (width, height)] + [255 / kernel.bilateral_rgb] * 3
-    return Lattice(torch.cat([place, colour], dim=2), largest=largest, symmetric=True)
+    return Lattice(torch.cat([place, color], dim=2), largest=largest, symmetric=True)
 
 
 def _places(height: int, width: int, *, deviation: float, device: torch.device) -> Tensor:

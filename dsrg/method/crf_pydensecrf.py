@@ -12,16 +12,16 @@ class Kernel:
 
     gaussian_weight: float  # Potts weight of the kernel over places (3)
     gaussian_xy: float  # its standard deviation, pixels of the images given (3; over 12 in training)
-    bilateral_weight: float  # Potts weight of the kernel over places and colours (10)
+    bilateral_weight: float  # Potts weight of the kernel over places and colors (10)
     bilateral_xy: float  # its standard deviation in place, pixels (80; over 12 in training)
-    bilateral_rgb: float  # ... and in colour, 0..255 (13)
+    bilateral_rgb: float  # ... and in color, 0..255 (13)
     iterations: int  # mean-field updates (10)
 
 
 def mean_field(image: NDArray[np.uint8], energies: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float32]:
     """One image's CRF: image uint8 (3, H, W) RGB, energies float32 (C, H, W) -> probabilities float32 (C, H, W).
 
-    Gaussian kernels, symmetric normalisation, Potts compatibility: Kraehenbuehl and Koltun 2011. Needs pydensecrf,
+    Gaussian kernels, symmetric normalization, Potts compatibility: Kraehenbuehl and Koltun 2011. Needs pydensecrf,
     which is imported here only.
     """
     import pydensecrf.densecrf as densecrf

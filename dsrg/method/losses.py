@@ -7,7 +7,7 @@ from dsrg.method.grid import UNLABELLED
 
 
 def smoothed_softmax(logits: Tensor, *, min_prob: float) -> Tensor:
-    """Softmax over dim 1 with `min_prob` added and renormalised, so that no logarithm is infinite.
+    """Softmax over dim 1 with `min_prob` added and renormalized, so that no logarithm is infinite.
 
     float (B, C+1, h, w) -> float (B, C+1, h, w). Released code: `SoftmaxLayer`, min_prob 1e-4.
     """

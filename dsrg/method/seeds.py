@@ -6,7 +6,7 @@ from torch import Tensor
 from dsrg.method.grid import UNLABELLED
 
 
-def normalise_cams(cams: Tensor) -> Tensor:
+def normalize_cams(cams: Tensor) -> Tensor:
     """Scale each map to a maximum of 1, negative evidence to 0: float (..., h, w) -> float (..., h, w) in 0..1.
 
     A map without positive evidence becomes all zeros.
@@ -100,7 +100,7 @@ def harmonic_seeds(cams: Tensor, saliency: Tensor, present: Tensor, *, thresh: f
     >>> harmonic_seeds(cams, torch.tensor([[[0.3, 0.3, 0.3]]]), torch.tensor([[True, True]]), thresh=0.4).tolist()
     [[[1, 1, 0]]]
     """
-    activation = normalise_cams(cams) * present[:, 1:, None, None]
+    activation = normalize_cams(cams) * present[:, 1:, None, None]
     both = activation + saliency[:, None]
     means = 2 * activation * saliency[:, None] / torch.where(both > 0, both, 1)
     winner = means.argmax(dim=1)
@@ -112,7 +112,7 @@ def tag_probs(cams: Tensor, saliency: Tensor, present: Tensor, *, background: fl
     """Activation maps of one image read as probabilities of its classes and background, as input to a CRF.
 
     Background scores background * (1 - saliency), a class its activation; everything at least `min_prob`, then
-    normalised. Not of the paper: the CRF labels that IRN (Ahn et al. 2019) trains on are made so, from a constant.
+    normalized. Not of the paper: the CRF labels that IRN (Ahn et al. 2019) trains on are made so, from a constant.
 
     Args:
         cams: float (C, h, w), 0..1; saliency: float (h, w), 0..1; present: bool (C+1,).

@@ -1,4 +1,4 @@
-"""Feature extractors with output stride 8 or 16: normalised images (B, 3, H, W) -> features (B, channels, h, w).
+"""Feature extractors with output stride 8 or 16: normalized images (B, 3, H, W) -> features (B, channels, h, w).
 
 Every backbone keeps odd sizes aligned: an image of 8k+1 pixels has k+1 cells whose centres lie on every eighth pixel
 (321 -> 161 -> 81 -> 41), as Caffe's ceil-mode pooling did.

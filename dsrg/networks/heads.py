@@ -36,7 +36,7 @@ class Branch(nn.Sequential):
         return dict(zip(("fc6", "fc7"), convolutions, strict=False))
 
 
-class ParallelBranches(nn.Module):
+class ASPP(nn.Module):
     """Branches of different reach, their scores summed: ASPP has four, LargeFOV one (DeepLab v2)."""
 
     def __init__(self, inputs: int, outputs: int, *, rates: list[int], **branch: float) -> None:

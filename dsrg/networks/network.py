@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dsrg.method.grid import grid_size
 from dsrg.networks.backbones import BACKBONES
-from dsrg.networks.heads import ParallelBranches, cam_layers
+from dsrg.networks.heads import ASPP, cam_layers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, of RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,7 +29,7 @@ def corner_aligned(maps: Tensor, *, stride: int, height: int, width: int) -> Ten
     return F.pad(maps, short, mode="replicate")[:, :, :rows, :columns]
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """uint8 RGB (B, 3, H, W) -> float (B, 3, H, W) as a network's first weights expect it.
 
     `convention` "torchvision": RGB with ImageNet's mean 0 and deviation 1. "caffe": BGR, 0..255 minus the mean.
@@ -55,21 +55,21 @@ class Normalise(nn.Module):
 class Network(nn.Module):
     """What both networks begin with: plain images to features of a backbone.
 
-    `fast_layers` are the starts of the names of the parameters that learn at the head's rate: the whole head, or less
+    `new_layers` are the starts of the names of the parameters that learn at the head's rate: the whole head, or less
     where the head's first layers start from ImageNet weights too.
     """
 
-    fast_layers: tuple[str, ...] = ("head.",)
+    new_layers: tuple[str, ...] = ("head.",)
 
     def __init__(self, *, backbone: str, output_stride: int, input: str, classifier: bool) -> None:
         super().__init__()
-        self.normalise = Normalise(input)
+        self.normalize = Normalize(input)
         self.output_stride = output_stride
         self.backbone = BACKBONES[backbone].build(output_stride=output_stride, classifier=classifier)
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> float (B, channels, h, w) at the backbone's stride."""
-        return self.backbone(self.normalise(images))
+        return self.backbone(self.normalize(images))
 
 
 class Segmenter(Network):
@@ -95,7 +95,7 @@ class Segmenter(Network):
         if head == "largefov" and len(rates) != 1:
             raise ValueError(f"head largefov has one branch, so one rate, not {rates}")
         super().__init__(backbone=backbone, output_stride=output_stride, input=input, classifier=False)
-        self.head = ParallelBranches(
+        self.head = ASPP(
             self.backbone.channels,
             classes + 1,
             rates=rates,

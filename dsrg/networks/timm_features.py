@@ -14,7 +14,7 @@ PADDED_TO = 32  # pixels; every timm model takes sides that are multiples of its
 
 
 def timm_features(name: str, *, output_stride: int, classifier: bool, weights: str | None = None) -> nn.Sequential:
-    """A backbone as `networks.backbones` describes them: normalised images (B, 3, H, W) -> (B, channels, h, w).
+    """A backbone as `networks.backbones` describes them: normalized images (B, 3, H, W) -> (B, channels, h, w).
 
     weights: None = random; "imagenet" = timm's own; a path = a checkpoint of that model as timm saves it. Batch norm is
     frozen, as in the other backbones. Raises InputError if timm or the model is missing, or its stride is another.
@@ -24,12 +24,12 @@ def timm_features(name: str, *, output_stride: int, classifier: bool, weights: s
     reduction, channels = model.feature_info.reduction()[-1], model.feature_info.channels()[-1]
     if reduction not in (8, 16):
         raise InputError(f"network.backbone: timm:{name}: its features have stride {reduction}; expected 8 or 16")
-    features = nn.Sequential(OnCorners(model, reduction=reduction, stride=output_stride, patches=_in_patches(model)))
+    features = nn.Sequential(AlignToGrid(model, reduction=reduction, stride=output_stride, patches=_in_patches(model)))
     features.channels = channels
     return features
 
 
-class OnCorners(nn.Module):
+class AlignToGrid(nn.Module):
     """A model whose last features are brought to the cells at every `stride`-th pixel, from the first on.
 
     The cells of a network of patches lie in the middle of their `reduction` pixels, those of one with padded

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
 from dsrg.networks.backbones import BACKBONES
-from dsrg.networks.heads import ParallelBranches
+from dsrg.networks.heads import ASPP
 from dsrg.networks.network import Classifier, Segmenter
 from dsrg.networks.timm_features import timm_features
 
@@ -27,7 +27,7 @@ def initial_segmenter(*, classes: int, weights: str | None, **network: object) -
     """A segmenter filled from `weights`; network: the arguments of Segmenter (params `network`).
 
     weights: null (stay random), "imagenet" (torchvision's) or a path to a state dict. They fill the backbone and, of
-    VGG16, fc6 and fc7 in every branch of the head; only what stays random learns at the head's rate (`fast_layers`).
+    VGG16, fc6 and fc7 in every branch of the head; only what stays random learns at the head's rate (`new_layers`).
     Raises InputError where the weights cannot be had or do not fit.
     """
     segmenter = Segmenter(classes=classes, **network)
@@ -36,7 +36,7 @@ def initial_segmenter(*, classes: int, weights: str | None, **network: object) -
         state = read_weights(weights, name=name)
         load_backbone_weights(segmenter.backbone, state, name=name, source=weights)
         if name == "vgg16" and load_head_weights(segmenter.head, state, source=weights):
-            segmenter.fast_layers = tuple(f"head.{layer}." for layer in segmenter.head.last_layers)
+            segmenter.new_layers = tuple(f"head.{layer}." for layer in segmenter.head.last_layers)
     return segmenter
 
 
@@ -111,7 +111,7 @@ def load_backbone_weights(backbone: nn.Module, state: dict[str, Tensor], *, name
 
 
 @torch.no_grad()
-def load_head_weights(head: ParallelBranches, state: dict[str, Tensor], *, source: str) -> bool:
+def load_head_weights(head: ASPP, state: dict[str, Tensor], *, source: str) -> bool:
     """Fill fc6 and fc7 of every branch from VGG16's, thinned out to the head's size as DeepLab's LargeFOV did.
 
     Of VGG16's 4096 filters every fourth stays (head_channels 1024), of fc6's 7 x 7 places every third row and column;

@@ -3,22 +3,22 @@
 import hashlib
 from pathlib import Path
 
-from dsrg.files import whole_file
+from dsrg.files import atomic_file
 
 
 class DamagedError(Exception):
     """A file is not what it was when it was written."""
 
 
-def write_sealed(folder: Path, stem: str, content: bytes, *, suffix: str) -> Path:
+def write_checksummed(folder: Path, stem: str, content: bytes, *, suffix: str) -> Path:
     """Write folder/STEM.SHA256SUFFIX, whole or not at all -> its path."""
     path = folder / f"{stem}.{hashlib.sha256(content).hexdigest()}{suffix}"
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(content)
     return path
 
 
-def read_sealed(path: Path) -> bytes:
+def read_checksummed(path: Path) -> bytes:
     """What was written to such a file. Raises DamagedError when it is no more, or no longer, what its name says."""
     try:
         content = path.read_bytes()

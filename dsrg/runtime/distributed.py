@@ -11,7 +11,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import distributed
 
 from dsrg.errors import InputError
-from dsrg.runtime.launcher import Share, Topology
+from dsrg.runtime.launcher import LaunchConfig, WorkShard
 
 ENVIRONMENTS = {
     None: LightningEnvironment,
@@ -21,7 +21,7 @@ ENVIRONMENTS = {
 }
 
 
-def connect(topology: Topology, *, precision: str = "32-true") -> Fabric:
+def connect(topology: LaunchConfig, *, precision: str = "32-true") -> Fabric:
     """Join the processes of `topology`, after starting those of this machine where no launcher did.
 
     Those started here run this process's command from the beginning. precision: as Fabric calls it. Raises InputError
@@ -60,13 +60,13 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-def deal(topology: Topology, folder: Path) -> Share:
+def shard_work(topology: LaunchConfig, folder: Path) -> WorkShard:
     """This process's share of work on many images, which all processes of `topology` keep in the first one's `folder`.
 
     Starts them where no launcher did, gives each its GPU, and leaves them alone then. Raises InputError as `connect`.
     """
     fabric = connect(topology)
-    share = Share(Path(fabric.broadcast(str(folder))), fabric.global_rank, fabric.world_size)
+    share = WorkShard(Path(fabric.broadcast(str(folder))), fabric.global_rank, fabric.world_size)
     fabric.barrier()
     leave()
     return share

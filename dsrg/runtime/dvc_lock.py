@@ -40,7 +40,7 @@ def read_record(path: Path = Path("dvc.lock")) -> list[Out]:
         raise InputError(f"{path}: no lock of DVC's ({reason}); restore it: git checkout -- {path}") from None
 
 
-def rotten(paths: Iterable[Path], record: Iterable[Out]) -> list[str]:
+def changed_outs(paths: Iterable[Path], record: Iterable[Out]) -> list[str]:
     """A line for each file that is not what the stage that makes it left; folders have checksums of their own."""
     noted = {Path(out.path): out for out in record}
     return [

@@ -13,7 +13,7 @@ from dsrg.errors import InputError
 
 
 @dataclass(frozen=True)
-class Topology:
+class LaunchConfig:
     """`devices` processes (None: one a GPU, or one alone) on each of `nodes` machines, started by `launcher`.
 
     launcher: "torchrun", "srun", "parent" (another process of the same stage), or None: there are no others yet.
@@ -26,11 +26,11 @@ class Topology:
     first: bool
 
 
-ALONE = Topology(None, 1, 1, first=True)
+SINGLE_PROCESS = LaunchConfig(None, 1, 1, first=True)
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkShard:
     """Part `number` (from 0) of `parts` of work on many images; all parts keep what is done in `folder`."""
 
     folder: Path
@@ -43,7 +43,7 @@ class Share:
         return self.number == 0
 
 
-def topology(environ: Mapping[str, str] = os.environ) -> Topology:
+def topology(environ: Mapping[str, str] = os.environ) -> LaunchConfig:
     """Read the environment.
 
     Raises InputError for every variable that is no number, is missing, or contradicts the others: processes that
@@ -68,7 +68,7 @@ def topology(environ: Mapping[str, str] = os.environ) -> Topology:
     elif "LOCAL_RANK" in environ:
         world, rank = given.needed("WORLD_SIZE"), given.needed("LOCAL_RANK", least=0)
         first = rank == 0 and not given.optional("NODE_RANK", least=0)
-        found = Topology("parent", world // (nodes or 1), nodes or 1, first)
+        found = LaunchConfig("parent", world // (nodes or 1), nodes or 1, first)
         if world % found.nodes:
             given.problems.append(f"WORLD_SIZE={world}: not the same number on each of DSRG_NODES={nodes} machines")
     else:
@@ -85,7 +85,7 @@ def topology(environ: Mapping[str, str] = os.environ) -> Topology:
                 f"WORLD_SIZE={environ['WORLD_SIZE']} says that there are other processes, but neither torchrun nor "
                 "srun started this one; use one of them, or unset it"
             )
-        found = Topology(None, devices, nodes or 1, first)
+        found = LaunchConfig(None, devices, nodes or 1, first)
     for name, wanted, there in (("DSRG_DEVICES", devices, found.devices), ("DSRG_NODES", nodes, found.nodes)):
         if wanted not in (None, there):
             given.problems.append(f"{name}={wanted}, but {found.launcher} started {there}; leave {name} out")
@@ -94,10 +94,10 @@ def topology(environ: Mapping[str, str] = os.environ) -> Topology:
     return found
 
 
-def _launched(launcher: str, given: "_Numbers", *, world: int, nodes: int, rank: int) -> Topology:
+def _launched(launcher: str, given: "_Numbers", *, world: int, nodes: int, rank: int) -> LaunchConfig:
     if rank >= world:
         given.problems.append(f"rank {rank} of {world} processes: they count from 0")
-    return Topology(launcher, max(world // nodes, 1), nodes, rank == 0)
+    return LaunchConfig(launcher, max(world // nodes, 1), nodes, rank == 0)
 
 
 def _by_srun(environ: Mapping[str, str]) -> bool:

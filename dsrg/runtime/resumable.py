@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.errors import RunError
-from dsrg.runtime.checksummed import DamagedError, read_sealed, write_sealed
+from dsrg.runtime.checksummed import DamagedError, read_checksummed, write_checksummed
 from dsrg.runtime.environment import env_float
-from dsrg.runtime.launcher import Share
+from dsrg.runtime.launcher import WorkShard
 
 Item = dict[str, NDArray]
 
-SHARD = 16  # images in a file; a multiple of what networks are given at once, so that nobody's neighbours change
+SHARD = 16  # images in a file; a multiple of what networks are given at once, so that nobody's neighbors change
 LOOK = 0.2  # seconds between two looks for another process's files
 
 
 def kept(
-    make: Callable[[NDArray[np.int64]], Iterator[Item]], share: Share, *, total: int, shard: int = SHARD
+    make: Callable[[NDArray[np.int64]], Iterator[Item]], share: WorkShard, *, total: int, shard: int = SHARD
 ) -> Iterator[Item]:
     """The items 0..total-1: those that whole files in the share's folder hold, the others made now, which go there too.
 
@@ -44,7 +44,7 @@ def kept(
 
     def write(start: int, items: Iterator[Item]) -> bytes:
         content = _packed(list(islice(items, shard)))
-        there[start] = write_sealed(share.folder, f"from-{start:08d}", content, suffix=".npz")
+        there[start] = write_checksummed(share.folder, f"from-{start:08d}", content, suffix=".npz")
         return content
 
     making, own = make(rows(mine)) if mine else iter(()), set(mine)
@@ -87,7 +87,7 @@ def _wait(start: int, there: dict[int, Path], folder: Path) -> None:
 def _read(path: Path) -> list[Item] | None:
     """The items in a file; None, with a warning, for one that is damaged."""
     try:
-        return _unpacked(read_sealed(path))
+        return _unpacked(read_checksummed(path))
     except DamagedError as error:
         fault = str(error)
     except Exception as error:  # whole, and yet none of ours: it can be anything

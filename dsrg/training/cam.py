@@ -4,10 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch
-from dsrg.training.fit import Objective
+from dsrg.training.fit import Criterion
 
 
-def tag_objective(*, score_scale: float, score_offset: float) -> Objective:
+def cam_criterion(*, score_scale: float, score_offset: float) -> Criterion:
     """Mean over classes of the sigmoid cross-entropy between scale * score + offset and the tags.
 
     A score is a mean over the whole map, so a small object moves it little: a scale above 1 lets a network learn from

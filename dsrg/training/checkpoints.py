@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dsrg.errors import RunError
-from dsrg.runtime.checksummed import DamagedError, read_sealed, write_sealed
+from dsrg.runtime.checksummed import DamagedError, read_checksummed, write_checksummed
 from dsrg.runtime.environment import env_float
 from dsrg.runtime.signals import Stopped
 
@@ -47,7 +47,7 @@ class Checkpoints:
         began = time.monotonic()
         buffer = io.BytesIO()
         torch.save({**state, "fingerprint": self.fingerprint}, buffer)
-        path = write_sealed(self.folder, f"step-{state['step']:08d}", buffer.getvalue(), suffix=".pt")
+        path = write_checksummed(self.folder, f"step-{state['step']:08d}", buffer.getvalue(), suffix=".pt")
         self.kept = [*(other for other in self.kept if other != path), path]
         while len(self.kept) > KEPT:
             self.kept.pop(0).unlink(missing_ok=True)
@@ -69,7 +69,7 @@ class Checkpoints:
         return None
 
     def _read(self, path: Path) -> dict:
-        content = read_sealed(path)
+        content = read_checksummed(path)
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             theirs = state["fingerprint"]

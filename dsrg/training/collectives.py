@@ -19,7 +19,7 @@ set_timeout = getattr(distributed, "set_timeout", distributed.distributed_c10d._
 
 
 @contextmanager
-def company(images: int) -> Iterator[None]:
+def collective_timeout(images: int) -> Iterator[None]:
     """Steps that all processes take together: who is silent for DSRG_TIMEOUT_SECONDS (50), or gone, ends them for all.
 
     images: this process's part of a batch. Raises RunError when another process is lost, or memory is too small.
@@ -49,7 +49,7 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def over_all(values: dict[str, Tensor], *, share: float) -> dict[str, Tensor]:
+def all_reduce_mean(values: dict[str, Tensor], *, share: float) -> dict[str, Tensor]:
     """Means over this process's part of the images, `share` of all -> means over all images, of the same shapes."""
     if not distributed.is_initialized():
         return values

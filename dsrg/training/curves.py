@@ -85,11 +85,11 @@ class Curves:
         columns = table.cpu().split([value.numel() for value in first.values()], dim=1)
         columns = {name: column.reshape(-1, *first[name].shape) for name, column in zip(first, columns, strict=True)}
         for row, (step, ids) in enumerate(self.seen):
-            refuse_bad({name: column[row] for name, column in columns.items()}, step, ids)
+            check_finite({name: column[row] for name, column in columns.items()}, step, ids)
         return columns
 
 
-def refuse_bad(values: dict[str, Tensor], step: int, ids: list[str]) -> None:
+def check_finite(values: dict[str, Tensor], step: int, ids: list[str]) -> None:
     """Raises NotFiniteError if one of the values is no finite number. Waits for the device."""
     for name, value in values.items():
         bad = value[~value.isfinite()]

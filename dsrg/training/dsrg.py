@@ -14,7 +14,7 @@ from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.method.seeds import agreed_seeds
 from dsrg.params import Dsrg
 from dsrg.training.collectives import total
-from dsrg.training.fit import Objective
+from dsrg.training.fit import Criterion
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def confidence(probs: Tensor, crf_probs: Tensor, present: Tensor) -> Tensor:
     return torch.zeros_like(probs).scatter_(1, winner, among_tags.gather(1, winner))
 
 
-def seed_objective(settings: Dsrg, *, supervisor: Supervisor) -> Objective:
+def dsrg_criterion(settings: Dsrg, *, supervisor: Supervisor) -> Criterion:
     """Seeding loss on the grown seeds plus, as the settings say, boundary loss (paper section 3.2).
 
     settings: params `dsrg`; `supervisor` must run the CRF for the boundary loss.
@@ -107,7 +107,7 @@ def seed_objective(settings: Dsrg, *, supervisor: Supervisor) -> Objective:
 
 
 def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor, present: Tensor) -> dict[str, Tensor]:
-    """How much is labelled, and what the network makes of its seeds: values that `seed_objective` describes.
+    """How much is labelled, and what the network makes of its seeds: values that `dsrg_criterion` describes.
 
     seeds, grown uint8 (B, h, w); probs, or logits, float (B, C+1, h, w); present bool (B, C+1). Waits for nothing on
     the device.

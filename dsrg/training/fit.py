@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from dsrg.data.batches import Batch, Batches
 from dsrg.networks.dropout import share_dropout
 from dsrg.runtime.distributed import connect, leave
-from dsrg.runtime.launcher import ALONE, Topology
+from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig
 from dsrg.runtime.progress import track
 from dsrg.runtime.signals import uninterrupted
 from dsrg.training.checkpoints import Checkpoints, random_state, set_random_state
-from dsrg.training.collectives import company, over_all
-from dsrg.training.curves import Curves, NotFiniteError, refuse_bad
-from dsrg.training.optim import build_optimiser, lr_factor, parameter_groups
+from dsrg.training.collectives import all_reduce_mean, collective_timeout
+from dsrg.training.curves import Curves, NotFiniteError, check_finite
+from dsrg.training.optim import build_optimizer, lr_factor, parameter_groups
 
 # (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the
 # objective knows classes, vectors of one number a class; each a mean over the images of the batch, which is a part of a
 # larger one where several processes train together
-Objective = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
+Criterion = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
 
 LOG_EVERY = 10  # steps between points of the curves
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -40,20 +40,20 @@ def set_up_torch(seed: int) -> None:
 
 def fit(
     network: nn.Module,
-    objective: Objective,
+    objective: Criterion,
     batches: Batches,
     *,
     name: str,
     steps: int,
     precision: str,
-    optimiser: dict,
+    optimizer: dict,
     skip_bad_steps: int,
     scratch: Path,
     fingerprint: str,
     curves: Path,
     classes: list[str] | None = None,
     watch: Callable[[nn.Module, int], None] | None = None,
-    topology: Topology = ALONE,
+    topology: LaunchConfig = SINGLE_PROCESS,
 ) -> nn.Module:
     """Train `network` for `steps` steps and return it, in evaluation mode, on its device.
 
@@ -65,7 +65,7 @@ def fit(
 
     Args:
         precision: "fp32", or "bf16" for convolutions in bfloat16 with float32 weights.
-        optimiser: params of the section `optimiser`.
+        optimizer: params of the section `optimizer`.
         skip_bad_steps: steps with a loss or gradient that is no number are left out, up to so many.
         scratch, fingerprint: where unfinished work is kept, and what it belongs to, see `Checkpoints`.
         curves: TSV to write, of the loss, the other values and the gradient's norm over the steps.
@@ -85,11 +85,11 @@ def fit(
     if processes > 1:
         share_dropout(network, first=batches.first, batch=batches.batch)
     network = network.to(memory_format=torch.channels_last)
-    rates = {key: optimiser[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
+    rates = {key: optimizer[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
     groups = parameter_groups(network, **rates)
-    kind = {key: optimiser[key] for key in ("name", "momentum", "beta2")}
-    network, optim = fabric.setup(network, build_optimiser(groups, **kind))
-    schedule = {key: optimiser[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
+    kind = {key: optimizer[key] for key in ("name", "momentum", "beta2")}
+    network, optim = fabric.setup(network, build_optimizer(groups, **kind))
+    schedule = {key: optimizer[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
     let_stops_through(network, fabric.device)
 
     done, skipped, random = 0, 0, random_state()
@@ -99,7 +99,7 @@ def fit(
     if (saved := fabric.broadcast(checkpoints.load() if first else None)) is not None:
         done, skipped, random = saved["step"], saved["skipped"], saved["random"]
         network.load_state_dict(saved["network"])
-        optim.load_state_dict(saved["optimiser"])
+        optim.load_state_dict(saved["optimizer"])
         lines.restore(saved["curves"], fabric.device)
         set_random_state(random)
         if first:
@@ -108,18 +108,18 @@ def fit(
     def state() -> dict:
         """As it was after the last whole step, whatever of the next one has been done."""
         numbers = {"step": done, "skipped": skipped, "random": random, "curves": lines.state()}
-        return {**numbers, "network": network.state_dict(), "optimiser": optim.state_dict()}
+        return {**numbers, "network": network.state_dict(), "optimizer": optim.state_dict()}
 
     def learn(batch: Batch, step: int) -> dict[str, Tensor]:
         """The gradients of a step; the loss and other values, and the norm of the gradients."""
         optim.zero_grad(set_to_none=True)
         loss, values = objective(network, batch, step)
         fabric.backward(loss * (share * processes))  # the processes' gradients come together as their mean
-        return {**over_all(values, share=share), "gradient": gradient_norm(network)}
+        return {**all_reduce_mean(values, share=share), "gradient": gradient_norm(network)}
 
     network.train()
     kept = checkpoints.kept_when_stopped(state) if first else nullcontext()
-    with track(name, steps, start=done, shown=first) as tracker, kept, company(batches.stop - batches.first):
+    with track(name, steps, start=done, shown=first) as tracker, kept, collective_timeout(batches.stop - batches.first):
         for step, batch in enumerate(batches.ahead(done, steps), done):
             factor = lr_factor(step, steps=steps, **schedule)
             for group in optim.param_groups:
@@ -129,7 +129,7 @@ def fit(
             with uninterrupted():  # a step is done or not done
                 try:
                     if skipped < skip_bad_steps:
-                        refuse_bad(values, step + 1, batches.ids(step))
+                        check_finite(values, step + 1, batches.ids(step))
                     optim.step()
                     lines.add(step + 1, batches.ids(step), values)
                 except NotFiniteError as error:

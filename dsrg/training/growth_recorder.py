@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dsrg.data.index import Index
 from dsrg.data.palette import label_png
-from dsrg.files import whole_file
-from dsrg.inference.preprocess import squares
+from dsrg.files import atomic_file
+from dsrg.inference.preprocess import warp_to_square
 from dsrg.method.losses import smoothed_softmax
 from dsrg.training.dsrg import Supervisor
 
@@ -21,7 +21,7 @@ def watched_steps(steps: int, times: int) -> list[int]:
     return sorted({max(1, round(steps * moment / times)) for moment in range(1, times + 1)})
 
 
-class GrowthWatch:
+class GrowthRecorder:
     """Called after a step of training, writes the images' grown seeds to folder/ID/STEP.png at the chosen steps.
 
     Args:
@@ -61,7 +61,7 @@ class GrowthWatch:
             seeds, present = torch.from_numpy(self.seeds[rows]).to(probs.device), self.present[rows].to(probs.device)
             grown = self.supervisor(images, probs, seeds, present, step=step - 1).labels.cpu().numpy()
             for image_id, labels in zip(self.ids[rows], grown, strict=True):
-                with whole_file(self.folder / image_id / f"{step:06d}.png") as temporary:
+                with atomic_file(self.folder / image_id / f"{step:06d}.png") as temporary:
                     temporary.write_bytes(label_png(labels))
         network.train()
 
@@ -76,5 +76,5 @@ class GrowthWatch:
         """Rows, their images as squares, uint8 (b, 3, S, S), and the network's probabilities, on its device."""
         for start in range(0, len(self.ids), self.batch):
             rows = slice(start, start + self.batch)
-            images = squares(self.pictures[rows], self.size).to(next(network.parameters()).device)
+            images = warp_to_square(self.pictures[rows], self.size).to(next(network.parameters()).device)
             yield rows, images, smoothed_softmax(network(images).float(), min_prob=self.min_prob)

@@ -1,4 +1,4 @@
-"""Optimiser, parameter groups and learning-rate schedule."""
+"""Optimizer, parameter groups and learning-rate schedule."""
 
 from torch import nn, optim
 
@@ -9,21 +9,21 @@ def parameter_groups(
     """Every trainable parameter in exactly one group: backbone or head, weight or bias.
 
     Released prototxt: biases learn twice as fast and do not decay, the new last layer ten times as fast (1x, 2x, 10x,
-    20x). New is what `network.fast_layers` names: the head, but for the layers of it that start from ImageNet weights.
+    20x). New is what `network.new_layers` names: the head, but for the layers of it that start from ImageNet weights.
     Vectors (biases, norm scales) count as biases.
     """
     groups = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_fast, is_bias = name.startswith(network.fast_layers), parameter.ndim == 1
+        is_fast, is_bias = name.startswith(network.new_layers), parameter.ndim == 1
         rate = lr * (head_lr if is_fast else 1) * (bias_lr if is_bias else 1)
         group = {"params": [], "lr": rate, "peak_lr": rate, "weight_decay": 0.0 if is_bias else weight_decay}
         groups.setdefault((is_fast, is_bias), group)["params"].append(parameter)
     return list(groups.values())
 
 
-def build_optimiser(groups: list[dict], *, name: str, momentum: float, beta2: float) -> optim.Optimizer:
+def build_optimizer(groups: list[dict], *, name: str, momentum: float, beta2: float) -> optim.Optimizer:
     """SGD with momentum (the paper's) or AdamW, whose first beta is the momentum."""
     if name == "sgd":
         return optim.SGD(groups, momentum=momentum)

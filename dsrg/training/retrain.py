@@ -8,10 +8,10 @@ from dsrg.data.batches import Batch
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.losses import seeding_loss, smoothed_softmax
 from dsrg.training.collectives import total
-from dsrg.training.fit import Objective
+from dsrg.training.fit import Criterion
 
 
-def mask_objective(*, loss: str, min_prob: float) -> Objective:
+def retrain_criterion(*, loss: str, min_prob: float) -> Criterion:
     """Loss on label maps, 255 ignored: "cross_entropy", mean over labelled pixels (released code), or "balanced",
     the balanced seeding loss, in which foreground weighs as much as background however small it is.
 

@@ -82,4 +82,4 @@ def _labels_of(folder: Path, learned: LabelFolder, label: Callable[[Path], Itera
         with written_labels(place, format="shards") as add:
             for image_id, png in zip(learned.ids, threaded_map(label_png, label(folder / MODEL)), strict=True):
                 add(image_id, png)
-    return LabelFolder(place, learned.ids, made_by="retrain")
+    return LabelFolder(place, learned.ids, stage_name="retrain")

@@ -9,27 +9,27 @@ from dsrg.data.batches import Batch
 from dsrg.method.losses import mean_or_zero
 from dsrg.method.weak import LOSSES
 from dsrg.params import Dsrg, Grow, TrainCrf, Weak
-from dsrg.training.dsrg import Supervisor, labelled_shares, seed_objective
-from dsrg.training.fit import Objective
+from dsrg.training.dsrg import Supervisor, dsrg_criterion, labelled_shares
+from dsrg.training.fit import Criterion
 
 
-def chosen_objective(dsrg: Dsrg, weak: Weak, *, grow: Grow, crf: TrainCrf) -> tuple[Objective, Supervisor]:
+def chosen_objective(dsrg: Dsrg, weak: Weak, *, grow: Grow, crf: TrainCrf) -> tuple[Criterion, Supervisor]:
     """What `dsrg.objective` names, and the labels that are recorded: seeds grow under DSRG's own objective only."""
     own = dsrg.objective == "dsrg"
     growing = grow.model_dump() | {"enabled": grow.enabled and own}
     supervisor = Supervisor(crf=crf.model_dump(), grow=growing, boundary_loss=own and dsrg.boundary_loss)
     if own:
-        return seed_objective(dsrg, supervisor=supervisor), supervisor
+        return dsrg_criterion(dsrg, supervisor=supervisor), supervisor
     settings = getattr(weak, dsrg.objective).model_dump()
     return weak_objective(LOSSES[dsrg.objective], settings, crf=supervisor.refined), supervisor
 
 
 def weak_objective(
     loss: Callable[..., Tensor], settings: dict, *, crf: Callable[[Tensor, Tensor], Tensor]
-) -> Objective:
+) -> Criterion:
     """Mean over images of one of the `LOSSES`; `crf` is for those that have such a parameter.
 
-    Its values, beside `loss`, are those of `seed_objective`, of seeds that do not grow.
+    Its values, beside `loss`, are those of `dsrg_criterion`, of seeds that do not grow.
     """
     if "crf" in signature(loss).parameters:
         settings = settings | {"crf": crf}

@@ -11,30 +11,30 @@ from dsrg.method.saliency.common import BORDERS, check_arguments, resize, stretc
 
 # What the papers fix and nobody tunes.
 CELL = 12  # side in pixels of the grid cell a superpixel grows from; with `superpixels` it sets the working size of rbd
-COMPACTNESS = 10.0  # [Achanta] m: the difference in Lab colour that weighs as much as the side of a cell
+COMPACTNESS = 10.0  # [Achanta] m: the difference in Lab color that weighs as much as the side of a cell
 SLIC_ROUNDS = 6  # [Achanta] takes 10; the saliency is as good after 6
 SIGMA_CONNECTIVITY = 1.0  # [Zhu] eq. 5, sigma_bndCon, of boundary connectivity (no unit)
 SIGMA_SPACE = 0.25  # [Zhu] eq. 6, sigma_spa, in units of the longer side of the image
-SMOOTHNESS_FLOOR = 0.1  # [Zhu] eq. 9, mu: the least weight that ties neighbouring superpixels together
+SMOOTHNESS_FLOOR = 0.1  # [Zhu] eq. 9, mu: the least weight that ties neighboring superpixels together
 
 
 def rbd(image: np.ndarray, *, superpixels: int, sigma_color: float, optimize: bool) -> np.ndarray:
     """Saliency by robust background detection [Zhu].
 
-    Superpixels form a graph whose lengths are differences of colour. What is within easy reach of a superpixel is the
+    Superpixels form a graph whose lengths are differences of color. What is within easy reach of a superpixel is the
     region it belongs to; a region that lies along the border for much of its outline is background, one that touches
     it here and there is not: "boundary connectivity", the length on the border over the root of the area. Saliency is
-    one minus the paper's background probability (eq. 5), an absolute measure, or the map the paper optimises from it.
+    one minus the paper's background probability (eq. 5), an absolute measure, or the map the paper optimizes from it.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         superpixels: how many, about ([Zhu]: some 200).
-        sigma_color: difference in Lab colour that still counts as near ([Zhu] sigma_clr: 10, good from 5 to 15).
-        optimize: go on to the paper's least squares (eq. 9): background probability pulls to 0, contrast of colour
-            to 1, likeness to the neighbours. The map is finer within an object, but contrast also marks background.
+        sigma_color: difference in Lab color that still counts as near ([Zhu] sigma_clr: 10, good from 5 to 15).
+        optimize: go on to the paper's least squares (eq. 9): background probability pulls to 0, contrast of color
+            to 1, likeness to the neighbors. The map is finer within an object, but contrast also marks background.
 
     Returns:
-        float32 (H, W) in 0..1; zeros on an image of one colour.
+        float32 (H, W) in 0..1; zeros on an image of one color.
 
     Raises:
         InputError: not such an image; `superpixels` below 1; `sigma_color` not above 0.
@@ -84,7 +84,7 @@ def geodesic_distances(lengths: np.ndarray) -> np.ndarray:
 
 
 def slic(image: np.ndarray, *, superpixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """SLIC superpixels [Achanta]: k-means of colour and place, each pixel bound to the 3x3 cells around its own.
+    """SLIC superpixels [Achanta]: k-means of color and place, each pixel bound to the 3x3 cells around its own.
 
     The image is resized to whole cells of `CELL` pixels, so that the search of a cell is one matrix product. Pieces cut
     off from their superpixel are not reassigned.
@@ -94,7 +94,7 @@ def slic(image: np.ndarray, *, superpixels: int) -> tuple[np.ndarray, np.ndarray
         superpixels: how many, about; at most one for each row and column of the image.
 
     Returns:
-        labels int (h, w) in 0..K-1 at the working size, colour float32 (K, 3) in Lab, centre float32 (K, 2) as (y, x)
+        labels int (h, w) in 0..K-1 at the working size, color float32 (K, 3) in Lab, centre float32 (K, 2) as (y, x)
         in units of the longer side of the image.
     """
     height, width = image.shape[:2]
@@ -136,7 +136,7 @@ def _contrast(difference: np.ndarray, center: np.ndarray, *, background: np.ndar
 
 
 def _smoothness(adjacent: np.ndarray, difference: np.ndarray, sigma_color: float) -> np.ndarray:
-    """Weights that tie superpixels to their neighbours and the neighbours' neighbours ([Zhu] eq. 10)."""
+    """Weights that tie superpixels to their neighbors and the neighbors' neighbors ([Zhu] eq. 10)."""
     links = adjacent.astype(np.float32)
     tied = (links + links @ links) > 0
     np.fill_diagonal(tied, False)
@@ -144,7 +144,7 @@ def _smoothness(adjacent: np.ndarray, difference: np.ndarray, sigma_color: float
 
 
 def _optimize(foreground: np.ndarray, smoothness: np.ndarray, *, background: np.ndarray) -> np.ndarray:
-    """The s that minimises sum b s^2 + sum f (s - 1)^2 + sum_i<j w_ij (s_i - s_j)^2, stretched ([Zhu] eq. 9)."""
+    """The s that minimizes sum b s^2 + sum f (s - 1)^2 + sum_i<j w_ij (s_i - s_j)^2, stretched ([Zhu] eq. 9)."""
     system = np.diag(background + foreground + smoothness.sum(axis=1)) - smoothness
     return stretch(np.linalg.solve(system, foreground))
 

@@ -1,6 +1,6 @@
 """Built-in foreground/background prior: tags pooled inside, background outside of a mask (Saleh et al., ECCV 2016).
 
-Not verified, from notes on the paper and from memory: the terms' normalisers and r = 5. The paper makes its mask from
+Not verified, from notes on the paper and from memory: the terms' normalizers and r = 5. The paper makes its mask from
 the network's own activations in every step; here it is made once and comes as seeds.
 """
 
