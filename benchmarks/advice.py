@@ -1,4 +1,4 @@
-"""How good is the advice of `dsrg advise`? The same sweep held against training masks, which the advice never sees.
+"""How good is the advice of `dsrg advise`? The same sweep compared with training masks, which the advice never sees.
 
     python -m benchmarks.advice --name demo [--images 400]
 

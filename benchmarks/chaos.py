@@ -232,7 +232,7 @@ def main(name: str, kills: int, seed: int, changes: tuple[str, ...], checkpoint_
         share = row["seconds"] / row["of_seconds"]
         table.add_row(stage, str(row["checkpoints"]), f"{row['seconds']:.2f}", f"{share:.1%}")
     Console().print(table)
-    print(f"{len(strikes)} strikes, {resumed} trainings gone on with, {rounds} times {len(expected)} files compared")
+    print(f"{len(strikes)} strikes, {resumed} trainings resumed, {rounds} times {len(expected)} files compared")
     print(f"different: {sorted(different) or 'none'}; left over: {left or 'nothing'}; still alive: {alive or 'nobody'}")
     result = {
         "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},

@@ -4,7 +4,7 @@
 
 Plain is what one would write first: pydensecrf in one process, one image at a time. A round runs every engine once, in
 turn, so that whatever else the machine does meets all of them. Networks' opinions are smooth random ones; without a
-folder the images are drawn. Without pydensecrf the rest is held against the lattice on the CPU; on a machine with a GPU
+folder the images are drawn. Without pydensecrf the rest is compared with the lattice on the CPU; with a GPU
 the lattice runs there too. The floor is the bytes of `floor_bytes` at the rate of a copy. Prints a table, writes JSON.
 """
 
@@ -117,7 +117,7 @@ def plain(images: Tensor, energies: Tensor, kernel: dict) -> Tensor:
 
 
 def engines(kernel: dict) -> dict[str, Engine]:
-    """Title -> engine, those that this machine has; the first is what the others are held against."""
+    """Title -> engine, those that this machine has; the first is what the others are compared with."""
 
     def lattice_on(device: str) -> Engine:
         def refine(images: Tensor, energies: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from dsrg.evaluation.segmentation import evaluate_segmenter
 from dsrg.files import write_json, write_text
 from dsrg.inference.predict import load_segmenter
 from dsrg.method.metrics import confusion_matrix, label_quality
-from dsrg.networks.network import Segmenter
+from dsrg.networks.network import DeepLab
 from dsrg.params import load_params
 from dsrg.project import load_project
 
@@ -135,7 +135,7 @@ def fully_supervised(key: str) -> dict:
     return found
 
 
-def scored(segmenter: Segmenter, *, size: int) -> dict:
+def scored(segmenter: DeepLab, *, size: int) -> dict:
     """A segmenter on the evaluation split of the working folder; size: side of its training squares, pixels."""
     project = load_project()
     classes = read_classes(project.paths.classes)

@@ -60,7 +60,7 @@ from dsrg.files import sha256, write_json
 from dsrg.params import load_params
 from dsrg.runtime.checksummed import write_checksummed
 from dsrg.runtime.launcher import WorkShard
-from dsrg.runtime.resumable import kept
+from dsrg.runtime.resumable import resumable_rows
 from dsrg.training.checkpoints import Checkpoints
 
 SECONDS = 10  # of the processor that one input may take
@@ -316,15 +316,15 @@ def encoded(pixels: np.ndarray, form: str, **options: object) -> bytes:
 
 def png_forged(content: bytes) -> bytes:
     """A PNG's chunks with the checksums that belong to them, as far as they can be told apart."""
-    mended, place = bytearray(content), 8
-    while place + 12 <= len(mended):
-        (length,) = struct.unpack_from(">I", mended, place)
+    fixed, place = bytearray(content), 8
+    while place + 12 <= len(fixed):
+        (length,) = struct.unpack_from(">I", fixed, place)
         end = place + 8 + length
-        if end + 4 > len(mended):
+        if end + 4 > len(fixed):
             break
-        struct.pack_into(">I", mended, end, zlib.crc32(mended[place + 4 : end]))
+        struct.pack_into(">I", fixed, end, zlib.crc32(fixed[place + 4 : end]))
         place = end + 4
-    return bytes(mended)
+    return bytes(fixed)
 
 
 def masks(folder: Path) -> Target:
@@ -370,8 +370,8 @@ def label_folders(folder: Path) -> Target:
     def spoiled_one(key: bytes) -> st.SearchStrategy[bytes]:
         return spoiled([sound[key]], tokens=tokens).map(lambda content: key + content)
 
-    noted = [key for key, path in files.items() if path.name in (CHECKSUMS, PLACES)]
-    return Target(st.sampled_from([*files, *noted]).flatmap(spoiled_one), read)
+    expected = [key for key, path in files.items() if path.name in (CHECKSUMS, PLACES)]
+    return Target(st.sampled_from([*files, *expected]).flatmap(spoiled_one), read)
 
 
 def images(folder: Path) -> Target:
@@ -603,7 +603,7 @@ def shards(folder: Path) -> Target:
     def make(rows: np.ndarray) -> Iterator[dict]:
         yield from ({"a": np.full((2, 3), number)} for number in rows)
 
-    list(kept(make, WorkShard(scratch), total=4, shard=2))
+    list(resumable_rows(make, WorkShard(scratch), total=4, shard=2))
     path = min(scratch.iterdir())
     sound = path.read_bytes()
 
@@ -614,7 +614,7 @@ def shards(folder: Path) -> Target:
             write_checksummed(scratch, path.name.split(".")[0], content[1:], suffix=".npz")
         else:
             (scratch / path.name).write_bytes(content[1:])
-        return list(kept(make, WorkShard(scratch), total=4, shard=2))
+        return list(resumable_rows(make, WorkShard(scratch), total=4, shard=2))
 
     def saved(arrays: dict) -> bytes:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""How right are grown seeds? One trained network, many rules of growing, held against the training masks.
+"""How right are grown seeds? One trained network, many rules of growing, compared with the training masks.
 
     python -m benchmarks.growth_quality --name voc2012-mobilenet [--network data/dsrg.pt]
 

@@ -24,8 +24,8 @@ from benchmarks.timing import write_figures
 from dsrg.inference import released
 from dsrg.inference.predict import predictions
 from dsrg.method.crf import dense_crf
-from dsrg.networks.network import Segmenter
-from dsrg.params import Params, Predict, load_params
+from dsrg.networks.network import DeepLab
+from dsrg.params import Params, PredictParams, load_params
 from dsrg.runtime import workers
 
 CLASSES = 21
@@ -43,8 +43,8 @@ def work(what: str, width: int, height: int, params: Params) -> None:
     """One case, in a process that does nothing else."""
     kernel = params.crf.test.model_dump() | {"iterations": 1}
     if what == STAGES:
-        settings = Predict(**released.PREDICT)
-        segmenter = Segmenter(classes=CLASSES - 1, **params.network_of("dsrg").model_dump(exclude={"weights"})).eval()
+        settings = PredictParams(**released.PREDICT)
+        segmenter = DeepLab(classes=CLASSES - 1, **params.network_of("dsrg").model_dump(exclude={"weights"})).eval()
         images = noise(width, height, 4 * workers.worker_count())
         for _ in predictions(segmenter, images, None, settings, size=params.data.size, kernel=kernel):
             pass

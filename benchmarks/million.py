@@ -33,7 +33,7 @@ from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.data.texts import GrowingTexts
 from dsrg.runtime.launcher import WorkShard
-from dsrg.runtime.resumable import kept
+from dsrg.runtime.resumable import resumable_rows
 
 CLASSES = [f"class {number}" for number in range(80)]
 GRID, SIDE, BATCH = 9, 16, 20
@@ -123,7 +123,7 @@ def kept_work(folder: Path, images: int) -> None:
         return ({"labels": png} for _ in rows)
 
     for number in (1, 0):
-        deque(kept(make, WorkShard(folder / "scratch", number, 2), total=images), maxlen=0)
+        deque(resumable_rows(make, WorkShard(folder / "scratch", number, 2), total=images), maxlen=0)
 
 
 def labels_written(folder: Path, images: int) -> None:

@@ -86,9 +86,9 @@ class Step:
         labels, loss = batch.labels, 0
         if kind == "with":
             with torch.no_grad():
-                crf_probs = supervisor.refined(batch.images, probs)
+                crf_probs = supervisor.crf_probs(batch.images, probs)
                 laps.end("CRF")
-                deciding = supervisor.deciding(probs, crf_probs, batch.present)
+                deciding = supervisor.growth_probs(probs, crf_probs, batch.present)
                 labels = grow(batch.labels, deciding, batch.present, **supervisor.thresholds)
                 laps.end("growth")
             clip, gradient = settings.boundary_clip, settings.crf_gradient

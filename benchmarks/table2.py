@@ -221,7 +221,7 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
 
 
 def save_figure(path: Path, figure: plt.Figure) -> None:
-    """Write it as a PNG, whole or not at all, and free it."""
+    """Write it as a PNG, atomically, and free it."""
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)

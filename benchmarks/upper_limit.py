@@ -19,7 +19,7 @@ from dsrg.data.classes import read_classes
 from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
-from dsrg.networks.network import Segmenter
+from dsrg.networks.network import DeepLab
 from dsrg.networks.weights import initial_segmenter
 from dsrg.project import load_project
 from dsrg.training.fit import fit, set_up_torch
@@ -36,7 +36,7 @@ def main(name: str) -> None:
     click.echo(found)
 
 
-def full_supervision(scratch: Path, *, fingerprint: str = "") -> Segmenter:
+def full_supervision(scratch: Path, *, fingerprint: str = "") -> DeepLab:
     """The network of `retrain`, trained on the masks; goes on from a checkpoint of this fingerprint in `scratch`."""
     project = load_project()
     params, retrain = project.params, project.params.retrain

@@ -1,6 +1,6 @@
 """What `dsrg doctor` looks at: the machine, the project, its data and DVC's cache, a finding a line.
 
-Nothing is changed here. A finding says what could be removed to mend it; the command does that when it is told to.
+Nothing is changed here. A finding says what could be removed to fix it; the command does that when it is told to.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from dsrg.files import human_bytes, read_text, sha256
 from dsrg.project import Project
 from dsrg.runtime.dvc_lock import md5, read_record
 
-FINE, NOTE, WRONG = "fine", "note", "wrong"
+FINE, NOTE, ERROR = "fine", "note", "wrong"
 MEMORY = 4 * 2**30  # bytes; the demo and the small recipes take up to 3.2 GiB (docs/results.md)
 LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}  # that OpenCV loads: Debian's package
 LEFTOVER = re.compile(r"\..+\.(\d+)\.(tmp|old)")  # of dsrg.files, with the pid of the process that was writing
@@ -31,7 +31,7 @@ SHOWN = 5  # offenders named in a line
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, how it is, what is to be said, and what could be removed to mend it."""
+    """One line: what was looked at, how it is, what is to be said, and what could be removed to fix it."""
 
     what: str
     state: str
@@ -71,7 +71,7 @@ def look_at_machine(constraints: Path) -> Iterator[Finding]:
 def python(version: tuple[int, int]) -> Finding:
     supported = (3, 11) <= version <= (3, 13)
     said = f"{version[0]}.{version[1]}"
-    return Finding("python", FINE, said) if supported else Finding("python", WRONG, f"{said}; expected 3.11 to 3.13")
+    return Finding("python", FINE, said) if supported else Finding("python", ERROR, f"{said}; expected 3.11 to 3.13")
 
 
 def packages(pins: dict[str, str], installed: dict[str, str], *, required: Iterable[str]) -> Finding:
@@ -80,7 +80,7 @@ def packages(pins: dict[str, str], installed: dict[str, str], *, required: Itera
     changed = sorted(name for name in installed if installed[name] != pins.get(name, installed[name]))
     other = [f"{name} {installed[name]} (pinned {pins[name]})" for name in changed]
     if missing:
-        return Finding("packages", WRONG, f"missing: {_few(missing)}; run: make env")
+        return Finding("packages", ERROR, f"missing: {_few(missing)}; run: make env")
     if other:
         return Finding("packages", NOTE, f"other versions than the tested ones: {_few(other)}")
     return Finding("packages", FINE, f"{len(installed)} as pinned in constraints.txt")
@@ -107,7 +107,7 @@ def libraries(wanted: dict[str, str], load: Callable[[str], object]) -> Finding:
         except OSError:
             missing.append(f"{name} (apt-get install {package})")
     if missing:
-        return Finding("libraries", WRONG, f"OpenCV needs {_few(missing)}")
+        return Finding("libraries", ERROR, f"OpenCV needs {_few(missing)}")
     return Finding("libraries", FINE, ", ".join(wanted))
 
 
@@ -115,7 +115,7 @@ def disk(free: int, *, needed: int) -> Finding:
     """needed: bytes of all outs as they were last time, twice: DVC keeps a copy."""
     if free < needed:
         return Finding(
-            "disk", WRONG, f"{human_bytes(free)} free; the outs took {human_bytes(needed)} with DVC's copies"
+            "disk", ERROR, f"{human_bytes(free)} free; the outs took {human_bytes(needed)} with DVC's copies"
         )
     return Finding("disk", FINE, f"{human_bytes(free)} free")
 
@@ -167,7 +167,7 @@ def git() -> Finding:
     """git, and whether DVC goes with it or without it as it has to."""
     if not _has_repository():
         if dvc_expects_git():
-            return Finding("git", WRONG, "no repository, which DVC does not know: dvc repro stops; run: make env")
+            return Finding("git", ERROR, "no repository, which DVC does not know: dvc repro stops; run: make env")
         return Finding("git", NOTE, "no repository: dvc repro works, dvc exp does not; run: git init")
     if _goes_without_git():
         said = "a repository, but .dvc/config.local says core.no_scm: dvc exp does not work; run: make env"
@@ -222,7 +222,7 @@ def locked(path: Path) -> Finding:
             raise ValueError("no object")
     except (OSError, ValueError) as error:
         said = f"{path}: damaged ({error}); DVC cannot go on with it, nothing is lost without it"
-        return Finding("DVC's locks", WRONG, said, (path,))
+        return Finding("DVC's locks", ERROR, said, (path,))
     return Finding("DVC's locks", FINE, str(path))
 
 
@@ -232,7 +232,7 @@ def params() -> Finding:
     try:
         load_params()
     except InputError as error:
-        return Finding("params", WRONG, _few(error.problems))
+        return Finding("params", ERROR, _few(error.problems))
     return Finding("params", FINE, "params.yaml")
 
 
@@ -272,7 +272,7 @@ def look_at_data(project: Project) -> Iterator[Finding]:
         classes = read_classes(paths.classes)
         index, truth = read_index(paths.index, classes), read_ground_truth(paths.ground_truth)
     except InputError as error:
-        yield Finding("data", WRONG, _few(error.problems))
+        yield Finding("data", ERROR, _few(error.problems))
         return
     images = (project.data_root / path for path in index.paths)
     yield checksums("images", dict(zip(images, index.checksums, strict=True)))
@@ -298,7 +298,7 @@ def checksums(what: str, wanted: dict[Path, str]) -> Finding:
             bad.append(f"{path}: {error.strerror}")
     if bad:
         return Finding(
-            what, WRONG, f"{len(bad)} of {len(wanted)}: {_few(bad)}; restore them, or run: dvc repro -f prepare"
+            what, ERROR, f"{len(bad)} of {len(wanted)}: {_few(bad)}; restore them, or run: dvc repro -f prepare"
         )
     return Finding(what, FINE, f"{len(wanted)}, each as `prepare` checked it")
 
@@ -309,7 +309,7 @@ def artifact(path: Path, read: Callable[[Path], object]) -> Finding:
     try:
         read(path)
     except InputError as error:
-        return Finding(str(path), WRONG, _few(error.problems))
+        return Finding(str(path), ERROR, _few(error.problems))
     return Finding(str(path), FINE, "whole")
 
 
@@ -321,22 +321,22 @@ def look_at_cache() -> Iterator[Finding]:
     try:
         read_record()
     except InputError as error:
-        yield Finding("DVC", WRONG, _few(error.problems))
+        yield Finding("DVC", ERROR, _few(error.problems))
         return
     if not Path(".dvc").is_dir():
         yield Finding("DVC", NOTE, "no DVC project here; run: dvc init")
         return
-    objects, faults = tracked()
+    objects, faults = tracked_objects()
     if dvc_expects_git() and any("not a git repository" in fault for fault in faults):
         yield Finding("DVC", NOTE, "not looked at, as it stops without git (see there)")
         return
     if faults:
-        yield Finding("DVC", WRONG, _few(faults))
+        yield Finding("DVC", ERROR, _few(faults))
         return
     yield from compared(objects)
 
 
-def tracked() -> tuple[list[Object], list[str]]:
+def tracked_objects() -> tuple[list[Object], list[str]]:
     """Files that DVC tracks with a copy in its cache, folders file by file -> objects, what is wrong with the lists."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -378,7 +378,7 @@ def compared(objects: Iterable[Object]) -> Iterator[Finding]:
             changed.append(str(one.path))
     if damaged:
         said = f"{len(damaged)} of {count} objects are damaged: {_few(damaged.values())}"
-        yield Finding("DVC's cache", WRONG, f"{said}; remove them (--fix), then dvc fetch or dvc repro", tuple(damaged))
+        yield Finding("DVC's cache", ERROR, f"{said}; remove them (--fix), then dvc fetch or dvc repro", tuple(damaged))
     elif missing:
         said = (
             f"{len(missing)} of {count} objects are missing: {_few(missing)}; run: dvc commit, dvc fetch or dvc repro"
@@ -391,7 +391,7 @@ def compared(objects: Iterable[Object]) -> Iterator[Finding]:
         yield Finding("workspace", NOTE, said)
 
 
-def mend(findings: Iterable[Finding]) -> list[Path]:
+def fix(findings: Iterable[Finding]) -> list[Path]:
     """Remove what findings say could be removed -> what is gone."""
     gone = []
     for path in dict.fromkeys(path for finding in findings for path in finding.remove):

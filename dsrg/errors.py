@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Something given to the program is wrong: a file, a line, a key. The user's to mend; exit code 2.
+    """Something given to the program is wrong: a file, a line, a key. The user's to fix; exit code 2.
 
     `problems` holds one line per offender; each names the file, line or key, what was expected and what to do.
     """

@@ -36,7 +36,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Shapes(Section):
+class ShapesParams(Section):
     train: Count
     val: Count
     size_min: Annotated[int, Field(ge=64, le=1024)]
@@ -50,7 +50,7 @@ class Shapes(Section):
     seed: Seed
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Shapes":
+    def _ordered(self) -> "ShapesParams":
         if self.size_min > self.size_max:
             raise ValueError("size_min must not be larger than size_max")
         if self.cover_min > self.cover_max:
@@ -91,7 +91,7 @@ def _backbone(name: str) -> str:
     return name
 
 
-class Network(Section):
+class NetworkParams(Section):
     backbone: Annotated[str, AfterValidator(_backbone)]
     weights: str | None
     output_stride: Literal[8, 16]
@@ -104,13 +104,13 @@ class Network(Section):
     input: Literal["torchvision", "caffe", "caffe_rgb"]
 
     @model_validator(mode="after")
-    def _convention(self) -> "Network":
+    def _convention(self) -> "NetworkParams":
         if self.weights == "imagenet" and self.input != "torchvision":
             raise ValueError("weights: imagenet are torchvision's, so input must be torchvision")
         return self
 
     @model_validator(mode="after")
-    def _one_branch(self) -> "Network":
+    def _one_branch(self) -> "NetworkParams":
         if self.head == "largefov" and len(self.rates) != 1:
             raise ValueError(f"head: largefov has one branch, so rates needs one value, not {self.rates}")
         return self
@@ -203,7 +203,7 @@ class SeedCrf(CrfKernel):
     background: Annotated[float, Field(gt=0, le=1)]
 
 
-class Seeds(Section):
+class SeedParams(Section):
     scales: Annotated[list[Positive], Field(min_length=1)]
     flip: bool
     fg_thresh: Fraction
@@ -218,7 +218,7 @@ class Seeds(Section):
     overlays: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _cues(self) -> "Seeds":
+    def _cues(self) -> "SeedParams":
         if (self.cues is None) != (self.cues_list is None):
             raise ValueError("cues and cues_list go together: the pickle, and the list that its rows follow")
         return self
@@ -318,7 +318,7 @@ class Dsrg(Training):
     watch_times: Annotated[int, Field(ge=1, le=20)]
 
 
-class Predict(Section):
+class PredictParams(Section):
     shape: Literal["square", "native"]
     scales: Annotated[list[Positive], Field(min_length=1)]
     flip: bool
@@ -331,7 +331,7 @@ class Predict(Section):
         return None
 
 
-class PseudoLabels(Predict):
+class PseudoLabels(PredictParams):
     crf: bool
     tags_only: bool
     unsure_below: Fraction
@@ -346,7 +346,7 @@ class Retrain(Training):
     min_prob: MinProb
 
 
-class Evaluate(Predict):
+class Evaluate(PredictParams):
     prior: Literal["none", "lse"]
     prior_sharpness: Positive
     overlays: Annotated[int, Field(ge=0)]
@@ -358,12 +358,12 @@ class Evaluate(Predict):
 
 class Params(Section):
     seed: Seed
-    shapes: Shapes
+    shapes: ShapesParams
     data: Data
-    network: Network
+    network: NetworkParams
     cam: Cam
     saliency: Saliency
-    seeds: Seeds
+    seeds: SeedParams
     crf: Crf
     grow: Grow
     dsrg: Dsrg
@@ -372,12 +372,12 @@ class Params(Section):
     retrain: Retrain
     evaluate: Evaluate
 
-    def network_of(self, training: Literal["cam", "dsrg", "retrain"]) -> Network:
+    def network_of(self, training: Literal["cam", "dsrg", "retrain"]) -> NetworkParams:
         """The network of a training: params `network`, but for what the training's own `network` says.
 
         Raises ValidationError where the two do not go together; `load_params` has seen to that.
         """
-        return Network(**self.network.model_dump() | (getattr(self, training).network or {}))
+        return NetworkParams(**self.network.model_dump() | (getattr(self, training).network or {}))
 
 
 TRAININGS = ("cam", "dsrg", "retrain")

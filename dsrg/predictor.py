@@ -1,4 +1,4 @@
-"""A trained network for pictures of one's own: a path or an array in, a label map of its size out. No params.yaml."""
+"""A trained network for pictures of your own: a path or an array in, a label map of its size out. No params.yaml."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,16 +15,16 @@ from dsrg.data.index import present_from_tags
 from dsrg.errors import InputError
 from dsrg.inference import released
 from dsrg.inference.predict import Prediction, load_segmenter, predictions
-from dsrg.params import CrfKernel, Predict
+from dsrg.params import CrfKernel, PredictParams
 
-RELEASED, RELEASED_CRF = Predict(**released.PREDICT), CrfKernel(**released.CRF)
+RELEASED, RELEASED_CRF = PredictParams(**released.PREDICT), CrfKernel(**released.CRF)
 
 
-class Segmenter:
+class Predictor:
     """A trained network with its classes.
 
     >>> import dsrg
-    >>> segmenter = dsrg.Segmenter.load("data/retrain.pt")
+    >>> segmenter = dsrg.Predictor.load("data/retrain.pt")
     >>> segmenter.classes
     ['cat', 'dog']
     >>> labels = segmenter.predict("rex.jpg")
@@ -39,7 +39,7 @@ class Segmenter:
         self.network, self.model = network, model
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | None = None) -> "Segmenter":
+    def load(cls, path: str | Path, *, device: str | None = None) -> "Predictor":
         """Read a model file (data/retrain.pt, data/dsrg.pt). `device`: "cpu" or "cuda"; None = a GPU if there is one.
 
         Raises InputError if it is no model file, or there is no such device.
@@ -63,7 +63,7 @@ class Segmenter:
         tags: str | Iterable[str] | None = None,
         crf: bool = False,
         probabilities: bool = False,
-        settings: Predict = RELEASED,
+        settings: PredictParams = RELEASED,
         kernel: CrfKernel = RELEASED_CRF,
         unsure_below: float = 0.0,
         max_side: int | None = None,
@@ -115,7 +115,7 @@ class Segmenter:
         images: Iterable[NDArray[np.uint8]],
         present: NDArray[np.bool_] | None,
         *,
-        settings: Predict,
+        settings: PredictParams,
         kernel: CrfKernel | None,
         batch: int = 1,
         **wanted: object,

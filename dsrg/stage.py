@@ -68,7 +68,7 @@ class Stage:
         Under the main project even when dvc runs in a temporary copy, so a run that was killed there goes on too; where
         two such runs do the same work at the same time, the second one has a folder of its own.
         """
-        return self._workplace[0] if self.topology.first else Path(os.devnull)
+        return self._workplace[0] if self.topology.is_rank_zero else Path(os.devnull)
 
     @cached_property
     def topology(self) -> LaunchConfig:
@@ -161,13 +161,13 @@ def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
     stage, started = None, time.monotonic()
     try:
         shared = topology()
-        if shared.launcher == "parent" and not shared.first:
+        if shared.launcher == "parent" and not shared.is_rank_zero:
             leave_keyboard_to_starter()
         with stoppable():
             if "DVC_STAGE" in os.environ or shared.launcher == "parent":
                 stop_with(starter())
             stage = load_stage(name)
-            if shared.first:
+            if shared.is_rank_zero:
                 stage.preflight()
                 with stage.alone():
                     work(stage)
@@ -202,10 +202,10 @@ def read_seconds() -> dict[str, float]:
     """How long each stage took when it last ran in this folder, in the order of dvc.yaml; of a training that was
     interrupted, since it went on. No outs of the stages: no two runs have the same. Raises InputError if none ran.
     """
-    noted = noted_seconds()
-    if not noted:
+    expected = noted_seconds()
+    if not expected:
         raise InputError("no times are noted; no stage has run in this folder yet, run `dvc repro`")
-    return {name: noted[name] for name in read_dvc_yaml()["stages"] if name in noted}
+    return {name: expected[name] for name in read_dvc_yaml()["stages"] if name in expected}
 
 
 def load_stage(name: str) -> Stage:

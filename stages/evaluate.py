@@ -39,7 +39,7 @@ def evaluate(stage: Stage) -> None:
             title=f"{stage.name} {name}",
             share=replace(share, folder=share.folder / name),
         )
-    if not share.first:
+    if not share.is_rank_zero:
         return
     ends = best_and_worst(dict(enumerate(scores["retrain"].images)), BEST_WORST_COUNT)
     first = range(min(settings.overlays, len(index)))

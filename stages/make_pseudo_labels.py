@@ -29,7 +29,7 @@ def make_pseudo_labels(stage: Stage) -> None:
         return predicted_labels(segmenter, index.pick(rows), stage.data_root, size=model.size, **labelling)
 
     found = resumable_labels(predict, share, total=len(index))
-    if not share.first:
+    if not share.is_rank_zero:
         deque(found, maxlen=0)
         return
     shown = []

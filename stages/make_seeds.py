@@ -37,7 +37,7 @@ def make_seeds(stage: Stage) -> None:
         print(*cues.remarks(index, classes), sep="\n")
         settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
         rows = cue_seed_rows(cues, index, stage.data_root, **settings)
-    if not stage.topology.first:
+    if not stage.topology.is_rank_zero:
         deque(rows, maxlen=0)
         return
     rows = with_points(rows, points, index, classes=len(classes), counts=pointed)

@@ -62,7 +62,7 @@ def retrain(stage: Stage) -> None:
         return (labels for labels, *_ in tracked(found, f"{stage.name} labels", len(index)))
 
     first = LabelFolder(stage.paths.pseudo_labels, index.ids, stage_name="make_pseudo_labels")
-    if not stage.topology.first:
+    if not stage.topology.is_rank_zero:
         if topology is not SINGLE_PROCESS:
             train(first, stage.scratch)  # and ends there
         return

@@ -53,7 +53,7 @@ def generate(images: Path, out: Path, *, topology: LaunchConfig = SINGLE_PROCESS
         return predictions(segmenter, read_images(some, images), some.present, params.pseudo_labels, **wanted)
 
     labels = resumable_labels(predict, replace(share, folder=share.folder / "labels"), total=COUNT)
-    if share.first:
+    if share.is_rank_zero:
         write_seeds(out / "seeds.h5", rows, count=COUNT, grid=grid_size(SIZE), classes=CLASSES, params="{}")
         with written_labels(out / "labels", format="shards") as add:
             for image_id, one in zip(index.ids, labels, strict=True):
@@ -66,7 +66,7 @@ def generate(images: Path, out: Path, *, topology: LaunchConfig = SINGLE_PROCESS
     told = {"classes": CLASSES, "size": SIZE, "kernel": kernel}
     share = replace(share, folder=share.folder / "evaluate")
     scores, _ = evaluate_segmenter(segmenter, index, images, masks, params.evaluate, share=share, **told)
-    if share.first:
+    if share.is_rank_zero:
         (out / "metrics.json").write_text(json.dumps([scores.metrics(), scores.images]))
 
 

@@ -20,7 +20,7 @@ from test_pipeline import run_all
 
 from benchmarks.advice import confusions, mean_f1, rank_correlation
 from dsrg.advise.figure import draw_advice
-from dsrg.advise.information import border_steps, mutual_information, shared, split_tables
+from dsrg.advise.information import border_steps, foreground_overlap, mutual_information, split_tables
 from dsrg.advise.sweep import MEASURES, THRESHOLDS, Advice, Sweep, Views, findings, own_classes, view_maps, words
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.commands import main
@@ -94,7 +94,7 @@ def test_steps_on_borders_are_those_of_a_slow_loop(labels, values):
 @settings(max_examples=30, deadline=None)
 @given(label_maps, label_maps)
 def test_what_is_shared_is_what_a_slow_loop_counts(first, second):
-    for one, other, found in zip(first, second, shared(first, second), strict=True):
+    for one, other, found in zip(first, second, foreground_overlap(first, second), strict=True):
         pairs = list(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True))
         both = 2 * sum(a == b and a in (1, 2) for a, b in pairs)
         assert found.tolist() == [both, sum((a in (1, 2)) + (b in (1, 2)) for a, b in pairs)]

@@ -236,7 +236,7 @@ def test_bad_images_can_be_left_out(root):
 def test_nothing_left_is_an_error(root):
     (root / "c.jpg").write_bytes(b"")
     *_, problem = problems_of(make_scan(root, B, C), on_bad="skip")
-    assert problem == "no training image is left of 1; mend some (data.on_bad: skip)"
+    assert problem == "no training image is left of 1; fix some (data.on_bad: skip)"
     assert problems_of(make_scan(root, C), on_bad="skip")[-1].startswith("no image is left of 1")
     assert problems_of(make_scan(root, B, C, problems=["a bad list"]), on_bad="skip")[0] == "a bad list"
 
@@ -281,8 +281,8 @@ def test_a_drawn_mask_may_refuse(root):
         ("dogg", "did you mean 'dog'?"),
         ("DOG", "did you mean 'dog'?"),
         ("2", "tags are names of classes, not their numbers"),
-        ("9" * 5000, "mend it, or list your own classes in classes.txt"),  # more digits than int() takes
-        ("zebra", "mend it, or list your own classes in classes.txt"),
+        ("9" * 5000, "fix it, or list your own classes in classes.txt"),  # more digits than int() takes
+        ("zebra", "fix it, or list your own classes in classes.txt"),
     ],
 )
 def test_a_tag_that_is_no_class_comes_with_a_hint(tag, hint):

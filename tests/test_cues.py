@@ -180,7 +180,7 @@ class TestProblems:
             (LIST + "d.jpg -1\n", "input_list.txt:4: expected `ID.jpg NUMBER`, found 'd.jpg -1'"),
             (LIST + "d.jpg ٣\n", "input_list.txt:4: expected `ID.jpg NUMBER`, found 'd.jpg ٣'"),
             (LIST + "a.png 7\n", "input_list.txt:4: id 'a' is on line 2 already; remove one"),
-            (LIST + "a.png 7\n", "input_list.txt:4: number 7 is on line 2 already; mend one"),
+            (LIST + "a.png 7\n", "input_list.txt:4: number 7 is on line 2 already; fix one"),
             ("\n", "input_list.txt: an empty list; expected `ID.jpg NUMBER` a line"),
             (LIST + "d.jpg 9\n", "cues.pickle: no entry '9_labels' for "),
             (LIST + "d.jpg 9\n", "cues.pickle: no entry '9_cues' for "),

@@ -21,7 +21,7 @@ from dsrg.commands import main
 from dsrg.data.classes import write_classes
 from dsrg.data.index import GroundTruth, write_ground_truth, write_index
 from dsrg.data.palette import label_png
-from dsrg.doctor import FINE, NOTE, WRONG, Finding
+from dsrg.doctor import ERROR, FINE, NOTE, Finding
 from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.params import Params
@@ -41,7 +41,7 @@ def flip(path: Path) -> None:
 
 class TestMachine:
     @pytest.mark.parametrize(
-        ("version", "state"), [((3, 10), WRONG), ((3, 11), FINE), ((3, 13), FINE), ((3, 14), WRONG), ((2, 7), WRONG)]
+        ("version", "state"), [((3, 10), ERROR), ((3, 11), FINE), ((3, 13), FINE), ((3, 14), ERROR), ((2, 7), ERROR)]
     )
     def test_python(self, version, state):
         assert doctor.python(version).state == state
@@ -51,7 +51,7 @@ class TestMachine:
         [
             ({"numpy": "2.1", "torch": "2.9"}, FINE, "2 as pinned"),
             ({"numpy": "2.2", "torch": "2.9"}, NOTE, "numpy 2.2 (pinned 2.1)"),
-            ({"numpy": "2.1"}, WRONG, "missing: torch; run: make env"),
+            ({"numpy": "2.1"}, ERROR, "missing: torch; run: make env"),
         ],
     )
     def test_packages(self, installed, state, said):
@@ -72,13 +72,13 @@ class TestMachine:
                 raise OSError("cannot open shared object file")
 
         found = doctor.libraries(doctor.LIBRARIES, load)
-        assert found.state == WRONG and found.said == "OpenCV needs libGL.so.1 (apt-get install libgl1)"
+        assert found.state == ERROR and found.said == "OpenCV needs libGL.so.1 (apt-get install libgl1)"
         assert doctor.libraries(doctor.LIBRARIES, lambda name: None).state == FINE
 
     def test_disk_and_memory(self):
         assert doctor.disk(100, needed=100).state == FINE
         assert doctor.disk(99, needed=100) == Finding(
-            "disk", WRONG, "99 bytes free; the outs took 100 bytes with DVC's copies"
+            "disk", ERROR, "99 bytes free; the outs took 100 bytes with DVC's copies"
         )
         assert doctor.memory(doctor.MEMORY).state == FINE and doctor.memory(doctor.MEMORY - 1).state == NOTE
 
@@ -91,7 +91,7 @@ class TestMachine:
         out = {"path": "a", "md5": "0" * 32, "size": 2**60}
         Path("dvc.lock").write_text(json.dumps({"stages": {"a": {"outs": [out]}}}))
         states = {found.what: found.state for found in doctor.look_at_machine(tmp_path / "none.txt")}
-        assert states["disk"] == WRONG
+        assert states["disk"] == ERROR
         Path("dvc.lock").write_text("{")
         assert {found.what: found.state for found in doctor.look_at_machine(tmp_path / "none.txt")}["disk"] == FINE
 
@@ -117,7 +117,7 @@ class TestProject:
     def test_without_git_dvc_says_one_thing_with_doctor(self):
         """A ZIP download: DVC stops until `make env` has told it; then both go on."""
         Path(".dvc").mkdir()
-        assert doctor.git().state == WRONG and "make env" in doctor.git().said
+        assert doctor.git().state == ERROR and "make env" in doctor.git().said
         assert [(line.what, line.state) for line in doctor.look_at_cache()] == [("DVC", NOTE)]
         Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
         assert doctor.git().state == NOTE and "dvc repro works" in doctor.git().said
@@ -144,14 +144,14 @@ class TestProject:
         subprocess.run(["git", "add", "pictures"], check=True)
         assert unseen() is None
 
-    @pytest.mark.parametrize(("text", "state"), [("{}", FINE), ("", FINE), ("garbage", WRONG), ("[]", WRONG)])
+    @pytest.mark.parametrize(("text", "state"), [("{}", FINE), ("", FINE), ("garbage", ERROR), ("[]", ERROR)])
     def test_locks_of_dvc(self, text, state):
         Path("rwlock").write_text(text)
         found = doctor.locked(Path("rwlock"))
-        assert found.state == state and (found.remove == (Path("rwlock"),)) == (state == WRONG)
+        assert found.state == state and (found.remove == (Path("rwlock"),)) == (state == ERROR)
 
     def test_params(self):
-        assert doctor.params().state == WRONG
+        assert doctor.params().state == ERROR
         Path("params.yaml").write_text("seed: [")
         assert "not valid YAML" in doctor.params().said
 
@@ -271,12 +271,12 @@ class TestCache:
 
     def test_every_object_is_looked_at(self, repo):
         """Also the list of a folder's files, without which they cannot be known."""
-        objects, _ = doctor.tracked()
+        objects, _ = doctor.tracked_objects()
         assert sorted(map(str, (one.path for one in objects))) == ["c", "folder", "folder/a", "folder/deep/b"]
         for one in objects:
             flip(one.cached)
             found = self.look()[0]
-            assert found.state == WRONG and f"({one.path})" in found.said and found.remove == (one.cached,)
+            assert found.state == ERROR and f"({one.path})" in found.said and found.remove == (one.cached,)
             flip(one.cached)
         assert self.look()[0].state == FINE
 
@@ -288,18 +288,18 @@ class TestCache:
         )
 
     def test_a_missing_object_is_a_note(self, repo):
-        (one,) = (one for one in doctor.tracked()[0] if one.path == Path("c"))
+        (one,) = (one for one in doctor.tracked_objects()[0] if one.path == Path("c"))
         one.cached.unlink()
         assert self.look()[0] == Finding(
             "DVC's cache", NOTE, "1 of 4 objects are missing: c; run: dvc commit, dvc fetch or dvc repro"
         )
 
     def test_only_what_is_damaged_is_removed(self, repo):
-        bad = next(one.cached for one in doctor.tracked()[0] if one.path == Path("folder/a"))
+        bad = next(one.cached for one in doctor.tracked_objects()[0] if one.path == Path("folder/a"))
         flip(bad)
         found = self.look()
         assert bad.exists()
-        assert doctor.mend(found) == [bad] and not bad.exists()
+        assert doctor.fix(found) == [bad] and not bad.exists()
         assert self.look()[0].state == NOTE and Path("folder/a").exists()
 
     def test_a_damaged_object_that_dvc_hands_out_is_refused_by_who_reads_it(self, repo):
@@ -307,7 +307,7 @@ class TestCache:
         save_model(Path("m.pt"), Model("segmenter", ["cat"], {}, 65, {"w": torch.ones(1000)}))
         with Repo() as project:
             project.add(["m.pt"])
-        (cached,) = (one.cached for one in doctor.tracked()[0] if one.path == Path("m.pt"))
+        (cached,) = (one.cached for one in doctor.tracked_objects()[0] if one.path == Path("m.pt"))
         flip(cached)
         Path("m.pt").unlink()
         with Repo() as project:
@@ -320,7 +320,7 @@ class TestCache:
     def test_no_project_and_damaged_files_of_dvc(self, repo):
         Path("c.dvc").write_text("outs: [")
         (found,) = self.look()
-        assert found.state == WRONG and "c.dvc" in found.said
+        assert found.state == ERROR and "c.dvc" in found.said
         Path("dvc.lock").write_text("{")
         assert "dvc.lock: not valid YAML" in self.look()[0].said
         Path("dvc.lock").unlink()

@@ -18,7 +18,7 @@ from dsrg.errors import InputError
 from dsrg.inference import export as exporting
 from dsrg.inference.export import Deployed, difference, export, runner
 from dsrg.networks import network
-from dsrg.predictor import RELEASED, Segmenter
+from dsrg.predictor import RELEASED, Predictor
 
 ONE = RELEASED.model_copy(update={"scales": [1.0]})
 
@@ -31,7 +31,7 @@ def needs(form: str) -> None:
 
 def deployed(settings=ONE, **changes) -> Deployed:
     torch.manual_seed(0)
-    net = network.Segmenter(classes=3, **NETWORK | changes).eval()
+    net = network.DeepLab(classes=3, **NETWORK | changes).eval()
     return Deployed(net, settings, size=65)
 
 
@@ -56,7 +56,7 @@ FORMS = ["torch", "onnx"]
 @pytest.mark.parametrize("settings", [RELEASED, RELEASED.model_copy(update={"flip": True, "merge": "mean"})], ids=str)
 def test_what_is_exported_is_what_predict_does(settings):
     own = deployed(settings)
-    segmenter = Segmenter(own.network, Model("segmenter", ["a", "b", "c"], NETWORK, 65, {}))
+    segmenter = Predictor(own.network, Model("segmenter", ["a", "b", "c"], NETWORK, 65, {}))
     image = picture(45, 70, seed=1)
     expected, expected_probs = segmenter.predict(image, settings=settings, probabilities=True)
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_command(place):
     assert is_model_card(Path("hand/on.md")), "so that it can be written again"
     image = picture(30, 40, seed=0)
     found = runner(Path("hand/on.pt2"), form="torch")(image.transpose(2, 0, 1)[None].copy())[1][0]
-    expected = Segmenter.load("data/retrain.pt").predict(
+    expected = Predictor.load("data/retrain.pt").predict(
         image, settings=ONE.model_copy(update={"flip": True}), probabilities=True
     )[1]
     np.testing.assert_allclose(found, expected, atol=0.05)

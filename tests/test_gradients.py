@@ -11,19 +11,19 @@ from toy import picture
 from dsrg.inference.gradient_saliency import gradient_saliency, median3x3, score_gradient, shares_below
 from dsrg.inference.preprocess import warp_to_square
 from dsrg.networks.backbones import BACKBONES, Backbone
-from dsrg.networks.network import Classifier
+from dsrg.networks.network import CamClassifier
 
 PICTURES = [picture(40, 60, seed=1), picture(33, 20, seed=2), picture(65, 65, seed=3)]
 
 
-def classifier(backbone: str = "vgg_mini", *, stride: int = 8) -> Classifier:
+def classifier(backbone: str = "vgg_mini", *, stride: int = 8) -> CamClassifier:
     torch.manual_seed(0)
-    return Classifier(
+    return CamClassifier(
         classes=3, backbone=backbone, output_stride=stride, input="torchvision", dropout=0.5, init_std=0.05
     ).eval()
 
 
-def literal_saliency(network: Classifier, image: np.ndarray, conv: nn.Module, *, size: int) -> np.ndarray:
+def literal_saliency(network: CamClassifier, image: np.ndarray, conv: nn.Module, *, size: int) -> np.ndarray:
     """One image by the book: every score's own backward pass, loops over pixels; ranks by comparing all pairs."""
     seen = []
     handle = conv.register_forward_hook(lambda module, given, output: seen.append(output) or output.clone())
@@ -95,13 +95,13 @@ class Square(nn.Module):
 def red_detector(monkeypatch):
     """Scores w * mean of (red at every eighth pixel) squared: their gradient in a cell is 2 w red / cells."""
 
-    def make(*weights: float) -> Classifier:
+    def make(*weights: float) -> CamClassifier:
         convolution = nn.Conv2d(3, 1, 1, stride=8, bias=False)
         convolution.weight.data[:] = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
         chain = nn.Sequential(convolution, Square())
         chain.channels = 1
         monkeypatch.setitem(BACKBONES, "red", Backbone(lambda **options: chain))
-        network = Classifier(
+        network = CamClassifier(
             classes=len(weights), backbone="red", output_stride=8, input="torchvision", dropout=0.0, init_std=0.01
         )
         network.normalize = Plain()

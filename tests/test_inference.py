@@ -38,19 +38,19 @@ from dsrg.inference.cams import activation_maps, load_classifier
 from dsrg.inference.gradient_saliency import gradient_saliency
 from dsrg.inference.predict import (
     ImageLogits,
-    contenders,
+    candidate_classes,
     load_segmenter,
     merge_scales,
     postprocess,
     predict_logits,
     predictions,
 )
-from dsrg.inference.preprocess import image_batches, native, read_images, scaled_side, warp_to_square
+from dsrg.inference.preprocess import image_batches, read_images, resize_native, scaled_side, warp_to_square
 from dsrg.inference.seeding import crf_labels, resumable_seed_rows, saliency_map, saliency_maps, seed_rows
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.metrics import total_confusion
-from dsrg.networks.network import Classifier, Segmenter
-from dsrg.params import Predict, Saliency, Seeds
+from dsrg.networks.network import CamClassifier, DeepLab
+from dsrg.params import PredictParams, Saliency, SeedParams
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import WorkShard
 
@@ -133,7 +133,7 @@ class TestPrediction:
     @pytest.mark.parametrize("flip", [False, True])
     def test_against_a_plain_transcription(self, merge, flip):
         network, scales = Uneven(), [0.75, 1.0, 1.5]
-        settings = Predict(shape="square", scales=scales, flip=flip, merge=merge, max_side=1024)
+        settings = PredictParams(shape="square", scales=scales, flip=flip, merge=merge, max_side=1024)
         found = class_probs(network, self.IMAGES, settings)
         for image, probs in zip(self.IMAGES, found, strict=True):
             logits = []
@@ -151,7 +151,7 @@ class TestPrediction:
         """Released `test-ms-f.py`: each image at scales of its own size, sides brought to 8k+1."""
         network, settings = (
             Uneven(),
-            Predict(shape="native", scales=[0.75, 1.25], flip=True, merge="sum", max_side=1024),
+            PredictParams(shape="native", scales=[0.75, 1.25], flip=True, merge="sum", max_side=1024),
         )
         sides = [[(33, 49), (49, 73)], [(25, 17), (41, 25)]]
         for image, own, probs in zip(self.IMAGES, sides, class_probs(network, self.IMAGES, settings), strict=True):
@@ -166,17 +166,17 @@ class TestPrediction:
     def test_many_classes_are_interpolated_as_few(self, classes):
         network = Uneven()
         many = nn.Sequential(network, nn.Conv2d(3, classes, 1)).eval()
-        settings = Predict(shape="square", scales=[0.75, 1.0], flip=False, merge="sum", max_side=1024)
+        settings = PredictParams(shape="square", scales=[0.75, 1.0], flip=False, merge="sum", max_side=1024)
         (found,) = predict_logits(many, self.IMAGES[:1], None, settings, size=33)
         grids = (many(warp_to_square(self.IMAGES[:1], side)) for side in (25, 33))
         expected = sum(F.interpolate(grid, (40, 60), mode="bilinear", align_corners=True)[0] for grid in grids)
         torch.testing.assert_close(found.scores, expected)
 
     def test_native_sides_are_never_too_small(self):
-        assert native(picture(1, 100, seed=0), 0.5).shape == (1, 3, 9, 49)
+        assert resize_native(picture(1, 100, seed=0), 0.5).shape == (1, 3, 9, 49)
 
     def test_probabilities_of_the_images_own_size(self):
-        settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
+        settings = PredictParams(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
         for image, probs in zip(self.IMAGES, class_probs(Colors(), self.IMAGES, settings), strict=True):
             assert probs.shape == (3, *image.shape[:2])
             torch.testing.assert_close(probs.sum(dim=0), torch.ones(image.shape[:2]))
@@ -184,14 +184,14 @@ class TestPrediction:
     def test_sum_is_sharper_than_mean(self):
         options = {"shape": "square", "scales": [0.75, 1.0, 1.25], "flip": False, "max_side": 1024}
         by_sum, by_mean = (
-            class_probs(Colors(), self.IMAGES, Predict(merge=merge, **options))[0] for merge in ("sum", "mean")
+            class_probs(Colors(), self.IMAGES, PredictParams(merge=merge, **options))[0] for merge in ("sum", "mean")
         )
         assert torch.equal(by_sum.argmax(dim=0), by_mean.argmax(dim=0))
         assert (by_sum.amax(dim=0) > by_mean.amax(dim=0)).all()
 
     def test_a_mirror_image_is_predicted_alike(self):
         mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
-        settings = Predict(shape="square", scales=[1.0], flip=True, merge="mean", max_side=1024)
+        settings = PredictParams(shape="square", scales=[1.0], flip=True, merge="mean", max_side=1024)
         pairs = [class_probs(Uneven(), images, settings) for images in (self.IMAGES, mirrored)]
         for here, there in zip(*pairs, strict=True):
             torch.testing.assert_close(here, there.flip(2), rtol=0, atol=0.02)  # a gray level of rounding
@@ -209,21 +209,26 @@ class TestContenders:
         grids = [
             torch.from_numpy(means + rng.standard_normal((classes, *size), np.float32)) for size in ((4, 3), (6, 5))
         ]
-        settings = Predict(shape="square", scales=[0.75, 1.0], flip=False, merge=merge, max_side=1024)
+        settings = PredictParams(shape="square", scales=[0.75, 1.0], flip=False, merge=merge, max_side=1024)
         winners = merge_scales(grids, (17, 11), settings).argmax(dim=0).unique()
-        assert contenders(grids)[winners].all()
+        assert candidate_classes(grids)[winners].all()
 
     def test_who_is_behind_another_everywhere_is_none(self):
         first = torch.tensor([[5.0, 5, 5], [1, 1, 9], [4, 4, 4], [1, 1, 7.5]])[:, None]
         second = torch.tensor([[5.0, 5, 5], [1, 1, 1], [4, 4, 4], [1, 1, 2.0]])[:, None]
-        assert contenders([first]).tolist() == [True, True, False, True]
-        assert contenders([first, second]).tolist() == [True, True, False, False]  # 4 ahead, then 4 behind; 2.5 and 3
-        assert contenders([torch.zeros(3, 2, 2)]).all()  # equals
-        assert contenders([torch.full((3, 2, 2), float("nan"))]).all()  # numbers alone rule out
+        assert candidate_classes([first]).tolist() == [True, True, False, True]
+        assert candidate_classes([first, second]).tolist() == [
+            True,
+            True,
+            False,
+            False,
+        ]  # 4 ahead, then 4 behind; 2.5 and 3
+        assert candidate_classes([torch.zeros(3, 2, 2)]).all()  # equals
+        assert candidate_classes([torch.full((3, 2, 2), float("nan"))]).all()  # numbers alone rule out
 
     def test_label_maps_alone_are_the_same_from_fewer_classes(self):
         images = [picture(40, 60, seed=seed) for seed in range(4)] + [np.full((20, 30, 3), (10, 20, 250), np.uint8)]
-        arguments = (Colors(), images, None, Predict(**released.PREDICT))
+        arguments = (Colors(), images, None, PredictParams(**released.PREDICT))
         counts = [len(one.scores) for one in predict_logits(*arguments, size=33, labels_only=True)]
         assert counts[-1] == 1 and max(counts) > 1
         alone = predictions(*arguments, size=33, kernel=None)
@@ -292,7 +297,7 @@ class TestLabels:
 
     def test_present_classes_far_below_an_absent_one_are_told_apart(self):
         """Logits summed over scales can be so far apart that a softmax over all holds nothing of the present ones."""
-        settings = Predict(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
+        settings = PredictParams(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
         blue = np.full((20, 30, 3), (10, 20, 250), np.uint8)
         present = np.array([[True, True, False]])
         (opinion,) = predict_logits(Colors(scale=1.0), [blue], present, settings, size=33)
@@ -302,7 +307,7 @@ class TestLabels:
     @pytest.mark.parametrize("kernel", [None, KERNEL])
     def test_a_large_image_is_worked_on_smaller(self, kernel):
         """Its label maps have its own size all the same, its probabilities that worked on."""
-        large, settings = picture(40, 90, seed=6), Predict(**released.PREDICT | {"max_side": 45})
+        large, settings = picture(40, 90, seed=6), PredictParams(**released.PREDICT | {"max_side": 45})
         (opinion,) = predict_logits(Uneven(), [large], None, settings, size=33)
         assert opinion.image.shape == (20, 45, 3) and opinion.scores.shape == (3, 20, 45)
         (found,) = postprocess([opinion], kernel=kernel, probabilities=True)
@@ -320,7 +325,7 @@ class TestLabels:
         green[..., 1], green[:, 20:, 2] = 100, 200  # its right half is more blue than green
         pictures = {"blue": blue, "green": green, "both": green}
         index = save_index(tmp_path, pictures, [[0, 0], [1, 0], [1, 1]])
-        settings = Predict(shape="square", scales=[1.0], flip=True, merge="sum", max_side=1024)
+        settings = PredictParams(shape="square", scales=[1.0], flip=True, merge="sum", max_side=1024)
         present, images = index.present if tags_only else None, read_images(index, tmp_path)
         found = list(predict_logits(Colors(), images, present, settings, size=33, batch=2))
         assert [opinion.image.shape for opinion in found] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
@@ -332,7 +337,7 @@ class TestLabels:
 class TestLoading:
     def test_segmenter_comes_ready_to_predict(self, tmp_path):
         torch.manual_seed(0)
-        network = Segmenter(classes=2, **NETWORK, **HEAD)
+        network = DeepLab(classes=2, **NETWORK, **HEAD)
         save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], {**NETWORK, **HEAD}, 65, network.state_dict()))
         loaded, model = load_segmenter(tmp_path / "m.pt", stage_name="train_dsrg")
         assert not loaded.training and model.size == 65 and model.classes == ["a", "b"]
@@ -345,7 +350,7 @@ class TestLoading:
     def test_no_weight_is_drawn_to_be_replaced(self, tmp_path, backbone):
         keywords = {**NETWORK, "backbone": backbone, **HEAD}
         torch.manual_seed(0)
-        network = Segmenter(classes=2, **keywords).eval()
+        network = DeepLab(classes=2, **keywords).eval()
         save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], keywords, 65, network.state_dict()))
         before = torch.random.get_rng_state()
         loaded, _ = load_segmenter(tmp_path / "m.pt", stage_name="train_dsrg")
@@ -353,11 +358,11 @@ class TestLoading:
         everything = [dict([*one.named_parameters(), *one.named_buffers()]) for one in (loaded, network)]
         assert everything[0].keys() == everything[1].keys()
         assert all(torch.equal(everything[0][name].cpu(), value) for name, value in everything[1].items())
-        Segmenter(classes=2, **keywords)
+        DeepLab(classes=2, **keywords)
         assert not torch.equal(torch.random.get_rng_state(), before), "others are drawn as ever"
 
     def test_classifier_comes_ready(self, tmp_path):
-        network = Classifier(classes=2, **NETWORK)
+        network = CamClassifier(classes=2, **NETWORK)
         save_model(tmp_path / "m.pt", Model("classifier", ["a", "b"], NETWORK, 65, network.state_dict()))
         loaded = load_classifier(tmp_path / "m.pt", stage_name="train_cam")
         assert not loaded.training and torch.equal(loaded.head.weight.cpu(), network.head.weight)
@@ -368,7 +373,7 @@ class TestActivationMaps:
 
     @pytest.mark.parametrize("stride", [8, 16])
     def test_shape_and_sign(self, stride):
-        classifier = Classifier(classes=2, **NETWORK | {"output_stride": stride}).eval()
+        classifier = CamClassifier(classes=2, **NETWORK | {"output_stride": stride}).eval()
         maps = activation_maps(classifier, self.IMAGES, size=73, scales=[0.5, 1.0, 1.5], flip=True)
         assert maps.shape == (2, 2, 10, 10) and 0 <= maps.min() and (maps.amax(dim=(2, 3)) > 0).any()
 
@@ -416,11 +421,11 @@ class TestSeeding:
         return save_index(tmp_path, pictures, tagged), tmp_path
 
     @staticmethod
-    def sections(**saliency) -> tuple[Seeds, Saliency]:
+    def sections(**saliency) -> tuple[SeedParams, Saliency]:
         values = recipe()
         seeds = values["seeds"] | {"scales": [1.0, 1.5], "fg_thresh": 0.2, "bg_thresh": 0.1, "conflict": "smaller"}
         seeds["crf"]["use"] = "none"
-        return Seeds(**seeds), Saliency(**(values["saliency"] | saliency))
+        return SeedParams(**seeds), Saliency(**(values["saliency"] | saliency))
 
     @pytest.mark.parametrize("method", ["mbd", "rbd", "combined", "cam", "maps"])
     def test_rows(self, data, method, tmp_path):
@@ -486,7 +491,7 @@ class TestSeeding:
     def test_gradients_of_the_classifier_give_a_tenth_of_the_cells_as_background(self, data):
         index, root = data
         torch.manual_seed(0)
-        classifier = Classifier(classes=3, **NETWORK).eval()
+        classifier = CamClassifier(classes=3, **NETWORK).eval()
         seeds, saliency = self.sections(method="gradient", with_cam=False)
         rows = list(seed_rows(classifier, index, root, size=65, seeds=seeds, saliency=saliency, batch=2))
         images = [read_image(root / path) for path in index.paths]
@@ -642,7 +647,7 @@ class TestTags:
     def test_scores_of_every_image_in_order(self, tmp_path):
         pictures = {f"im{k}": picture(30 + k, 40, seed=k) for k in range(5)}
         index = save_index(tmp_path, pictures, [[1, 0]] * 5)
-        classifier = Classifier(classes=2, **NETWORK).eval()
+        classifier = CamClassifier(classes=2, **NETWORK).eval()
         scores = tag_scores(classifier, index, tmp_path, size=33, batch=2)
         one_by_one = torch.cat([classifier(warp_to_square([pixels], 33)) for pixels in pictures.values()])
         torch.testing.assert_close(scores, one_by_one, check_device=False)
@@ -714,7 +719,10 @@ class TestScoring:
     def test_label_maps_of_the_first_and_of_the_best_and_worst_images_are_kept(self, tmp_path):
         pictures = {f"im{k}": picture(24, 30, seed=k) for k in range(6)}
         index = save_index(tmp_path, pictures, [[1, 1]] * 6)
-        segmenter, settings = Colors(), Predict(shape="square", scales=[1.0], flip=False, merge="mean", max_side=1024)
+        segmenter, settings = (
+            Colors(),
+            PredictParams(shape="square", scales=[1.0], flip=False, merge="mean", max_side=1024),
+        )
         told = {"classes": ["a", "b"], "size": 33, "kernel": KERNEL}
         blank = [np.zeros((24, 30), np.uint8)] * 6
         _, found = evaluate_segmenter(segmenter, index, tmp_path, blank, settings, keep=6, **told)

@@ -43,7 +43,7 @@ from dsrg.inspect.run import KEYS, MAKERS, Run, Thresholds
 from dsrg.inspect.server import HOST, Other, _Pages, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
-from dsrg.params import Seeds, load_params
+from dsrg.params import SeedParams, load_params
 from dsrg.project import load_project
 from dsrg.stage import load_stage
 
@@ -105,10 +105,10 @@ def labels_of(layer: dict) -> np.ndarray:
     return np.frombuffer(b64decode(layer["data"]), np.uint8).reshape(layer["height"], layer["width"])
 
 
-def seed_settings(**changes: object) -> Seeds:
+def seed_settings(**changes: object) -> SeedParams:
     chosen = load_params(ROOT / "recipes" / "shapes.yaml").seeds.model_dump()
     crf = chosen["crf"] | {"use": changes.pop("use", chosen["crf"]["use"])}
-    return Seeds.model_validate(chosen | changes | {"crf": crf})
+    return SeedParams.model_validate(chosen | changes | {"crf": crf})
 
 
 # Live is what the stages make
@@ -149,7 +149,7 @@ class TestLive:
         found = []
         for precision in ("fp32", "bf16"):
             set_params(copied, opened().before, {"grow": {"on": "softmax"}, "dsrg": {"precision": precision}})
-            found.append(opened().deciding("train0000"))
+            found.append(opened().growth_probs("train0000"))
         assert torch.allclose(*found, atol=0.02) and not torch.equal(*found)
 
     @pytest.mark.parametrize("on", ["crf", "softmax", "both"])

@@ -16,7 +16,7 @@ from dsrg.networks import backbones
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.dropout import BatchDropout
 from dsrg.networks.heads import ASPP, cam_layers
-from dsrg.networks.network import Classifier, Normalize, Segmenter, corner_aligned
+from dsrg.networks.network import CamClassifier, DeepLab, Normalize, corner_aligned
 
 COMMON = {"input": "torchvision", "dropout": 0.0, "init_std": 0.01}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **COMMON}
@@ -246,7 +246,7 @@ class TestHeads:
 
     def test_one_rate_is_a_largefov_and_several_are_none(self):
         with torch.device("meta"):
-            make = partial(Segmenter, classes=2, backbone="vgg_mini", output_stride=8)
+            make = partial(DeepLab, classes=2, backbone="vgg_mini", output_stride=8)
             assert len(make(**{**HEAD, "head": "largefov", "rates": [12]}).head.branches) == 1
             with pytest.raises(ValueError, match="one branch"):
                 make(**{**HEAD, "head": "largefov"})
@@ -257,14 +257,14 @@ class TestSegmenter:
     @pytest.mark.parametrize("shape", [(65, 65), (73, 121), (9, 41)])
     @torch.inference_mode()
     def test_logits_are_on_the_grid(self, stride, shape):
-        network = Segmenter(classes=3, backbone="vgg_mini", output_stride=stride, **HEAD)
+        network = DeepLab(classes=3, backbone="vgg_mini", output_stride=stride, **HEAD)
         logits = network(torch.zeros(2, 3, *shape, dtype=torch.uint8))
         assert logits.shape == (2, 4, grid_size(shape[0]), grid_size(shape[1])) and logits.dtype == torch.float32
 
     @pytest.mark.parametrize(("name", "layers"), [("vgg_mini", 2), ("vgg16", 3), ("resnet101", 1)])
     def test_sizes_of_the_paper(self, name, layers):
         with torch.device("meta"):
-            network = Segmenter(classes=20, backbone=name, output_stride=8, **HEAD | {"head_layers": layers})
+            network = DeepLab(classes=20, backbone=name, output_stride=8, **HEAD | {"head_layers": layers})
             for pixels, cells in [(321, 41), (241, 31), (401, 51)]:
                 images = torch.empty(1, 3, pixels, pixels, dtype=torch.uint8)
                 assert network(images).shape == (1, 21, cells, cells)
@@ -280,7 +280,7 @@ class TestSegmenter:
                 return images[:, :1, ::16, ::16]
 
         monkeypatch.setitem(BACKBONES, "slope", Backbone(lambda **options: Slope()))
-        network = Segmenter(classes=1, backbone="slope", output_stride=16, **HEAD)
+        network = DeepLab(classes=1, backbone="slope", output_stride=16, **HEAD)
         network.normalize, network.head = nn.Identity(), nn.Identity()
         images = torch.arange(float(size)).expand(1, 3, size, size)
         within = slice(0, (size - 1) // 16 * 2 + 1)  # beyond the last cell nothing is known
@@ -312,8 +312,8 @@ class TestSegmenter:
         images = torch.tensor([0, 124, 255], dtype=torch.uint8).view(1, 3, 1, 1)
         torch.testing.assert_close(Normalize(convention)(images).flatten(), torch.tensor(expected).float())
         for network in (
-            Segmenter(classes=1, backbone="vgg_mini", output_stride=8, **HEAD | {"input": convention}),
-            Classifier(classes=1, backbone="vgg_mini", output_stride=8, **COMMON | {"input": convention}),
+            DeepLab(classes=1, backbone="vgg_mini", output_stride=8, **HEAD | {"input": convention}),
+            CamClassifier(classes=1, backbone="vgg_mini", output_stride=8, **COMMON | {"input": convention}),
         ):
             assert "normalize.mean" not in network.state_dict()
             torch.testing.assert_close(network.normalize(images).flatten(), torch.tensor(expected).float())
@@ -323,7 +323,7 @@ class TestClassifier:
     @pytest.mark.parametrize("stride", [8, 16])
     @torch.inference_mode()
     def test_score_is_the_mean_of_the_map(self, stride):
-        classifier = Classifier(classes=3, backbone="vgg_mini", output_stride=stride, **COMMON).eval()
+        classifier = CamClassifier(classes=3, backbone="vgg_mini", output_stride=stride, **COMMON).eval()
         images = torch.randint(0, 256, (2, 3, 65, 65), dtype=torch.uint8)
         maps = classifier.maps(images)
         assert maps.shape == (2, 3, 64 // stride + 1, 64 // stride + 1)
@@ -334,7 +334,7 @@ class TestClassifier:
     def test_vgg16_is_secs(self):
         """Released foreground/deploy.prototxt: no pool4, pool5 or dilation; fc6_CAM, ReLU, fc7_CAM without one."""
         with torch.device("meta"):
-            network = Classifier(classes=20, backbone="vgg16", output_stride=8, **COMMON | {"dropout": 0.5})
+            network = CamClassifier(classes=20, backbone="vgg16", output_stride=8, **COMMON | {"dropout": 0.5})
         chain = [*network.backbone, *network.inner, network.head]
         names = {nn.ReLU: "relu", nn.MaxPool2d: "pool", BatchDropout: "drop", nn.Identity: ""}
         described = [
@@ -362,7 +362,7 @@ class TestClassifier:
 
     @pytest.mark.parametrize("name", ["vgg_mini", "mobilenet_v2"])
     def test_dropout_and_first_deviation_reach_every_backbone(self, name):
-        make = partial(Classifier, classes=20, backbone=name, output_stride=16, input="torchvision")
+        make = partial(CamClassifier, classes=20, backbone=name, output_stride=16, input="torchvision")
         images = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
         network = make(dropout=0.5, init_std=0.25)
         assert network.head.weight.detach().std() == pytest.approx(0.25, rel=0.1)

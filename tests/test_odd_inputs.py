@@ -1,7 +1,7 @@
 """Whatever people put into a folder: one line that says what is wrong or odd; no traceback, no hang, no lack of memory.
 
 Each case spoils one thing of a sound folder, project or call; `dsrg check` must then say what stands beside it, and end
-with code 2, or, where nothing has to be mended, with 0.
+with code 2, or, where nothing has to be fixed, with 0.
 """
 
 import io

@@ -136,7 +136,7 @@ def add_row(job: tuple[workers.Shared, int]) -> int:
 def test_workers_change_a_shared_array_in_place_and_nothing_of_it_is_left(processes, count):
     processes(count)
     before = set(os.listdir("/proc/self/fd"))
-    with workers.shared((3, 2)) as place:
+    with workers.shared_array((3, 2)) as place:
         mine = place.array()
         assert mine.dtype == np.float32 and mine.tolist() == [[0, 0]] * 3
         mine[:] = np.arange(6).reshape(3, 2)

@@ -1,4 +1,4 @@
-"""`dsrg predict`, `dsrg pseudo-label` and `dsrg.Segmenter`: pictures of one's own to label maps."""
+"""`dsrg predict`, `dsrg pseudo-label` and `dsrg.Predictor`: pictures of your own to label maps."""
 
 import csv
 import doctest
@@ -33,7 +33,7 @@ from dsrg.inference import predict, released
 from dsrg.inference.pictures import Picture, check_pictures, find_pictures, tags_of
 from dsrg.inference.predict import enlarged
 from dsrg.networks import network
-from dsrg.params import CrfKernel, Predict, load_params
+from dsrg.params import CrfKernel, PredictParams, load_params
 from dsrg.predictor import RELEASED, RELEASED_CRF
 
 NETWORK = {
@@ -51,17 +51,17 @@ NETWORK = {
 
 def save_network(path: Path, classes: list[str], **changes: object) -> Path:
     torch.manual_seed(0)
-    weights = network.Segmenter(classes=len(classes), **NETWORK).state_dict()
+    weights = network.DeepLab(classes=len(classes), **NETWORK).state_dict()
     save_model(
         path, Model(**{"kind": "segmenter", "network": NETWORK, "size": 65} | changes, classes=classes, weights=weights)
     )
     return path
 
 
-def segmenter_of(classes: int) -> dsrg.Segmenter:
+def segmenter_of(classes: int) -> dsrg.Predictor:
     torch.manual_seed(0)
-    net = network.Segmenter(classes=classes, **NETWORK).eval()
-    return dsrg.Segmenter(net, Model("segmenter", [f"c{k}" for k in range(1, classes + 1)], NETWORK, 65, {}))
+    net = network.DeepLab(classes=classes, **NETWORK).eval()
+    return dsrg.Predictor(net, Model("segmenter", [f"c{k}" for k in range(1, classes + 1)], NETWORK, 65, {}))
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_bits_are_those_of_a_plain_loop(sizes, batch, max_side, shape):
 
 def test_shipped_numbers_are_the_released_ones():
     params = load_params(ROOT / "recipes/voc2012-vgg16.yaml")
-    assert Predict(**params.evaluate.model_dump(include=set(Predict.model_fields))) == RELEASED
+    assert PredictParams(**params.evaluate.model_dump(include=set(PredictParams.model_fields))) == RELEASED
     assert CrfKernel(**params.crf.test.model_dump()) == RELEASED_CRF
     assert released.PIXELS_MAX == params.data.pixels_max
     default = {option.name: option.default for option in main.commands["predict"].params}
@@ -214,7 +214,7 @@ def test_the_examples_in_docstrings_are_true(place):
 
 
 def test_the_package_itself_stays_light():
-    code = "import sys, dsrg; assert 'torch' not in sys.modules and not hasattr(dsrg, 'Nothing'); dsrg.Segmenter"
+    code = "import sys, dsrg; assert 'torch' not in sys.modules and not hasattr(dsrg, 'Nothing'); dsrg.Predictor"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -261,7 +261,7 @@ def test_numbers_out_of_range(wrong):
 
 def test_no_model(tmp_path):
     good = save_network(tmp_path / "good.pt", ["a"])
-    assert dsrg.Segmenter.load(str(good), device="cpu").classes == ["a"]
+    assert dsrg.Predictor.load(str(good), device="cpu").classes == ["a"]
     missing = {key: value for key, value in NETWORK.items() if key != "head"}
     for name, changes, message in [
         ("kind", {"kind": "classifier"}, "holds a classifier"),
@@ -270,12 +270,12 @@ def test_no_model(tmp_path):
         ("unknown", {"network": NETWORK | {"backbone": "vgg17"}}, "describes no network"),
     ]:
         with pytest.raises(InputError, match=message):
-            dsrg.Segmenter.load(save_network(tmp_path / f"{name}.pt", ["a"], **changes))
+            dsrg.Predictor.load(save_network(tmp_path / f"{name}.pt", ["a"], **changes))
     with pytest.raises(InputError, match="expected cpu or cuda"):
-        dsrg.Segmenter.load(good, device="tpu")
+        dsrg.Predictor.load(good, device="tpu")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no GPU"):
-            dsrg.Segmenter.load(good, device="cuda")
+            dsrg.Predictor.load(good, device="cuda")
 
 
 # The command
@@ -293,7 +293,7 @@ def test_a_folder_with_everything(place):
     assert [row["id"] for row in rows] == ["a b", "cats__ä", "x", "turned"]
     assert Path("out/classes.txt").read_text() == "cat\ndog\n"
     document = json.loads(Path("out/polygons.json").read_text())
-    own = dsrg.Segmenter.load("data/retrain.pt")
+    own = dsrg.Predictor.load("data/retrain.pt")
     for row, image in zip(rows, document["images"], strict=True):
         labels = read_mask(f"out/masks/{row['id']}.png")
         height, width = read_image(row["image"]).shape[:2]
@@ -335,10 +335,10 @@ def test_plain_masks_alone(place):
 
 def test_options_reach_the_network(place):
     save("a.jpg", 60, 90)
-    own = dsrg.Segmenter.load("data/retrain.pt")
+    own = dsrg.Predictor.load("data/retrain.pt")
     options = "--scale 0.5 --scale 2 --flip --merge mean --shape native --unsure-below 0.4 --max-side 50 --batch 1"
     assert run("predict", "a.jpg", "--out", "one", "--device", "cpu", *options.split()).startswith("0 ")
-    chosen = Predict(shape="native", scales=[0.5, 2.0], flip=True, merge="mean", max_side=50)
+    chosen = PredictParams(shape="native", scales=[0.5, 2.0], flip=True, merge="mean", max_side=50)
     expected = own.predict("a.jpg", settings=chosen, unsure_below=0.4)
     assert np.array_equal(read_mask("one/masks/a.png"), expected)
     kernel = "--crf --gaussian-weight 1 --gaussian-xy 2 --bilateral-weight 3 --bilateral-xy 4 --bilateral-rgb 5 "
@@ -526,7 +526,7 @@ def test_pseudo_labels_keep_to_the_tags(place):
     Path("tags.csv").write_text("image;tags\na;cat\nb.png;\nsub/c.png;dog,cat\nelsewhere.jpg;horse\n")
     said = run("pseudo-label", "mine", "--tags", "tags.csv", "--separator", ",", "--out", "out")
     assert said.startswith("0 "), said
-    own = dsrg.Segmenter.load("data/retrain.pt")
+    own = dsrg.Predictor.load("data/retrain.pt")
     for name, tags in (("a", ["cat"]), ("b", []), ("sub__c", ["cat", "dog"])):
         labels = read_mask(f"out/masks/{name}.png")
         assert np.array_equal(labels, own.predict(f"mine/{name.replace('__', '/')}.png", tags=tags, crf=True))

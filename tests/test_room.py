@@ -13,7 +13,7 @@ from dvc.exceptions import ReproductionError
 from dvc.repo import Repo
 
 from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
-from dsrg.doctor import tracked
+from dsrg.doctor import tracked_objects
 from dsrg.errors import InputError
 from dsrg.files import atomic_file, atomic_folder, human_bytes, require_room, write_text
 
@@ -103,7 +103,7 @@ def test_dvc_finds_no_room_for_its_copy_and_again_when_room_was_made(small_disk,
     with Repo() as repo:
         repo.reproduce()
         assert repo.status() == {}
-    objects = [one for one in tracked()[0] if one.path == Path("out")]
+    objects = [one for one in tracked_objects()[0] if one.path == Path("out")]
     assert [one.cached.read_bytes() for one in objects] == [bytes(range(256)) * 4000]
 
 

@@ -14,7 +14,7 @@ from dsrg.figures import overlays
 from dsrg.figures.overlays import CAPTION, GAP, captioned, panels, stacked
 from dsrg.figures.seeds import SHEET_COLUMNS, SHEET_ROWS, write_contact_sheet
 from dsrg.method.seeds import make_seeds
-from dsrg.params import Seeds as Settings
+from dsrg.params import SeedParams as Settings
 
 CLASSES = ["cat", "dog", "cow"]
 

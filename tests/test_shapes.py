@@ -13,7 +13,7 @@ from PIL import Image
 from dsrg.data.palette import voc_palette
 from dsrg.data.shapes import CLASSES, Creature, Scene, _draw_creature, draw_dataset
 from dsrg.errors import InputError
-from dsrg.params import Shapes
+from dsrg.params import ShapesParams
 
 NUMBERS = dict(
     train=60,
@@ -31,7 +31,7 @@ NUMBERS = dict(
 
 
 def draw(root: Path, **changes: float) -> Path:
-    draw_dataset(root, Shapes(**NUMBERS | changes))
+    draw_dataset(root, ShapesParams(**NUMBERS | changes))
     return root
 
 

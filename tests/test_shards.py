@@ -11,7 +11,7 @@ from dsrg.errors import RunError
 from dsrg.runtime import resumable
 from dsrg.runtime.checksummed import DamagedError, read_checksummed, write_checksummed
 from dsrg.runtime.launcher import WorkShard
-from dsrg.runtime.resumable import SHARD, kept
+from dsrg.runtime.resumable import SHARD, resumable_rows
 
 
 class Killed(Exception):
@@ -45,12 +45,12 @@ def test_the_same_items_however_often_it_was_killed(tmp_path_factory, total, sha
     done = 0
     for death in deaths:
         try:
-            list(kept(Work(dies_at=death), WorkShard(folder), total=total, shard=shard))
+            list(resumable_rows(Work(dies_at=death), WorkShard(folder), total=total, shard=shard))
             done = total
         except Killed:
             done = death // shard * shard
     last = Work()
-    assert plain(kept(last, WorkShard(folder), total=total, shard=shard)) == plain(Work()(np.arange(total)))
+    assert plain(resumable_rows(last, WorkShard(folder), total=total, shard=shard)) == plain(Work()(np.arange(total)))
     assert last.made == list(range(done, total))
 
 
@@ -61,7 +61,7 @@ def test_the_same_items_from_any_number_of_processes(tmp_path):
         works = [Work() for _ in range(parts)]
         options = {"total": 13, "shard": 2}
         for number in reversed(range(parts)):
-            found = plain(kept(works[number], WorkShard(tmp_path / str(parts), number, parts), **options))
+            found = plain(resumable_rows(works[number], WorkShard(tmp_path / str(parts), number, parts), **options))
         assert found == expected
         assert sorted(row for work in works for row in work.made) == list(range(13))
         assert works[-1].made[:2] == [2 * parts - 2, 2 * parts - 1]
@@ -70,29 +70,29 @@ def test_the_same_items_from_any_number_of_processes(tmp_path):
 def test_goes_on_with_another_number_of_processes(tmp_path):
     for number, death in ((2, 11), (1, 3)):
         with pytest.raises(Killed):
-            list(kept(Work(dies_at=death), WorkShard(tmp_path, number, 3), total=20, shard=2))
-    next(kept(Work(), WorkShard(tmp_path, 0, 3), total=20, shard=2))
+            list(resumable_rows(Work(dies_at=death), WorkShard(tmp_path, number, 3), total=20, shard=2))
+    next(resumable_rows(Work(), WorkShard(tmp_path, 0, 3), total=20, shard=2))
     there = {int(path.name[5:13]) for path in tmp_path.iterdir()}
     assert there == {0, 4}
     second, first = Work(), Work()
-    list(kept(second, WorkShard(tmp_path, 1, 2), total=20, shard=2))
-    assert plain(kept(first, WorkShard(tmp_path, 0, 2), total=20, shard=2)) == plain(Work()(np.arange(20)))
+    list(resumable_rows(second, WorkShard(tmp_path, 1, 2), total=20, shard=2))
+    assert plain(resumable_rows(first, WorkShard(tmp_path, 0, 2), total=20, shard=2)) == plain(Work()(np.arange(20)))
     assert not set(first.made) & set(second.made)
     assert {*first.made, *second.made} == set(range(20)) - {0, 1, 4, 5}
 
 
 def test_the_first_waits_for_the_others(tmp_path, monkeypatch):
     """Each look finds one file more, as if the other had just written it."""
-    other = kept(Work(), WorkShard(tmp_path, 1, 2), total=10, shard=1)
+    other = resumable_rows(Work(), WorkShard(tmp_path, 1, 2), total=10, shard=1)
     monkeypatch.setattr(resumable.time, "sleep", lambda seconds: next(other))
-    assert plain(kept(Work(), WorkShard(tmp_path, 0, 2), total=10, shard=1)) == plain(Work()(np.arange(10)))
+    assert plain(resumable_rows(Work(), WorkShard(tmp_path, 0, 2), total=10, shard=1)) == plain(Work()(np.arange(10)))
     assert next(other, None) is None
 
 
 def test_nobody_waits_for_ever(tmp_path, monkeypatch):
     monkeypatch.setenv("DSRG_SHARD_TIMEOUT_SECONDS", "0.001")
     monkeypatch.setattr(resumable, "LOOK", 0.01)
-    found = kept(Work(), WorkShard(tmp_path, 0, 2), total=4, shard=1)
+    found = resumable_rows(Work(), WorkShard(tmp_path, 0, 2), total=4, shard=1)
     next(found)
     with pytest.raises(RunError, match="another process ended or fell silent: images 1 and following are its part"):
         next(found)
@@ -101,7 +101,7 @@ def test_nobody_waits_for_ever(tmp_path, monkeypatch):
 @pytest.mark.parametrize("harm", ["bit", "cut", "empty", "gone"])
 def test_what_a_damaged_file_held_is_made_again(tmp_path, harm, capsys):
     with pytest.raises(Killed):
-        list(kept(Work(dies_at=9), WorkShard(tmp_path), total=12, shard=3))
+        list(resumable_rows(Work(dies_at=9), WorkShard(tmp_path), total=12, shard=3))
     path = sorted(tmp_path.iterdir())[1]
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -109,10 +109,10 @@ def test_what_a_damaged_file_held_is_made_again(tmp_path, harm, capsys):
     if harm == "gone":
         path.unlink()
     work = Work()
-    assert plain(kept(work, WorkShard(tmp_path), total=12, shard=3)) == plain(Work()(np.arange(12)))
+    assert plain(resumable_rows(work, WorkShard(tmp_path), total=12, shard=3)) == plain(Work()(np.arange(12)))
     assert work.made == [3, 4, 5, 9, 10, 11]
     assert (f"warning: {path}: " in capsys.readouterr().out) == (harm != "gone")
-    assert plain(kept(work, WorkShard(tmp_path), total=12, shard=3)) and len(work.made) == 6
+    assert plain(resumable_rows(work, WorkShard(tmp_path), total=12, shard=3)) and len(work.made) == 6
 
 
 def archive(**arrays: np.ndarray) -> bytes:
@@ -133,7 +133,7 @@ FOREIGN = {
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
 def test_whole_files_of_other_content_are_made_again(tmp_path, content, capsys):
     write_checksummed(tmp_path, "from-00000000", content, suffix=".npz")
-    assert plain(kept(Work(), WorkShard(tmp_path), total=4, shard=3)) == plain(Work()(np.arange(4)))
+    assert plain(resumable_rows(Work(), WorkShard(tmp_path), total=4, shard=3)) == plain(Work()(np.arange(4)))
     assert "no unfinished work (" in capsys.readouterr().out
 
 

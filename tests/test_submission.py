@@ -20,7 +20,7 @@ from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 from dsrg.files import sha256
-from dsrg.networks.network import Segmenter
+from dsrg.networks.network import DeepLab
 
 SHAPES = {"2008_000006": (4, 6), "2008_000008": (5, 3)}
 RNG = np.random.default_rng(0)
@@ -197,7 +197,7 @@ def save_network(folder, classes):
         "input": "torchvision",
         "init_std": 0.01,
     }
-    segmenter = Segmenter(classes=len(classes), **network)
+    segmenter = DeepLab(classes=len(classes), **network)
     save_model(folder / "data" / "retrain.pt", Model("segmenter", classes, network, 33, segmenter.state_dict()))
 
 

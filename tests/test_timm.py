@@ -14,7 +14,7 @@ from dsrg.commands import main
 from dsrg.errors import InputError
 from dsrg.networks import timm_features as module
 from dsrg.networks.backbones import BACKBONES, Backbone
-from dsrg.networks.network import Classifier, Segmenter
+from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.networks.timm_features import AlignToGrid, timm_features
 
 
@@ -41,7 +41,7 @@ def test_contract(name, stride, monkeypatch):
     pytest.importorskip("timm", reason="timm is not installed; pip install '.[timm]'")
     monkeypatch.setitem(BACKBONES, name, Backbone(partial(timm_features, name)))
     torch.manual_seed(0)
-    segmenter = Segmenter(classes=2, **NETWORK | {"backbone": name, "output_stride": stride}).train()
+    segmenter = DeepLab(classes=2, **NETWORK | {"backbone": name, "output_stride": stride}).train()
     images = torch.randint(0, 256, (2, 3, 65, 41), dtype=torch.uint8)
     logits = segmenter(images)
     assert logits.shape == (2, 3, 9, 6)
@@ -51,7 +51,7 @@ def test_contract(name, stride, monkeypatch):
     assert not [layer for layer in segmenter.modules() if isinstance(layer, nn.BatchNorm2d)], "norms are frozen"
     with torch.no_grad():
         torch.testing.assert_close(segmenter.eval()(images[:1]), segmenter(images)[:1], atol=1e-4, rtol=1e-4)
-    classifier = Classifier(
+    classifier = CamClassifier(
         classes=2, backbone=name, output_stride=stride, input="torchvision", dropout=0, init_std=0.01
     )
     assert classifier(images).shape == (2, 2)

@@ -21,10 +21,10 @@ from torch import nn
 from dsrg.errors import InputError, RunError
 from dsrg.networks.dropout import BatchDropout, share_dropout
 from dsrg.runtime import distributed
-from dsrg.runtime.distributed import connect
+from dsrg.runtime.distributed import init_fabric
 from dsrg.runtime.launcher import LaunchConfig
 from dsrg.training import collectives as training
-from dsrg.training.collectives import all_reduce_mean, total
+from dsrg.training.collectives import all_reduce_mean, all_reduce_sum
 
 SCRIPT = str(Path(together.__file__))
 LAUNCHERS = {*TORCHRUN, *SRUN, *CHILD, "DSRG_DEVICES", "DSRG_NODES"}
@@ -173,12 +173,12 @@ class TestDropout:
 class TestProcesses:
     def test_alone_nothing_is_summed(self):
         values = {"loss": torch.tensor(2.0)}
-        assert all_reduce_mean(values, share=0.5) is values and total(values["loss"]) is values["loss"]
+        assert all_reduce_mean(values, share=0.5) is values and all_reduce_sum(values["loss"]) is values["loss"]
 
     def test_a_machine_with_too_few_gpus(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         with pytest.raises(InputError, match="4 processes on a machine need 4 GPUs, and 2 can be seen"):
-            connect(LaunchConfig("torchrun", 4, 1, True), precision="32-true")
+            init_fabric(LaunchConfig("torchrun", 4, 1, True), precision="32-true")
 
     def test_what_came_together_is_counted(self, monkeypatch):
         """Should a launcher and Fabric understand each other wrongly, nobody trains a network of his own."""
@@ -195,7 +195,7 @@ class TestProcesses:
         for name, value in TORCHRUN.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(InputError, match="2 processes came together, expected 2 machines with 2 each"):
-            connect(LaunchConfig("torchrun", 2, 2, True), precision="32-true")
+            init_fabric(LaunchConfig("torchrun", 2, 2, True), precision="32-true")
 
     def test_other_errors_stay_what_they_are(self, monkeypatch):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)

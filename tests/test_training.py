@@ -28,7 +28,7 @@ from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
-from dsrg.networks.network import Classifier, Segmenter
+from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.params import Dsrg
 from dsrg.runtime.checksummed import write_checksummed
 from dsrg.runtime.signals import Stopped, stoppable
@@ -66,9 +66,9 @@ def one_process_and_seed(monkeypatch):
     torch.utils.deterministic.fill_uninitialized_memory = filling
 
 
-def small_segmenter() -> Segmenter:
+def small_segmenter() -> DeepLab:
     torch.manual_seed(0)
-    return Segmenter(classes=2, backbone="vgg_mini", output_stride=8, **HEAD)
+    return DeepLab(classes=2, backbone="vgg_mini", output_stride=8, **HEAD)
 
 
 class TestRates:
@@ -77,7 +77,7 @@ class TestRates:
     def test_released_multipliers(self):
         """1x and 2x for the backbone's weights and biases, 10x and 20x for the head's; biases do not decay."""
         with torch.device("meta"):
-            network = Segmenter(classes=2, backbone="vgg16", output_stride=8, **HEAD)
+            network = DeepLab(classes=2, backbone="vgg16", output_stride=8, **HEAD)
         groups = parameter_groups(network, **self.RATES)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         rates = {}
@@ -92,7 +92,7 @@ class TestRates:
     def test_pretrained_head_layers_learn_at_the_backbones_rate(self):
         """Released: fc6 and fc7 start from ImageNet, fc8 is new."""
         with torch.device("meta"):
-            network = Segmenter(classes=2, backbone="vgg16", output_stride=8, **HEAD | {"head_layers": 3})
+            network = DeepLab(classes=2, backbone="vgg16", output_stride=8, **HEAD | {"head_layers": 3})
         network.new_layers = tuple(f"head.{name}." for name in network.head.last_layers)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         groups = parameter_groups(network, **self.RATES)
@@ -106,8 +106,8 @@ class TestRates:
     def test_every_trainable_parameter_is_in_exactly_one_group(self, name, frozen):
         with torch.device("meta"):
             networks = [
-                Segmenter(classes=2, backbone=name, output_stride=8, **HEAD),
-                Classifier(classes=2, backbone=name, output_stride=8, **NEW),
+                DeepLab(classes=2, backbone=name, output_stride=8, **HEAD),
+                CamClassifier(classes=2, backbone=name, output_stride=8, **NEW),
             ]
         for network in networks:
             if frozen:
@@ -189,7 +189,7 @@ class TestFit:
 
         def train(name: str, *, steps=40, precision="fp32", optimizer=ADAMW, objective=tags, skip=0, **options):
             set_up_torch(3)
-            network = Classifier(classes=2, backbone="vgg_mini", output_stride=8, **NEW | {"dropout": 0.0})
+            network = CamClassifier(classes=2, backbone="vgg_mini", output_stride=8, **NEW | {"dropout": 0.0})
             network.backbone.append(nn.Dropout(0.2))  # random numbers must go on where they were too
             augment = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "color": 0.1}
             batches = Batches(index, root=root, labels=None, size=33, batch=4, seed=1, **augment)
@@ -204,7 +204,7 @@ class TestFit:
     @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
     def test_loss_falls_and_curves_are_written(self, train, tmp_path, precision, optimizer):
         network = train("run", precision=precision, optimizer=optimizer)
-        assert isinstance(network, Classifier) and not network.training
+        assert isinstance(network, CamClassifier) and not network.training
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         header, *lines = (line.split("\t") for line in (tmp_path / "run/curves.tsv").read_text().splitlines())
         assert header == ["step", "loss", "gradient", "lr"] and [line[0] for line in lines] == ["10", "20", "30", "40"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from dsrg.errors import InputError
 from dsrg.networks.heads import ASPP
-from dsrg.networks.network import Classifier, Segmenter
+from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.networks.weights import (
     adopt_backbone,
     decimated,
@@ -134,7 +134,7 @@ class TestWeights:
 
     def test_null_leaves_everything_random(self):
         options = {"classes": 2, "backbone": "vgg_mini", "output_stride": 8}
-        for initial, make, more in [(initial_segmenter, Segmenter, HEAD), (initial_classifier, Classifier, COMMON)]:
+        for initial, make, more in [(initial_segmenter, DeepLab, HEAD), (initial_classifier, CamClassifier, COMMON)]:
             torch.manual_seed(0)
             expected = make(**options, **more).state_dict()
             torch.manual_seed(0)
@@ -192,8 +192,8 @@ class TestWeights:
 
     @pytest.mark.parametrize("name", ["vgg_mini", "vgg16", "mobilenet_v2"])
     def test_a_segmenter_takes_over_the_backbone_of_a_classifier(self, name):
-        classifier = Classifier(classes=2, backbone=name, output_stride=8, **COMMON)
-        segmenter = Segmenter(classes=2, backbone=name, output_stride=8, **HEAD)
+        classifier = CamClassifier(classes=2, backbone=name, output_stride=8, **COMMON)
+        segmenter = DeepLab(classes=2, backbone=name, output_stride=8, **HEAD)
         draw_norms(classifier)
         head = {key: value.clone() for key, value in segmenter.head.state_dict().items()}
         adopt_backbone(segmenter, classifier.state_dict())
@@ -203,8 +203,8 @@ class TestWeights:
         assert all(torch.equal(value, head[key]) for key, value in segmenter.head.state_dict().items())
 
     def test_a_segmenter_does_not_take_over_another_backbone(self):
-        segmenter = Segmenter(classes=2, backbone="vgg_mini", output_stride=8, **HEAD)
-        theirs = Classifier(classes=2, backbone="vgg_mini", output_stride=8, **COMMON).state_dict()
+        segmenter = DeepLab(classes=2, backbone="vgg_mini", output_stride=8, **HEAD)
+        theirs = CamClassifier(classes=2, backbone="vgg_mini", output_stride=8, **COMMON).state_dict()
         first, second, *_ = segmenter.backbone.state_dict()
         theirs |= {f"backbone.{first}": torch.zeros(1)}
         del theirs[f"backbone.{second}"]
@@ -347,7 +347,7 @@ class TestVgg16:
     }
     RATES = [2, 4]
 
-    def segmenter(self, path, **changes) -> Segmenter:
+    def segmenter(self, path, **changes) -> DeepLab:
         head = {"head": "aspp", "head_channels": 16, "head_layers": 3, "rates": self.RATES}
         return initial_segmenter(weights=str(path), **self.OPTIONS, **head | changes).eval()
 

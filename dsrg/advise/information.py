@@ -63,7 +63,7 @@ def border_steps(labels: Tensor, values: Tensor) -> Tensor:
     return total
 
 
-def shared(first: Tensor, second: Tensor) -> Tensor:
+def foreground_overlap(first: Tensor, second: Tensor) -> Tensor:
     """What two label maps have in common of foreground: uint8 (P, h, w) both, 255 unlabelled -> int64 (P, 2).
 
     The pixels of the same class in both, counted once for each map, and the foreground pixels of both.

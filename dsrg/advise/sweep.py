@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsrg.advise.information import border_steps, mutual_information, shared, split_tables
+from dsrg.advise.information import border_steps, foreground_overlap, mutual_information, split_tables
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Index, read_index
@@ -133,7 +133,7 @@ class Sweep:
         self._count_steps("saliency_edges", _is_object(seeds), maps.saliency)
         for measure, others in views.items():
             for other in others:
-                self.shares[measure] += shared(seeds, self.seeds(other))
+                self.shares[measure] += foreground_overlap(seeds, self.seeds(other))
         return seeds
 
     def _table(self, cam_level: Tensor, saliency_level: Tensor) -> NDArray[np.float64]:
@@ -203,7 +203,7 @@ def _reason(advice: dict[str, Advice], measures: dict[str, float]) -> str:
     )
 
 
-def words(found: dict) -> list[str]:
+def summary_lines(found: dict) -> list[str]:
     """The advice as lines to read."""
     advised, now = found["advised"], found["params"]
     if advised is None:

@@ -156,7 +156,7 @@ def label_map(cues: NDArray[np.integer], *, grid: int, conflict: str) -> tuple[N
 
 
 def write_cues(path: Path, list_path: Path, seeds: Seeds) -> None:
-    """Write seeds as cues and the list that goes with them, each file whole or not at all.
+    """Write seeds as cues and the list that goes with them, each file atomically.
 
     Protocol 2 with byte strings, as Python 2 writes it; reading it takes Python 2, or Python 3 with encoding="latin1".
     Images are numbered in the order of the seeds file. The same seeds give the same bytes.
@@ -209,9 +209,7 @@ def _read_list(path: Path) -> tuple[list[_Listed], list[str]]:
         if ids.setdefault(image.id, line) != line:
             problems.append(f"{path}:{line}: id {image.id!r} is on line {ids[image.id]} already; remove one")
         if numbers.setdefault(image.number, line) != line:
-            problems.append(
-                f"{path}:{line}: number {image.number} is on line {numbers[image.number]} already; mend one"
-            )
+            problems.append(f"{path}:{line}: number {image.number} is on line {numbers[image.number]} already; fix one")
         listed.append(image)
     if not listed and not problems:
         problems.append(f"{path}: an empty list; expected `ID.jpg NUMBER` a line")

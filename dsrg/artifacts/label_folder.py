@@ -32,7 +32,7 @@ MAPS = 4096  # in a tar file: some 10 MB of maps the size of photographs
 
 @contextmanager
 def written_labels(path: Path, *, format: str) -> Iterator[Callable[[str, bytes], None]]:
-    """Fill the folder `path`, whole or not at all: yields a function of an id and its label map's PNG.
+    """Fill the folder `path`, atomically: yields a function of an id and its label map's PNG.
 
     The same maps in the same order give the same bytes.
     """
@@ -92,11 +92,11 @@ class LabelFolder:
         if not self.in_tars:
             missing = [image_id for image_id in self.ids if not (folder / f"{image_id}.png").is_file()]
             self._refuse(missing, f"{folder}: ", "are missing", again)
-        noted, line_is = (folder / PLACES, PLACE) if self.in_tars else (folder / CHECKSUMS, CHECKSUM)
-        there, sums, places = _read(noted, line_is, again=again)
+        expected, line_is = (folder / PLACES, PLACE) if self.in_tars else (folder / CHECKSUMS, CHECKSUM)
+        there, sums, places = _read(expected, line_is, again=again)
         rows = there.places(self.ids)
         unknown = [self.ids[place] for place in np.flatnonzero(rows < 0).tolist()]
-        self._refuse(unknown, f"{noted}: ", "lack", again)
+        self._refuse(unknown, f"{expected}: ", "lack", again)
         self._sums = sums.pick(rows)
         if self.in_tars:
             self._places = places[rows]
@@ -116,14 +116,14 @@ class LabelFolder:
         return len(self.ids)
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        noted, name = ExpectedChecksum(self._sums[row], self.stage_name), f"{self.ids[row]}.png"
+        expected, name = ExpectedChecksum(self._sums[row], self.stage_name), f"{self.ids[row]}.png"
         if not self.in_tars:
-            return read_mask(self.folder / name, noted=noted)
+            return read_mask(self.folder / name, expected=expected)
         number, offset, size = self._places[row].tolist()
         with open(self._tar(number), "rb") as tar:
             most = os.fstat(tar.fileno()).st_size  # damaged numbers may lead anywhere and ask for any memory
             tar.seek(min(offset, most))
-            return mask_from(tar.read(min(size, most)), self._tar(number) / name, noted=noted)
+            return mask_from(tar.read(min(size, most)), self._tar(number) / name, expected=expected)
 
 
 def _read(path: Path, line_is: re.Pattern, *, again: str) -> tuple[Texts, Texts, NDArray[np.int64]]:

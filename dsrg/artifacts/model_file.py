@@ -36,7 +36,7 @@ class Model:
 
 
 def save_model(path: Path, model: Model) -> None:
-    """Write a model file, whole or not at all; the same model gives the same bytes."""
+    """Write a model file, atomically; the same model gives the same bytes."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.weights.items()}
     content = {"format": FORMAT, "version": VERSION, **vars(model), "weights": weights}
     content["sha256"] = _digest(content)

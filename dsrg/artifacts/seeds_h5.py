@@ -54,7 +54,7 @@ class SeedRow:
 
 
 def write_seeds(path: Path, rows: Iterable[SeedRow], *, count: int, grid: int, classes: list[str], params: str) -> None:
-    """Write `count` rows into a seeds file, whole or not at all; the same rows give the same bytes.
+    """Write `count` rows into a seeds file, atomically; the same rows give the same bytes.
 
     The file grows on the disk; in memory an image takes what `present` does and some 50 bytes.
     """

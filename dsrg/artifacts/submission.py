@@ -28,7 +28,7 @@ Shapes = dict[str, tuple[int, int]]  # (H, W) of each image, by id
 
 
 def write_submission(path: Path, shapes: Shapes, labels: Iterable[NDArray[np.uint8]]) -> None:
-    """Write the archive of label maps uint8 (H, W), in the order of `shapes`, and check it: whole or not at all.
+    """Write the archive of label maps uint8 (H, W), in the order of `shapes`, and check it: atomically.
 
     The same label maps give the same bytes. Raises InputError as `check_submission` does.
     """

@@ -108,10 +108,10 @@ def doctor(fix: bool, json_path: Path | None) -> None:
     if json_path is not None:
         rows = [finding._asdict() | {"remove": [str(path) for path in finding.remove]} for finding in findings]
         write_json(json_path, {"findings": rows})
-    gone = doctor.mend(findings) if fix else []
+    gone = doctor.fix(findings) if fix else []
     for path in gone:
         click.echo(f"removed: {path}")
-    if wrong := sum(finding.state == doctor.WRONG for finding in findings):
+    if wrong := sum(finding.state == doctor.ERROR for finding in findings):
         said = "were wrong; look again: dsrg doctor" if gone else "are wrong"
         raise InputError(f"{wrong} of {len(findings)} lines {said}")
     click.echo(f"fine: {len(findings)} lines, none wrong")

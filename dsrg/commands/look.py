@@ -80,7 +80,7 @@ def advise(images: int, out: Path) -> None:
     OUT/advice.json, and names a range with its reason.
     """
     from dsrg.advise.figure import draw_advice
-    from dsrg.advise.sweep import Sweep, findings, sweep_thresholds, words
+    from dsrg.advise.sweep import Sweep, findings, summary_lines, sweep_thresholds
     from dsrg.files import write_json
     from dsrg.project import load_project
 
@@ -91,4 +91,4 @@ def advise(images: int, out: Path) -> None:
     found = findings(sweep, project.params)
     write_json(out / "advice.json", found)
     draw_advice(out / "advice.png", found)
-    click.echo("\n".join([*words(found), f"{out / 'advice.png'}, {out / 'advice.json'}"]))
+    click.echo("\n".join([*summary_lines(found), f"{out / 'advice.png'}, {out / 'advice.json'}"]))

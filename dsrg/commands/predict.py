@@ -179,8 +179,8 @@ def _predict(
     from dsrg.files import atomic_folder
     from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
     from dsrg.inference.predict import enlarged
-    from dsrg.params import CrfKernel, Predict
-    from dsrg.predictor import Segmenter
+    from dsrg.params import CrfKernel, PredictParams
+    from dsrg.predictor import Predictor
     from dsrg.runtime.progress import tracked
     from dsrg.runtime.workers import keep_memory, threaded_map
 
@@ -190,7 +190,7 @@ def _predict(
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         problems.append(f"{out}: exists; name a new or an empty folder (--out)")
     try:
-        segmenter = Segmenter.load(model, device=None if device == "auto" else device)
+        segmenter = Predictor.load(model, device=None if device == "auto" else device)
         if tags is not None:
             tagged = tags_of(checked.pictures, tags, segmenter.classes, separator=separator)
     except InputError as error:
@@ -208,7 +208,9 @@ def _predict(
     predictions = segmenter.predictions(
         (read_image(picture.path) for picture in checked.pictures),
         None if tagged is None else present_from_tags(tagged, segmenter.classes),
-        settings=Predict(scales=list(scale), **{key: settings[key] for key in Predict.model_fields if key in settings}),
+        settings=PredictParams(
+            scales=list(scale), **{key: settings[key] for key in PredictParams.model_fields if key in settings}
+        ),
         kernel=CrfKernel(**{key: settings[key] for key in CrfKernel.model_fields}) if crf else None,
         probabilities=probabilities,
         unsure_below=unsure_below,
@@ -244,15 +246,15 @@ def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bo
     """Hand a network on to other programs, with all that `predict` does without a CRF.
 
     The file takes images of any size, uint8 (B, 3, H, W), RGB, and gives labels uint8 (B, H, W) and probabilities float
-    (B, C+1, H, W). It is run on random images and held against PyTorch before it is kept. A model card is written
+    (B, C+1, H, W). It is run on random images and compared with PyTorch before it is kept. A model card is written
     beside it (.md).
     """
     from dsrg.artifacts.model_card import is_model_card, model_card, provenance
     from dsrg.files import write_text
     from dsrg.inference.export import TOLERANCE, Deployed
     from dsrg.inference.export import export as write_network
-    from dsrg.params import Predict
-    from dsrg.predictor import Segmenter
+    from dsrg.params import PredictParams
+    from dsrg.predictor import Predictor
 
     card = out.with_suffix(".md")
     if card == out or out.is_dir():
@@ -263,8 +265,8 @@ def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bo
         raise InputError(f"{out}: would replace the network itself (--model); choose another name (--out)")
     if card.is_file() and not is_model_card(card):
         raise InputError(f"{card}: the model card would replace it; choose another name (--out)")
-    segmenter = Segmenter.load(model, device="cpu")
-    settings = Predict(**released.PREDICT | {"scales": list(scale), "flip": flip, "merge": merge})
+    segmenter = Predictor.load(model, device="cpu")
+    settings = PredictParams(**released.PREDICT | {"scales": list(scale), "flip": flip, "merge": merge})
     sizes = write_network(Deployed(segmenter.network, settings, size=segmenter.model.size), out, form=form)
     usage = [
         f"- Format: {'ONNX' if form == 'onnx' else 'torch.export'}. Batch, height and width are free.",

@@ -29,7 +29,7 @@ from dsrg.runtime.workers import threaded_map
 EXAMPLES = 5  # ids quoted in a warning
 TAG_SEPARATORS = ",;|\t\n\uff0c\uff1b\uff5c\u3001"  # what people separate tags with, also in Chinese and Japanese
 FEW = 5  # training images of a class below which people are warned
-OTHER_TAG = "mend it, or leave it out: the network knows no other classes"  # where one is trained already
+OTHER_TAG = "fix it, or leave it out: the network knows no other classes"  # where one is trained already
 
 DrawMask = Callable[[int, int], np.ndarray]  # (height, width) of the image -> its label map, uint8 (H, W)
 
@@ -84,7 +84,7 @@ def tag_faults(
     tagged: Iterable[tuple[str, str, Iterable[str]]],
     classes: list[str],
     *,
-    else_hint: str = "mend it, or list your own classes in classes.txt",
+    else_hint: str = "fix it, or list your own classes in classes.txt",
 ) -> list[ImageProblem]:
     """Tags that are no class, of images given as (id, the place where their tags stand, tags).
 
@@ -198,10 +198,10 @@ def _untagged(records: list[Record]) -> list[ImageProblem]:
 def _lost(before: list[Record], after: list[Record]) -> str | None:
     """What is missing once bad images are left out, if it is too much to go on."""
     if not after:
-        return f"no image is left of {len(before)}; mend some (data.on_bad: skip)"
+        return f"no image is left of {len(before)}; fix some (data.on_bad: skip)"
     trained_on = sum(record.split == "train" for record in before)
     if trained_on and not any(record.split == "train" for record in after):
-        return f"no training image is left of {trained_on}; mend some (data.on_bad: skip)"
+        return f"no training image is left of {trained_on}; fix some (data.on_bad: skip)"
     return None
 
 

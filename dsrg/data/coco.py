@@ -44,7 +44,7 @@ class Shape(NamedTuple):
     outline: list | dict  # polygons, or run lengths
 
 
-class Picture(NamedTuple):
+class CocoImage(NamedTuple):
     """One image of a JSON file and what is annotated on it."""
 
     where: str  # file and image
@@ -91,7 +91,7 @@ def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
     return Scan(root, classes, records, problems, faults, warnings)
 
 
-def _mask_of(picture: Picture) -> DrawMask | None:
+def _mask_of(picture: CocoImage) -> DrawMask | None:
     if picture.shapes is None:
         return None
     return partial(draw_mask, shapes=picture.shapes, size=picture.size, where=picture.where)
@@ -140,7 +140,7 @@ def _classes(root: Path, parts: dict[str, tuple[Path, dict]]) -> tuple[list[str]
     for other, other_content in others:
         of_other = {category["id"]: category["name"] for category in other_content["categories"]}
         problems += [
-            f"{other}: category {number} is {of_other.get(number)!r}, but {names.get(number)!r} in {path}; mend one"
+            f"{other}: category {number} is {of_other.get(number)!r}, but {names.get(number)!r} in {path}; fix one"
             for number in sorted(names.keys() | of_other.keys())
             if of_other.get(number) != names.get(number)
         ]
@@ -177,7 +177,7 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def _pictures(
     root: Path, path: Path, content: dict, split: str, classes: list[str], number_of: dict[int, int]
-) -> tuple[list[Picture], list[ImageProblem], list[str]]:
+) -> tuple[list[CocoImage], list[ImageProblem], list[str]]:
     """The images of one file -> those that are there, faults, warnings."""
     drawn = any(_has_shape(annotation) for annotation in content["annotations"])
     annotations = defaultdict(list)
@@ -205,7 +205,7 @@ def _pictures(
         shapes = [Shape(number_of[a["category_id"]], a["segmentation"]) for a in own if _has_shape(a)]
         whole = drawn and len(shapes) == len(own)
         tags = tuple(classes[number - 1] for number in numbers)
-        pictures.append(Picture(where, name, image_path, split, size, tags, shapes if whole else None))
+        pictures.append(CocoImage(where, name, image_path, split, size, tags, shapes if whole else None))
     homeless = sum(map(len, annotations.values()))
     warnings = [f"{path}: {homeless} annotations belong to no image of the file, so are left out"] * bool(homeless)
     return pictures, faults, warnings
@@ -260,7 +260,7 @@ def draw_mask(
         try:
             covered = _covered(shape.outline, height, width)
         except (ValueError, TypeError, OverflowError, KeyError, IndexError) as error:
-            problems.append(f"{where}: shape {place} of {len(shapes)}: {error}; mend or remove it")
+            problems.append(f"{where}: shape {place} of {len(shapes)}: {error}; fix or remove it")
             continue
         disputed = covered & (labels != 0) & (labels != shape.number)
         labels[covered] = shape.number

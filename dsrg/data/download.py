@@ -5,7 +5,7 @@ ROOT/VOCdevkit/VOC2012/                                    VOC's own tree (see `
     ImageSets/Segmentation/trainaug.txt                    10,582 ids (see `dsrg.data.sbd`)
     SegmentationClassAug/ID.png                            SBD's masks of training images that have none in VOC
 
-Every step is done whole or not at all, and not again where its result is in place: a run that was stopped goes on.
+Every step is done atomically, and not again where its result is in place: a run that was stopped goes on.
 """
 
 import re

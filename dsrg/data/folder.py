@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     split: str  # "train" or "val"
 
 
-class Choice(NamedTuple):
+class SplitChoice(NamedTuple):
     """The images of both splits, and all that is wrong with the choice."""
 
     entries: list[Entry]
@@ -320,7 +320,7 @@ def _bare(path: str) -> str:
 # Splits
 
 
-def _choose_by_column(located: list[tuple[Row, str]], table: Path, wanted: dict[str, str | None]) -> Choice:
+def _choose_by_column(located: list[tuple[Row, str]], table: Path, wanted: dict[str, str | None]) -> SplitChoice:
     """The images whose row says so, in any case; all of them for training where the table has no column `split`."""
     if not any(row.split is not None for row, _ in located):
         problem = (
@@ -328,7 +328,7 @@ def _choose_by_column(located: list[tuple[Row, str]], table: Path, wanted: dict[
             "of images (val.txt), or set data.val: null to draw data.val_share of the images"
         )
         entries = [Entry(row.where, image, "train") for row, image in located]
-        return Choice(entries, [problem] if wanted["val"] is not None else [], [], [])
+        return SplitChoice(entries, [problem] if wanted["val"] is not None else [], [], [])
     rows_of = Counter(row.split for row, _ in located)
     there = {name.casefold() for name in rows_of}
     split_of = {name.casefold(): split for split, name in wanted.items() if name is not None}
@@ -349,10 +349,12 @@ def _choose_by_column(located: list[tuple[Row, str]], table: Path, wanted: dict[
         for name, count in rows_of.items()
         if name.casefold() not in split_of
     ]
-    return Choice(entries, problems, [], warn_of("other splits are not used", sorted(others)))
+    return SplitChoice(entries, problems, [], warn_of("other splits are not used", sorted(others)))
 
 
-def _choose_by_lists(located: list[tuple[Row, str]], names: Names, root: Path, wanted: dict[str, str | None]) -> Choice:
+def _choose_by_lists(
+    located: list[tuple[Row, str]], names: Names, root: Path, wanted: dict[str, str | None]
+) -> SplitChoice:
     """The images of two lists."""
     entries, problems, faults = [], [], []
     tagged = {image for _, image in located}
@@ -383,4 +385,4 @@ def _choose_by_lists(located: list[tuple[Row, str]], names: Names, root: Path, w
     problems += [f"{row.where}: {image} has another row; remove one" for row, image in located if twice[image] > 1]
     used = {entry.image for entry in entries}
     warnings = warn_of("tagged images are in no list, so not used", sorted(tagged - used))
-    return Choice(entries, problems, faults, warnings)
+    return SplitChoice(entries, problems, faults, warnings)

@@ -86,14 +86,14 @@ class ExpectedChecksum(NamedTuple):
     stage: str
 
 
-def read_image(path: str | Path, *, noted: ExpectedChecksum | None = None) -> np.ndarray:
+def read_image(path: str | Path, *, expected: ExpectedChecksum | None = None) -> np.ndarray:
     """Read an image -> uint8 (H, W, 3) RGB.
 
     Turned as its EXIF orientation says; gray, CMYK, palette and 16-bit pictures become RGB of 8 bits, transparency is
     dropped, and of several frames or pages the first is read.
     Raises InputError if there is no readable image at `path`, or not the one that was `noted`.
     """
-    with _decoder(BytesIO(read_bytes(path, noted)), path) as image:
+    with _decoder(BytesIO(read_bytes(path, expected)), path) as image:
         header = _header(image, path)
         pixels = _turned(_rgb(image), header.orientation)
         if pixels.shape[:2] != (header.height, header.width):
@@ -101,21 +101,23 @@ def read_image(path: str | Path, *, noted: ExpectedChecksum | None = None) -> np
         return np.ascontiguousarray(pixels)
 
 
-def read_mask(path: str | Path, *, pixels_max: int | None = None, noted: ExpectedChecksum | None = None) -> np.ndarray:
+def read_mask(
+    path: str | Path, *, pixels_max: int | None = None, expected: ExpectedChecksum | None = None
+) -> np.ndarray:
     """Read a label map -> uint8 (H, W), from a palette PNG (its indices; colors play no part) or an 8-bit gray PNG.
 
     Turned as its EXIF orientation says, as its image is.
     Raises InputError for anything else, RGB above all: what its colors mean is not in the file. With `pixels_max`, a
     larger one is refused before it is decoded; so is a file that is not the one `noted`.
     """
-    return mask_from(read_bytes(path), path, pixels_max=pixels_max, noted=noted)
+    return mask_from(read_bytes(path), path, pixels_max=pixels_max, expected=expected)
 
 
 def mask_from(
-    data: bytes, path: str | Path, *, pixels_max: int | None = None, noted: ExpectedChecksum | None = None
+    data: bytes, path: str | Path, *, pixels_max: int | None = None, expected: ExpectedChecksum | None = None
 ) -> np.ndarray:
     """The label map in the bytes of a file, which errors call `path`; see `read_mask`."""
-    _refuse_changed(data, path, noted)
+    _refuse_changed(data, path, expected)
     if not data.startswith(PNG_SIGNATURE):
         raise InputError(f"{path}: no PNG; a mask must be a palette or 8-bit gray PNG")
     depth, color = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
@@ -205,19 +207,19 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: {error.strerror or error}; expected a file") from None
 
 
-def read_bytes(path: str | Path, noted: ExpectedChecksum | None = None) -> bytes:
+def read_bytes(path: str | Path, expected: ExpectedChecksum | None = None) -> bytes:
     """The bytes of a file. Raises InputError if it is none, empty, or not the one `noted`."""
     with _opened(path) as file:
         data = file.read()
-    _refuse_changed(data, path, noted)
+    _refuse_changed(data, path, expected)
     return data
 
 
-def _refuse_changed(data: bytes, path: str | Path, noted: ExpectedChecksum | None) -> None:
-    if noted is not None and (found := hashlib.sha256(data).hexdigest()) != noted.checksum:
+def _refuse_changed(data: bytes, path: str | Path, expected: ExpectedChecksum | None) -> None:
+    if expected is not None and (found := hashlib.sha256(data).hexdigest()) != expected.checksum:
         raise InputError(
-            f"{path}: damaged, or changed since the stage `{noted.stage}` (sha256 {found[:12]}..., expected "
-            f"{noted.checksum[:12]}...); restore it, or run the stage `{noted.stage}` again"
+            f"{path}: damaged, or changed since the stage `{expected.stage}` (sha256 {found[:12]}..., expected "
+            f"{expected.checksum[:12]}...); restore it, or run the stage `{expected.stage}` again"
         )
 
 

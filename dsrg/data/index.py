@@ -54,9 +54,9 @@ class Index:
 
         Raises InputError unless it is the file that `prepare` checked.
         """
-        return limit_side(read_image(root / self.paths[row], noted=self.noted(row)), self.max_side)
+        return limit_side(read_image(root / self.paths[row], expected=self.expected(row)), self.max_side)
 
-    def noted(self, row: int) -> ExpectedChecksum:
+    def expected(self, row: int) -> ExpectedChecksum:
         """The checksum of a row's image file."""
         return ExpectedChecksum(self.checksums[row], "prepare")
 
@@ -85,7 +85,7 @@ class GroundTruth(NamedTuple):
 
     def labels(self, folder: Path) -> np.ndarray:
         """The label map, uint8 (H, W), in the folder of masks. Raises InputError unless it is what `prepare` kept."""
-        return read_mask(folder / self.mask, noted=ExpectedChecksum(self.checksum, "prepare"))
+        return read_mask(folder / self.mask, expected=ExpectedChecksum(self.checksum, "prepare"))
 
 
 class Masks:
@@ -116,7 +116,7 @@ def present_from_tags(tags: Iterable[Iterable[str]], classes: list[str]) -> np.n
 
 
 def write_index(path: str | Path, index: Index, classes: list[str]) -> None:
-    """Write index.csv, whole or not at all."""
+    """Write index.csv, atomically."""
     tags = ("|".join(classes[k - 1] for k in np.flatnonzero(row[1:]) + 1) for row in index.present)
     columns = (index.ids, index.splits, index.paths, index.widths, index.heights, tags, index.checksums)
     _write_csv(path, INDEX_COLUMNS, zip(*columns, strict=True))
@@ -138,7 +138,7 @@ def read_index(path: str | Path, classes: list[str], *, max_side: int | None = N
 
 
 def write_ground_truth(path: str | Path, rows: Iterable[GroundTruth]) -> None:
-    """Write ground_truth.csv, whole or not at all."""
+    """Write ground_truth.csv, atomically."""
     _write_csv(path, GROUND_TRUTH_COLUMNS, rows)
 
 

@@ -105,7 +105,7 @@ def read_points(path: Path, index: Index, classes: list[str], *, tags: str, unkn
 
 
 def write_point_rows(path: Path, rows: Iterable[PointRow]) -> None:
-    """Write a table of points, whole or not at all."""
+    """Write a table of points, atomically."""
     write_csv(path, list(COLUMNS), (row[1:] for row in rows))
 
 

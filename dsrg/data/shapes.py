@@ -23,7 +23,7 @@ from dsrg.data.classes import read_classes, write_classes
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError
 from dsrg.files import atomic_folder
-from dsrg.params import Shapes
+from dsrg.params import ShapesParams
 
 SPLITS = ("train", "val")
 SUPERSAMPLING = 2  # creatures are drawn this much larger, then averaged down, for smooth edges
@@ -50,7 +50,7 @@ class Creature(NamedTuple):
     head: np.ndarray  # bool (h, w), its head alone
 
 
-class Picture(NamedTuple):
+class DrawnPicture(NamedTuple):
     """One picture of the set with all that is known of it."""
 
     image: np.ndarray  # uint8 (H, W, 3) RGB
@@ -302,7 +302,7 @@ class Scene:
         return Scene(image, owner, heads, whole)
 
 
-def draw_picture(rng: Generator, first_class: int, shapes: Shapes) -> Picture:
+def draw_picture(rng: Generator, first_class: int, shapes: ShapesParams) -> DrawnPicture:
     """Draw one picture; its first creature is of class `first_class` (1..C)."""
     height, width = (int(n) for n in rng.integers(shapes.size_min, shapes.size_max + 1, 2))
     ground = _draw_background(rng, height, width, clutter=int(rng.integers(0, shapes.clutter_max + 1)))
@@ -315,7 +315,7 @@ def draw_picture(rng: Generator, first_class: int, shapes: Shapes) -> Picture:
         scene, found = _add_creature(rng, scene, class_id, area=area, **spreads)
         classes += [class_id] if found else []
     noisy = np.clip(scene.image + 2.0 * rng.normal(size=scene.image.shape), 0, 255).astype(np.uint8)
-    return Picture(noisy, np.array([0, *classes], np.uint8)[scene.owner], classes)
+    return DrawnPicture(noisy, np.array([0, *classes], np.uint8)[scene.owner], classes)
 
 
 def _add_creature(rng: Generator, scene: Scene, class_id: int, *, area: float, **spreads: float) -> tuple[Scene, bool]:
@@ -337,7 +337,7 @@ def _add_creature(rng: Generator, scene: Scene, class_id: int, *, area: float, *
 # Files
 
 
-def _annotation(name: str, picture: Picture) -> bytes:
+def _annotation(name: str, picture: DrawnPicture) -> bytes:
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = name
     size = ElementTree.SubElement(root, "size")
@@ -349,14 +349,14 @@ def _annotation(name: str, picture: Picture) -> bytes:
     return ElementTree.tostring(root) + b"\n"
 
 
-def _write_picture(root: Path, picture_id: str, picture: Picture) -> None:
+def _write_picture(root: Path, picture_id: str, picture: DrawnPicture) -> None:
     _, jpeg = cv2.imencode(".jpg", picture.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     (root / "JPEGImages" / f"{picture_id}.jpg").write_bytes(jpeg.tobytes())
     (root / "Annotations" / f"{picture_id}.xml").write_bytes(_annotation(f"{picture_id}.jpg", picture))
     (root / "SegmentationClass" / f"{picture_id}.png").write_bytes(label_png(picture.mask))
 
 
-def draw_dataset(root: Path, shapes: Shapes) -> None:
+def draw_dataset(root: Path, shapes: ShapesParams) -> None:
     """Draw the demo set into the folder `root`: PASCAL VOC's layout and `classes.txt` (class k = line k).
 
     train, val            pictures of each split: train0000, train0001, ... and val0000, ...

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from dsrg.data.index import Index
 from dsrg.inference.preprocess import image_batches, warp_to_square
-from dsrg.networks.network import Classifier
+from dsrg.networks.network import CamClassifier
 
 
 @torch.inference_mode()
-def tag_scores(classifier: Classifier, index: Index, root: Path, *, size: int, batch: int = 16) -> Tensor:
+def tag_scores(classifier: CamClassifier, index: Index, root: Path, *, size: int, batch: int = 16) -> Tensor:
     """Scores float (N, C) of every image, as squares of `size` pixels."""
     device = next(classifier.parameters()).device
     batches = image_batches(index, root, batch=batch)

@@ -13,7 +13,7 @@ from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.files import write_csv
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import seed_claims
-from dsrg.params import Seeds
+from dsrg.params import SeedParams
 from dsrg.runtime.progress import tracked
 
 
@@ -41,7 +41,7 @@ def row_claims(row: SeedRow, *, fg_thresh: float, bg_thresh: float) -> NDArray[n
 class SeedCounts:
     """Counts seeds while they pass: first `watch`, then the tables."""
 
-    def __init__(self, classes: list[str], settings: Seeds) -> None:
+    def __init__(self, classes: list[str], settings: SeedParams) -> None:
         self.classes, self.settings = ["background", *classes], settings
         self.pixels, self.tagged, self.seeded, self.conflicts = np.zeros((4, len(self.classes)), np.int64)
         self.total = self.disputed = 0

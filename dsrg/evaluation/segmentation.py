@@ -12,18 +12,18 @@ from dsrg.evaluation.scores import Scores, best_and_worst
 from dsrg.inference.label_maps import resumable_labels
 from dsrg.inference.predict import Prediction, predictions
 from dsrg.inference.preprocess import read_images
-from dsrg.networks.network import Segmenter
-from dsrg.params import Predict
+from dsrg.networks.network import DeepLab
+from dsrg.params import PredictParams
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.progress import tracked
 
 
 def evaluate_segmenter(
-    segmenter: Segmenter,
+    segmenter: DeepLab,
     index: Index,
     root: Path,
     masks: Iterable[NDArray[np.uint8]],
-    settings: Predict,
+    settings: PredictParams,
     *,
     classes: list[str],
     size: int,

@@ -60,7 +60,7 @@ def stacked(rows: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 def write_label_overlays(
     folder: Path, index: Index, root: Path, label_maps: dict[str, Iterable[NDArray[np.uint8]]]
 ) -> None:
-    """ID.png an image, whole or not at all: the image, and over it its label maps by caption, side by side.
+    """ID.png an image, atomically: the image, and over it its label maps by caption, side by side.
 
     label_maps: of the index's first images, in order.
     """
@@ -72,7 +72,7 @@ def write_label_overlays(
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """RGB uint8 (H, W, 3) to PNG, whole or not at all."""
+    """RGB uint8 (H, W, 3) to PNG, atomically."""
     _, png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
     with atomic_file(path) as temporary:
         temporary.write_bytes(png)

@@ -11,19 +11,19 @@ from dsrg.artifacts.model_file import built, load_model
 from dsrg.inference.preprocess import scaled_side, warp_to_square
 from dsrg.method.grid import grid_size
 from dsrg.method.seeds import normalize_cams
-from dsrg.networks.network import Classifier, corner_aligned
+from dsrg.networks.network import CamClassifier, corner_aligned
 
 
-def load_classifier(path: Path, *, stage_name: str, classes: list[str] | None = None) -> Classifier:
+def load_classifier(path: Path, *, stage_name: str, classes: list[str] | None = None) -> CamClassifier:
     """A classifier ready to use, on the GPU where there is one; see `load_model`."""
     model = load_model(path, kind="classifier", stage_name=stage_name, classes=classes)
-    classifier = built(Classifier, model, path=path, stage_name=stage_name)
+    classifier = built(CamClassifier, model, path=path, stage_name=stage_name)
     return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.inference_mode()
 def activation_maps(
-    classifier: Classifier, images: list[NDArray], *, size: int, scales: list[float], flip: bool
+    classifier: CamClassifier, images: list[NDArray], *, size: int, scales: list[float], flip: bool
 ) -> Tensor:
     """Mean over scales (and mirror images) of each class's evidence, negative left out.
 

@@ -20,7 +20,7 @@ def dense_crf_over_workers(images: Tensor, unary: Tensor, **kernel: float) -> Te
         return dense_crf(images, unary, **kernel)
     kernel = Kernel(**kernel)
     pixels, energies = images.cpu().numpy(), unary.detach().float().cpu().numpy()
-    with workers.shared(energies.shape) as place:
+    with workers.shared_array(energies.shape) as place:
         values = place.array()
 
         def jobs() -> Iterator[Job]:

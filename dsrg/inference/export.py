@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dsrg.errors import InputError
 from dsrg.files import atomic_file
 from dsrg.inference.preprocess import scaled_side
-from dsrg.params import Predict
+from dsrg.params import PredictParams
 
 FORMATS = ("onnx", "torch")
 INPUT, OUTPUTS = "images", ("labels", "probabilities")
@@ -30,7 +30,7 @@ class Deployed(nn.Module):
     network's square and the network itself, and an image larger than `max_side` is not scaled down before.
     """
 
-    def __init__(self, network: nn.Module, settings: Predict, *, size: int) -> None:
+    def __init__(self, network: nn.Module, settings: PredictParams, *, size: int) -> None:
         super().__init__()
         if settings.shape != "square":
             raise ValueError(f"shape: expected square, not {settings.shape}: the network's own input must be fixed")
@@ -52,11 +52,11 @@ class Deployed(nn.Module):
 
 
 def export(deployed: Deployed, path: Path, *, form: str) -> list[tuple[int, int]]:
-    """Write a network as "onnx" or "torch" (torch.export, opened by torch.export.load), whole or not at all.
+    """Write a network as "onnx" or "torch" (torch.export, opened by torch.export.load), atomically.
 
     Batch, height and width are free, from 2 pixels a side. The file is read again, run on images of random sizes and
-    held against PyTorch; returns these sizes (height, width). Raises InputError when a package of the extra `export` is
-    missing, or the results differ.
+    compared with PyTorch; returns these sizes (height, width). Raises InputError when a package of the extra
+    `export` is missing, or the results differ.
     """
     if form not in FORMATS:
         raise ValueError(f"form: expected one of {', '.join(FORMATS)}, not {form!r}")

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from dsrg.inference.preprocess import warp_to_square
 from dsrg.method.grid import grid_size
-from dsrg.networks.network import Classifier
+from dsrg.networks.network import CamClassifier
 
 
-def gradient_saliency(classifier: Classifier, images: list[NDArray], *, size: int) -> Tensor:
+def gradient_saliency(classifier: CamClassifier, images: list[NDArray], *, size: int) -> Tensor:
     """How much the scores depend on each cell of the seed grid, as its rank in the image: low = background.
 
     The gradient of the sum of all classes' scores in the first convolution at stride 8, its largest absolute value
@@ -30,7 +30,7 @@ def gradient_saliency(classifier: Classifier, images: list[NDArray], *, size: in
     return shares_below(median3x3(gradient.abs().amax(dim=1)))
 
 
-def score_gradient(classifier: Classifier, images: Tensor, *, grid: int) -> Tensor:
+def score_gradient(classifier: CamClassifier, images: Tensor, *, grid: int) -> Tensor:
     """Gradient of the sum of all scores in the first convolution whose output is on the grid.
 
     images uint8 (B, 3, S, S) -> float32 (B, channels, grid, grid), of every image as if it were alone.

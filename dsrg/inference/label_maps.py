@@ -13,9 +13,9 @@ from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.inference.predict import Prediction, predictions
 from dsrg.inference.preprocess import read_images
-from dsrg.params import Predict
+from dsrg.params import PredictParams
 from dsrg.runtime.launcher import WorkShard
-from dsrg.runtime.resumable import Item, kept
+from dsrg.runtime.resumable import Item, resumable_rows
 from dsrg.runtime.workers import threaded_map
 
 
@@ -55,7 +55,7 @@ def predicted_labels(
     """
     present, kernel = index.present if tags_only else None, kernel if crf else None
     wanted = {"size": size, "kernel": kernel, "unsure_below": unsure_below}
-    return predictions(segmenter, read_images(index, root), present, Predict(**views), **wanted)
+    return predictions(segmenter, read_images(index, root), present, PredictParams(**views), **wanted)
 
 
 def resumable_labels(
@@ -73,5 +73,5 @@ def resumable_labels(
     def make(rows: NDArray[np.int64]) -> Iterator[Item]:
         return threaded_map(item, predict(rows))
 
-    for found in kept(make, share, total=total):
+    for found in resumable_rows(make, share, total=total):
         yield Labelled(found["labels"].tobytes(), found["plain"].tobytes() if plain else b"")

@@ -24,7 +24,7 @@ class Picture(NamedTuple):
     id: str
 
 
-class Found(NamedTuple):
+class FoundPictures(NamedTuple):
     """Pictures, and what was named but is none."""
 
     pictures: list[Picture]
@@ -41,7 +41,7 @@ class Readable(NamedTuple):
     problems: list[str]
 
 
-def find_pictures(named: Iterable[str]) -> Found:
+def find_pictures(named: Iterable[str]) -> FoundPictures:
     """Pictures that files, folders and patterns (`*`, `?`, `[..]`, `**`) name, each once; opens none.
 
     A folder stands for all images below it, except those in its own subfolder `masks` and in earlier predictions. Ids
@@ -91,7 +91,7 @@ def find_pictures(named: Iterable[str]) -> Found:
                     add(path / name, name.removeprefix(f"{IMAGES}/"))
     ids = image_ids(names)
     pictures = [Picture(Path(path), ids[path]) for path in names]
-    return Found(pictures, problems, warnings, files_left_out(dict.fromkeys(others)))
+    return FoundPictures(pictures, problems, warnings, files_left_out(dict.fromkeys(others)))
 
 
 def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:

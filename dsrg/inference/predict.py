@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from dsrg.artifacts.model_file import Model, built, load_model
 from dsrg.data.images import limit_side
-from dsrg.inference.preprocess import native, scaled_side, warp_to_square
+from dsrg.inference.preprocess import resize_native, scaled_side, warp_to_square
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.pooling import pooled_scores
-from dsrg.networks.network import Segmenter
-from dsrg.params import Predict
+from dsrg.networks.network import DeepLab
+from dsrg.params import PredictParams
 from dsrg.runtime import workers
 
 
@@ -50,16 +50,16 @@ class Prediction(NamedTuple):
     probs: NDArray[np.float32] | None
 
 
-def load_segmenter(path: Path, *, stage_name: str, classes: list[str] | None = None) -> tuple[Segmenter, Model]:
+def load_segmenter(path: Path, *, stage_name: str, classes: list[str] | None = None) -> tuple[DeepLab, Model]:
     """A segmenter ready to predict, on the GPU where there is one, and the file it comes from; see `load_model`."""
     model = load_model(path, kind="segmenter", stage_name=stage_name, classes=classes)
-    segmenter = built(Segmenter, model, path=path, stage_name=stage_name)
+    segmenter = built(DeepLab, model, path=path, stage_name=stage_name)
     return segmenter.eval().to("cuda" if torch.cuda.is_available() else "cpu"), model
 
 
 @torch.inference_mode()
 def multiscale_logits(
-    segmenter: nn.Module, images: list[NDArray[np.uint8]], settings: Predict, *, size: int
+    segmenter: nn.Module, images: list[NDArray[np.uint8]], settings: PredictParams, *, size: int
 ) -> Iterator[list[Tensor]]:
     """Each image's logits on the network's grid, float (C+1, h, w) a scale, in order.
 
@@ -68,7 +68,7 @@ def multiscale_logits(
     added if asked for.
     """
     if settings.shape == "native":
-        views = ([native(image, scale) for scale in settings.scales] for image in images)
+        views = ([resize_native(image, scale) for scale in settings.scales] for image in images)
         yield from ([_grid(segmenter, view, flip=settings.flip)[0] for view in own] for own in views)
     else:
         batches = (warp_to_square(images, scaled_side(size, scale)) for scale in settings.scales)
@@ -76,7 +76,7 @@ def multiscale_logits(
 
 
 @torch.inference_mode()
-def merge_scales(grids: list[Tensor], shape: tuple[int, int], settings: Predict) -> Tensor:
+def merge_scales(grids: list[Tensor], shape: tuple[int, int], settings: PredictParams) -> Tensor:
     """Logits float (K, H, W) of an image of this shape, from those on the grids (K, h, w) of its scales.
 
     They are brought to the image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as
@@ -98,7 +98,7 @@ def image_prior(scores: Tensor, *, sharpness: float) -> Tensor:
 
 
 @torch.inference_mode()
-def contenders(grids: list[Tensor]) -> Tensor:
+def candidate_classes(grids: list[Tensor]) -> Tensor:
     """Bool (K,): which classes of the grids (K, h, w) can have the highest of the merged scores at any pixel.
 
     A merged score is a mean of each grid's, summed over the grids. So a class cannot win where the most that it is
@@ -128,7 +128,7 @@ def predict_logits(
     segmenter: nn.Module,
     images: Iterable[NDArray[np.uint8]],
     present: NDArray[np.bool_] | None,
-    settings: Predict,
+    settings: PredictParams,
     *,
     size: int,
     batch: int = 8,
@@ -152,7 +152,7 @@ def predict_logits(
             known = np.ones(len(grids[0]), bool) if known is None else known.copy()
             grids = _rows(grids, known)
             if labels_only and settings.pooled_prior is None:
-                winning = contenders(grids).cpu().numpy()
+                winning = candidate_classes(grids).cpu().numpy()
                 known[known], grids = winning, _rows(grids, winning)
             scores = merge_scales(grids, image.shape[:2], settings)
             if settings.pooled_prior is not None:
@@ -164,7 +164,7 @@ def predictions(
     segmenter: nn.Module,
     images: Iterable[NDArray[np.uint8]],
     present: NDArray[np.bool_] | None,
-    settings: Predict,
+    settings: PredictParams,
     *,
     size: int,
     kernel: dict | None,

@@ -25,12 +25,12 @@ def warp_to_square(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
     return torch.from_numpy(cut.transpose(0, 3, 1, 2).copy())
 
 
-def cells(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
+def sample_grid_pixels(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) -> uint8 (grid, grid, 3), the pixels of its square that the grid's cells stand for."""
     return crop_and_resize(image, WHOLE, size=pixels_of(grid))[::STRIDE, ::STRIDE]
 
 
-def native(image: NDArray[np.uint8], scale: float) -> Tensor:
+def resize_native(image: NDArray[np.uint8], scale: float) -> Tensor:
     """uint8 (H, W, 3) -> uint8 (1, 3, h, w), scale times its own size, each side the nearest 8k+1 (at least 9)."""
     size = tuple(max(9, scaled_side(side, scale)) for side in image.shape[:2])
     return torch.from_numpy(crop_and_resize(image, WHOLE, size=size).transpose(2, 0, 1).copy())[None]

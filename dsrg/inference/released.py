@@ -1,4 +1,4 @@
-"""How the released code predicts, as plain values: for pictures of one's own, which come without a params.yaml.
+"""How the released code predicts, as plain values: for pictures of your own, which come without a params.yaml.
 
 recipes/voc2012-vgg16.yaml says the same.
 """

@@ -22,7 +22,7 @@ from dsrg.files import find_in_project
 from dsrg.inference.cams import activation_maps, stored_cams
 from dsrg.inference.crf import image_mean_field
 from dsrg.inference.gradient_saliency import gradient_saliency
-from dsrg.inference.preprocess import cells, image_batches
+from dsrg.inference.preprocess import image_batches, sample_grid_pixels
 from dsrg.method.crf_pydensecrf import Kernel
 from dsrg.method.grid import grid_size
 from dsrg.method.points import PointCounts, mark_cells, with_marks
@@ -30,17 +30,17 @@ from dsrg.method.saliency import combined
 from dsrg.method.saliency.mbd import mbd
 from dsrg.method.saliency.rbd import rbd
 from dsrg.method.seeds import harmonic_seeds, make_seeds, tag_probs, with_background, with_crf_labels
-from dsrg.networks.network import Classifier
-from dsrg.params import Saliency, SeedCrf, Seeds
+from dsrg.networks.network import CamClassifier
+from dsrg.params import Saliency, SeedCrf, SeedParams
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import WorkShard
-from dsrg.runtime.resumable import Item, kept
+from dsrg.runtime.resumable import Item, resumable_rows
 
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
 
 def saliency_map(
-    path: Path, *, saliency: Saliency, grid: int, noted: ExpectedChecksum | None = None, max_side: int | None = None
+    path: Path, *, saliency: Saliency, grid: int, expected: ExpectedChecksum | None = None, max_side: int | None = None
 ) -> NDArray[np.float32]:
     """One image's saliency by the chosen method, float32 (grid, grid), 0..1, corners on corners as released.
 
@@ -54,20 +54,20 @@ def saliency_map(
     else:
         settings = {"mbd": saliency.mbd.model_dump(), "rbd": saliency.rbd.model_dump()}
         settings["combined"] = settings["mbd"] | settings["rbd"]
-        image = limit_side(read_image(path, noted=noted), max_side)
+        image = limit_side(read_image(path, expected=expected), max_side)
         values = SALIENCY[saliency.method](image, **settings[saliency.method])
     whole = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
     return F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=True)[0, 0].numpy()
 
 
-def ready_cues(seeds: Seeds, index: Index, *, grid: int, classes: list[str]) -> Cues:
+def ready_cues(seeds: SeedParams, index: Index, *, grid: int, classes: list[str]) -> Cues:
     """The cues of `seeds.cues`, for the images of an index; see `read_cues`, which refuses any that do not fit."""
     files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)
     return read_cues(*files, index, grid=grid, classes=classes, conflict="highest")  # as released
 
 
 def cue_seed_rows(
-    cues: Cues, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency
+    cues: Cues, index: Index, root: Path, *, size: int, seeds: SeedParams, saliency: Saliency
 ) -> Iterator[SeedRow]:
     """Rows of seeds from ready cues: all of them, or their foreground and background where our saliency is low."""
     if seeds.cues_use == "all":
@@ -91,11 +91,15 @@ def with_points(
     """Rows of seeds, in the order of the index, whose cells and tags are what points say of them; these are counted."""
     for row, height, width in zip(rows, index.heights.tolist(), index.widths.tolist(), strict=True):
         if marks := points.marks.get(row.image_id):
-            cells, ties = mark_cells(marks, height=height, width=width, grid=len(row.seeds), classes=classes)
-            counts.add(marks, cells, ties)
+            sample_grid_pixels, ties = mark_cells(
+                marks, height=height, width=width, grid=len(row.seeds), classes=classes
+            )
+            counts.add(marks, sample_grid_pixels, ties)
             present = row.present.copy()
             present[[*points.added.get(row.image_id, ())]] = True
-            row = replace(row, seeds=with_marks(torch.from_numpy(row.seeds), cells).numpy(), present=present)
+            row = replace(
+                row, seeds=with_marks(torch.from_numpy(row.seeds), sample_grid_pixels).numpy(), present=present
+            )
         yield row
 
 
@@ -113,29 +117,43 @@ def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) ->
     if saliency.method == "maps":
         jobs = ((path, None) for path in ready_maps(saliency, index.ids))
     else:
-        jobs = ((root / path, index.noted(row)) for row, path in enumerate(index.paths))
+        jobs = ((root / path, index.expected(row)) for row, path in enumerate(index.paths))
     return workers.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid, max_side=index.max_side), jobs)
 
 
 def _saliency_of(job: tuple[Path, ExpectedChecksum | None], **settings: object) -> NDArray[np.float32]:
-    path, noted = job
-    return saliency_map(path, noted=noted, **settings)
+    path, expected = job
+    return saliency_map(path, expected=expected, **settings)
 
 
 def resumable_seed_rows(
-    classifier: Classifier, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency, share: WorkShard
+    classifier: CamClassifier,
+    index: Index,
+    root: Path,
+    *,
+    size: int,
+    seeds: SeedParams,
+    saliency: Saliency,
+    share: WorkShard,
 ) -> Iterator[SeedRow]:
     """`seed_rows`, those of a run that was killed and of other processes taken from files, see `kept`."""
 
     def make(rows: NDArray[np.int64]) -> Iterator[Item]:
         return map(vars, seed_rows(classifier, index.pick(rows), root, size=size, seeds=seeds, saliency=saliency))
 
-    for item in kept(make, share, total=len(index)):
+    for item in resumable_rows(make, share, total=len(index)):
         yield SeedRow(**item | {"image_id": str(item["image_id"])})
 
 
 def seed_rows(
-    classifier: Classifier, index: Index, root: Path, *, size: int, seeds: Seeds, saliency: Saliency, batch: int = 8
+    classifier: CamClassifier,
+    index: Index,
+    root: Path,
+    *,
+    size: int,
+    seeds: SeedParams,
+    saliency: Saliency,
+    batch: int = 8,
 ) -> Iterator[SeedRow]:
     """Seeds, saliency and the tagged classes' activation maps of each image of the index, in order.
 
@@ -171,7 +189,7 @@ def seed_rows(
             )
 
 
-def ruled_seeds(cams: Tensor, saliency: Tensor, present: Tensor, settings: Seeds) -> Tensor:
+def ruled_seeds(cams: Tensor, saliency: Tensor, present: Tensor, settings: SeedParams) -> Tensor:
     """Seeds uint8 (B, h, w) of activation maps and saliency by `seeds.rule`, see `make_seeds`, `harmonic_seeds`."""
     if settings.rule == "harmonic":
         return harmonic_seeds(cams, saliency, present, thresh=settings.harmonic)
@@ -190,6 +208,6 @@ def crf_labels(
     jobs = []
     for image, maps, salient, tags in zip(images, cams, saliency, present, strict=True):
         probs = tag_probs(maps, salient, tags, background=crf.background, min_prob=crf.min_prob)
-        jobs.append((cells(image, cams.shape[-1]).transpose(2, 0, 1), -probs.log().numpy(), kernel))
+        jobs.append((sample_grid_pixels(image, cams.shape[-1]).transpose(2, 0, 1), -probs.log().numpy(), kernel))
     for tags, probs in zip(present, workers.ordered_map(image_mean_field, jobs), strict=True):
         yield tags.nonzero()[:, 0][torch.from_numpy(probs).argmax(dim=0)].to(torch.uint8)

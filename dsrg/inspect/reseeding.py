@@ -15,7 +15,7 @@ from dsrg.inference.seeding import crf_labels, ruled_seeds
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.seeds import seed_claims, with_crf_labels
 from dsrg.params import Params
-from dsrg.params import Seeds as SeedSettings
+from dsrg.params import SeedParams as SeedSettings
 from dsrg.training.dsrg import Supervisor
 
 
@@ -87,7 +87,7 @@ class Grower:
         self.supervisor = Supervisor(crf=params.crf.train.model_dump(), grow=grow, boundary_loss=False)
 
     @torch.no_grad()
-    def deciding(self, images: list[NDArray[np.uint8]], present: Tensor) -> Tensor:
+    def growth_probs(self, images: list[NDArray[np.uint8]], present: Tensor) -> Tensor:
         """The probabilities float32 (B, C+1, h, w) that growth goes by (params `grow.on`), on the CPU.
 
         images: uint8 (H, W, 3) each; present: their tags, bool (B, C+1).
@@ -98,4 +98,4 @@ class Grower:
             logits = self.segmenter(batch)
         probs = smoothed_softmax(logits.float(), min_prob=self.params.dsrg.min_prob)
         crf_probs = None if self.params.grow.on == "softmax" else self.supervisor.refined(batch, probs)
-        return self.supervisor.deciding(probs, crf_probs, present.to(device)).cpu()
+        return self.supervisor.growth_probs(probs, crf_probs, present.to(device)).cpu()

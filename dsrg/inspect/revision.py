@@ -1,4 +1,4 @@
-"""The artifacts of another run, a DVC experiment or a commit, fetched from DVC's cache to be seen beside one's own."""
+"""The artifacts of another run, a DVC experiment or a commit, fetched from DVC's cache to be seen beside your own."""
 
 from pathlib import Path
 

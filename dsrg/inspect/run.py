@@ -98,7 +98,7 @@ class Run:
         # bounded memory: what is asked for again soon is kept, the rest is made again
         self.thumbnail = lru_cache(2048)(self._thumbnail)  # some kilobytes each
         self.seed_maps = lru_cache(64)(self._seed_maps)
-        self.deciding = lru_cache(64)(self._deciding)
+        self.growth_probs = lru_cache(64)(self._deciding)
         self.predicted = lru_cache(32)(self._predicted)
         self.segmenter = lru_cache(2)(lambda key: load_segmenter(self._path(key), stage_name=MAKERS[key]))
 
@@ -351,7 +351,7 @@ class Run:
 
     def _deciding(self, image_id: str) -> torch.Tensor:
         _, present = self._seeds_and_tags([image_id])
-        return self.grower.deciding([self._learned_from(image_id)], present)
+        return self.grower.growth_probs([self._learned_from(image_id)], present)
 
     def _learned_from(self, image_id: str) -> NDArray[np.uint8]:
         """The image as the trainings see it."""
@@ -391,7 +391,7 @@ class Run:
         return live_seeds(maps, self.params.seeds, fg_thresh=thresholds.seeds_fg, bg_thresh=thresholds.seeds_bg)
 
     def _live_growth(self, image_id: str, seeds: torch.Tensor, now: Thresholds) -> dict:
-        deciding, (_, present) = self.deciding(image_id), self._seeds_and_tags([image_id])
+        deciding, (_, present) = self.growth_probs(image_id), self._seeds_and_tags([image_id])
         grown = grow(seeds, deciding, present, fg_thresh=now.grow_fg, bg_thresh=now.grow_bg)
         sure, likeliest = deciding[0].masked_fill(~present[0, :, None, None], 0).max(dim=0)
         output = labels_layer("deciding", GROWN_ON[self.params.grow.on], likeliest.numpy(), corners=True)
@@ -431,7 +431,7 @@ class Run:
         """Keep what growth of the recorded images needs, so that it is grown anew at once for any thresholds."""
         if ids := self.to_watch():
             maps = joined([self.seed_maps(image_id) for image_id in ids])
-            deciding = torch.cat([self.deciding(image_id) for image_id in ids])
+            deciding = torch.cat([self.growth_probs(image_id) for image_id in ids])
             self.watched = Watched(maps, deciding, self._share_grown(maps, deciding, self.before))
 
     def state(self) -> dict:

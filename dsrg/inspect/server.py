@@ -195,7 +195,7 @@ class _Pages:
         now = _thresholds(request)
         growing = request.query.get("grow") == "1" and self.run.why_fixed()["grow"] is None
         if growing:
-            await self._with_network(self.run.deciding, image_id)
+            await self._with_network(self.run.growth_probs, image_id)
         counting = not self.counted  # before the look: it may end meanwhile, and the answer would be the last
         answer = await asyncio.to_thread(self.run.live, image_id, now, growing=growing)
         answer["counting"] = counting
@@ -238,7 +238,7 @@ class _Pages:
     async def _count(self) -> None:
         with contextlib.suppress(InputError):
             for image_id in self.run.to_watch():
-                await self._with_network(self.run.deciding, image_id)
+                await self._with_network(self.run.growth_probs, image_id)
             await asyncio.to_thread(self.run.watch)
         for image_id in await asyncio.to_thread(self.run.to_count):
             with contextlib.suppress(InputError):

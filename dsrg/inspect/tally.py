@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dsrg.inspect.reseeding import SeedMaps, live_seeds
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import make_seeds
-from dsrg.params import Seeds
+from dsrg.params import SeedParams
 
 
 def threshold_steps(value: float) -> list[float]:
@@ -36,7 +36,7 @@ class Coverage(NamedTuple):
 class Tally:
     """Counts of labelled cells over images, for every pair of thresholds in the lists `fg` and `bg`."""
 
-    def __init__(self, settings: Seeds) -> None:
+    def __init__(self, settings: SeedParams) -> None:
         self.settings = settings
         self.fg, self.bg = threshold_steps(settings.fg_thresh), threshold_steps(settings.bg_thresh)
         self.foreground = np.zeros((len(self.fg), len(self.bg)), np.int64)

@@ -52,7 +52,7 @@ class Normalize(nn.Module):
         return ((images.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-class Network(nn.Module):
+class BackboneNetwork(nn.Module):
     """What both networks begin with: plain images to features of a backbone.
 
     `new_layers` are the starts of the names of the parameters that learn at the head's rate: the whole head, or less
@@ -72,7 +72,7 @@ class Network(nn.Module):
         return self.backbone(self.normalize(images))
 
 
-class Segmenter(Network):
+class DeepLab(BackboneNetwork):
     """Images uint8 (B, 3, H, W) -> logits float (B, C+1, h, w) on the stride-8 grid, 0 = background.
 
     Keywords are params `network`.
@@ -113,7 +113,7 @@ class Segmenter(Network):
         return logits if logits.shape[2:] == grid else F.interpolate(logits, grid, mode="bilinear", align_corners=True)
 
 
-class Classifier(Network):
+class CamClassifier(BackboneNetwork):
     """Images uint8 (B, 3, H, W) -> scores float (B, C), the means of the class activation maps.
 
     The last layer has no bias, so that a class's score is the mean of its map (Zhou et al. 2016, as in SEC). VGG16 has

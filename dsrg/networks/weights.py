@@ -12,25 +12,25 @@ from dsrg.errors import InputError
 from dsrg.files import find_in_project
 from dsrg.networks.backbones import BACKBONES
 from dsrg.networks.heads import ASPP
-from dsrg.networks.network import Classifier, Segmenter
+from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.networks.timm_features import timm_features
 
 PATIENCE = 30  # seconds that a server may be silent while weights are fetched
 
-# VGG16 by Caffe's names and by torchvision's numbers; the numbers are the backbone's own names
+# VGG16 by Caffe's names and by torchvision's numbers; the numbers are the backbyour own names
 CAFFE_NAMES = [f"conv{block}_{n}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, convs + 1)]
 NUMBERS = ["0", "2", "5", "7", "10", "12", "14", "17", "19", "21", "24", "26", "28"]
 VGG16_NAMES = dict(zip(CAFFE_NAMES, NUMBERS, strict=True)) | {"classifier.0": "fc6", "classifier.3": "fc7"}
 
 
-def initial_segmenter(*, classes: int, weights: str | None, **network: object) -> Segmenter:
+def initial_segmenter(*, classes: int, weights: str | None, **network: object) -> DeepLab:
     """A segmenter filled from `weights`; network: the arguments of Segmenter (params `network`).
 
     weights: null (stay random), "imagenet" (torchvision's) or a path to a state dict. They fill the backbone and, of
     VGG16, fc6 and fc7 in every branch of the head; only what stays random learns at the head's rate (`new_layers`).
     Raises InputError where the weights cannot be had or do not fit.
     """
-    segmenter = Segmenter(classes=classes, **network)
+    segmenter = DeepLab(classes=classes, **network)
     name = network["backbone"]
     if weights is not None:
         state = read_weights(weights, name=name)
@@ -40,9 +40,9 @@ def initial_segmenter(*, classes: int, weights: str | None, **network: object) -
     return segmenter
 
 
-def initial_classifier(*, classes: int, weights: str | None, **network: object) -> Classifier:
+def initial_classifier(*, classes: int, weights: str | None, **network: object) -> CamClassifier:
     """A classifier with its backbone filled from `weights`, as a segmenter's; network: the arguments of Classifier."""
-    classifier = Classifier(classes=classes, **network)
+    classifier = CamClassifier(classes=classes, **network)
     name = network["backbone"]
     if weights is not None:
         load_backbone_weights(classifier.backbone, read_weights(weights, name=name), name=name, source=weights)
@@ -58,7 +58,7 @@ def imagenet_fault(name: str) -> str | None:
     return None
 
 
-def adopt_backbone(segmenter: Segmenter, classifier_weights: dict[str, Tensor]) -> None:
+def adopt_backbone(segmenter: DeepLab, classifier_weights: dict[str, Tensor]) -> None:
     """Start a segmenter from a trained classifier's backbone of the same kind, without the layers it lacks.
 
     Raises InputError with every layer that the classifier does not have, or in another shape.

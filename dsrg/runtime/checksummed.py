@@ -11,7 +11,7 @@ class DamagedError(Exception):
 
 
 def write_checksummed(folder: Path, stem: str, content: bytes, *, suffix: str) -> Path:
-    """Write folder/STEM.SHA256SUFFIX, whole or not at all -> its path."""
+    """Write folder/STEM.SHA256SUFFIX, atomically -> its path."""
     path = folder / f"{stem}.{hashlib.sha256(content).hexdigest()}{suffix}"
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)

@@ -21,7 +21,7 @@ ENVIRONMENTS = {
 }
 
 
-def connect(topology: LaunchConfig, *, precision: str = "32-true") -> Fabric:
+def init_fabric(topology: LaunchConfig, *, precision: str = "32-true") -> Fabric:
     """Join the processes of `topology`, after starting those of this machine where no launcher did.
 
     Those started here run this process's command from the beginning. precision: as Fabric calls it. Raises InputError
@@ -54,7 +54,7 @@ def connect(topology: LaunchConfig, *, precision: str = "32-true") -> Fabric:
     return fabric
 
 
-def leave() -> None:
+def destroy_processes() -> None:
     """End what `connect` began; nothing passes between the processes any more."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -65,8 +65,8 @@ def shard_work(topology: LaunchConfig, folder: Path) -> WorkShard:
 
     Starts them where no launcher did, gives each its GPU, and leaves them alone then. Raises InputError as `connect`.
     """
-    fabric = connect(topology)
+    fabric = init_fabric(topology)
     share = WorkShard(Path(fabric.broadcast(str(folder))), fabric.global_rank, fabric.world_size)
     fabric.barrier()
-    leave()
+    destroy_processes()
     return share

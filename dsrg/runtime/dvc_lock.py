@@ -42,12 +42,12 @@ def read_record(path: Path = Path("dvc.lock")) -> list[Out]:
 
 def changed_outs(paths: Iterable[Path], record: Iterable[Out]) -> list[str]:
     """A line for each file that is not what the stage that makes it left; folders have checksums of their own."""
-    noted = {Path(out.path): out for out in record}
+    expected = {Path(out.path): out for out in record}
     return [
-        f"{path}: damaged, or changed since the stage `{noted[path].stage}` made it (md5 {found[:12]}..., dvc.lock has "
-        f"{noted[path].md5[:12]}...); make it again: dvc repro -f {noted[path].stage}"
+        f"{path}: damaged, or changed since the stage `{expected[path].stage}` made it (md5 {found[:12]}..., "
+        f"dvc.lock has {expected[path].md5[:12]}...); make it again: dvc repro -f {expected[path].stage}"
         for path in paths
-        if path in noted and path.is_file() and (found := md5(path)) != noted[path].md5
+        if path in expected and path.is_file() and (found := md5(path)) != expected[path].md5
     ]
 
 

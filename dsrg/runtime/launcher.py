@@ -38,7 +38,7 @@ class WorkShard:
     parts: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process puts the parts together."""
         return self.number == 0
 

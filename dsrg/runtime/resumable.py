@@ -1,4 +1,4 @@
-"""Results of long work on many images, kept a few at a time: by several processes, and gone on with when killed."""
+"""Results of long work on many images, kept a few at a time: by several processes, and resumed when killed."""
 
 import io
 import os
@@ -22,7 +22,7 @@ SHARD = 16  # images in a file; a multiple of what networks are given at once, s
 LOOK = 0.2  # seconds between two looks for another process's files
 
 
-def kept(
+def resumable_rows(
     make: Callable[[NDArray[np.int64]], Iterator[Item]], share: WorkShard, *, total: int, shard: int = SHARD
 ) -> Iterator[Item]:
     """The items 0..total-1: those that whole files in the share's folder hold, the others made now, which go there too.
@@ -48,7 +48,7 @@ def kept(
         return content
 
     making, own = make(rows(mine)) if mine else iter(()), set(mine)
-    for start in starts if share.first else mine:
+    for start in starts if share.is_rank_zero else mine:
         if start in own:
             yield from _unpacked(write(start, making))
             continue

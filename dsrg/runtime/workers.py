@@ -124,7 +124,7 @@ class Shared(NamedTuple):
 
 
 @contextmanager
-def shared(shape: tuple[int, ...]) -> Iterator[Shared]:
+def shared_array(shape: tuple[int, ...]) -> Iterator[Shared]:
     """An array of zeros that workers can open meanwhile; who has opened it may keep it.
 
     It has no name (Linux's memfd), so nothing is left over, however a process ends.

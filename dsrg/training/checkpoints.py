@@ -18,7 +18,7 @@ SHARE = 1 / 40  # of the time, at most, that saving may take: a large network on
 
 
 class Checkpoints:
-    """The newest states of one training, each a file step-STEP.SHA256.pt in `folder`, written whole or not at all.
+    """The newest states of one training, each a file step-STEP.SHA256.pt in `folder`, written atomically.
 
     One is due DSRG_CHECKPOINT_SECONDS (60) after the last, later if saving takes longer than 1/40 of that, or after
     DSRG_CHECKPOINT_STEPS steps if that is set. `fingerprint` stands for params, inputs and code of the training: a file

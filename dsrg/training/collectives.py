@@ -41,7 +41,7 @@ def collective_timeout(images: int) -> Iterator[None]:
         raise
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Sum over the processes, elementwise and without gradient; in one process the values themselves."""
     if distributed.is_initialized():
         values = values.detach().clone()
@@ -53,6 +53,6 @@ def all_reduce_mean(values: dict[str, Tensor], *, share: float) -> dict[str, Ten
     """Means over this process's part of the images, `share` of all -> means over all images, of the same shapes."""
     if not distributed.is_initialized():
         return values
-    flat = total(torch.cat([value.float().flatten() for value in values.values()]) * share)
+    flat = all_reduce_sum(torch.cat([value.float().flatten() for value in values.values()]) * share)
     means = flat.split([value.numel() for value in values.values()])
     return {name: mean.view_as(values[name]) for name, mean in zip(values, means, strict=True)}

@@ -60,7 +60,7 @@ class Curves:
         return means
 
     def finish(self, path: Path) -> None:
-        """The training is done: write the curves to `path`, and those a class beside it, whole or not at all."""
+        """The training is done: write the curves to `path`, and those a class beside it, atomically."""
         for text, final in zip(self.texts, [path, path.with_name(PER_CLASS)], strict=False):
             write_text(final, text)
 

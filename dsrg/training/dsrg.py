@@ -13,7 +13,7 @@ from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.method.seeds import agreed_seeds
 from dsrg.params import Dsrg
-from dsrg.training.collectives import total
+from dsrg.training.collectives import all_reduce_sum
 from dsrg.training.fit import Criterion
 
 
@@ -51,16 +51,16 @@ class Supervisor:
             crf_probs = self.refined(images, probs)
         if not growing:
             return Supervision(seeds, crf_probs)
-        deciding = self.deciding(probs, crf_probs, present)
+        deciding = self.growth_probs(probs, crf_probs, present)
         return Supervision(grow(seeds, deciding, present, **self.thresholds), crf_probs)
 
-    def refined(self, images: Tensor, probs: Tensor) -> Tensor:
+    def crf_probs(self, images: Tensor, probs: Tensor) -> Tensor:
         """The CRF's probabilities, float32 (B, C+1, h, w)."""
         small = images[:, :, ::STRIDE, ::STRIDE]  # the aligned-corners resize of an 8k+1 square to its grid
         energies = unary_energies(probs, unary=self.unary, min_prob=self.min_prob)
         return clamped(dense_crf_over_workers(small, energies, **self.kernel), min_prob=self.min_prob)
 
-    def deciding(self, probs: Tensor, crf_probs: Tensor | None, present: Tensor) -> Tensor:
+    def growth_probs(self, probs: Tensor, crf_probs: Tensor | None, present: Tensor) -> Tensor:
         """The probabilities that growth goes by, float32 (B, C+1, h, w); "softmax" needs no crf_probs."""
         if self.on == "both":
             return confidence(probs, crf_probs, present)
@@ -119,7 +119,7 @@ def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor, present: Tensor
     shares = {name: class_shares(labels, classes=probs.shape[1] - 1) for name, labels in maps.items()}
     # pixels count alike, in whichever process's part of the batch they are
     counts = torch.stack([(shares["seeds"] - shares["agreed"]).sum(), shares["seeds"].sum()]) * len(seeds)
-    contradicted, seeded = total(counts)
+    contradicted, seeded = all_reduce_sum(counts)
     return {
         "foreground": shares["grown"][1:].sum(),
         "background": shares["grown"][0],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
 from dsrg.networks.dropout import share_dropout
-from dsrg.runtime.distributed import connect, leave
+from dsrg.runtime.distributed import destroy_processes, init_fabric
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig
 from dsrg.runtime.progress import track
 from dsrg.runtime.signals import uninterrupted
@@ -78,7 +78,7 @@ def fit(
         RunError: when memory runs out, with the params to lower; when another process is lost.
         Stopped: when told to stop; the last whole step is kept.
     """
-    fabric = connect(topology, precision=PRECISIONS[precision])
+    fabric = init_fabric(topology, precision=PRECISIONS[precision])
     first, processes = fabric.is_global_zero, fabric.world_size
     batches = batches.part(fabric.global_rank, processes)
     share = (batches.stop - batches.first) / batches.batch
@@ -146,7 +146,7 @@ def fit(
                 if first and done < steps and checkpoints.due(done):
                     checkpoints.save(state())
             tracker.advance(note)
-    leave()
+    destroy_processes()
     if not first:
         sys.exit()
     lines.finish(curves)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from dsrg.data.batches import Batch
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.losses import seeding_loss, smoothed_softmax
-from dsrg.training.collectives import total
+from dsrg.training.collectives import all_reduce_sum
 from dsrg.training.fit import Criterion
 
 
@@ -27,7 +27,7 @@ def retrain_criterion(*, loss: str, min_prob: float) -> Criterion:
             summed = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
             # pixels count alike, in whichever process's part of the batch they are
             counts = (labels != UNLABELLED).sum(), torch.tensor(len(labels), device=labels.device)
-            labelled, images = total(torch.stack(counts))
+            labelled, images = all_reduce_sum(torch.stack(counts))
             value = summed / labelled.clamp(min=1) * (images / len(labels))
         return value, {"loss": value.detach()}
 

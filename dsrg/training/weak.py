@@ -21,7 +21,7 @@ def chosen_objective(dsrg: Dsrg, weak: Weak, *, grow: Grow, crf: TrainCrf) -> tu
     if own:
         return dsrg_criterion(dsrg, supervisor=supervisor), supervisor
     settings = getattr(weak, dsrg.objective).model_dump()
-    return weak_objective(LOSSES[dsrg.objective], settings, crf=supervisor.refined), supervisor
+    return weak_objective(LOSSES[dsrg.objective], settings, crf=supervisor.crf_probs), supervisor
 
 
 def weak_objective(
