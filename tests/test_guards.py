@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("dsrg", "stages") for path in (ROOT / folder).rglob("*.py"))
 
-WHOLE = {"whole_file", "whole_folder"}
+WHOLE = {"atomic_file", "atomic_folder"}
 WRITING = {
     *("write_bytes", "write_text", "symlink_to", "hardlink_to", "rename", "replace", "tofile", "savetxt"),
     *("save", "savez", "savez_compressed", "savefig", "imwrite", "copy", "copy2", "copyfile", "copytree", "move"),
@@ -21,14 +21,14 @@ MAY_WRITE = {
     "dsrg.files.atomic_file": "the thing itself",
     "dsrg.files.atomic_folder": "the thing itself",
     "dsrg.artifacts.model_file.save_model": "into a buffer",
-    "dsrg.artifacts.label_folder._Tars.add": "in the folder that written_labels opens with whole_folder",
-    "dsrg.artifacts.predictions.PredictionFolder.write": "in the folder that `dsrg predict` opened with whole_folder",
+    "dsrg.artifacts.label_folder._Tars.add": "in the folder that written_labels opens with atomic_folder",
+    "dsrg.artifacts.predictions.PredictionFolder.write": "in the folder that `dsrg predict` opened with atomic_folder",
     "dsrg.runtime.resumable._packed": "into a buffer",
-    "dsrg.artifacts.submission._write": "to the file that write_submission opened with whole_file",
-    "dsrg.data.check._keep_mask": "in the folder that `prepare` opened with whole_folder",
+    "dsrg.artifacts.submission._write": "to the file that write_submission opened with atomic_file",
+    "dsrg.data.check._keep_mask": "in the folder that `prepare` opened with atomic_folder",
     "dsrg.data.download._unpack_voc": "into a temporary folder, renamed when checked",
     "dsrg.data.palette.label_png": "into a buffer",
-    "dsrg.data.shapes._write_picture": "in the folder that draw_dataset opened with whole_folder",
+    "dsrg.data.shapes._write_picture": "in the folder that draw_dataset opened with atomic_folder",
     "dsrg.runtime.lock.try_lock": "into a lock's own file, which says whose it is",
     "dsrg.training.fit.fit": "calls Checkpoints.save, and writes the curves whole",
     "dsrg.training.curves.Curves.write": "unfinished work in the scratch folder",
@@ -103,7 +103,7 @@ def all_writings() -> dict[str, list[int]]:
 def test_everything_written_is_written_aside_and_renamed():
     found = all_writings()
     past = {name: lines for name, lines in found.items() if name not in MAY_WRITE}
-    assert not past, f"use dsrg.files.atomic_file or whole_folder, or say in MAY_WRITE why not: {past}"
+    assert not past, f"use dsrg.files.atomic_file or atomic_folder, or say in MAY_WRITE why not: {past}"
     assert not MAY_WRITE.keys() - found.keys(), "these do not write any more; take them out of MAY_WRITE"
 
 
@@ -135,8 +135,8 @@ def test_a_writing_is_noticed(source):
         "h5py.File(path)",
         "text.replace('a', 'b')",
         "write_text(path, 'a')",
-        "with whole_file(path) as temporary, open(temporary, 'wb') as file:\n    torch.save(a, file)",
-        "with whole_folder(path) as folder:\n    image.save(folder / 'a.png')",
+        "with atomic_file(path) as temporary, open(temporary, 'wb') as file:\n    torch.save(a, file)",
+        "with atomic_folder(path) as folder:\n    image.save(folder / 'a.png')",
     ],
 )
 def test_what_writes_whole_files_is_let_be(source):

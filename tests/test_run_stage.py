@@ -30,7 +30,7 @@ BUSY = """
         run_stage(prepare)
 """
 WRITE = """
-with whole_file(stage.paths.index) as temporary:
+with atomic_file(stage.paths.index) as temporary:
     temporary.write_text("half")
     print("ready", flush=True)
     time.sleep(60)
@@ -188,7 +188,7 @@ class TestTogether:
         assert (*other.communicate(), other.returncode) == ("", "", 0)
         first = start(project, self.SHOW, **TORCHRUN | {"RANK": "0"})
         said = first.communicate()[0]
-        assert "first=True" in said and str(project / ".scratch" / "prepare-") in str(project / said)
+        assert "is_rank_zero=True" in said and str(project / ".scratch" / "prepare-") in str(project / said)
 
     def test_it_needs_no_lock_and_has_no_scratch(self, project):
         first = start(project, WRITE, together=True, **TORCHRUN | {"RANK": "0"})

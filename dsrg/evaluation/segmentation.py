@@ -50,7 +50,7 @@ def evaluate_segmenter(
         found = predict(np.arange(len(index)))
     else:
         found = resumable_labels(predict, share, total=len(index), plain=True)
-        if not share.first:
+        if not share.is_rank_zero:
             deque(found, maxlen=0)
             return scores, {}
     for row, (mask, one) in enumerate(zip(masks, tracked(found, title, len(index)), strict=True)):

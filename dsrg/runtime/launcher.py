@@ -17,16 +17,16 @@ class LaunchConfig:
     """`devices` processes (None: one a GPU, or one alone) on each of `nodes` machines, started by `launcher`.
 
     launcher: "torchrun", "srun", "parent" (another process of the same stage), or None: there are no others yet.
-    first: whether this process is the one that reads checkpoints and writes files.
+    is_rank_zero: whether this process is the one that reads checkpoints and writes files.
     """
 
     launcher: str | None
     devices: int | None
     nodes: int
-    first: bool
+    is_rank_zero: bool
 
 
-SINGLE_PROCESS = LaunchConfig(None, 1, 1, first=True)
+SINGLE_PROCESS = LaunchConfig(None, 1, 1, is_rank_zero=True)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Supervisor:
         growing = self.enabled and step >= self.start
         crf_probs = None
         if self.boundary_loss or (growing and self.on != "softmax"):
-            crf_probs = self.refined(images, probs)
+            crf_probs = self.crf_probs(images, probs)
         if not growing:
             return Supervision(seeds, crf_probs)
         deciding = self.growth_probs(probs, crf_probs, present)
