@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from dsrg.runtime import workers
+from helpers import ROOT
+from helpers.project import run_stages, tiny_project
 
 # in the background or under nohup these are ignored, also by the programs that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,13 +27,25 @@ cv2.setNumThreads(1)
 hypothesis.settings.register_profile("steady", deadline=None)  # no test may fail because the machine is busy
 hypothesis.settings.load_profile("steady")
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The tiny project with all its stages done. Not to be changed: there is `finished_copy` for that."""
+    return run_stages(tiny_project(tmp_path_factory.mktemp("finished")))
+
+
+@pytest.fixture
+def finished_copy(finished, tmp_path, monkeypatch) -> Path:
+    """A copy of the finished project, as the working folder."""
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 @pytest.fixture

@@ -10,13 +10,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from closure import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ruamel.yaml import YAML
-from test_inspect import drawn_maps, images, imported, opened, seed_settings
-from test_pipeline import run_all
 
 from benchmarks.advice import confusions, mean_f1, rank_correlation
 from dsrg.advise.figure import draw_advice
@@ -29,6 +26,8 @@ from dsrg.inspect.reseeding import SeedMaps, live_seeds
 from dsrg.method.growing import UNLABELLED
 from dsrg.method.metrics import confusion_matrix
 from dsrg.params import load_params
+from helpers import ROOT
+from helpers.inspected import drawn_maps, imported, opened, seed_maps, seed_settings
 
 label_maps = arrays(np.uint8, (2, 3, 4), elements=st.sampled_from([0, 1, 2, 255])).map(torch.from_numpy)
 tables = arrays(np.float64, (3, 4, 5), elements=st.floats(0, 1)).map(
@@ -114,7 +113,7 @@ class TestSweep:
     @pytest.mark.parametrize("use", ["agree", "none"])
     @pytest.mark.parametrize("conflict", ["smaller", "unlabelled"])
     @settings(max_examples=10, deadline=None)
-    @given(maps=images)
+    @given(maps=seed_maps)
     def test_its_seeds_are_the_stage_s_at_every_pair(self, use, conflict, maps):
         """Whatever their tags: classes that an image does not show are left out and the others counted from 1."""
         if use == "agree":  # a CRF chooses among the tags
@@ -130,7 +129,7 @@ class TestSweep:
                 assert torch.equal(numbers[made[row, column].long()], expected.long())
 
     @settings(max_examples=15, deadline=None)
-    @given(maps=images)
+    @given(maps=seed_maps)
     def test_its_shares_are_counted_from_the_claims(self, maps):
         sweep = swept_over(maps, use="none", conflict="unlabelled")
         found, tagged = sweep.measures(), maps.present[0, 1:]
@@ -249,28 +248,15 @@ class TestAdvice:
 # The command
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield run_all(tmp_path_factory.mktemp("advised"), monkeypatch)
-
-
-@pytest.fixture
-def copied(folder, tmp_path, monkeypatch) -> Path:
-    shutil.copytree(folder, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 def run_advise(*options: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, ["advise", *options])
     return result.exit_code, result.output
 
 
 class TestCommand:
-    def test_advice_without_masks(self, copied):
-        shutil.rmtree(copied / "data/masks")
-        (copied / "data/ground_truth.csv").unlink()
+    def test_advice_without_masks(self, finished_copy):
+        shutil.rmtree(finished_copy / "data/masks")
+        (finished_copy / "data/ground_truth.csv").unlink()
         code, output = run_advise("--images", "9", "--out", "advice")
         assert code == 0, output
         found = json.loads(Path("advice/advice.json").read_text())
@@ -281,11 +267,11 @@ class TestCommand:
         assert run_advise("--images", "9", "--out", "again")[0] == 0
         assert Path("again/advice.json").read_bytes() == Path("advice/advice.json").read_bytes()
 
-    def test_coverage_is_that_of_the_stage_s_seeds(self, copied):
+    def test_coverage_is_that_of_the_stage_s_seeds(self, finished_copy):
         params = YAML()
-        values = params.load(copied / "params.yaml")
+        values = params.load(finished_copy / "params.yaml")
         values["seeds"] |= {"fg_thresh": 0.3, "bg_thresh": 0.4}
-        params.dump(values, copied / "params.yaml")
+        params.dump(values, finished_copy / "params.yaml")
         project = opened()
         shares = [project.live(one, project.before, growing=False)["coverage"]["image"][1] for one in project.seeds.ids]
         assert run_advise()[0] == 0
@@ -293,8 +279,8 @@ class TestCommand:
         place = THRESHOLDS.index(0.3), THRESHOLDS.index(0.4)
         assert found["measures"]["coverage"][place[0]][place[1]] == pytest.approx(np.mean(shares), abs=1e-6)
 
-    def test_a_mirrored_look_is_turned_back(self, folder, monkeypatch):
-        monkeypatch.chdir(folder)
+    def test_a_mirrored_look_is_turned_back(self, finished, monkeypatch):
+        monkeypatch.chdir(finished)
         project = opened()
         classifier = load_classifier(project.paths.cam, stage_name="train_cam")
         image = project.image("train0000")
@@ -303,28 +289,28 @@ class TestCommand:
         assert torch.allclose(plain.flip(3), turned, atol=1e-5) and plain.std() > 0
 
     @pytest.mark.parametrize("missing, stage", [("seeds", "make_seeds"), ("cam", "train_cam")])
-    def test_what_is_missing_is_named_with_its_stage(self, copied, missing, stage):
+    def test_what_is_missing_is_named_with_its_stage(self, finished_copy, missing, stage):
         getattr(opened().paths, missing).unlink()
         code, output = run_advise()
         assert code == 2 and stage in output and not Path("results/advise").exists()
 
-    def test_seeds_of_other_images(self, copied):
-        index = copied / "data/index.csv"
+    def test_seeds_of_other_images(self, finished_copy):
+        index = finished_copy / "data/index.csv"
         index.write_text(index.read_text().replace("train0003,", "other0003,"))
         code, output = run_advise()
         assert code == 2 and "no seeds for other0003" in output
 
     @pytest.mark.parametrize("change", [{"crf": {"use": "replace"}}, {"rule": "harmonic"}], ids=["CRF", "rule"])
-    def test_thresholds_that_do_not_matter(self, copied, change):
+    def test_thresholds_that_do_not_matter(self, finished_copy, change):
         yaml = YAML()
-        values = yaml.load(copied / "params.yaml")
+        values = yaml.load(finished_copy / "params.yaml")
         for key, value in change.items():
             values["seeds"][key] = values["seeds"][key] | value if isinstance(value, dict) else value
-        yaml.dump(values, copied / "params.yaml")
+        yaml.dump(values, finished_copy / "params.yaml")
         code, output = run_advise()
         assert code == 2 and "threshold" in output and f"seeds.{next(iter(change))}" in output
 
-    def test_imported_seeds(self, copied):
+    def test_imported_seeds(self, finished_copy):
         project = opened()
         rows, grid = imported(project), project.seeds.seeds.shape[1]
         write_seeds(project.paths.seeds, rows, count=len(rows), grid=grid, classes=project.classes, params="{}")

@@ -5,7 +5,9 @@ import doctest
 import importlib
 
 import pytest
-from closure import ROOT, imports
+
+from helpers import ROOT
+from helpers.imports import imports
 
 # From the ground up. A module imports from its own floor and from those below it.
 FLOORS = [

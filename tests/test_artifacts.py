@@ -18,7 +18,6 @@ import torch
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from toy import note_checksums
 
 from dsrg.artifacts import label_folder
 from dsrg.artifacts.label_folder import CHECKSUMS, PLACES, LabelFolder, written_labels
@@ -27,6 +26,7 @@ from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_see
 from dsrg.data.images import mask_from, read_mask
 from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
+from helpers.data import note_checksums
 
 CLASSES = ["cat", "dög"]
 

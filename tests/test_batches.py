@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import picture, save_index
 
 from dsrg.data import batches as module
 from dsrg.data.batches import (
@@ -29,6 +28,7 @@ from dsrg.data.batches import (
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELLED
+from helpers.data import picture, save_index
 
 MIRRORED = CropWindow(0.0, 0.0, 1.0, 1.0, True)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from closure import ROOT
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -29,6 +28,7 @@ from dsrg.method.growing import grow
 from dsrg.method.weak import LOSSES
 from dsrg.params import Params, load_params
 from dsrg.project import load_project
+from helpers import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 yaml = YAML(typ="safe", pure=True)

@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from ruamel.yaml import YAML
-from test_predict import save_network
-from toy import ROOT
 
 from dsrg.commands import main
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index
 from dsrg.data.sources import read_source
 from dsrg.networks import weights as weights_module
+from helpers import ROOT
+from helpers.networks import save_network
 
 CASES = ROOT / "tests" / "cases"
 TAGS = dict(enumerate("dog,cat,sofa,dog|sofa,cat|sofa,,dog|cat,dog,cat,sofa,dog,cat".split(",")))  # of most cases

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from closure import ROOT
 from ruamel.yaml import YAML
 
 from benchmarks import chaos
+from helpers import ROOT
 
 DVC = """
     import subprocess, sys, signal

@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from tiny import tiny_project
-from toy import picture, save_index
 
 from dsrg.artifacts.cues import CONFLICTS, MOST_LINES, label_map, read_cues, write_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
@@ -28,6 +26,8 @@ from dsrg.figures.steps import seed_pictures
 from dsrg.inference.seeding import cue_seed_rows, saliency_maps
 from dsrg.method.grid import UNLABELLED
 from dsrg.params import load_params
+from helpers.data import picture, save_index
+from helpers.project import tiny_project
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 REAL_CUES = Path(os.environ.get("DSRG_REAL_DATA", SHARED)) / "cues" / "localization_cues.pickle.gz"

@@ -4,25 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from closure import ROOT, closure
-from ruamel.yaml import YAML
 
 from dsrg.params import Params, load_params
+from helpers import ROOT
+from helpers.dvc_yaml import FILE, STAGES, filled, outs
+from helpers.imports import closure
 
-DAG = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())
-STAGES = DAG["stages"]
-FILE = DAG["vars"][0]["file"]
 # What can change no byte of an out: changed, it reruns nothing, and goes on with a training that was stopped.
 PLUMBING = ("dsrg/runtime/", "dsrg/__init__.py", "dsrg/errors.py", "dsrg/project.py", "dsrg/stage.py")
-
-
-def filled(text: str) -> str:
-    return re.sub(r"\$\{file\.(\w+)\}", lambda match: FILE[match[1]], text)
-
-
-def outs(stage: dict) -> set[str]:
-    entries = [*stage.get("outs", []), *stage.get("metrics", [])]
-    return {filled(next(iter(entry)) if isinstance(entry, dict) else entry) for entry in entries}
 
 
 def code_deps(stage: dict) -> list[str]:

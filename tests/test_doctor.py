@@ -11,8 +11,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from dvc.repo import Repo
-from tiny import tiny_project
-from toy import note_checksums, picture, recipe, save_index
 
 from dsrg import doctor
 from dsrg.artifacts.model_file import Model, load_model, save_model
@@ -26,6 +24,8 @@ from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.params import Params
 from dsrg.project import Paths, Project, load_project
+from helpers.data import note_checksums, picture, save_index
+from helpers.project import recipe, tiny_project
 
 
 def flip(path: Path) -> None:

@@ -3,11 +3,9 @@
 import base64
 import hashlib
 import io
-import struct
 import tarfile
 import urllib.error
 import urllib.request
-import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +24,7 @@ from dsrg.data.palette import voc_palette
 from dsrg.data.sbd import list_ids, read_sbd_mask, trainaug_ids, write_trainaug
 from dsrg.data.voc import scan_voc
 from dsrg.errors import InputError
+from helpers.matlab import mat
 
 A, B, C, D, E, F = (f"2008_00000{k}" for k in range(1, 7))  # a: VOC train; b: VOC val; the others: no mask in VOC
 LISTS = "ImageSets/Segmentation"
@@ -41,30 +40,6 @@ SCIPY_MAT = base64.b64decode(
     "AA6yuMmqy7uyrlRll3eyqHtP1siWvlEtooynZj5a8xM2H7Q/A+P3hdnttf9kxPHevBjGgYMfB/2da9TmAvuPjuu4juu4jvt/3JPF"
     "FV+4/J7afNQ9or9IqPhrxg8tjs0X2kuRYKL6U9YffOjndzUc7fPYKF2mT1+FImg="
 )
-
-
-def element(kind: int, content: bytes) -> bytes:
-    """A data element of a MAT-file, level 5."""
-    if len(content) <= 4:
-        return struct.pack("<HH", kind, len(content)) + content.ljust(4, b"\0")
-    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
-
-
-def matrix(array_class: int, shape: tuple[int, int], *parts: bytes) -> bytes:
-    return element(14, b"".join([element(6, struct.pack("<II", array_class, 0)), element(5, struct.pack("<ii", *shape)),
-                                 element(1, b""), *parts]))  # fmt: skip
-
-
-def mat(mask: np.ndarray, *, field: str = "Segmentation", compressed: bool = False, array_class: int = 2) -> bytes:
-    """A file with a struct that holds a double and then `mask` (uint8)."""
-    names = b"".join(name.encode().ljust(32, b"\0") for name in ("Before", field))
-    before = matrix(6, (1, 1), element(9, struct.pack("<d", 7.0)))
-    pixels = matrix(9, mask.shape, element(2, mask.tobytes(order="F")))
-    content = matrix(array_class, (1, 1), element(5, struct.pack("<i", 32)), element(1, names), before, pixels)
-    if compressed:
-        packed = zlib.compress(content)
-        content = struct.pack("<II", 15, len(packed)) + packed
-    return b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\x00\x01IM" + content
 
 
 def jpeg() -> bytes:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from closure import ROOT
 from PIL import Image
-from test_dag import DAG
-from tiny import tiny_project
 
 from dsrg.artifacts.model_file import load_model
 from dsrg.commands import main
+from helpers import ROOT
+from helpers.dvc_yaml import DAG
+from helpers.project import tiny_project
 
 
 def run(*command: str, cwd: Path, **more: str) -> str:

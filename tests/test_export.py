@@ -8,8 +8,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from ruamel.yaml import YAML
-from test_predict import NETWORK, save_network
-from toy import picture
 
 from dsrg.artifacts.model_card import Provenance, is_model_card, model_card, provenance
 from dsrg.artifacts.model_file import Model
@@ -19,6 +17,8 @@ from dsrg.inference import export as exporting
 from dsrg.inference.export import Deployed, difference, export, runner
 from dsrg.networks import network
 from dsrg.predictor import RELEASED, Predictor
+from helpers.data import picture
+from helpers.networks import NETWORK, save_network
 
 ONE = RELEASED.model_copy(update={"scales": [1.0]})
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from test_pipeline import FILE, ORDER, run
-from tiny import tiny_project
-from toy import memory_within, picture
 
 from dsrg.artifacts.model_file import load_model
 from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask
+from helpers.data import picture
+from helpers.dvc_yaml import FILE, STAGES
+from helpers.memory import memory_within
+from helpers.project import run_stage, tiny_project
 
 SIZES = {"plain0": (48, 56), "plain1": (50, 44), "dot": (1, 1), "wide": (3, 2000), "tall": (2000, 3), "every": (40, 60)}
 LARGE = 6000, 8000  # height, width
@@ -57,8 +58,8 @@ def test_every_stage_works(tmp_path, monkeypatch, count):
     classes = [f"kind {number}" for number in range(1, count + 1)]
     make_project(tmp_path, classes, SIZES)
     monkeypatch.chdir(tmp_path)
-    for name in ORDER[1:]:
-        run(name)
+    for name in list(STAGES)[1:]:
+        run_stage(name)
     for name, shape in SIZES.items():
         if name not in ("every", "dot"):
             labels = read_mask(Path(FILE["pseudo_labels"]) / f"{name}.png")
@@ -81,9 +82,9 @@ def test_a_large_image_takes_little_memory(tmp_path, monkeypatch):
     """It has 144 MB, and its label map 48."""
     make_project(tmp_path, ["cat", "dog"], {"large": LARGE, "every": (40, 60)})
     monkeypatch.chdir(tmp_path)
-    for name in ORDER[1:]:
+    for name in list(STAGES)[1:]:
         with memory_within(800):
-            run(name)
+            run_stage(name)
     assert read_mask(Path(FILE["pseudo_labels"]) / "large.png").shape == LARGE
     with memory_within(800):
         result = CliRunner().invoke(main, ["predict", "p/large.jpg", "--out", "out", "--crf"], catch_exceptions=False)

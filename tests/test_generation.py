@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import generated
 import pytest
-from test_together import LAUNCHERS
 
 from dsrg.files import sha256
+from helpers import small_inference
+from helpers.launchers import without_launcher
 
 OUTS = ("seeds.h5", "labels/00000.tar", "labels/PLACES", "metrics.json")
 COUNTS = [(1, 2), (1, 3), (2, 1), (3, 1)]  # processes, workers of each
@@ -20,7 +20,7 @@ COUNTS = [(1, 2), (1, 3), (2, 1), (3, 1)]  # processes, workers of each
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    generated.save_images(folder)
+    small_inference.save_images(folder)
     return folder
 
 
@@ -28,15 +28,16 @@ def images(tmp_path_factory) -> Path:
 def alone(images, tmp_path_factory) -> Path:
     """What one process makes."""
     folder = tmp_path_factory.mktemp("alone")
-    generated.generate(images, folder)
+    small_inference.generate(images, folder)
     return folder
 
 
 def start(images: Path, out: Path, *, processes: int, workers: int) -> subprocess.Popen:
-    clean = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
     numbers = {"DSRG_DEVICES": str(processes), "DSRG_WORKERS": str(workers)}
-    command = [sys.executable, generated.__file__, images, out]
-    return subprocess.Popen(command, env=clean | numbers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, small_inference.__file__, images, out]
+    return subprocess.Popen(
+        command, env=without_launcher() | numbers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -72,5 +73,5 @@ def test_one_killed_ends_all_and_another_number_goes_on(images, alone, tmp_path)
     finally:
         process.kill()
     assert not (tmp_path / "metrics.json").exists()
-    generated.generate(images, tmp_path)
+    small_inference.generate(images, tmp_path)
     assert digests(tmp_path) == digests(alone)

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toy import picture
 
 from dsrg.inference.gradient_saliency import gradient_saliency, median3x3, score_gradient, shares_below
 from dsrg.inference.preprocess import warp_to_square
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.network import CamClassifier
+from helpers.data import picture
 
 PICTURES = [picture(40, 60, seed=1), picture(33, 20, seed=2), picture(65, 65, seed=3)]
 

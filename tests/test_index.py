@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import picture, save_index
 
 from dsrg.data.classes import VOC_CLASSES, read_classes, write_classes
 from dsrg.data.ids import id_fault
@@ -20,6 +19,7 @@ from dsrg.data.index import (
 )
 from dsrg.errors import InputError
 from dsrg.inference.preprocess import read_images
+from helpers.data import picture, save_index
 
 CLASSES = ["cat", "dog, wet", "the cow's"]
 SHA = "0123456789abcdef" * 4

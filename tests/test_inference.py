@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
-from toy import picture, recipe, save_index
 
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import WHOLE, crop_and_resize
@@ -53,6 +52,8 @@ from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.params import PredictParams, Saliency, SeedParams
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import WorkShard
+from helpers.data import picture, save_index
+from helpers.project import recipe
 
 KERNEL = {
     **{"gaussian_weight": 3.0, "gaussian_xy": 3.0, "bilateral_weight": 10.0, "bilateral_xy": 80.0},

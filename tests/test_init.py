@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from ruamel.yaml import YAML
-from toy import ROOT
 
 from dsrg.commands import main
 from dsrg.data.guess import SIZED_FOR, fitted, guess, params_text
 from dsrg.errors import InputError
 from dsrg.networks import weights as weights_module
 from dsrg.params import load_params
+from helpers import ROOT
 
 
 def write(path: Path, content: str) -> None:

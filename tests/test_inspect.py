@@ -20,59 +20,38 @@ import pytest
 import torch
 from aiohttp.test_utils import TestClient, TestServer
 from click.testing import CliRunner
-from closure import ROOT
 from dvc.repo import Repo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 from ruamel.yaml import YAML
-from test_pipeline import run_all
 from yarl import URL
 
-from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
+from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.commands import main
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index, read_ground_truth, write_index
 from dsrg.errors import InputError
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.inspect.layers import at_most
-from dsrg.inspect.reseeding import SeedMaps, disagreement, live_seeds
+from dsrg.inspect.reseeding import disagreement, live_seeds
 from dsrg.inspect.revision import run_at
 from dsrg.inspect.run import KEYS, MAKERS, Run, Thresholds
 from dsrg.inspect.server import HOST, Other, _Pages, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
-from dsrg.params import SeedParams, load_params
 from dsrg.project import load_project
 from dsrg.stage import load_stage
+from helpers import ROOT
+from helpers.inspected import drawn_maps, imported, opened, seed_maps, seed_settings
 
 HOME = "127.0.0.1"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield run_all(tmp_path_factory.mktemp("inspected"), monkeypatch)
-
-
-def opened() -> Run:
-    """The project in the working folder."""
-    return Run(load_project())
-
-
 @pytest.fixture
-def project(folder, monkeypatch) -> Run:
-    monkeypatch.chdir(folder)
+def project(finished, monkeypatch) -> Run:
+    monkeypatch.chdir(finished)
     return opened()
-
-
-@pytest.fixture
-def copied(folder, tmp_path, monkeypatch) -> Path:
-    """A copy of the finished project that may be spoilt."""
-    shutil.copytree(folder, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 def asked(project: Run, *paths: str, method: str = "GET", other: Other | None = None, **headers: str) -> list:
@@ -105,12 +84,6 @@ def labels_of(layer: dict) -> np.ndarray:
     return np.frombuffer(b64decode(layer["data"]), np.uint8).reshape(layer["height"], layer["width"])
 
 
-def seed_settings(**changes: object) -> SeedParams:
-    chosen = load_params(ROOT / "recipes" / "shapes.yaml").seeds.model_dump()
-    crf = chosen["crf"] | {"use": changes.pop("use", chosen["crf"]["use"])}
-    return SeedParams.model_validate(chosen | changes | {"crf": crf})
-
-
 # Live is what the stages make
 
 
@@ -120,11 +93,11 @@ class TestLive:
             made = labels_of(project.live(image_id, project.before, growing=False)["seeds"])
             np.testing.assert_array_equal(made, project.seeds.in_order([image_id])[0])
 
-    def test_seeds_at_other_thresholds_are_what_the_stage_makes_of_them(self, copied):
+    def test_seeds_at_other_thresholds_are_what_the_stage_makes_of_them(self, finished_copy):
         now = Thresholds(0.4, 0.35, 0.5, 0.5)
         before = opened()
         made = [labels_of(before.live(image_id, now, growing=False)["seeds"]) for image_id in before.seeds.ids]
-        set_params(copied, now)
+        set_params(finished_copy, now)
         importlib.import_module("stages.make_seeds").make_seeds(load_stage("make_seeds"))
         after = opened().seeds.in_order(before.seeds.ids)
         assert not np.array_equal(after, before.seeds.seeds), "the thresholds change something"
@@ -134,9 +107,9 @@ class TestLive:
         "on, threshold, precision",
         [("crf", 0.0, "fp32"), ("softmax", 0.145, "fp32"), ("both", 0.5, "fp32"), ("softmax", 0.145, "bf16")],
     )
-    def test_growth_is_that_of_the_training_s_end(self, copied, on, threshold, precision):
+    def test_growth_is_that_of_the_training_s_end(self, finished_copy, on, threshold, precision):
         now = opened().before._replace(grow_fg=threshold, grow_bg=threshold)
-        set_params(copied, now, {"grow": {"on": on}, "dsrg": {"precision": precision}})
+        set_params(finished_copy, now, {"grow": {"on": on}, "dsrg": {"precision": precision}})
         importlib.import_module("stages.train_dsrg").train_dsrg(load_stage("train_dsrg"))
         project = opened()
         assert len(project.watched_ids) == 2
@@ -145,16 +118,16 @@ class TestLive:
         np.testing.assert_array_equal(grown, [one[max(one)] for one in steps])
         assert not np.array_equal(grown, project.seeds.in_order(project.watched_ids)), "some have grown"
 
-    def test_the_network_computes_as_precisely_as_it_was_trained(self, copied):
+    def test_the_network_computes_as_precisely_as_it_was_trained(self, finished_copy):
         found = []
         for precision in ("fp32", "bf16"):
-            set_params(copied, opened().before, {"grow": {"on": "softmax"}, "dsrg": {"precision": precision}})
+            set_params(finished_copy, opened().before, {"grow": {"on": "softmax"}, "dsrg": {"precision": precision}})
             found.append(opened().growth_probs("train0000"))
         assert torch.allclose(*found, atol=0.02) and not torch.equal(*found)
 
     @pytest.mark.parametrize("on", ["crf", "softmax", "both"])
-    def test_growth_obeys_its_thresholds_whatever_it_goes_by(self, copied, on):
-        set_params(copied, opened().before, {"grow": {"on": on}})
+    def test_growth_obeys_its_thresholds_whatever_it_goes_by(self, finished_copy, on):
+        set_params(finished_copy, opened().before, {"grow": {"on": on}})
         project = opened()
         image_id = project.watched_ids[0]
         shares = []
@@ -210,31 +183,11 @@ def set_params(folder: Path, thresholds: Thresholds, changes: dict[str, dict] | 
 # The tally
 
 
-def drawn_maps(cams: np.ndarray, saliency: np.ndarray, labels: np.ndarray, tags: list[int]) -> SeedMaps:
-    """Maps of one image as the stage has them: highest value 1 or 0, float16, untagged classes 0."""
-    cams = torch.from_numpy(cams)[None].clone()
-    present = torch.zeros(1, cams.shape[1] + 1, dtype=torch.bool)
-    present[0, [0, *tags]] = True
-    highest = cams.amax(dim=(2, 3), keepdim=True)
-    cams = (cams / highest.clamp(min=1e-6)).half().float() * present[:, 1:, None, None]
-    return SeedMaps(cams, torch.from_numpy(saliency)[None].half().float(), present, torch.from_numpy(labels)[None])
-
-
-values = st.one_of(st.sampled_from([0.0, 0.5, 0.25, 1.0]), st.floats(0, 1, width=16))
-images = st.builds(
-    drawn_maps,
-    arrays(np.float32, (3, 3, 3), elements=values.map(np.float32)),
-    arrays(np.float32, (3, 3), elements=values.map(np.float32)),
-    arrays(np.uint8, (3, 3), elements=st.integers(0, 3)),
-    st.lists(st.integers(1, 3), unique=True),
-)
-
-
 class TestTally:
     @pytest.mark.parametrize("use", ["agree", "none", "replace"])
     @pytest.mark.parametrize("rule", ["smaller", "unlabelled", "harmonic"])
     @settings(max_examples=8, deadline=None)
-    @given(st.lists(images, min_size=1, max_size=3), st.data())
+    @given(st.lists(seed_maps, min_size=1, max_size=3), st.data())
     def test_it_counts_what_the_seeds_made_anew_amount_to(self, use, rule, maps, data):
         chosen = seed_settings(use=use, fg_thresh=0.125, bg_thresh=0.0625)
         chosen = chosen.model_copy(update={"rule": rule} if rule == "harmonic" else {"conflict": rule})
@@ -281,7 +234,7 @@ class TestTally:
         assert len(threshold_steps(0.996)) == 102 and 0.996 in threshold_steps(0.996)
 
     @settings(max_examples=30, deadline=None)
-    @given(images)
+    @given(seed_maps)
     def test_disagreement_is_the_share_of_cells_with_several_claims(self, maps):
         claims = (maps.cams > 0.25 * maps.cams.amax(dim=(2, 3), keepdim=True)) & maps.present[:, 1:, None, None]
         expected = (claims.sum(dim=1) > 1).float().mean().item()
@@ -400,8 +353,8 @@ class TestLayers:
         assert max(Image.open(BytesIO(thumb)).size) <= 160 and thumb != seeded
 
     @pytest.mark.parametrize("image_id", ["a{b}", "{id}", "90%25", "c#d e", "ä+&;"])
-    def test_an_image_of_any_name_is_found(self, copied, image_id):
-        index = copied / "data/index.csv"
+    def test_an_image_of_any_name_is_found(self, finished_copy, image_id):
+        index = finished_copy / "data/index.csv"
         index.write_text(index.read_text().replace("train0003,", f"{image_id},"))
         name = quote(image_id, safe="!~*'()")  # as encodeURIComponent has it
         assert [status for status, *_ in asked(opened(), f"/image/{name}", f"/api/image/{name}")] == [200] * 2
@@ -411,13 +364,13 @@ class TestLayers:
 
 
 class TestMissing:
-    def test_no_index(self, copied):
-        (copied / "data/index.csv").unlink()
+    def test_no_index(self, finished_copy):
+        (finished_copy / "data/index.csv").unlink()
         with pytest.raises(InputError, match="index.csv.*dvc repro prepare"):
             opened()
 
     @pytest.mark.parametrize("key", [key for key in MAKERS if key != "index"])
-    def test_each_artifact_is_named_with_its_stage(self, copied, key):
+    def test_each_artifact_is_named_with_its_stage(self, finished_copy, key):
         project = opened()
         assert project.missing() == []
         path = getattr(project.paths, key)
@@ -435,14 +388,14 @@ class TestMissing:
         for key, stage in MAKERS.items():
             assert f"${{file.{key}}}" in stages[stage]["outs"]
 
-    def test_only_images_and_tags(self, copied):
+    def test_only_images_and_tags(self, finished_copy):
         """After `prepare` the grid is there already."""
         for key in MAKERS:
             path = getattr(opened().paths, key)
             if key != "index":
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        shutil.rmtree(copied / "data/masks")
-        (copied / "data/ground_truth.csv").unlink()
+        shutil.rmtree(finished_copy / "data/masks")
+        (finished_copy / "data/ground_truth.csv").unlink()
         project = opened()
         assert told(project, "/api/images")["total"] == 16
         assert told(project, "/api/state")["fixed"]["seeds"] == "not made yet: run `dvc repro make_seeds`"
@@ -450,25 +403,25 @@ class TestMissing:
         assert kinds == ["missing"]
         assert told(project, "/api/prediction/val0000")["why"] == "not made yet: run `dvc repro retrain`"
 
-    def test_a_broken_file_is_told_and_the_rest_is_shown(self, copied):
-        (copied / "data/pseudo_labels/train0000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        (copied / "data/retrain.pt").write_bytes(b"no model")
+    def test_a_broken_file_is_told_and_the_rest_is_shown(self, finished_copy):
+        (finished_copy / "data/pseudo_labels/train0000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        (finished_copy / "data/retrain.pt").write_bytes(b"no model")
         project = opened()
         layers = {layer["key"]: layer for layer in project.layers("train0000")}
         assert layers["seeds"]["kind"] == "labels" and "pseudo_labels/train0000.png" in layers["pseudo"]["why"]
         assert "not readable as a model" in project.prediction("train0000")["why"]
 
-    def test_a_missing_picture_is_told(self, copied):
+    def test_a_missing_picture_is_told(self, finished_copy):
         project = opened()
         (project.root / project.index.paths[0]).unlink()
         ((status, body, _),) = asked(project, "/image/train0000")
         assert status == 409 and "train0000.jpg" in json.loads(body)["problem"]
 
-    def test_damaged_seeds(self, copied):
-        (copied / "data/seeds.h5").write_bytes(b"nothing")
+    def test_damaged_seeds(self, finished_copy):
+        (finished_copy / "data/seeds.h5").write_bytes(b"nothing")
         assert "not a seeds file of version 2" in opened().why_fixed()["seeds"]
 
-    def test_imported_seeds_have_no_thresholds_to_move(self, copied):
+    def test_imported_seeds_have_no_thresholds_to_move(self, finished_copy):
         project = opened()
         rows = imported(project)
         grid = project.seeds.seeds.shape[1]
@@ -487,14 +440,6 @@ class TestMissing:
         assert "seeds.crf.use" in replaced.why_fixed()["seeds"]
 
 
-def imported(project: Run) -> list[SeedRow]:
-    """The project's seeds as rows without maps."""
-    side = project.seeds.seeds.shape[1]
-    none = np.full((side, side), np.nan), np.zeros((0, side, side)), np.zeros(0, np.uint8)
-    columns = zip(project.seeds.ids, project.seeds.present, project.seeds.seeds, strict=True)
-    return [SeedRow(*row, *none) for row in columns]
-
-
 # The door
 
 
@@ -509,14 +454,14 @@ class TestDoor:
         assert [status for status, *_ in asked(project, *paths)] == [404] * 5
 
     @pytest.mark.parametrize("image_id", ["../../secret", "/etc/passwd", ".hidden", "a/b"])
-    def test_an_index_cannot_smuggle_a_path(self, copied, image_id):
-        index = copied / "data/index.csv"
+    def test_an_index_cannot_smuggle_a_path(self, finished_copy, image_id):
+        index = finished_copy / "data/index.csv"
         index.write_text(index.read_text().replace("train0003,", f"{image_id},"))
         with pytest.raises(InputError, match=f"'{image_id}' is no image id"):
             opened()
 
-    def test_an_index_cannot_lead_out_of_the_data(self, copied):
-        index = copied / "data/index.csv"
+    def test_an_index_cannot_lead_out_of_the_data(self, finished_copy):
+        index = finished_copy / "data/index.csv"
         index.write_text(index.read_text().replace("JPEGImages/train0003", "../../JPEGImages/train0003"))
         with pytest.raises(InputError, match="does not lie under the data root"):
             opened()
@@ -615,9 +560,9 @@ class TestDoor:
         pages.counted = False
         assert json.loads(asyncio.run(pages.images(request)).body)["working"]
 
-    def test_nothing_in_the_project_changes(self, copied):
+    def test_nothing_in_the_project_changes(self, finished_copy):
         def contents() -> dict:
-            files = (path for path in copied.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+            files = (path for path in finished_copy.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
             return {path: path.read_bytes() for path in files}
 
         before = contents()
@@ -631,9 +576,9 @@ class TestDoor:
             with pytest.raises(InputError, match=f"127.0.0.1:{port}: .*--port"):
                 serve(project, port=port, ready=print)
 
-    def test_command(self, folder, monkeypatch):
+    def test_command(self, finished, monkeypatch):
         """The command prints its address, opens it unless told not to, and listens at loopback only."""
-        monkeypatch.chdir(folder)
+        monkeypatch.chdir(finished)
         served, visited = [], []
         monkeypatch.setattr("aiohttp.web.run_app", lambda app, *, sock, **_: served.append(sock.getsockname()))
         monkeypatch.setattr("webbrowser.open", visited.append)
@@ -643,15 +588,15 @@ class TestDoor:
             assert result.output == f"http://127.0.0.1:{served[-1][1]}/\n"
         assert visited == [result.output.strip()] and all(host == HOME for host, _ in served)
 
-    def test_others_cannot_be_let_in(self, folder, monkeypatch):
+    def test_others_cannot_be_let_in(self, finished, monkeypatch):
         """There is no address to choose, and the one it listens at is loopback's."""
-        monkeypatch.chdir(folder)
+        monkeypatch.chdir(finished)
         result = CliRunner().invoke(main, ["inspect", "--no-browser", "--host", "0.0.0.0"])
         assert result.exit_code == 2 and "No such option" in result.output
         assert ipaddress.ip_address(HOST).is_loopback
 
-    def test_command_without_an_index(self, copied):
-        (copied / "data/index.csv").unlink()
+    def test_command_without_an_index(self, finished_copy):
+        (finished_copy / "data/index.csv").unlink()
         result = CliRunner().invoke(main, ["inspect", "--no-browser"])
         assert result.exit_code == 2 and "dvc repro prepare" in result.output
 
@@ -664,10 +609,10 @@ def run_git(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def committed(folder, tmp_path_factory) -> Path:
+def committed(finished, tmp_path_factory) -> Path:
     """A finished run in Git and DVC, and after it a working tree whose seeds are gone."""
     place = tmp_path_factory.mktemp("committed") / "copy"
-    shutil.copytree(folder, place)
+    shutil.copytree(finished, place)
     (place / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", place / ".dvc" / "config")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -705,7 +650,7 @@ class TestBeside:
         with pytest.raises(InputError, match="--rev nonsense: unknown Git revision"):
             self.at("nonsense", tmp_path)
 
-    def test_no_repository(self, copied, tmp_path):
+    def test_no_repository(self, finished_copy, tmp_path):
         with pytest.raises(InputError, match="--rev first: .*not inside of a DVC repository"):
             self.at("first", tmp_path)
 

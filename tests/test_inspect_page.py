@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from closure import ROOT
-from test_pipeline import run_all
+
+from helpers import ROOT
 
 # of the pixels of the large image, as it is shown
 PIXELS = """(() => {
@@ -31,21 +31,17 @@ serve(run, port=0, ready=lambda url: print(url, flush=True), other=Other("before
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        return run_all(tmp_path_factory.mktemp("page"), monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def address(browser, folder):
+def address(browser, finished):
     """Of a server of the tiny project, in a process of its own, as people start it."""
-    yield from serving(folder, "-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--port", "0")
+    yield from serving(
+        finished, "-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--port", "0"
+    )
 
 
 @pytest.fixture
-def twice(browser, folder):
+def twice(browser, finished):
     """Of a server of two runs."""
-    yield from serving(folder, "-c", TWICE)
+    yield from serving(finished, "-c", TWICE)
 
 
 def serving(folder: Path, *arguments: str) -> Iterator[str]:

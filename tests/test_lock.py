@@ -8,11 +8,11 @@ import sys
 from threading import Timer
 
 import pytest
-from toy import ROOT
 
 from dsrg.errors import InputError, RunError
 from dsrg.runtime import lock
 from dsrg.runtime.lock import one_writer, try_lock
+from helpers import ROOT
 
 HOLD = """
 import sys, time

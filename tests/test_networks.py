@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-import toy  # noqa: F401  one thread
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
@@ -17,11 +16,9 @@ from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.dropout import BatchDropout
 from dsrg.networks.heads import ASPP, cam_layers
 from dsrg.networks.network import CamClassifier, DeepLab, Normalize, corner_aligned
+from helpers.networks import COMMON, HEAD, NORMED, build, draw_norms, without_init
 
-COMMON = {"input": "torchvision", "dropout": 0.0, "init_std": 0.01}
-HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **COMMON}
 EVERY = [(name, stride) for name in BACKBONES for stride in (8, 16)]
-NORMED = ["resnet101", "mobilenet_v2"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,28 +30,6 @@ def seed():
 def short_resnet(monkeypatch):
     """ResNet101 with few and narrow blocks, of which every kind is there: for tests that compute."""
     monkeypatch.setattr(torchvision.models, "resnet101", partial(ResNet, Bottleneck, [1, 2, 3, 2], width_per_group=16))
-
-
-def build(name: str, stride: int, *, classifier: bool = False) -> nn.Module:
-    torch.manual_seed(0)
-    return BACKBONES[name].build(output_stride=stride, classifier=classifier)
-
-
-def without_init(name: str, stride: int = 8, *, classifier: bool = False) -> nn.Module:
-    """A backbone with memory, but no values: for weights that are loaded, or shapes."""
-    with torch.device("meta"):
-        return build(name, stride, classifier=classifier).to_empty(device="cpu")
-
-
-def draw_norms(network: nn.Module) -> None:
-    """Frozen norms with statistics as a trained network may have them, not 0 and 1."""
-    torch.manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_(0, 0.1)
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
 
 
 def gradients(network: nn.Module, images: torch.Tensor, *, bf16: bool = False) -> tuple[torch.Tensor, dict]:

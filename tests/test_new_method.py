@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from closure import ROOT
-from tiny import tiny_project
+
+from helpers import ROOT
+from helpers.project import tiny_project
 
 PAGE = (ROOT / "docs" / "new-method.md").read_text(encoding="utf-8")
 BLOCKS = {file: text for file, text in re.findall(r"^```\w+ (\S+)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)}

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from toy import ROOT, memory_within, picture
 
 from dsrg.commands import main
 from dsrg.data.table import TABLE_BYTES, TABLE_LINES
+from helpers import ROOT
+from helpers.data import picture
+from helpers.memory import memory_within
 
 CLASSES, TABLE = "cat\ndog\n", "image,tags\na.png,cat\nb.png,dog\nc.png,cat|dog\n"
 PIXELS = picture(24, 40, seed=1)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import ROOT
 
 from dsrg.errors import InputError
 from dsrg.runtime import workers
+from helpers import ROOT
 
 WORK = """
     import os, sys, time

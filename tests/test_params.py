@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from toy import ROOT, recipe
 
 from dsrg.errors import InputError
 from dsrg.params import load_params
+from helpers import ROOT
+from helpers.project import recipe
 
 SHIPPED = [*sorted((ROOT / "recipes").glob("*.yaml")), ROOT / "params.yaml"]
 

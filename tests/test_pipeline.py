@@ -12,10 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from closure import ROOT
 from PIL import Image
-from test_dag import FILE, STAGES, filled, outs
-from tiny import tiny_project
 
 from benchmarks.chaos import leftovers
 from benchmarks.experiments import evaluated
@@ -27,27 +24,15 @@ from dsrg.data.index import read_index
 from dsrg.files import sha256
 from dsrg.project import Project
 from dsrg.stage import Stage, library_versions, load_stage
-
-ORDER = list(STAGES)
-
-
-def run(name: str) -> None:
-    stage_function = getattr(importlib.import_module(f"stages.{name}"), name)
-    stage_function(load_stage(name))
+from helpers import ROOT
+from helpers.dvc_yaml import FILE, STAGES, filled, outs
+from helpers.project import run_stage, run_stages, tiny_project
 
 
-def run_all(folder, monkeypatch, **changes):
-    tiny_project(folder, **changes)
-    monkeypatch.chdir(folder)
-    for name in ORDER:
-        run(name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield run_all(tmp_path_factory.mktemp("project"), monkeypatch)
+@pytest.fixture
+def project(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    return finished
 
 
 def checksums(folder) -> dict[str, str]:
@@ -112,7 +97,6 @@ def test_the_page_of_the_run_tells_what_its_tables_say(project):
 )
 def test_benchmarks_read_a_finished_run(project, monkeypatch, tmp_path, name, key):
     """They keep their figures, and change nothing of the run."""
-    monkeypatch.chdir(project)
     program = importlib.import_module(f"benchmarks.{name}")
     monkeypatch.setattr(program, "RESULTS", tmp_path)
     before = checksums(project)
@@ -121,8 +105,7 @@ def test_benchmarks_read_a_finished_run(project, monkeypatch, tmp_path, name, ke
     assert checksums(project) == before
 
 
-def test_tables_evaluate_the_networks_of_a_finished_run(project, monkeypatch):
-    monkeypatch.chdir(project)
+def test_tables_evaluate_the_networks_of_a_finished_run(project):
     metrics = json.loads((project / "results/evaluate/metrics.json").read_text())
     for network in ("dsrg", "retrain"):
         found = evaluated(network)
@@ -135,18 +118,17 @@ def test_tables_evaluate_the_networks_of_a_finished_run(project, monkeypatch):
         assert moment["fg_share"] + moment["bg_share"] == pytest.approx(moment["coverage"])
 
 
-def test_same_params_same_bits(project, tmp_path, monkeypatch):
-    again = run_all(tmp_path, monkeypatch)
+def test_same_params_same_bits(project, tmp_path):
+    again = run_stages(tiny_project(tmp_path))
     assert checksums(again) == checksums(project)
 
 
-def test_seeds_and_their_report_are_the_same_bytes_with_two_workers(project, monkeypatch, processes):
-    monkeypatch.chdir(project)
-    before = checksums(project)
+def test_seeds_and_their_report_are_the_same_bytes_with_two_workers(finished_copy, processes):
+    before = checksums(finished_copy)
     assert {"results/make_seeds/contact_sheet.png", "results/make_seeds/per_image.csv"} <= before.keys()
     processes(2)
-    run("make_seeds")
-    assert checksums(project) == before
+    run_stage("make_seeds")
+    assert checksums(finished_copy) == before
 
 
 CIRCUMSTANCES = [
@@ -163,11 +145,11 @@ def test_killed_twice_and_gone_on_with_otherwise_the_same_bits(project, tmp_path
     folder = tiny_project(tmp_path / "project")
     (folder / "data").rename(tmp_path / "disk")
     (folder / "data").symlink_to(tmp_path / "disk")
-    shutil.copy(ROOT / "tests" / "anyhow.py", folder)
+    shutil.copy(ROOT / "tests/helpers/run_pipeline.py", folder)
     for seed, (kill, circumstances) in enumerate(CIRCUMSTANCES, 1):
         settings = {"PYTHONHASHSEED": str(seed), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": "."}
         environment = os.environ | settings | {"DSRG_CHECKPOINT_STEPS": "3"} | circumstances
-        command = [sys.executable, "anyhow.py", *kill]
+        command = [sys.executable, "run_pipeline.py", *kill]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == (-signal.SIGKILL if kill else 0), done.stderr
         assert "going on from step" in done.stdout or seed == 1
@@ -202,7 +184,7 @@ def test_another_seed_gives_another_network(project, tmp_path, monkeypatch):
     tiny_project(tmp_path, seed=1)
     monkeypatch.chdir(tmp_path)
     for name in ("draw_shapes", "prepare", "train_cam"):
-        run(name)
+        run_stage(name)
     assert sha256(tmp_path / FILE["index"]) == sha256(project / FILE["index"])
     assert sha256(tmp_path / FILE["cam"]) != sha256(project / FILE["cam"])
 
@@ -219,7 +201,6 @@ def test_another_seed_gives_another_network(project, tmp_path, monkeypatch):
     ids=["static seeds, plain loss", "growth on the softmax", "released unary", "SEC", "another method"],
 )
 def test_switches_of_table_2(project, tmp_path, monkeypatch, changes):
-    monkeypatch.chdir(project)
     stage = load_stage("train_dsrg")
     changed = stage.params.model_dump()
     for section, values in changes.items():
@@ -243,8 +224,8 @@ def test_each_training_with_a_network_of_its_own(tmp_path, monkeypatch):
     tiny_project(tmp_path, **own)
     monkeypatch.chdir(tmp_path)
     for name in ("draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg", "make_pseudo_labels", "retrain"):
-        run(name)
-    run("evaluate")
+        run_stage(name)
+    run_stage("evaluate")
     kinds = {"cam": "classifier", "dsrg": "segmenter", "retrain": "segmenter"}
     for training, kind in kinds.items():
         network = load_model(tmp_path / FILE[training], kind=kind, stage_name="train").network
@@ -253,21 +234,19 @@ def test_each_training_with_a_network_of_its_own(tmp_path, monkeypatch):
     assert metrics.keys() == {"dsrg", "retrain"}
 
 
-def test_show_draws_the_whole_way(project, monkeypatch):
-    monkeypatch.chdir(project)
+def test_show_draws_the_whole_way(project, tmp_path):
     for image_id in ("train0000", "val0000"):
-        result = CliRunner().invoke(main, ["show", image_id, "--out", f"{image_id}.png"])
+        result = CliRunner().invoke(main, ["show", image_id, "--out", str(tmp_path / f"{image_id}.png")])
         assert result.exit_code == 0, result.output
-        assert Image.open(f"{image_id}.png").width > 300
+        assert Image.open(tmp_path / f"{image_id}.png").width > 300
     result = CliRunner().invoke(main, ["show", "nothing", "--out", "x.png"])
     assert result.exit_code == 2 and "no such image" in result.output
 
 
-def test_check_command(project, monkeypatch):
-    monkeypatch.chdir(project)
-    result = CliRunner().invoke(main, ["check", "--json", "check.json"])
+def test_check_command(project, tmp_path):
+    result = CliRunner().invoke(main, ["check", "--json", str(tmp_path / "check.json")])
     assert result.exit_code == 0 and "12 training images" in result.output
-    assert json.loads((project / "check.json").read_text())["problems"] == []
+    assert json.loads((tmp_path / "check.json").read_text())["problems"] == []
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from closure import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_project
-from toy import picture, save_index
 
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.commands import main
@@ -27,6 +24,9 @@ from dsrg.method.points import NO_MARK, Mark, mark_cells, with_marks
 from dsrg.params import load_params
 from dsrg.project import load_project
 from dsrg.stage import load_stage
+from helpers import ROOT
+from helpers.data import picture, save_index
+from helpers.project import tiny_project
 
 GRID = 5
 SIZE = {"height": 9, "width": 9, "grid": GRID, "classes": 2}  # a cell every other pixel

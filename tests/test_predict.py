@@ -18,11 +18,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import nn
-from toy import ROOT, picture
 
 import dsrg
 from dsrg import predictor
-from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.model_file import Model
 from dsrg.artifacts.polygons import annotations_of, polygon_outlines
 from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.commands import main
@@ -35,27 +34,9 @@ from dsrg.inference.predict import enlarged
 from dsrg.networks import network
 from dsrg.params import CrfKernel, PredictParams, load_params
 from dsrg.predictor import RELEASED, RELEASED_CRF
-
-NETWORK = {
-    "backbone": "vgg_mini",
-    "output_stride": 8,
-    "input": "torchvision",
-    "head": "largefov",
-    "head_channels": 8,
-    "head_layers": 2,
-    "rates": [2],
-    "dropout": 0.0,
-    "init_std": 0.3,
-}
-
-
-def save_network(path: Path, classes: list[str], **changes: object) -> Path:
-    torch.manual_seed(0)
-    weights = network.DeepLab(classes=len(classes), **NETWORK).state_dict()
-    save_model(
-        path, Model(**{"kind": "segmenter", "network": NETWORK, "size": 65} | changes, classes=classes, weights=weights)
-    )
-    return path
+from helpers import ROOT
+from helpers.data import picture
+from helpers.networks import NETWORK, save_network
 
 
 def segmenter_of(classes: int) -> dsrg.Predictor:

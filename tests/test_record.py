@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_project
 
 from dsrg.errors import InputError
 from dsrg.runtime.dvc_lock import Out, changed_outs, md5, read_record
+from helpers.project import tiny_project
 
 LOCK = """schema: '2.0'
 stages:

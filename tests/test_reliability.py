@@ -4,7 +4,8 @@ import ast
 import re
 
 import pytest
-from closure import ROOT
+
+from helpers import ROOT
 
 TEXT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`(test_\w+)::(\w+)`", TEXT)))

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_together import LAUNCHERS
-from tiny import tiny_project
 
 from dsrg.files import sha256
+from helpers.launchers import without_launcher
+from helpers.project import tiny_project
 
 DVC = """
 import sys
@@ -25,7 +25,7 @@ OUTS = ("data/index.csv", "data/masks", "data/shapes")
 
 def run(folder: Path, *command: str, **more: str) -> str:
     """The output of a command in a project; fails with it."""
-    clean = {name: value for name, value in os.environ.items() if name not in LAUNCHERS and "DVC" not in name}
+    clean = {name: value for name, value in without_launcher().items() if "DVC" not in name}
     settings = clean | {"PYTHONPATH": ".", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     done = subprocess.run([sys.executable, *command], cwd=folder, env=settings | more, **pipes)

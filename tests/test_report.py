@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import picture as toy_picture
-from toy import recipe
 
 from dsrg.errors import InputError
 from dsrg.figures.charts import (
@@ -34,6 +32,8 @@ from dsrg.figures.markup import document, element, html, picture, table
 from dsrg.figures.overlays import write_picture
 from dsrg.figures.report import BEST_WORST_COUNT, CONFUSIONS, MATRIX_MOST, STRIPS, report_page, with_times
 from dsrg.files import write_csv, write_json, write_text
+from helpers.data import picture as toy_picture
+from helpers.project import recipe
 
 NASTY = ["<script>alert(1)</script>", "a & b \"c\" 'd'", "größe 猫"]
 CLASSES = [*NASTY, "never"]

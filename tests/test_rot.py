@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import note_checksums, picture, recipe, save_index
 
 from dsrg.artifacts.label_folder import PLACES, LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, load_model, save_model
@@ -20,6 +19,8 @@ from dsrg.files import sha256
 from dsrg.inference.preprocess import image_batches
 from dsrg.inference.seeding import saliency_maps
 from dsrg.params import Saliency
+from helpers.data import note_checksums, picture, save_index
+from helpers.project import recipe
 
 
 def flip(path: Path, place: int, bit: int = 0) -> None:

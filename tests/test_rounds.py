@@ -11,9 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_pipeline import FILE, run
-from tiny import tiny_project
-from toy import note_checksums
 
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model, load_model
@@ -22,6 +19,9 @@ from dsrg.files import sha256
 from dsrg.stage import load_stage
 from dsrg.training import rounds as module
 from dsrg.training.rounds import MODEL, Round, mean_agreement, train_in_rounds
+from helpers.data import note_checksums
+from helpers.dvc_yaml import FILE
+from helpers.project import run_stage, tiny_project
 
 IDS = ["a", "b"]
 
@@ -137,7 +137,7 @@ def project(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         for name in ("draw_shapes", "prepare"):
-            run(name)
+            run_stage(name)
         shutil.copytree(FILE["masks"], FILE["pseudo_labels"])
         note_checksums(Path(FILE["pseudo_labels"]))
         yield folder
@@ -158,7 +158,7 @@ def test_the_stage_keeps_a_network_and_says_which(project, monkeypatch):
     monkeypatch.setattr(
         module, "save_model", lambda path, model: kept.update({path.parent.name: model}) or save(path, model)
     )
-    run("retrain")
+    run_stage("retrain")
     with open("results/retrain/rounds.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
@@ -175,7 +175,7 @@ def test_the_stage_keeps_a_network_and_says_which(project, monkeypatch):
 
 
 def test_the_stage_killed_between_rounds_ends_with_the_same_bits(project, monkeypatch):
-    run("retrain")
+    run_stage("retrain")
     whole = outs()
     stage = load_stage("retrain")
     for name in outs():

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_topology import CHILD, TORCHRUN
-from tiny import tiny_project
 
 from dsrg.errors import InputError, RunError
 from dsrg.runtime.durations import NAME
 from dsrg.stage import load_stage
+from helpers.launchers import CHILD, TORCHRUN
+from helpers.project import tiny_project
 
 BUSY = """
     import time

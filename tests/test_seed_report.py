@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from toy import picture, recipe, save_index
 
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.evaluation.seed_statistics import ImageCount, SeedCounts, best_worst_random
@@ -15,6 +14,8 @@ from dsrg.figures.overlays import CAPTION, GAP, captioned, panels, stacked
 from dsrg.figures.seeds import SHEET_COLUMNS, SHEET_ROWS, write_contact_sheet
 from dsrg.method.seeds import make_seeds
 from dsrg.params import SeedParams as Settings
+from helpers.data import picture, save_index
+from helpers.project import recipe
 
 CLASSES = ["cat", "dog", "cow"]
 

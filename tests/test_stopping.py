@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from toy import ROOT
 
 from dsrg.runtime.signals import Stopped, starter, stoppable, uninterrupted
+from helpers import ROOT
 
 WAIT = 60  # seconds after which a test gives up
 

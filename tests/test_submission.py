@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from closure import ROOT
 from PIL import Image
 from ruamel.yaml import YAML
-from toy import picture, recipe
 
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.submission import FOLDER, check_submission, write_submission
@@ -21,6 +19,9 @@ from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.networks.network import DeepLab
+from helpers import ROOT
+from helpers.data import picture
+from helpers.project import recipe
 
 SHAPES = {"2008_000006": (4, 6), "2008_000008": (5, 3)}
 RNG = np.random.default_rng(0)

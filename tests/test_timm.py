@@ -5,9 +5,6 @@ from functools import partial
 import pytest
 import torch
 from click.testing import CliRunner
-from test_pipeline import ORDER, run
-from test_predict import NETWORK
-from tiny import tiny_project
 from torch import nn
 
 from dsrg.commands import main
@@ -16,6 +13,9 @@ from dsrg.networks import timm_features as module
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.networks.timm_features import AlignToGrid, timm_features
+from helpers.dvc_yaml import STAGES
+from helpers.networks import NETWORK
+from helpers.project import run_stage, tiny_project
 
 
 @pytest.mark.parametrize("patches", [True, False])
@@ -67,8 +67,8 @@ def test_the_pipeline_to_masks_and_a_file_for_others(name, tmp_path, monkeypatch
     shapes = {"train": 4, "val": 2}
     tiny_project(tmp_path, shapes=shapes, network=network, cam=short, dsrg=short, retrain=short)
     monkeypatch.chdir(tmp_path)
-    for stage in ORDER:
-        run(stage)
+    for stage in STAGES:
+        run_stage(stage)
     for command in ("predict data/shapes/JPEGImages --out masks", "export --format torch --scale 1 --out on.pt2"):
         result = CliRunner().invoke(main, command.split(), catch_exceptions=False)
         assert result.exit_code == 0, result.output

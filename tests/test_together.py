@@ -1,6 +1,5 @@
 """Several processes train as one would: the same steps, however they were started; and they end together."""
 
-import os
 import random
 import signal
 import socket
@@ -12,10 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import together
 import torch
 import torch.nn.functional as F
-from test_topology import CHILD, SRUN, TORCHRUN
 from torch import nn
 
 from dsrg.errors import InputError, RunError
@@ -25,9 +22,10 @@ from dsrg.runtime.distributed import init_fabric
 from dsrg.runtime.launcher import LaunchConfig
 from dsrg.training import collectives as training
 from dsrg.training.collectives import all_reduce_mean, all_reduce_sum
+from helpers import small_training
+from helpers.launchers import SRUN, TORCHRUN, without_launcher
 
-SCRIPT = str(Path(together.__file__))
-LAUNCHERS = {*TORCHRUN, *SRUN, *CHILD, "DSRG_DEVICES", "DSRG_NODES"}
+SCRIPT = str(Path(small_training.__file__))
 
 
 def free_port() -> str:
@@ -57,12 +55,10 @@ def commands(launcher: str, *arguments: object) -> list[tuple[list[str], dict[st
 
 def run(launcher: str, *arguments: object, survivors: int | None = None, **more: str) -> list[tuple[int, str]]:
     """Exit code and output of each command, or of the first `survivors`. Fails when one of them does not end."""
-    clean = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
     patient = {"DSRG_TIMEOUT_SECONDS": "300"}  # with whoever has to wait for a busy machine
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = [
-        subprocess.Popen(
-            command, env=clean | patient | needs | more, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(command, env=without_launcher() | patient | needs | more, **pipes)
         for command, needs in commands(launcher, *arguments)
     ]
     try:
@@ -76,7 +72,7 @@ def run(launcher: str, *arguments: object, survivors: int | None = None, **more:
 def alone(kind: str) -> tuple[dict[str, torch.Tensor], list[list[float]]]:
     """Weights and curves of one process."""
     with tempfile.TemporaryDirectory() as folder:
-        network = together.train(Path(folder), kind)
+        network = small_training.train(Path(folder), kind)
         return network.state_dict(), curves(Path(folder))
 
 
@@ -99,7 +95,7 @@ def stopped_half_way(folder: Path, kind: str) -> None:
             raise KeyError
 
     with pytest.raises(KeyError):
-        together.train(folder, kind, watch=watch)
+        small_training.train(folder, kind, watch=watch)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +132,7 @@ def test_a_process_lost_ends_all_and_one_alone_goes_on(tmp_path, monkeypatch, la
     ((code, said),) = ends
     assert code != 0 and "RunError: another process ended or fell silent" in said, said
     assert "Starting with 2 processes" in said and not (tmp_path / "weights.pt").exists()
-    network = together.train(tmp_path, "tags")
+    network = small_training.train(tmp_path, "tags")
     assert distance(alone("tags")[0], network.state_dict()) < 1e-5
     assert [line[0] for line in curves(tmp_path)] == [10, 20, 30, 40, 50]
 

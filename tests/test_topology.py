@@ -4,18 +4,10 @@ import pytest
 
 from dsrg.errors import InputError
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig, topology
+from helpers.launchers import CHILD, SRUN, TORCHRUN
 
-TORCHRUN = {
-    **{"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},
-    **{"GROUP_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"},
-}
-SRUN = {
-    **{"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "dsrg", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "0"},
-    **{"SLURM_NTASKS_PER_NODE": "2", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_STEP_ID": "0"},
-}
 BATCH_SCRIPT = {key: value for key, value in SRUN.items() if key != "SLURM_STEP_ID"} | {"ENVIRONMENT": "BATCH"}
 SALLOC = {key: value for key, value in SRUN.items() if key != "SLURM_STEP_ID"} | {"SLURM_JOB_NAME": "interactive"}
-CHILD = {"WORLD_SIZE": "4", "LOCAL_RANK": "1", "NODE_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 BY_HAND = {"DSRG_NODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}
 
 

@@ -15,7 +15,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toy import picture, recipe, save_index
 
 from dsrg.artifacts.growth import read_growth
 from dsrg.data.batches import Batch, Batches
@@ -42,6 +41,8 @@ from dsrg.training.fit import fit, let_stops_through, set_up_torch
 from dsrg.training.growth_recorder import GrowthRecorder, watched_steps
 from dsrg.training.optim import build_optimizer, lr_factor, parameter_groups
 from dsrg.training.retrain import retrain_criterion
+from helpers.data import picture, save_index
+from helpers.project import recipe
 
 NEW = {"input": "torchvision", "init_std": 0.01, "dropout": 0.5}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **NEW}

@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from ruamel.yaml import YAML
-from test_pipeline import ORDER
-from test_pipeline import run as run_stage
-from tiny import TINY, tiny_project
-from toy import ROOT, picture
 
 from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask
 from dsrg.data.sources import read_source
+from helpers import ROOT
+from helpers.data import picture
+from helpers.dvc_yaml import STAGES
+from helpers.project import TINY, run_stage, tiny_project
 
 TEXT = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
 SMALL = {"data": {"size": 65}, "network": {"backbone": "vgg_mini", "weights": None, "output_stride": 8, "rates": [1]}}
@@ -74,7 +74,7 @@ def project(tmp_path_factory):
 def execute(command: list[str]) -> str:
     """What a command says, which must succeed. (That dvc itself runs the stages is held by test_experiments.)"""
     if command == ["dvc", "repro"]:
-        for name in ORDER:
+        for name in STAGES:
             run_stage(name)
         return ""
     assert command[0] == "dsrg", command

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_download import mat
-from toy import recipe
 
 from dsrg.data.check import Record, Scan, check_records
 from dsrg.data.download import _unpack_voc
@@ -21,6 +19,8 @@ from dsrg.data.voc import ANNOTATION_MAX, scan_voc
 from dsrg.errors import InputError
 from dsrg.files import linked_elsewhere, read_yaml
 from dsrg.params import load_params
+from helpers.matlab import mat
+from helpers.project import recipe
 
 
 def peak(work) -> int:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.autograd import gradcheck
-from toy import recipe
 
 from dsrg.data.batches import Batch
 from dsrg.inference.predict import predictions
@@ -24,6 +23,7 @@ from dsrg.method.pooling import pooled_scores
 from dsrg.method.weak import LOSSES, bfbp, ccnn, em_adapt, sec
 from dsrg.params import Dsrg, Evaluate, Params
 from dsrg.training.weak import chosen_objective
+from helpers.project import recipe
 
 
 def crf(images: Tensor, probs: Tensor) -> Tensor:

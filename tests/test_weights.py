@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from test_networks import COMMON, HEAD, NORMED, draw_norms, without_init
 from torch import nn
 
 from dsrg.errors import InputError
@@ -23,6 +22,7 @@ from dsrg.networks.weights import (
     load_head_weights,
     read_weights,
 )
+from helpers.networks import COMMON, HEAD, NORMED, draw_norms, without_init
 
 
 @pytest.fixture(autouse=True)

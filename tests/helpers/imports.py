@@ -2,9 +2,8 @@
 
 import ast
 from functools import cache
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from helpers import ROOT
 
 
 def closure(module: str) -> set[str]:

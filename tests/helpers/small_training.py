@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from toy import picture, recipe, save_index
 
 from dsrg.data.batches import Batches
 from dsrg.data.index import Index
@@ -20,6 +19,8 @@ from dsrg.training.cam import cam_criterion
 from dsrg.training.dsrg import Supervisor, dsrg_criterion
 from dsrg.training.fit import Criterion, fit, set_up_torch
 from dsrg.training.retrain import retrain_criterion
+from helpers.data import picture, save_index
+from helpers.project import recipe
 
 STEPS, BATCH, SIZE = 50, 5, 33
 SGD = {

@@ -1,10 +1,15 @@
 """The whole project on a set so small that every stage takes a second."""
 
+import importlib
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
-from closure import ROOT
 from ruamel.yaml import YAML
+
+from dsrg.stage import load_stage
+from helpers import ROOT
+from helpers.dvc_yaml import STAGES
 
 TINY = {
     "shapes": {"train": 12, "val": 4, "size_min": 64, "size_max": 72, "objects_max": 2},
@@ -36,4 +41,22 @@ def tiny_project(folder: Path, **changes: dict) -> Path:
             else:
                 params[section] = values
     yaml.dump(params, folder / "params.yaml")
+    return folder
+
+
+def recipe() -> dict:
+    """The params of recipes/shapes.yaml as plain values, free to be changed."""
+    return YAML(typ="safe", pure=True).load((ROOT / "recipes/shapes.yaml").read_text(encoding="utf-8"))
+
+
+def run_stage(name: str) -> None:
+    """Run a stage of the project in the working folder."""
+    getattr(importlib.import_module(f"stages.{name}"), name)(load_stage(name))
+
+
+def run_stages(folder: Path) -> Path:
+    """Run all stages of the project in `folder`."""
+    with chdir(folder):
+        for name in STAGES:
+            run_stage(name)
     return folder

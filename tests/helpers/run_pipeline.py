@@ -1,7 +1,7 @@
 """Runs the stages of the project in the working folder that are not done yet, in one process that can be told to die
 by force, in any locale, and with files listed the wrong way round.
 
-    python anyhow.py [STAGE ITEM]     killed when it has done ITEM items (steps, images) of STAGE
+    python run_pipeline.py [STAGE ITEM]     killed when it has done ITEM items (steps, images) of STAGE
 """
 
 import importlib

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from toy import picture, recipe, save_index
 
 from dsrg.artifacts.label_folder import written_labels
 from dsrg.artifacts.seeds_h5 import write_seeds
@@ -23,6 +22,8 @@ from dsrg.params import Params
 from dsrg.runtime.distributed import shard_work
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig, topology
 from dsrg.training.fit import set_up_torch
+from helpers.data import picture, save_index
+from helpers.project import recipe
 
 COUNT, SIZE, CLASSES = 40, 33, ["a", "b"]  # three files of kept work, of which one is not full
 
