@@ -38,9 +38,9 @@ from dsrg.runtime.progress import tracked
 
 THRESHOLDS = [round(step / 20, 2) for step in range(1, 20)]  # tried, of foreground and of background: every twentieth
 MEASURES = {  # of seeds at every pair of thresholds -> what it says
-    "coverage": "share of sample_grid_pixels that are seeds",
+    "coverage": "share of cells that are seeds",
     "tags_seeded": "share of tags that got a seed",
-    "conflict": "share of claimed sample_grid_pixels that are disputed",
+    "conflict": "share of claimed cells that are disputed",
     "image_edges": "color step across seeds' borders, times the mean",
     "saliency_edges": "saliency step across objects' borders, times the mean",
     "flip": "foreground seeds shared with the mirror image",
@@ -137,7 +137,7 @@ class Sweep:
         return seeds
 
     def _table(self, cam_level: Tensor, saliency_level: Tensor) -> NDArray[np.float64]:
-        """Shares (F + 1, B + 1) of an image's sample_grid_pixels by how many thresholds their CAM and their saliency pass."""
+        """Shares (F + 1, B + 1) of an image's cells by how many thresholds their CAM and their saliency pass."""
         shape = len(self.fg) + 1, len(self.bg) + 1
         counts = torch.bincount((cam_level * shape[1] + saliency_level).flatten(), minlength=shape[0] * shape[1])
         return counts.view(shape).numpy() / cam_level.numel()
@@ -197,8 +197,8 @@ def _reason(advice: dict[str, Advice], measures: dict[str, float]) -> str:
     return (
         "activation maps and saliency know nothing of each other, so where one tells most of the other it tells most "
         f"of the objects. The best thresholds tell {' and '.join(bits)} bits, the ranges what comes within that error. "
-        f"At the best, {shown['coverage']} of the sample_grid_pixels are seeds, {shown['tags_seeded']} of the tags got one, "
-        f"{shown['conflict']} of the claimed sample_grid_pixels are disputed; {shown['flip']} of foreground seeds are found in the "
+        f"At the best, {shown['coverage']} of the cells are seeds, {shown['tags_seeded']} of the tags got one, "
+        f"{shown['conflict']} of the claimed cells are disputed; {shown['flip']} of foreground seeds are found in the "
         f"mirror image too, {shown['scale']} at other sizes."
     )
 
@@ -294,7 +294,7 @@ def own_classes(maps: SeedMaps, place: int) -> SeedMaps:
 
 
 def colors_on_grid(image: NDArray[np.uint8], grid: int) -> Tensor:
-    """Lab colors float32 (3, grid, grid) of the pixels that stand for the sample_grid_pixels."""
+    """Lab colors float32 (3, grid, grid) of the pixels that stand for the cells."""
     lab = cv2.cvtColor(sample_grid_pixels(image, grid).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     return torch.from_numpy(lab.transpose(2, 0, 1).copy())
 
