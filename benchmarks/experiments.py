@@ -4,7 +4,7 @@ import json
 import shutil
 import statistics
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -58,22 +58,33 @@ class Experiments:
         self.params = Path("params.yaml").read_text(encoding="utf-8")
         self.known = {} if fresh or not path.exists() else json.loads(path.read_text(encoding="utf-8"))["experiments"]
 
-    def figures(self, name: str, changes: list[str], *, network: str) -> dict:
+    def figures(
+        self,
+        name: str,
+        changes: list[str],
+        *,
+        network: str,
+        variant: str = "",
+        before: Callable[[], object] = dict,
+        also: Callable[[], dict] = dict,
+    ) -> dict:
         """mIoU, with and without CRF, and IoU per class of a network with changed params.
 
-        network: "dsrg", "retrain", or "full", the network of `retrain` trained on the true masks.
+        network: "dsrg", "retrain", or "full", the network of `retrain` trained on the true masks. variant: what
+        differs besides params, put in place by `before`. also: what more to note of the working folder after the run.
         """
         everything = [*self.common, *changes]
         write_text(Path("params.yaml"), self.params)  # `dvc exp run` leaves the changes of the one before in it
-        key = f"{network}-{params_digest(everything)}"
+        key = f"{network}-{params_digest(everything)}{variant}"
         if key not in self.known:
             options = [part for change in everything for part in ("--set-param", change)]
             click.echo(f"{name}: {' '.join(everything)}")
+            before()
             # a name is taken once; the stages of the one before come from DVC's cache
             subprocess.run(["dvc", "exp", "remove", name], capture_output=True)
             subprocess.run(["dvc", "exp", "run", "--name", name, *options, MADE_BY[network]], check=True)
             found = fully_supervised(key) if network == "full" else evaluated(network)
-            self.known[key] = {"name": name, "changes": changes, "network": network, **found}
+            self.known[key] = {"name": name, "changes": changes, "network": network, **found, **also()}
             write_json(self.path, {"experiments": self.known})
         return self.known[key]
 

@@ -91,6 +91,12 @@ def _backbone(name: str) -> str:
     return name
 
 
+class Clicks(Section):
+    unsure_below: Fraction
+    per_image: NonNegative
+    per_click: NonNegative
+
+
 class NetworkParams(Section):
     backbone: Annotated[str, AfterValidator(_backbone)]
     weights: str | None
@@ -360,6 +366,7 @@ class Params(Section):
     seed: Seed
     shapes: ShapesParams
     data: Data
+    clicks: Clicks
     network: NetworkParams
     cam: Cam
     saliency: Saliency

@@ -92,10 +92,18 @@ class Grower:
 
         images: uint8 (H, W, 3) each; present: their tags, bool (B, C+1).
         """
+        batch, probs = self._network_probs(images)
+        crf_probs = None if self.params.grow.on == "softmax" else self.supervisor.crf_probs(batch, probs)
+        return self.supervisor.growth_probs(probs, crf_probs, present.to(probs.device)).cpu()
+
+    @torch.no_grad()
+    def network_probs(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Those of the network alone, float32 (C+1, h, w), of an image uint8 (H, W, 3)."""
+        return self._network_probs([image])[1][0].cpu().numpy()
+
+    def _network_probs(self, images: list[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
         device = next(self.segmenter.parameters()).device
         batch, half = warp_to_square(images, self.size).to(device), self.params.dsrg.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = self.segmenter(batch)
-        probs = smoothed_softmax(logits.float(), min_prob=self.params.dsrg.min_prob)
-        crf_probs = None if self.params.grow.on == "softmax" else self.supervisor.refined(batch, probs)
-        return self.supervisor.growth_probs(probs, crf_probs, present.to(device)).cpu()
+        return batch, smoothed_softmax(logits.float(), min_prob=self.params.dsrg.min_prob)

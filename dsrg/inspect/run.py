@@ -19,6 +19,7 @@ from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.overlays import overlay
 from dsrg.inference.predict import enlarged, load_segmenter, postprocess, predict_logits
+from dsrg.inspect.clicks import ClickValue, Evidence, click_value
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
 from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
 from dsrg.inspect.tally import Coverage, Tally, threshold_steps
@@ -95,6 +96,8 @@ class Run:
         self.watched: Watched | None = None
         self.disagreement = np.full(len(self.index), np.nan)
         self.iou = np.full(len(self.index), np.nan)
+        self.clicks = np.full(len(self.index), np.nan)
+        self.click_values: dict[str, ClickValue] = {}
         # bounded memory: what is asked for again soon is kept, the rest is made again
         self.thumbnail = lru_cache(2048)(self._thumbnail)  # some kilobytes each
         self.seed_maps = lru_cache(64)(self._seed_maps)
@@ -204,6 +207,20 @@ class Run:
 
     def tags(self, row: int) -> list[int]:
         return (np.flatnonzero(self.index.present[row, 1:]) + 1).tolist()
+
+    # Where a click helps most
+
+    def click_value(self, image_id: str) -> ClickValue:
+        """What clicks on a training image may bring, by all that is made so far; noted for the order `clicks`."""
+        present, labels = self.seeds.tags_in_order([image_id])[0], self.seeds.in_order([image_id])[0]
+        saliency, cams = self.seeds.maps(image_id)
+        grown = [labels for _, labels in sorted(self.grown(image_id).items())]
+        has_network = self.paths.dsrg.is_file()
+        probs = self.grower.network_probs(self._learned_from(image_id)) if has_network else None
+        known = Evidence(present, labels, [*cams.values()], saliency, grown, probs)
+        value = self.click_values[image_id] = click_value(known, self.params)
+        self.clicks[self.row[image_id]] = value.priority
+        return value
 
     # Pictures
 
