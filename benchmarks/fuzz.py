@@ -48,19 +48,19 @@ from dsrg.artifacts.label_folder import CHECKSUMS, PLACES, LabelFolder, written_
 from dsrg.artifacts.model_file import FORMAT, VERSION, Model, _digest, load_model, save_model
 from dsrg.artifacts.safe_pickle import _ArrayUnpickler
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
-from dsrg.data.check import Scan, check_records
-from dsrg.data.coco import scan_coco
-from dsrg.data.folder import scan_folder
 from dsrg.data.images import check_image, read_gray, read_image, read_mask
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
-from dsrg.data.voc import scan_voc
 from dsrg.errors import InputError, RunError
 from dsrg.files import sha256, write_json
 from dsrg.params import load_params
 from dsrg.runtime.checksummed import write_checksummed
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import resumable_rows
+from dsrg.sources.coco import scan_coco
+from dsrg.sources.folder import scan_folder
+from dsrg.sources.validation import Scan, check_records
+from dsrg.sources.voc import scan_voc
 from dsrg.training.checkpoints import Checkpoints
 
 SECONDS = 10  # of the processor that one input may take

@@ -28,12 +28,12 @@ from benchmarks.timing import write_figures
 from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.batches import batch_indices
-from dsrg.data.folder import scan_folder
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.data.texts import GrowingTexts
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import resumable_rows
+from dsrg.sources.folder import scan_folder
 
 CLASSES = [f"class {number}" for number in range(80)]
 GRID, SIDE, BATCH = 9, 16, 20

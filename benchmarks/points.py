@@ -31,11 +31,11 @@ from benchmarks.table1 import QUICK
 from benchmarks.table2 import save_figure
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_ground_truth, read_index
-from dsrg.data.points import PointRow, write_point_rows
 from dsrg.files import read_text, write_json, write_text
 from dsrg.inspect.clicks import work_minutes
 from dsrg.inspect.run import Run
 from dsrg.project import load_project
+from dsrg.sources.points import PointRow, write_point_rows
 
 
 class Row(NamedTuple):

@@ -39,12 +39,12 @@ from dsrg.commands import main as dsrg
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import limit_side, read_image
 from dsrg.inference import released
-from dsrg.inference.pictures import check_pictures, find_pictures
 from dsrg.inference.predict import load_segmenter, predictions
 from dsrg.inference.preprocess import scaled_side, warp_to_square
 from dsrg.networks.weights import initial_segmenter
 from dsrg.params import Params, load_params
 from dsrg.predictor import RELEASED
+from dsrg.sources.pictures import check_pictures, find_pictures
 
 BATCH = 8  # the command's own
 CASES = {"VOC's": (450, 32), "a camera's": (3500, 4)}  # about the pictures' sides, how many

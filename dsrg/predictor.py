@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dsrg.artifacts.model_file import Model
-from dsrg.data.check import OTHER_TAG, tag_faults
 from dsrg.data.images import check_image, read_image
 from dsrg.data.index import present_from_tags
 from dsrg.errors import InputError
 from dsrg.inference import released
 from dsrg.inference.predict import Prediction, load_segmenter, predictions
 from dsrg.params import CrfKernel, PredictParams
+from dsrg.sources.validation import OTHER_TAG, tag_faults
 
 RELEASED, RELEASED_CRF = PredictParams(**released.PREDICT), CrfKernel(**released.CRF)
 

@@ -1,6 +1,6 @@
 """Draw the demo data set in the VOC layout."""
 
-from dsrg.data.shapes import draw_dataset
+from dsrg.sources.shapes import draw_dataset
 from dsrg.stage import Stage, run_stage
 
 

@@ -2,8 +2,8 @@
 
 from dsrg.data.classes import write_classes
 from dsrg.data.index import write_ground_truth, write_index
-from dsrg.data.sources import read_source
 from dsrg.files import atomic_folder, write_csv
+from dsrg.sources.scan import read_source
 from dsrg.stage import Stage, run_stage
 
 

@@ -17,6 +17,7 @@ FLOORS = [
     ["dsrg.project"],
     ["dsrg.method"],
     ["dsrg.data"],
+    ["dsrg.sources"],
     ["dsrg.artifacts"],
     ["dsrg.networks"],
     ["dsrg.inference"],

@@ -17,8 +17,8 @@ from ruamel.yaml import YAML
 from dsrg.commands import main
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index
-from dsrg.data.sources import read_source
 from dsrg.networks import weights as weights_module
+from dsrg.sources.scan import read_source
 from helpers import ROOT
 from helpers.networks import save_network
 

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from dsrg.data import images
-from dsrg.data.check import ImageProblem, Record, Scan, check_records, tag_faults
 from dsrg.data.images import read_mask
 from dsrg.data.index import read_index, write_index
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 from dsrg.runtime import progress
+from dsrg.sources.validation import ImageProblem, Record, Scan, check_records, tag_faults
 
 RULES = {"pixels_max": 100, "on_bad": "fail", "untagged": "background"}
 CLASSES = ["cat", "dog"]

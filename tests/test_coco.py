@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from dsrg.data.check import check_records
-from dsrg.data.coco import Shape, draw_mask, scan_coco
 from dsrg.data.images import read_mask
-from dsrg.data.sources import scan
 from dsrg.errors import InputError
+from dsrg.sources.coco import Shape, draw_mask, scan_coco
+from dsrg.sources.scan import scan
+from dsrg.sources.validation import check_records
 
 H, W = 8, 10
 RULES = {"pixels_max": H * W, "on_bad": "fail", "untagged": "background"}

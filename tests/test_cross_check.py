@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsrg.data.cross_check import agreement, compare
+from dsrg.sources.cross_check import agreement, compare
 
 CLASSES = ["cat", "cow", "dog", "emu"]
 TAGS = [{3}, {1}, {4}, {3, 4}, {1, 4}, set(), {2}, {2, 3}]

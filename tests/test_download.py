@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dsrg.commands import main
-from dsrg.data import download
-from dsrg.data.check import check_records
-from dsrg.data.download import VOC2012, Archive, Release, download_voc2012
 from dsrg.data.images import read_mask
 from dsrg.data.palette import voc_palette
-from dsrg.data.sbd import list_ids, read_sbd_mask, trainaug_ids, write_trainaug
-from dsrg.data.voc import scan_voc
 from dsrg.errors import InputError
+from dsrg.sources import download
+from dsrg.sources.download import VOC2012, Archive, Release, download_voc2012
+from dsrg.sources.sbd import list_ids, read_sbd_mask, trainaug_ids, write_trainaug
+from dsrg.sources.validation import check_records
+from dsrg.sources.voc import scan_voc
 from helpers.matlab import mat
 
 A, B, C, D, E, F = (f"2008_00000{k}" for k in range(1, 7))  # a: VOC train; b: VOC val; the others: no mask in VOC

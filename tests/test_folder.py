@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dsrg.data import table as table_module
-from dsrg.data.check import check_records
-from dsrg.data.folder import Names, scan_folder
 from dsrg.data.ids import id_fault, image_ids
-from dsrg.data.sources import draw_val, scan
 from dsrg.errors import InputError
+from dsrg.sources import table as table_module
+from dsrg.sources.folder import Names, scan_folder
+from dsrg.sources.scan import draw_val, scan
+from dsrg.sources.validation import check_records
 
 TABLE = "tags.csv"
 

@@ -11,10 +11,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from dsrg.commands import main
-from dsrg.data.guess import SIZED_FOR, fitted, guess, params_text
 from dsrg.errors import InputError
 from dsrg.networks import weights as weights_module
 from dsrg.params import load_params
+from dsrg.sources.detect import SIZED_FOR, fitted, guess, params_text
 from helpers import ROOT
 
 

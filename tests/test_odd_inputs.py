@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dsrg.commands import main
-from dsrg.data.table import TABLE_BYTES, TABLE_LINES
+from dsrg.sources.table import TABLE_BYTES, TABLE_LINES
 from helpers import ROOT
 from helpers.data import picture
 from helpers.memory import memory_within

@@ -16,13 +16,13 @@ from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.commands import main
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
-from dsrg.data.points import COLUMNS, Points, read_points
 from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import NO_MARK, Mark, mark_cells, with_marks
 from dsrg.params import load_params
 from dsrg.project import load_project
+from dsrg.sources.points import COLUMNS, Points, read_points
 from dsrg.stage import load_stage
 from helpers import ROOT
 from helpers.data import picture, save_index

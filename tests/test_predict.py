@@ -29,11 +29,11 @@ from dsrg.data.images import limit_side, read_image, read_mask
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError, RunError
 from dsrg.inference import predict, released
-from dsrg.inference.pictures import Picture, check_pictures, find_pictures, tags_of
 from dsrg.inference.predict import enlarged
 from dsrg.networks import network
 from dsrg.params import CrfKernel, PredictParams, load_params
 from dsrg.predictor import RELEASED, RELEASED_CRF
+from dsrg.sources.pictures import Picture, check_pictures, find_pictures, tags_of
 from helpers import ROOT
 from helpers.data import picture
 from helpers.networks import NETWORK, save_network

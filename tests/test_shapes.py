@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from dsrg.data.palette import voc_palette
-from dsrg.data.shapes import CLASSES, Creature, Scene, _draw_creature, draw_dataset
 from dsrg.errors import InputError
 from dsrg.params import ShapesParams
+from dsrg.sources.shapes import CLASSES, Creature, Scene, _draw_creature, draw_dataset
 
 NUMBERS = dict(
     train=60,

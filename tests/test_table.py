@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsrg.data.classes import composites, doubts_about, name_fault, reads_as_nothing
-from dsrg.data.guess import _separator
-from dsrg.data.table import NoTable, read_table, split_role
 from dsrg.errors import InputError
+from dsrg.sources.detect import _separator
+from dsrg.sources.table import NoTable, read_table, split_role
 
 # Names that people give their classes, each with what a hasty rule would stumble over.
 HONEST = [

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask
-from dsrg.data.sources import read_source
+from dsrg.sources.scan import read_source
 from helpers import ROOT
 from helpers.data import picture
 from helpers.dvc_yaml import STAGES

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsrg.data.check import Record, Scan, check_records
-from dsrg.data.download import _unpack_voc
 from dsrg.data.images import check_image, read_gray, read_mask
-from dsrg.data.sbd import MASK_MAX, read_sbd_mask
-from dsrg.data.voc import ANNOTATION_MAX, scan_voc
 from dsrg.errors import InputError
 from dsrg.files import linked_elsewhere, read_yaml
 from dsrg.params import load_params
+from dsrg.sources.download import _unpack_voc
+from dsrg.sources.sbd import MASK_MAX, read_sbd_mask
+from dsrg.sources.validation import Record, Scan, check_records
+from dsrg.sources.voc import ANNOTATION_MAX, scan_voc
 from helpers.matlab import mat
 from helpers.project import recipe
 

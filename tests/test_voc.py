@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsrg.data.check import Record, check_records
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.data.voc import scan_voc, untagged_index
 from dsrg.errors import InputError
+from dsrg.sources.validation import Record, check_records
+from dsrg.sources.voc import scan_voc, untagged_index
 
 REAL = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOCdevkit" / "VOC2012"
 REAL_LISTS = {"train": "trainaug", "val": "val"}
@@ -240,7 +240,7 @@ def test_real_data():
 
 def test_an_image_that_needs_an_extra_is_named(root, monkeypatch):
     """HEIC lies there: what is missing is the extra, not the image."""
-    monkeypatch.setattr("dsrg.data.voc.HOW_TO_READ", {".heic": "run: pip install pillow-heif"})
+    monkeypatch.setattr("dsrg.sources.voc.HOW_TO_READ", {".heic": "run: pip install pillow-heif"})
     image = next(iter(sorted((root / "JPEGImages").iterdir())))
     image.rename(image.with_suffix(".heic")).write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     scan = scan_voc(root, train="train", val=None)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the findings to this file too.")
 def check(json_path: Path | None) -> None:
     """Check params.yaml, what it names, and every image, tag and mask, without writing anything else."""
-    from dsrg.data.sources import read_source
     from dsrg.doctor import unseen_data
     from dsrg.files import write_json
     from dsrg.preflight import missing_files, unfit_files
     from dsrg.project import load_project
+    from dsrg.sources.scan import read_source
 
     problems, warnings, found = [], [], {}
     try:
@@ -128,9 +128,9 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
     """
     import shlex
 
-    from dsrg.data.guess import FROM_SCRATCH, SIZED_FOR, first_look, fitted, guess, is_own_work, params_text
     from dsrg.files import read_text, write_text
     from dsrg.networks.weights import imagenet_fault
+    from dsrg.sources.detect import FROM_SCRATCH, SIZED_FOR, first_look, fitted, guess, is_own_work, params_text
 
     found = guess(folder)
     root, here, params, recipes = found.root.resolve(), Path.cwd(), Path("params.yaml"), Path("recipes")
@@ -170,7 +170,7 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
 @click.option("--root", type=click.Path(path_type=Path), default="data", show_default=True, help="Folder to fill.")
 def download(dataset: str, root: Path) -> None:
     """Fetch PASCAL VOC 2012 and what SBD adds to it (3.4 GB), as far as it is not in place yet."""
-    from dsrg.data.download import VOC2012, download_voc2012
+    from dsrg.sources.download import VOC2012, download_voc2012
 
     voc = download_voc2012(root, release=VOC2012)
     click.echo(f"fine: {voc}: {VOC2012.trainaug:,} images in trainaug, {VOC2012.lists['val']:,} in val")

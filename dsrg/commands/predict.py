@@ -20,11 +20,11 @@ def submission(name: str, out: Path) -> None:
     """Predict a list of VOC's images into a checked archive for VOC's evaluation server."""
     from dsrg.artifacts.submission import write_submission
     from dsrg.data.classes import VOC_CLASSES
-    from dsrg.data.voc import untagged_index
     from dsrg.inference.predict import load_segmenter, predictions
     from dsrg.inference.preprocess import read_images
     from dsrg.project import load_project
     from dsrg.runtime.progress import tracked
+    from dsrg.sources.voc import untagged_index
 
     project = load_project()
     params = project.params
@@ -177,12 +177,12 @@ def _predict(
     from dsrg.data.index import present_from_tags
     from dsrg.figures.overlays import overlay, write_picture
     from dsrg.files import atomic_folder
-    from dsrg.inference.pictures import check_pictures, find_pictures, remark_counts, tags_of
     from dsrg.inference.predict import enlarged
     from dsrg.params import CrfKernel, PredictParams
     from dsrg.predictor import Predictor
     from dsrg.runtime.progress import tracked
     from dsrg.runtime.workers import keep_memory, threaded_map
+    from dsrg.sources.pictures import check_pictures, find_pictures, remark_counts, tags_of
 
     keep_memory(128 << 20)  # 21 classes' scores at the longest side that is usual
     found, tagged = find_pictures(pictures), None

@@ -16,7 +16,6 @@ from dsrg.artifacts.cues import Cues, read_cues
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.data.images import ExpectedChecksum, limit_side, read_gray, read_image
 from dsrg.data.index import Index
-from dsrg.data.points import Points, read_points
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
 from dsrg.inference.cams import activation_maps, stored_cams
@@ -35,6 +34,7 @@ from dsrg.params import Saliency, SeedCrf, SeedParams
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import Item, resumable_rows
+from dsrg.sources.points import Points, read_points
 
 SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 

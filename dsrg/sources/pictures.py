@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dsrg.data.check import OTHER_TAG, tag_faults
-from dsrg.data.folder import IMAGES, Names, find_files
 from dsrg.data.ids import image_ids
 from dsrg.data.images import ENDINGS, ImageFacts, check_image, files_left_out
-from dsrg.data.table import Row, read_table
 from dsrg.errors import InputError
 from dsrg.runtime.progress import tracked
 from dsrg.runtime.workers import threaded_map
+from dsrg.sources.folder import IMAGES, Names, find_files
+from dsrg.sources.table import Row, read_table
+from dsrg.sources.validation import OTHER_TAG, tag_faults
 
 
 class Picture(NamedTuple):

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.data.voc import list_path
 from dsrg.errors import InputError
 from dsrg.files import read_text, write_text
+from dsrg.sources.voc import list_path
 
 TRAINAUG = 10_582  # images, of the published lists
 

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from ruamel.yaml import YAML
 
-from dsrg.data.check import EXAMPLES, warn_of
 from dsrg.data.classes import composites, is_written_out
-from dsrg.data.folder import MASKS, find_files
 from dsrg.data.images import ENDINGS
-from dsrg.data.sources import scan
-from dsrg.data.table import ENDINGS_OF_TABLES, NoTable, Row, read_cells, read_table, split_role
 from dsrg.errors import InputError
 from dsrg.files import read_text
+from dsrg.sources.folder import MASKS, find_files
+from dsrg.sources.scan import scan
+from dsrg.sources.table import ENDINGS_OF_TABLES, NoTable, Row, read_cells, read_table, split_role
+from dsrg.sources.validation import EXAMPLES, warn_of
 
 COCO_PARTS = (b'"images"', b'"annotations"', b'"categories"')
 SEPARATORS = "|;,\uff5c\uff1b\uff0c\u3001\n"  # of tags, the least likely in a name first

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from dsrg.data.classes import composites
-from dsrg.data.cross_check import compare
 from dsrg.data.images import REMARKS, ImageFacts, check_image, mask_from, read_bytes
 from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
@@ -25,6 +24,7 @@ from dsrg.method.grid import UNLABELLED
 from dsrg.runtime.environment import worker_count
 from dsrg.runtime.progress import tracked
 from dsrg.runtime.workers import threaded_map
+from dsrg.sources.cross_check import compare
 
 EXAMPLES = 5  # ids quoted in a warning
 TAG_SEPARATORS = ",;|\t\n\uff0c\uff1b\uff5c\u3001"  # what people separate tags with, also in Chinese and Japanese

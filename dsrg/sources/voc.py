@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dsrg.data.check import ImageProblem, Record, Scan, check_records, tag_faults
 from dsrg.data.classes import VOC_CLASSES, read_classes
 from dsrg.data.ids import ListEntry, id_fault, id_problems
 from dsrg.data.images import ENDINGS, HOW_TO_READ
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import human_bytes, read_text
+from dsrg.sources.validation import ImageProblem, Record, Scan, check_records, tag_faults
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Segmentation")
 ANNOTATION_MAX = 16 * 1024**2  # bytes; VOC's own have less than 20,000, and reading one takes 20 times its size

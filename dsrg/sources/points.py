@@ -23,14 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsrg.data.check import warn_of
-from dsrg.data.folder import Names
 from dsrg.data.index import Index
-from dsrg.data.table import normal, read_cells
 from dsrg.errors import InputError
 from dsrg.files import write_csv
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import Mark
+from dsrg.sources.folder import Names
+from dsrg.sources.table import normal, read_cells
+from dsrg.sources.validation import warn_of
 
 BACKGROUND, ERASE = "background", "erase"  # what a row may name besides a class
 COLUMNS = ("image", "x", "y", "class", "radius", "stroke")

@@ -1,8 +1,8 @@
 """Fetching PASCAL VOC 2012 with the images and masks that SBD adds to it, as one tree in VOC's layout.
 
 ROOT/VOCtrainval_11-May-2012.tar, ROOT/benchmark.tgz       what torchvision.datasets names; not needed afterwards
-ROOT/VOCdevkit/VOC2012/                                    VOC's own tree (see `dsrg.data.voc`)
-    ImageSets/Segmentation/trainaug.txt                    10,582 ids (see `dsrg.data.sbd`)
+ROOT/VOCdevkit/VOC2012/                                    VOC's own tree (see `dsrg.sources.voc`)
+    ImageSets/Segmentation/trainaug.txt                    10,582 ids (see `dsrg.sources.sbd`)
     SegmentationClassAug/ID.png                            SBD's masks of training images that have none in VOC
 
 Every step is done atomically, and not again where its result is in place: a run that was stopped goes on.
@@ -21,11 +21,11 @@ from torchvision.datasets.utils import calculate_md5, check_integrity, download_
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from dsrg.data.palette import label_png
-from dsrg.data.sbd import TRAINAUG, list_ids, read_sbd_mask, write_trainaug
-from dsrg.data.voc import list_path
 from dsrg.errors import InputError
 from dsrg.files import atomic_file, read_text
 from dsrg.runtime.progress import track
+from dsrg.sources.sbd import TRAINAUG, list_ids, read_sbd_mask, write_trainaug
+from dsrg.sources.voc import list_path
 
 SBD_LIST = re.compile(r"(?:\./)?benchmark_RELEASE/dataset/(train|val)\.txt")
 SBD_MASK = re.compile(r"(?:\./)?benchmark_RELEASE/dataset/cls/(\d{4}_\d{6})\.mat")

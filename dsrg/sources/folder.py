@@ -18,12 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from dsrg.data.check import EXAMPLES, TAG_SEPARATORS, ImageProblem, Record, Scan, tag_faults, warn_of
 from dsrg.data.classes import class_problems, composites, doubts_about, name_fault, read_classes
 from dsrg.data.ids import ListEntry, id_problems, image_ids
 from dsrg.data.images import ENDINGS, HOW_TO_READ, files_left_out
-from dsrg.data.table import Row, normal, read_table, table_text
 from dsrg.errors import InputError
+from dsrg.sources.table import Row, normal, read_table, table_text
+from dsrg.sources.validation import EXAMPLES, TAG_SEPARATORS, ImageProblem, Record, Scan, tag_faults, warn_of
 
 NOT_THERE = "expected its path below data.root"
 IMAGES, MASKS = "images", "masks"  # folders below the root; the first is left out of ids

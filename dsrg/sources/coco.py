@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from dsrg.data.check import DrawMask, ImageProblem, Record, Scan, warn_of
 from dsrg.data.classes import MOST_CLASSES, class_problems, is_background, read_classes
 from dsrg.data.ids import ListEntry, id_problems, image_ids
 from dsrg.errors import InputError
 from dsrg.files import read_text
 from dsrg.method.grid import UNLABELLED
+from dsrg.sources.validation import DrawMask, ImageProblem, Record, Scan, warn_of
 
 PARTS = {
     "images": {"id": int, "file_name": str},

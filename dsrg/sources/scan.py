@@ -4,10 +4,10 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from dsrg.data.check import Record, Scan, ValidatedData, check_records
-from dsrg.data.coco import scan_coco
-from dsrg.data.folder import scan_folder
-from dsrg.data.voc import scan_voc
+from dsrg.sources.coco import scan_coco
+from dsrg.sources.folder import scan_folder
+from dsrg.sources.validation import Record, Scan, ValidatedData, check_records
+from dsrg.sources.voc import scan_voc
 
 SOURCES = ("voc", "folder", "coco")
 
