@@ -18,7 +18,17 @@ from ruamel.yaml import YAML
 from benchmarks.advice import confusions, mean_f1, rank_correlation
 from dsrg.advise.figure import draw_advice
 from dsrg.advise.information import border_steps, foreground_overlap, mutual_information, split_tables
-from dsrg.advise.sweep import MEASURES, THRESHOLDS, Advice, Sweep, Views, findings, own_classes, view_maps, words
+from dsrg.advise.sweep import (
+    MEASURES,
+    THRESHOLDS,
+    Advice,
+    Sweep,
+    Views,
+    findings,
+    own_classes,
+    summary_lines,
+    view_maps,
+)
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.commands import main
 from dsrg.inference.cams import load_classifier
@@ -202,7 +212,7 @@ class TestAdvice:
         maps = drawn_maps(step_map(4), np.ones((6, 8), np.float32), np.zeros((6, 8), np.uint8), tags)
         found = findings(swept_over(maps, maps, use="none"), self.params)
         assert found["advised"] is None and "tell nothing of each other" in found["reason"]
-        assert words(found) == [found["reason"]]
+        assert summary_lines(found) == [found["reason"]]
 
     @pytest.mark.parametrize(
         "change, reason",
@@ -226,7 +236,7 @@ class TestAdvice:
         assert one.is_informative and not one._replace(error=np.full(7, 0.3)).is_informative
 
     def test_words(self):
-        lines = words(findings(noisy_set(30), self.params))
+        lines = summary_lines(findings(noisy_set(30), self.params))
         assert lines[0] == "seeds.fg_thresh: 0.6 to 0.6, best 0.6 (params.yaml: 0.15)"
         assert "unknown of foreground seeds" in lines[2], "no views were looked at"
         assert lines[-1] == "To try the best: dvc exp run -S seeds.fg_thresh=0.6 -S seeds.bg_thresh=0.3"

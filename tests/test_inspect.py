@@ -161,7 +161,7 @@ class TestLive:
             pytest.fail("it is at hand already")
 
         monkeypatch.setattr(project, "image", refuse)
-        monkeypatch.setattr(project.grower, "deciding", refuse)
+        monkeypatch.setattr(project.grower, "growth_probs", refuse)
         assert project.live(image_id, project.before._replace(seeds_fg=0.3, grow_fg=0.7), growing=True)["regrown"]
 
     def test_evaluation_images_have_no_seeds(self, project):

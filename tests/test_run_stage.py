@@ -195,7 +195,7 @@ class TestTogether:
         first.stdout.readline()
         other = start(project, self.SHOW, together=True, **TORCHRUN)
         said, complaint = other.communicate()
-        assert said.startswith("/dev/null Topology(launcher='torchrun'") and not complaint and first.poll() is None
+        assert said.startswith("/dev/null LaunchConfig(launcher='torchrun'") and not complaint and first.poll() is None
         first.kill()
         first.communicate()
 

@@ -586,7 +586,9 @@ class TestCheckpoints:
         monkeypatch.delenv("DSRG_CHECKPOINT_SECONDS")
         now = [0.0]
         monkeypatch.setattr(resume_module.time, "monotonic", lambda: now[0])
-        monkeypatch.setattr(resume_module, "write_sealed", lambda *_, **__: now.__setitem__(0, now[0] + 5) or folder)
+        monkeypatch.setattr(
+            resume_module, "write_checksummed", lambda *_, **__: now.__setitem__(0, now[0] + 5) or folder
+        )
         checkpoints = Checkpoints(folder, fingerprint="0123")
         now[0] = 61
         assert checkpoints.due(1)

@@ -29,10 +29,10 @@ from dsrg.inference.preprocess import image_batches, sample_grid_pixels
 from dsrg.inspect.reseeding import SeedMaps, stored_maps, with_crf
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import make_seeds, with_crf_labels
-from dsrg.networks.network import Classifier
+from dsrg.networks.network import CamClassifier
 from dsrg.params import Params
 from dsrg.params import Saliency as SaliencySettings
-from dsrg.params import Seeds as SeedSettings
+from dsrg.params import SeedParams as SeedSettings
 from dsrg.project import Project
 from dsrg.runtime.progress import tracked
 
@@ -249,7 +249,7 @@ def sweep_thresholds(sweep: Sweep, project: Project, *, images: int) -> Iterator
 
 
 def _seen(
-    classifier: Classifier, seeds: Seeds, index: Index, root: Path, params: Params
+    classifier: CamClassifier, seeds: Seeds, index: Index, root: Path, params: Params
 ) -> Iterator[tuple[str, SeedMaps, Tensor, dict[str, list[SeedMaps]]]]:
     """Of each image: id, its maps, its colors on the grid, its maps as other views make them."""
     views = Views.of(params)._asdict()
@@ -275,7 +275,7 @@ def _seen(
 
 
 def view_maps(
-    classifier: Classifier, images: list[NDArray[np.uint8]], size: int, scale: float, mirrored: bool
+    classifier: CamClassifier, images: list[NDArray[np.uint8]], size: int, scale: float, mirrored: bool
 ) -> Tensor:
     """Activation maps, see `activation_maps`, of one look at the images, turned back if they were mirrored."""
     looks = [np.ascontiguousarray(image[:, ::-1]) for image in images] if mirrored else images
