@@ -105,7 +105,7 @@ def candidate_classes(grids: list[Tensor]) -> Tensor:
     ahead of another one, here the one ahead on the whole, comes to less than nothing. On real images few can.
     """
     leader = sum(grid.mean(dim=(1, 2)) for grid in grids).argmax()
-    ahead = sum((grid - grid[leader]).amax(dim=(1, 2)) for grid in grids)
+    ahead = sum((grid - grid.index_select(0, leader[None])).amax(dim=(1, 2)) for grid in grids)
     return ~(ahead < 0)  # scores that are no numbers rule nothing out
 
 

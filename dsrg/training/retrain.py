@@ -26,7 +26,7 @@ def retrain_criterion(*, loss: str, min_prob: float) -> Criterion:
             labels = batch.labels.long()
             summed = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
             # pixels count alike, in whichever process's part of the batch they are
-            counts = (labels != UNLABELLED).sum(), torch.tensor(len(labels), device=labels.device)
+            counts = (labels != UNLABELLED).sum(), labels.new_full((), len(labels))
             labelled, images = all_reduce_sum(torch.stack(counts))
             value = summed / labelled.clamp(min=1) * (images / len(labels))
         return value, {"loss": value.detach()}
