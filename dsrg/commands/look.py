@@ -43,31 +43,36 @@ def report(out: Path) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 = any free one.")
 @click.option("--browser/--no-browser", default=True, help="Open the page in a browser.")
 @click.option("--rev", help="Another run to show beside: a DVC experiment, a commit, a branch or a tag.")
-def inspect(port: int, browser: bool, rev: str | None) -> None:
+@click.option("--edit", is_flag=True, help="Let points and strokes be set, in the table of data.points.")
+def inspect(port: int, browser: bool, rev: str | None, edit: bool) -> None:
     """Look at seeds, growth and results of every image in a browser, and try other thresholds.
 
-    The page is served from here to this machine alone, reads what the stages have made and writes nothing. From another
-    machine: `ssh -L 8765:127.0.0.1:8765 THIS_ONE`. End it with Ctrl-C.
+    The page is served from here to this machine alone, reads what the stages have made and writes nothing, but for
+    points with --edit, and then for those alone who have the address with its token. From another machine: `ssh -L
+    8765:127.0.0.1:8765 THIS_ONE`. End it with Ctrl-C.
     """
     import tempfile
     import webbrowser
 
     from dsrg.inspect.revision import run_at
     from dsrg.inspect.run import Run
-    from dsrg.inspect.server import Other, serve
+    from dsrg.inspect.server import Other, open_browser, serve
     from dsrg.project import load_project
 
     project = load_project()
     run = Run(project)
 
-    def ready(address: str) -> None:
-        click.echo(address)
-        if browser:
-            webbrowser.open(address)
-
     with tempfile.TemporaryDirectory(prefix="dsrg-inspect-") as folder:
+
+        def ready(address: str) -> None:
+            click.echo(address)
+            if browser and edit:
+                open_browser(address, Path(folder))
+            elif browser:
+                webbrowser.open(address)
+
         other = rev and Other(rev, run_at(rev, Path(folder), project))
-        serve(run, port=port, ready=ready, other=other or None)
+        serve(run, port=port, ready=ready, other=other or None, edit=edit)
 
 
 @main.command()

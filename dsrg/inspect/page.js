@@ -1,6 +1,7 @@
 // The page: a grid of all images, and one image large with its layers and thresholds.
 
 import { UNLABELLED, canvasSize, decode, drawLabels, drawMap, nameRegions, valueAt } from "./drawing.js";
+import { createEditor } from "./editing.js";
 
 const PAGE = 100; // images asked for at once
 const AHEAD = 600; // pixels below the window within which more of the grid is asked for
@@ -31,6 +32,7 @@ let shown = null; // the image that is large
 let settings = null; // of layers, by key, kept from image to image: {on, fade}
 let before, now; // thresholds
 let playing = null;
+let editor; // of points, see createEditor
 
 // Talking to the server
 
@@ -151,6 +153,7 @@ async function open(id) {
     layers.splice(layers.findIndex(layer => layer.key === "truth"), 0, { ...PREDICTION });
   }
   const [width, height] = canvasSize(picture.naturalWidth, picture.naturalHeight);
+  const [wide, high] = [answer.width, answer.height]; // of the image itself, in pixels
   shown = { ...answer, picture, layers, width, height, step: 0, drawn: new Map(), training };
   Object.assign($("canvas"), { width, height });
   for (const layer of layers) settings[layer.key] ??= { on: layer.key === "image", fade: null };
@@ -173,11 +176,14 @@ async function open(id) {
   }
   listLayers();
   showThresholds();
+  editor.open({ id, width: wide, height: high, tags: answer.tags, marks: answer.marks, training });
   await fetchLater();
-  if (training && state.fixed.seeds === null) refresh();
+  if (hasSeeds()) refresh();
   draw();
   $("viewer").dataset.ready = id;
 }
+
+const hasSeeds = () => shown?.layers.some(({ key, kind }) => key === "seeds" && kind === "labels");
 
 // The other run's layers of the same image, to be switched and faded together with this run's.
 async function openBeside(image) {
@@ -266,6 +272,7 @@ function paint(canvas, image) {
   const top = visible(image).findLast(layer => layer.kind === "labels");
   const pixel = image.width / (canvas.clientWidth || image.width); // of the canvas, for one of the screen
   if (top) nameRegions(context, drawing(image, top).labels, image.width, image.height, state.classes, pixel);
+  if (image === shown) editor.paint(context, pixel, image.width, image.height);
 }
 
 function drawLegend() {
@@ -476,16 +483,15 @@ function reset() {
   refresh();
 }
 
-async function copy() {
-  const text = $("command").textContent;
+async function copy(source, button) {
   try {
-    await navigator.clipboard.writeText(text);
-    $("copy").textContent = "copied";
+    await navigator.clipboard.writeText($(source).textContent);
+    $(button).textContent = "copied";
   } catch { // no permission: leave it selected, to be copied by hand
-    getSelection().selectAllChildren($("command"));
-    $("copy").textContent = "selected";
+    getSelection().selectAllChildren($(source));
+    $(button).textContent = "selected";
   }
-  setTimeout(() => { $("copy").textContent = "copy"; }, 1500);
+  setTimeout(() => { $(button).textContent = "copy"; }, 1500);
 }
 
 // From image to image
@@ -516,6 +522,7 @@ function follow() {
 }
 
 function press(event) {
+  if (shown && state.edit && editor.press(event)) return event.preventDefault();
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const inField = event.target.matches("input:not([type=checkbox]), select");
   const { key } = event;
@@ -562,6 +569,11 @@ async function start() {
   $("order").value = "ascending";
   $("missing").replaceChildren(...state.missing.map(text => make("li", { textContent: text })));
   listThresholds();
+  editor = createEditor({
+    classes: state.classes, edit: state.edit, colorOf: label => rgb(palette, label), copy, complain,
+    changed: () => hasSeeds() && refresh(), redraw: () => shown && draw(),
+  });
+  addEventListener("focus", () => editor.reload().catch(complain)); // another window may have set points
 
   const again = () => { scrollTo(0, 0); fill().catch(complain); };
   $("sort").addEventListener("change", () => { $("order").value = FIRST[$("sort").value] ?? "ascending"; });
@@ -579,7 +591,7 @@ async function start() {
   }
   $("step").addEventListener("input", () => stepTo(Number($("step").value)));
   $("play").addEventListener("click", play);
-  $("copy").addEventListener("click", copy);
+  $("copy").addEventListener("click", () => copy("command", "copy"));
   $("reset").addEventListener("click", reset);
   addEventListener("keydown", press);
   addEventListener("hashchange", follow);

@@ -18,14 +18,17 @@ from dsrg.data.images import limit_side
 from dsrg.data.index import GroundTruth, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.figures.overlays import overlay
+from dsrg.files import find_in_project
 from dsrg.inference.predict import enlarged, load_segmenter, postprocess, predict_logits
 from dsrg.inspect.clicks import ClickValue, Evidence, click_value
+from dsrg.inspect.editing import Editor
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
 from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
 from dsrg.inspect.tally import Coverage, Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
+from dsrg.method.points import NO_MARK, with_marks
 from dsrg.params import Params
 from dsrg.project import Project
 
@@ -66,15 +69,16 @@ KEYS = ("seeds.fg_thresh", "seeds.bg_thresh", "grow.fg_thresh", "grow.bg_thresh"
 
 
 class Watched(NamedTuple):
-    """The images whose growth the training recorded, as one batch: their maps and deciding probabilities."""
+    """The images whose growth the training recorded, as one batch: their maps, deciding probabilities and points."""
 
     maps: SeedMaps
     deciding: torch.Tensor
+    cells: NDArray[np.int16]  # (B, h, w), see `mark_cells`
     before: float  # share of their cells that is labelled once grown at params.yaml's thresholds
 
 
 class Run:
-    """Artifacts of one run, read when asked for. Nothing is ever written.
+    """Artifacts of one run, read when asked for. Nothing is written but the table of points, by its `editor`.
 
     Args:
         project: whose files and params it is.
@@ -92,6 +96,9 @@ class Run:
         self.index = read_index(self.paths.index, self.classes)
         self.row = {image_id: row for row, image_id in enumerate(self.index.ids)}
         self.before = Thresholds.of(self.params)
+        path, data = self.params.data.points, self.params.data
+        rules = {"tags": data.points_tags, "unknown": data.on_bad}
+        self.editor = Editor(path and find_in_project(path), self.index, self.classes, **rules)
         self.tally = Tally(self.params.seeds)
         self.watched: Watched | None = None
         self.disagreement = np.full(len(self.index), np.nan)
@@ -118,8 +125,9 @@ class Run:
         return self.index.splits[self.row[image_id]] == "train"
 
     def missing(self) -> list[str]:
-        """Artifacts that are not there, each with the stage that makes it."""
-        return [f"{self._path(key)}: {_run(stage)}" for key, stage in MAKERS.items() if not self._path(key).exists()]
+        """Artifacts that are not there, each with the stage that makes it, and what is wrong with the points."""
+        gone = [f"{self._path(key)}: {_run(stage)}" for key, stage in MAKERS.items() if not self._path(key).exists()]
+        return [*gone, *filter(None, [self.editor.problem()])]
 
     @cached_property
     def seeds(self) -> Seeds | str:
@@ -386,6 +394,8 @@ class Run:
             raise InputError(f"{image_id}: has no seeds to make anew ({TRAINING_ONLY})")
         answer = {"command": now.command(self.before), "counted": self.tally.images, "of": len(self.seeds.ids)}
         old, new = (self._seeds_at(image_id, thresholds) for thresholds in (self.before, now))
+        if (cells := self._cells(image_id)) is not None:
+            new = with_marks(new, cells[None])
         answer["seeds"] = labels_layer("seeds", "seeds", new[0].numpy(), corners=True)
         answer["coverage"] = {
             "image": [_share(old), _share(new)],
@@ -394,8 +404,15 @@ class Run:
         if growing:
             answer |= self._live_growth(image_id, new, now)
             if self.watched is not None:
-                answer["coverage"]["watched"] = [self.watched.before, self._share_grown(*self.watched[:2], now)]
+                answer["coverage"]["watched"] = [self.watched.before, self._share_grown(*self.watched[:3], now)]
         return answer
+
+    def _cells(self, image_id: str) -> NDArray[np.int16] | None:
+        """What points say of an image's cells, int16 (h, w); None without points, or where their table is broken."""
+        try:
+            return self.editor.cells(image_id, grid=self.seeds.seeds.shape[-1])
+        except InputError:
+            return None
 
     def _seeds_at(self, image_id: str, thresholds: Thresholds) -> torch.Tensor:
         """uint8 (1, h, w)."""
@@ -409,6 +426,8 @@ class Run:
 
     def _live_growth(self, image_id: str, seeds: torch.Tensor, now: Thresholds) -> dict:
         deciding, (_, present) = self.growth_probs(image_id), self._seeds_and_tags([image_id])
+        if added := self.editor.added(image_id) if self.editor.problem() is None else []:
+            present[0, added] = True
         grown = grow(seeds, deciding, present, fg_thresh=now.grow_fg, bg_thresh=now.grow_bg)
         sure, likeliest = deciding[0].masked_fill(~present[0, :, None, None], 0).max(dim=0)
         output = labels_layer("deciding", GROWN_ON[self.params.grow.on], likeliest.numpy(), corners=True)
@@ -420,8 +439,10 @@ class Run:
     def _tallied(self, thresholds: Thresholds) -> Coverage | None:
         return self.tally.coverage(fg_thresh=thresholds.seeds_fg, bg_thresh=thresholds.seeds_bg)
 
-    def _share_grown(self, maps: SeedMaps, deciding: torch.Tensor, thresholds: Thresholds) -> float:
-        seeds = self._live_seeds(maps, thresholds)
+    def _share_grown(
+        self, maps: SeedMaps, deciding: torch.Tensor, cells: NDArray[np.int16], thresholds: Thresholds
+    ) -> float:
+        seeds = with_marks(self._live_seeds(maps, thresholds), cells)
         return _share(grow(seeds, deciding, maps.present, fg_thresh=thresholds.grow_fg, bg_thresh=thresholds.grow_bg))
 
     # What is counted beside
@@ -436,7 +457,7 @@ class Run:
     def count(self, image_id: str) -> None:
         """Enter one image into the tally and note how far its classes disagree."""
         if (maps := self._seed_maps(image_id)) is not None:
-            self.tally.add(maps)
+            self.tally.add(maps, self._cells(image_id))
             self.disagreement[self.row[image_id]] = disagreement(maps, fg_thresh=self.params.seeds.fg_thresh)
 
     def to_watch(self) -> list[str]:
@@ -449,7 +470,9 @@ class Run:
         if ids := self.to_watch():
             maps = joined([self.seed_maps(image_id) for image_id in ids])
             deciding = torch.cat([self.growth_probs(image_id) for image_id in ids])
-            self.watched = Watched(maps, deciding, self._share_grown(maps, deciding, self.before))
+            none = np.full(maps.labels.shape[1:], NO_MARK, np.int16)
+            cells = np.stack([none if own is None else own for own in map(self._cells, ids)])
+            self.watched = Watched(maps, deciding, cells, self._share_grown(maps, deciding, cells, self.before))
 
     def state(self) -> dict:
         """What the page needs before any image."""

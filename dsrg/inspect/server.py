@@ -1,9 +1,12 @@
-"""The page's server: reads, never writes, and answers only those who call it by its own name.
+"""The page's server: answers only those who call it by its own name; writes points, and for those alone who have its
+token, with `dsrg inspect --edit`.
 
     /                     the page                /thumb/ID   small JPEG (?seeds=1: with seeds)
     /api/state            classes, thresholds     /image/ID   JPEG
     /api/images           rows of the grid        /api/image/ID, /api/prediction/ID, /api/live/ID   layers
                                                  (?run=other: of the run beside)
+    POST /api/points/ID   with the header X-Token: {"add": [mark ...], "remove": [mark ...]}; a mark is
+                          {"class": "dog", "radius": 0, "path": [[x, y] ...]}, in pixels of the image
 
 What whole data sets amount to is counted beside, and told as far as it is known.
 """
@@ -11,11 +14,16 @@ What whole data sets amount to is counted beside, and told as far as it is known
 import asyncio
 import contextlib
 import ipaddress
+import json
+import math
+import secrets
 import socket
 import time
+import webbrowser
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +33,7 @@ from aiohttp import web
 
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
+from dsrg.files import write_text
 from dsrg.inspect.run import KEYS, SORTS, Run, Thresholds
 
 PAGE = {
@@ -32,6 +41,7 @@ PAGE = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
     "/drawing.js": ("drawing.js", "text/javascript"),
+    "/editing.js": ("editing.js", "text/javascript"),
 }
 HEADERS = {
     # the page may load nothing from elsewhere, and nobody elsewhere may load or frame anything from here
@@ -52,8 +62,10 @@ class Other(NamedTuple):
     run: Run
 
 
-def serve(run: Run, *, port: int, ready: Callable[[str], None], other: Other | None = None) -> None:
+def serve(run: Run, *, port: int, ready: Callable[[str], None], other: Other | None = None, edit: bool = False) -> None:
     """Serve until interrupted; `ready` is called with the address. Port 0 takes a free one.
+
+    edit: points may be set, by whoever has the address with its token, which nobody else can guess.
 
     Raises InputError when the address cannot be had.
     """
@@ -61,14 +73,24 @@ def serve(run: Run, *, port: int, ready: Callable[[str], None], other: Other | N
         listening = socket.create_server((HOST, port))
     except OSError as error:
         raise InputError(f"{HOST}:{port}: {error.strerror or error}; choose another --port") from None
-    ready(f"http://{HOST}:{listening.getsockname()[1]}/")
-    web.run_app(create_app(run, other=other), sock=listening, print=None, access_log=None)
+    token = secrets.token_urlsafe() if edit else None
+    ready(f"http://{HOST}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}")
+    web.run_app(create_app(run, other=other, token=token), sock=listening, print=None, access_log=None)
 
 
-def create_app(run: Run, *, other: Other | None = None) -> web.Application:
-    """The application, to be served at loopback."""
+def open_browser(address: str, folder: Path) -> None:
+    """Open an address by way of a page in `folder`, which is for this user alone: who runs `ps` sees no token."""
+    page = folder / "open.html"
+    write_text(page, f'<meta http-equiv="refresh" content="0; url={address}">')
+    webbrowser.open(page.as_uri())
+
+
+def create_app(run: Run, *, other: Other | None = None, token: str | None = None) -> web.Application:
+    """The application, to be served at loopback. Without a token it writes nothing."""
     app = web.Application(middlewares=[_guard, _problems])
-    pages = _Pages(run, other)
+    pages = _Pages(run, other, token)
+    if token is not None:
+        app.router.add_post("/api/points/{id:[^/]+}", pages.change_points)
     for path, (name, kind) in PAGE.items():
         app.router.add_get(path, _file(Path(__file__).with_name(name), kind))
     app.router.add_get("/api/state", pages.state)
@@ -132,8 +154,8 @@ def _file(path: Path, kind: str) -> Handler:
 class _Pages:
     """Answers to requests. Networks run in one thread, one after the other; all else in a few."""
 
-    def __init__(self, run: Run, other: Other | None) -> None:
-        self.run, self.other = run, other
+    def __init__(self, run: Run, other: Other | None, token: str | None = None) -> None:
+        self.run, self.other, self.token = run, other, token
         self.networks = ThreadPoolExecutor(1, "networks")
         self.scoring: asyncio.Task | None = None
         self.counted = False
@@ -142,7 +164,10 @@ class _Pages:
         state = await asyncio.to_thread(self.run.state)
         viridis = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
         colors = {"palette": _bytes(voc_palette()), "viridis": _bytes(viridis)}
-        return web.json_response(state | colors | {"other": self.other and self.other.name})
+        editor, edit = self.run.editor, None
+        if self.token is not None:
+            edit = {"file": str(self.run.params.data.points), "why": await asyncio.to_thread(editor.why_not)}
+        return web.json_response(state | colors | {"other": self.other and self.other.name, "edit": edit})
 
     async def images(self, request: web.Request) -> web.Response:
         query, run = request.query, self.run
@@ -184,6 +209,8 @@ class _Pages:
         image_id = self._id(request, run)
         row = run.row[image_id]
         facts = {"id": image_id, "split": run.index.splits[row], "tags": run.tags(row)}
+        facts |= {"width": int(run.index.widths[row]), "height": int(run.index.heights[row])}
+        facts["marks"] = [] if run.editor.problem() else run.editor.marks(image_id)
         return web.json_response(facts | {"layers": await asyncio.to_thread(run.layers, image_id)})
 
     async def prediction(self, request: web.Request) -> web.Response:
@@ -200,6 +227,17 @@ class _Pages:
         answer = await asyncio.to_thread(self.run.live, image_id, now, growing=growing)
         answer["counting"] = counting
         return web.json_response(answer | {"ms": round(1000 * (time.perf_counter() - began), 1)})
+
+    async def change_points(self, request: web.Request) -> web.Response:
+        """Write new marks of an image, take others away -> all that it then has, and the new ones as they are kept."""
+        if not secrets.compare_digest(request.headers.get("X-Token", "").encode(), self.token.encode()):
+            raise web.HTTPForbidden(text="wrong token; open the address that `dsrg inspect --edit` printed")
+        image_id, editor = self._id(request), self.run.editor
+        if not self.run.is_training(image_id):
+            raise web.HTTPBadRequest(text="evaluation images are not learned from")
+        add, remove = _changes(await request.text())
+        kept = await asyncio.to_thread(editor.change, image_id, add=add, remove=remove)
+        return web.json_response({"marks": editor.marks(image_id), "added": kept, "tags": editor.added(image_id)})
 
     def _run(self, request: web.Request) -> Run:
         """The run that a request asks about: the other run's with ?run=other, if there is one."""
@@ -255,6 +293,34 @@ def _thresholds(request: web.Request) -> Thresholds:
     if not all(0 <= value <= 1 for value in values):
         raise web.HTTPBadRequest(text="expected thresholds from 0 to 1")
     return values
+
+
+def _changes(text: str) -> tuple[list[dict], list[dict]]:
+    """The marks to add and to remove that the body of a request names."""
+
+    def is_number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+    def is_mark(mark: object) -> bool:
+        if (
+            not isinstance(mark, dict)
+            or mark.keys() != {"class", "radius", "path"}
+            or not isinstance(mark["class"], str)
+        ):
+            return False
+        path = mark["path"]
+        places = isinstance(path, list) and all(isinstance(place, list) and len(place) == 2 for place in path)
+        named = isinstance(mark["class"], str)
+        return named and places and len(path) > 0 and all(map(is_number, (mark["radius"], *chain(*path))))
+
+    try:
+        changes = json.loads(text)
+        add, remove = changes["add"], changes["remove"]
+        if not all(isinstance(marks, list) and all(map(is_mark, marks)) for marks in (add, remove)):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise web.HTTPBadRequest(text='expected {"add": [mark ...], "remove": [mark ...]}') from None
+    return add, remove
 
 
 def _whole_number(text: str) -> int | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dsrg.inspect.reseeding import SeedMaps, live_seeds
 from dsrg.method.grid import UNLABELLED
+from dsrg.method.points import NO_MARK
 from dsrg.method.seeds import make_seeds
 from dsrg.params import SeedParams
 
@@ -43,16 +44,20 @@ class Tally:
         self.background = np.zeros_like(self.foreground)
         self.cells = self.images = 0
 
-    def add(self, maps: SeedMaps) -> None:
-        """Count one image (B = 1)."""
+    def add(self, maps: SeedMaps, marks: NDArray[np.int16] | None = None) -> None:
+        """Count one image (B = 1), whose points say `marks` of its cells (h, w), see `mark_cells`."""
         self.images += 1
         self.cells += maps.labels.numel()
+        free = np.ones(maps.labels.shape[1:], bool) if marks is None else marks == NO_MARK
+        if marks is not None:  # whatever the thresholds
+            self.background += int((marks == 0).sum())
+            self.foreground += int(((marks > 0) & (marks != UNLABELLED)).sum())
         if not self.settings.thresholded:
-            labels = live_seeds(maps, self.settings, fg_thresh=0, bg_thresh=0)
+            labels = live_seeds(maps, self.settings, fg_thresh=0, bg_thresh=0)[0].numpy()[free]
             self.background += int((labels == 0).sum())
             self.foreground += int(((labels > 0) & (labels != UNLABELLED)).sum())
             return
-        fires, unclaimed = self._at_every_fg(maps)
+        fires, unclaimed = (cells & free for cells in self._at_every_fg(maps))
         # the place in `bg` of the first threshold above a cell's saliency
         first = np.searchsorted(np.array(self.bg, np.float32), maps.saliency[0].numpy(), side="right")
         for row in range(len(self.fg)):

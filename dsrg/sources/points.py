@@ -14,10 +14,11 @@ may be missing; other columns are ignored. Columns are separated by comma, semic
 
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,13 +50,18 @@ class PointRow(NamedTuple):
     name: str
     radius: str
     stroke: str
+    more: tuple[tuple[str, str], ...] = ()  # cells of other columns, by their names
 
 
 @dataclass(frozen=True)
 class Points:
-    """The marks of training images, by id, in the order of the table; what they add to the tags; lines for people."""
+    """The marks of training images, by id, in the order of the table; what they add to the tags; lines for people.
+
+    rows: by id, of each mark the numbers of the table's rows that it is made of.
+    """
 
     marks: dict[str, list[Mark]] = field(default_factory=dict)
+    rows: dict[str, list[list[int]]] = field(default_factory=dict)
     added: dict[str, set[int]] = field(default_factory=dict)  # classes that are no tag of the image
     warnings: list[str] = field(default_factory=list)
 
@@ -86,8 +92,10 @@ def read_point_rows(path: Path) -> list[PointRow]:
         if problem is not None:
             problems.append(problem)
             continue
-        cell = {name.casefold(): "" if value is None else str(value).strip() for name, value in cells.items()}
-        rows.append(PointRow(where, *(normal(cell.get(name, "")) for name in COLUMNS)))
+        texts = {name: "" if value is None else str(value).strip() for name, value in cells.items()}
+        own = {name.casefold(): normal(text) for name, text in texts.items()}
+        more = tuple((name, text) for name, text in texts.items() if name.casefold() not in COLUMNS)
+        rows.append(PointRow(where, *(own.get(name, "") for name in COLUMNS), more))
     if problems:
         raise InputError(problems)
     return rows
@@ -101,17 +109,21 @@ def read_points(path: Path, index: Index, classes: list[str], *, tags: str, unkn
 
     Raises InputError with every offender, kind by kind.
     """
-    return _Reading(index, classes).read(read_point_rows(path), tags=tags, unknown=unknown)
+    return PointReader(index, classes, tags=tags, unknown=unknown).read(read_point_rows(path))
 
 
 def write_point_rows(path: Path, rows: Iterable[PointRow]) -> None:
-    """Write a table of points, atomically."""
-    write_csv(path, list(COLUMNS), (row[1:] for row in rows))
+    """Write a table of points, atomically, with all columns that its rows had."""
+    rows = list(rows)
+    more = list(dict.fromkeys(name for row in rows for name, _ in row.more))
+    cells = ((*row[1:-1], *(dict(row.more).get(name, "") for name in more)) for row in rows)
+    write_csv(path, [*COLUMNS, *more], cells)
 
 
 class Place(NamedTuple):
     """A row that is understood."""
 
+    number: int  # of the row
     where: str
     image_id: str
     label: int
@@ -121,64 +133,68 @@ class Place(NamedTuple):
     stroke: str
 
 
-class _Reading:
-    """One pass over a table's rows, which gathers what is wrong with them by kind."""
+class PointReader:
+    """Understands rows of points for the images of one index, as often as they change; see `read_points`."""
 
-    def __init__(self, index: Index, classes: list[str]) -> None:
-        self.index, self.classes = index, classes
+    def __init__(self, index: Index, classes: list[str], *, tags: str, unknown: str = "fail") -> None:
+        self.index, self.classes, self.tags, self.unknown = index, classes, tags, unknown
         self.row = {image_id: row for row, image_id in enumerate(index.ids)}
         self.by_path = dict(zip(index.paths, index.ids, strict=True))
         self.labels = {ERASE: UNLABELLED} | {name: k for k, name in enumerate([BACKGROUND, *classes])}
-        self.found: dict[str, str | None] = {}  # ids by what the table calls images
-        self.problems: dict[str, list[str]] = defaultdict(list)
-        self.unknown: Counter[str] = Counter()
-        self.unused: Counter[str] = Counter()
+        self.found: dict[str, str | InputError | None] = {}  # ids by what the table calls images, or what is wrong
 
-    def read(self, rows: list[PointRow], *, tags: str, unknown: str) -> Points:
-        self._names = Names(self.index.paths) if rows else None
-        self._find_images(rows, unknown=unknown)
-        places = [place for row in rows if (place := self._place(row)) is not None]
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.index.paths)
+
+    def read(self, rows: Sequence[PointRow]) -> Points:
+        """Raises InputError with every offender, kind by kind."""
+        self.problems: dict[str, list[str]] = defaultdict(list)
+        self.unused: dict[str, None] = {}
+        lost = self._find_images(rows)
+        places = [place for number, row in enumerate(rows) if (place := self._place(number, row)) is not None]
         strokes = self._strokes(places)
-        added = self._tags(places, tags=tags)
+        added = self._added(places)
         self._class_problems(rows)
-        if self.problems:
+        if any(self.problems.values()):
             raise InputError(line for kind in self.problems.values() for line in kind)
-        marks: dict[str, list[Mark]] = defaultdict(list)
+        marks, numbers = defaultdict(list), defaultdict(list)
         for (image_id, *_), own in strokes.items():
             path = np.array([(place.x, place.y) for place in own])
             marks[image_id].append(Mark(own[0].label, own[0].radius, path))
+            numbers[image_id].append([place.number for place in own])
         names = {image_id: ", ".join(self.classes[k - 1] for k in sorted(own)) for image_id, own in added.items()}
         named = [f"{image_id} ({text})" for image_id, text in names.items()]
         warnings = [
             *warn_of("images have points of a class that is not among their tags, which is added", named),
             *warn_of("images of points are evaluated, not learned from; their points are not used", self.unused),
-            *warn_of("images of points are not among the data; their points are left out", self.unknown),
+            *warn_of("images of points are not among the data; their points are left out", lost),
         ]
-        return Points(dict(marks), added, warnings)
+        return Points(dict(marks), dict(numbers), added, warnings)
 
-    def _find_images(self, rows: list[PointRow], *, unknown: str) -> None:
-        for row in rows:
-            if row.image not in self.found:
-                self.found[row.image] = self._find(row, unknown=unknown)
-            if self.found[row.image] is None:
-                self.unknown[row.image] += 1
+    def _find_images(self, rows: Sequence[PointRow]) -> list[str]:
+        """Find out what images the rows mean -> names of those that are left out."""
+        first = {row.image: row.where for row in reversed(rows)}
+        for name in first.keys() - self.found.keys():
+            self.found[name] = self._find(name)
+        faults = [(name, fault) for name in first if isinstance(fault := self.found[name], InputError)]
+        self.problems["image"] += [f"{first[name]}: {fault}" for name, fault in faults]
+        return [name for name in first if self.found[name] is None]
 
-    def _find(self, row: PointRow, *, unknown: str) -> str | None:
-        """The id of a row's image; None, with the reason noted, where there is none."""
-        if row.image in self.row:
-            return row.image
+    def _find(self, name: str) -> str | InputError | None:
+        """The id of an image, what is wrong with its name, or None for one that is left out."""
+        if name in self.row:
+            return name
         try:
-            return self.by_path[self._names.find(row.image)]
+            return self.by_path[self.names.find(name)]
         except InputError as error:
-            if unknown == "fail" or self._names.fitting(row.image):
-                self.problems["image"].append(f"{row.where}: {error}")
-            return None
+            return None if self.unknown == "skip" and not self.names.fitting(name) else error
 
-    def _place(self, row: PointRow) -> Place | None:
+    def _place(self, number: int, row: PointRow) -> Place | None:
         """A row's place on a training image, or None with the reason noted."""
         image_id = self.found[row.image]
         label = self.labels.get(row.name)
-        if image_id is None or label is None:
+        if not isinstance(image_id, str) or label is None:
             return None
         height, width = int(self.index.heights[self.row[image_id]]), int(self.index.widths[self.row[image_id]])
         x, y, radius = _number(row.x), _number(row.y), _number(row.radius or "0")
@@ -199,15 +215,15 @@ class _Reading:
             self.problems["radius"].append(f"{row.where}: radius {row.radius}; {limit}")
             return None
         if self.index.splits[self.row[image_id]] != "train":
-            self.unused[image_id] += 1
+            self.unused[image_id] = None
             return None
-        return Place(row.where, image_id, label, x, y, radius, row.stroke)
+        return Place(number, row.where, image_id, label, x, y, radius, row.stroke)
 
     def _strokes(self, places: list[Place]) -> dict[tuple, list[Place]]:
         """Places by the mark that they belong to: those with a stroke's number together, others each alone."""
         strokes: dict[tuple, list[Place]] = defaultdict(list)
-        for number, place in enumerate(places):
-            key = (place.image_id, "stroke", place.stroke) if place.stroke else (place.image_id, "point", number)
+        for place in places:
+            key = (place.image_id, place.stroke) if place.stroke else (place.image_id, place.number)
             first = strokes[key][0] if strokes[key] else place
             if (first.label, first.radius) != (place.label, place.radius):
                 what = f"stroke {place.stroke} of {place.image_id} begins with another class or radius ({first.where})"
@@ -215,7 +231,7 @@ class _Reading:
             strokes[key].append(place)
         return strokes
 
-    def _tags(self, places: list[Place], *, tags: str) -> dict[str, set[int]]:
+    def _added(self, places: list[Place]) -> dict[str, set[int]]:
         """Classes that are no tag of the image on which they have a place."""
         added: dict[str, set[int]] = defaultdict(set)
         for place in places:
@@ -223,7 +239,7 @@ class _Reading:
             if known or place.label in added[place.image_id]:
                 continue
             added[place.image_id].add(place.label)
-            if tags == "refuse":
+            if self.tags == "refuse":
                 name = self.classes[place.label - 1]
                 self.problems["tag"].append(
                     f"{place.where}: {name!r} is no tag of {place.image_id}; tag the image with it, or set "
@@ -231,7 +247,7 @@ class _Reading:
                 )
         return {image_id: own for image_id, own in added.items() if own}
 
-    def _class_problems(self, rows: list[PointRow]) -> None:
+    def _class_problems(self, rows: Sequence[PointRow]) -> None:
         for row in rows:
             if row.name not in self.labels:
                 hint = _class_hint(row.name, [*self.classes, BACKGROUND, ERASE])

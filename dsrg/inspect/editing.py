@@ -1,0 +1,148 @@
+"""The table of points as the page shows and changes it: read again whenever it has changed, written at once."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrg.data.index import Index
+from dsrg.sources.points import BACKGROUND, ERASE, PointReader, PointRow, Points, read_point_rows, write_point_rows
+from dsrg.errors import InputError
+from dsrg.files import require_writable
+from dsrg.method.grid import UNLABELLED
+from dsrg.method.points import Mark, mark_cells
+from dsrg.runtime.lock import try_lock
+
+PATIENCE = 10.0  # seconds to wait for another writer of the table
+DIGITS = 1  # of a place in pixels, after the point: finer than any hand
+
+
+class Editor:
+    """Points of one project's images.
+
+    Args:
+        path: the table, or None where params `data.points` is null.
+        tags, unknown: see `read_points`.
+    """
+
+    def __init__(self, path: Path | None, index: Index, classes: list[str], *, tags: str, unknown: str) -> None:
+        self.path = path and path.resolve()  # a link stays one
+        self.index, self.reader = index, PointReader(index, classes, tags=tags, unknown=unknown)
+        self.names = {UNLABELLED: ERASE} | dict(enumerate([BACKGROUND, *classes]))
+        self._known: tuple[object, list[PointRow], Points] = (None, [], Points())
+        self._lock = threading.RLock()
+
+    def points(self) -> Points:
+        """What the table says now. Raises InputError where it is no sound table of points."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[list[PointRow], Points]:
+        with self._lock:
+            if self.path is None or not self.path.is_file():
+                return [], Points()
+            status = self.path.stat()
+            state = status.st_mtime_ns, status.st_size, status.st_ino
+            if state != self._known[0]:
+                rows = read_point_rows(self.path)
+                self._known = state, rows, self.reader.read(rows)
+            return self._known[1:]
+
+    def problem(self) -> str | None:
+        """What is wrong with the table, if anything."""
+        try:
+            self.points()
+        except InputError as error:
+            return str(error)
+        return None
+
+    def why_not(self) -> str | None:
+        """Why nothing can be written, None if it can."""
+        if self.path is None:
+            return "data.points is null; set it to data/points.csv in params.yaml"
+        try:
+            require_writable(self.path.parent)
+        except InputError as error:
+            return str(error)
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            return f"{self.path}: you may not write there; change its permissions"
+        return self.problem()
+
+    def cells(self, image_id: str, *, grid: int) -> NDArray[np.int16] | None:
+        """What an image's marks say of each cell of the grid, see `mark_cells`; None without marks."""
+        if not (marks := self.points().marks.get(image_id)):
+            return None
+        row = self.reader.row[image_id]
+        size = {"height": int(self.index.heights[row]), "width": int(self.index.widths[row])}
+        return mark_cells(marks, **size, grid=grid, classes=len(self.names) - 2)[0]
+
+    def added(self, image_id: str) -> list[int]:
+        """Classes that an image's marks add to its tags."""
+        return sorted(self.points().added.get(image_id, ()))
+
+    def marks(self, image_id: str) -> list[dict]:
+        """An image's marks, oldest first: {class, radius, path}."""
+        return [self._described(mark) for mark in self.points().marks.get(image_id, [])]
+
+    def _described(self, mark: Mark) -> dict:
+        return {"class": self.names[mark.label], "radius": mark.radius, "path": mark.path.tolist()}
+
+    def change(self, image_id: str, *, add: Sequence[dict], remove: Sequence[dict]) -> list[dict]:
+        """Write new marks and take some away -> the new ones as they are kept. What others wrote meanwhile stays.
+
+        A mark that is not there any more cannot be taken away, which is no error. Raises InputError for marks that
+        `read_points` would refuse, and where the table cannot be written.
+        """
+        if why := self.why_not():
+            raise InputError(why)
+        with self._lock, _alone(self.path):
+            rows, points = self._read()
+            gone = self._rows_of(image_id, remove, points)
+            strokes = [int(rows[number].stroke or 0) for own in points.rows.get(image_id, []) for number in own]
+            fresh = self._rows_for(image_id, add, first_stroke=1 + max(strokes, default=0))
+            kept = self.reader.read(fresh).marks.get(image_id, [])
+            left = [row for number, row in enumerate(rows) if number not in gone]
+            write_point_rows(self.path, [*left, *fresh])
+        return [self._described(mark) for mark in kept]
+
+    def _rows_of(self, image_id: str, remove: Sequence[dict], points: Points) -> set[int]:
+        """The numbers of the rows of marks; of marks that are alike, the newest first."""
+        there = [*zip(points.marks.get(image_id, []), points.rows.get(image_id, []), strict=True)]
+        gone = set()
+        for mark in remove:
+            for place in reversed(range(len(there))):
+                if self._described(there[place][0]) == mark:
+                    gone |= set(there.pop(place)[1])
+                    break
+        return gone
+
+    def _rows_for(self, image_id: str, marks: Sequence[dict], *, first_stroke: int) -> list[PointRow]:
+        image, rows = self.index.paths[self.reader.row[image_id]], []
+        for number, mark in enumerate(marks, first_stroke):
+            radius = _text(mark["radius"]) if mark["radius"] else ""
+            stroke = str(number) if len(mark["path"]) > 1 else ""
+            rows += [
+                PointRow(image_id, image, _text(x), _text(y), mark["class"], radius, stroke) for x, y in mark["path"]
+            ]
+        return rows
+
+
+def _text(value: float) -> str:
+    """A number as short as it may be: 12.0 -> 12."""
+    return f"{round(value, DIGITS):.{DIGITS}f}".removesuffix(".0")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """The only one who changes the table, on this machine. Raises InputError when another does not come to an end."""
+    place = path.with_name(f".{path.name}.lock")
+    if (lock := try_lock(place, patience=PATIENCE)) is None:
+        raise InputError(f"{path}: another process is writing it; try again")
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+        lock.release()

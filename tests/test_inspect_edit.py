@@ -1,0 +1,327 @@
+"""Points set in `dsrg inspect --edit` as people set them, in a headless Chromium: by mouse, touch and keys."""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+from test_inspect_page import PIXELS, pixels_change, shows_image, wait_until
+from test_pipeline import run
+from tiny import tiny_project
+
+from dsrg.data.classes import read_classes
+from dsrg.data.index import read_index
+from dsrg.sources.points import read_point_rows, read_points
+
+IMAGE = "train0000"
+STAGES = ("draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg")
+ARGUMENTS = ("-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--edit", "--port")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tiny_project(tmp_path_factory.mktemp("edit"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        for name in STAGES:
+            run(name)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy that a test may change."""
+    shutil.copytree(made, tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def server():
+    """Starts servers of a folder -> the process and its address."""
+    started = []
+
+    def start(folder: Path, port: int = 0, **options: object) -> tuple[subprocess.Popen, str]:
+        process = subprocess.Popen(
+            [sys.executable, *ARGUMENTS, str(port)], cwd=folder, stdout=subprocess.PIPE, text=True, **options
+        )
+        started.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def address(server, folder):
+    return server(folder)[1]
+
+
+def open_image(page, address: str, image_id: str = IMAGE) -> None:
+    page.goto(f"{address}#{image_id}")
+    shows_image(page, image_id)
+
+
+def choose(page, place: int = 0) -> str:
+    """Choose a class by its place among the tools -> its name."""
+    button = page.locator("#tools button").nth(place)
+    button.click()
+    return button.get_attribute("data-class")
+
+
+def at(page, along: float, down: float) -> tuple[float, float]:
+    """A place on the screen by its shares of the shown image."""
+    box = page.locator("#canvas").bounding_box()
+    return box["x"] + along * box["width"], box["y"] + down * box["height"]
+
+
+def click(page, along: float, down: float) -> None:
+    page.mouse.click(*at(page, along, down))
+
+
+def draw(page, *places: tuple[float, float]) -> None:
+    page.mouse.move(*at(page, *places[0]))
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*at(page, *place), steps=5)
+    page.mouse.up()
+
+
+def saved(page, count: int) -> None:
+    expect(page.locator("#saved")).to_have_text("saved in data/points.csv")
+    expect(page.locator("#marks-count")).to_contain_text(f"{count} point")
+
+
+def marks(folder: Path, image_id: str = IMAGE) -> list[tuple]:
+    """(class, radius, places) of each mark in the table."""
+    classes = read_classes(folder / "data/classes.txt")
+    names = dict(enumerate(["background", *classes])) | {255: "erase"}
+    index = read_index(folder / "data/index.csv", classes)
+    found = read_points(folder / "data/points.csv", index, classes, tags="add").marks.get(image_id, [])
+    return [(names[mark.label], mark.radius, mark.path.tolist()) for mark in found]
+
+
+def size(folder: Path, image_id: str = IMAGE) -> tuple[int, int]:
+    index = read_index(folder / "data/index.csv", read_classes(folder / "data/classes.txt"))
+    row = list(index.ids).index(image_id)
+    return int(index.widths[row]), int(index.heights[row])
+
+
+def test_click_stroke_erase_undo_and_reload(page, address, folder):
+    open_image(page, address)
+    before = page.evaluate(PIXELS)
+    click(page, 0.5, 0.5)
+    expect(page.locator("#saved")).to_have_text("choose a class first")
+    name = choose(page)
+    click(page, 0.5, 0.25)
+    saved(page, 1)
+    pixels_change(page, before)
+    width, height = size(folder)
+    ((label, radius, ((x, y),)),) = marks(folder)
+    assert (label, radius) == (name, 0) and abs(x - width / 2) < 1 and abs(y - height / 4) < 1
+
+    page.keyboard.press("b")
+    draw(page, (0.1, 0.9), (0.5, 0.8), (0.9, 0.9))
+    saved(page, 2)
+    assert marks(folder)[1][0] == "background" and len(marks(folder)[1][2]) > 5
+
+    page.keyboard.press("x")
+    for _ in range(5):
+        page.keyboard.press("]")
+    click(page, 0.7, 0.5)
+    saved(page, 3)
+    assert marks(folder)[2][:2] == ("erase", 5)
+
+    page.reload()
+    shows_image(page, IMAGE)
+    expect(page.locator("#marks-count")).to_contain_text("3 points")
+    page.keyboard.press("z")
+    saved(page, 2)
+    page.keyboard.press("Control+z")
+    saved(page, 1)
+    assert [mark[0] for mark in marks(folder)] == [name]
+    page.click("#marks-count")
+    page.locator("#marks button").click()
+    saved(page, 0)
+    page.click("#undo")
+    saved(page, 1)
+    assert page.inner_text("#remake") == "dvc repro make_seeds"
+    assert [mark[0] for mark in marks(folder)] == [name]
+
+
+def test_seeds_answer_at_once_by_the_stage_s_own_rule(page, address, folder, monkeypatch):
+    """What the page shows under a point is what `make_seeds` then writes."""
+    open_image(page, address)
+    choose(page)
+    click(page, 0.02, 0.02)
+    saved(page, 1)
+    page.mouse.move(*at(page, 0.02, 0.02))
+    name = marks(folder)[0][0]
+    expect(page.locator("#readout")).to_contain_text(f"seeds: {name}")
+    monkeypatch.chdir(folder)
+    run("make_seeds")
+    page.reload()
+    shows_image(page, IMAGE)
+    page.mouse.move(*at(page, 0.02, 0.02))
+    expect(page.locator("#readout")).to_contain_text(f"seeds: {name}")
+
+
+def test_by_keys_alone(page, address, folder):
+    open_image(page, address)
+    page.locator("#canvas").focus()
+    page.keyboard.press("q")
+    for key in ("ArrowUp", "ArrowLeft", "Shift+ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    saved(page, 1)
+    page.keyboard.press("b")
+    page.keyboard.press("l")
+    for _ in range(4):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("l")
+    saved(page, 2)
+    width, height = size(folder)
+    (_, _, (point,)), (name, _, path) = marks(folder)
+    assert point[0] == pytest.approx(width / 2 - 1 - max(width, height) / 40, abs=0.2)
+    assert name == "background" and len(path) == 5 and path[-1][1] > path[0][1]
+    page.keyboard.press("l")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Escape")  # gives the stroke up, and stays with the image
+    assert page.is_visible("#viewer") and len(marks(folder)) == 2
+
+
+def test_a_phone(new_page, address, folder):
+    page = new_page(390, 780, mobile=True)
+    open_image(page, address)
+    choose(page)
+    page.mouse.click(*at(page, 0.3, 0.4))
+    draw(page, (0.2, 0.2), (0.6, 0.3))
+    saved(page, 2)
+    assert [len(path) > 1 for *_, path in marks(folder)] == [False, True]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_two_windows_at_once_and_an_editor_of_text(new_page, address, folder):
+    """None writes over what another wrote."""
+    one, two = new_page(), new_page()
+    for page in (one, two):
+        open_image(page, address)
+        choose(page)
+    click(one, 0.2, 0.2)
+    saved(one, 1)
+    table = folder / "data/points.csv"
+    table.write_text(table.read_text().replace("stroke", "stroke,note", 1).replace("\ntrain0000", "\n train0000"))
+    lines = table.read_text().splitlines()
+    table.write_text(
+        "\n".join([lines[0], *(f"{line},mine" for line in lines[1:]), "train0001,1,1,background,,,hm", ""])
+    )
+    click(two, 0.8, 0.8)
+    saved(two, 2)
+    assert len(marks(folder)) == 2 and len(marks(folder, "train0001")) == 1
+    assert [dict(row.more)["note"] for row in read_point_rows(table)] == ["mine", "hm", ""]
+    one.evaluate("dispatchEvent(new Event('focus'))")
+    expect(one.locator("#marks-count")).to_contain_text("2 points")
+    one.keyboard.press("z")
+    saved(one, 1)
+    assert len(marks(folder)) == 1
+
+
+def test_a_killed_server_loses_nothing(browser, server, folder):
+    context = browser.new_context()
+    page = context.new_page()
+    process, address = server(folder)
+    open_image(page, address)
+    choose(page)
+    click(page, 0.2, 0.2)
+    saved(page, 1)
+    process.kill()
+    process.wait()
+    click(page, 0.8, 0.8)
+    expect(page.locator("#saved")).to_have_text("1 not saved yet: the server does not answer")
+    assert len(marks(folder)) == 1
+    again = server(folder, int(address.split(":")[2].split("/")[0]))[1]
+    expect(page.locator("#saved")).to_contain_text("wrong token; open the address that")
+    open_image(page, again)
+    saved(page, 2)
+    assert len(marks(folder)) == 2
+    context.close()
+
+
+def drop_power_over_permissions() -> None:
+    """Root may write everywhere; without this it is as others are."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability)
+
+
+@pytest.mark.parametrize("what", ["folder", "table", "null", "broken"])
+def test_what_cannot_be_written_is_said_before_the_first_click(page, server, folder, what):
+    table, params = folder / "data/points.csv", folder / "params.yaml"
+    if what == "null":
+        params.write_text(params.read_text().replace("points: data/points.csv", "points: null"))
+    elif what == "broken":
+        table.write_text("image,x,y,class\nnobody,1,1,background\n")
+    else:
+        (table if what == "table" else table.parent).chmod(0o444 if what == "table" else 0o555)
+    _, address = server(folder, preexec_fn=drop_power_over_permissions)
+    open_image(page, address)
+    table.parent.chmod(0o755)
+    said = {"null": "data.points is null", "broken": "no image 'nobody'"}.get(what, "you may not write there")
+    expect(page.locator("#read-only")).to_contain_text(said)
+    assert page.locator("#tools button").first.is_disabled()
+    click(page, 0.5, 0.5)
+    page.wait_for_timeout(200)
+    assert page.locator("#saved").inner_text() == ""
+
+
+def test_a_thousand_points_on_an_image(page, server, folder):
+    width, height = size(folder)
+    rows = [f"{IMAGE},{k % 40 * width / 40},{k // 40 * height / 25},background,," for k in range(1000)]
+    (folder / "data/points.csv").write_text("\n".join(["image,x,y,class,radius,stroke", *rows, ""]))
+    open_image(page, server(folder)[1])
+    expect(page.locator("#marks-count")).to_have_text("1000 points and strokes here, the newest 100 of them below")
+    choose(page)
+    click(page, 0.5, 0.5)
+    saved(page, 1001)
+    wait_until(page, "document.querySelector('#took').innerText.endsWith(' ms')")
+    assert len(marks(folder)) == 1001
+
+
+def test_a_class_that_is_no_tag(page, server, folder):
+    open_image(page, server(folder)[1])
+    other = page.locator("#other-class option").nth(1).get_attribute("value")
+    page.select_option("#other-class", other)
+    assert page.inner_text("#tag-note") == f"{other} is no tag of this image: its first point adds it"
+    click(page, 0.5, 0.5)
+    saved(page, 1)
+    expect(page.locator("#saved")).to_have_text("saved in data/points.csv")
+    assert [mark[0] for mark in marks(folder)] == [other]
+
+
+def test_a_class_that_is_refused_is_not_written(browser, server, folder):
+    """The browser notes the refusal in its console, so this tab is one of its own."""
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("points_tags: add", "points_tags: refuse"))
+    page = browser.new_context().new_page()
+    open_image(page, server(folder)[1])
+    page.select_option("#other-class", index=1)
+    click(page, 0.5, 0.5)
+    expect(page.locator("#problem")).to_contain_text("is no tag of train0000; tag the image with it")
+    assert marks(folder) == []
+    page.context.close()
+
+
+def test_without_edit_nothing_can_be_set(page, folder):
+    arguments = [argument for argument in ARGUMENTS if argument != "--edit"]
+    with subprocess.Popen([sys.executable, *arguments, "0"], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().strip()
+        assert "token" not in address
+        open_image(page, address)
+        assert page.is_hidden("#editing")
+        click(page, 0.5, 0.5)
+        before = (folder / "data/points.csv").read_bytes()
+        page.wait_for_timeout(200)
+        assert (folder / "data/points.csv").read_bytes() == before
+        process.terminate()
