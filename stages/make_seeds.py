@@ -52,7 +52,8 @@ def make_seeds(stage: Stage) -> None:
     made = read_seeds(stage.paths.seeds, classes=classes), index, stage.data_root
     write_seed_overlays(stage.results / "overlays", *made, classes=classes, count=seeds.overlays)
     write_contact_sheet(stage.results / "contact_sheet.png", counts.images, *made)
-    write_json(stage.results / "metrics.json", counts.metrics() | ({"points": vars(pointed)} if points.marks else {}))
+    pointed_metrics = {"points": pointed.metrics(classes)} if points.marks else {}
+    write_json(stage.results / "metrics.json", counts.metrics() | pointed_metrics)
     counts.write_classes(stage.results / "per_class.csv")
     counts.write_images(stage.results / "per_image.csv")
     stage.finish()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
-from test_inspect_page import PIXELS, pixels_change, shows_image, wait_until
-from test_pipeline import run
 from tiny import tiny_project
 
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.sources.points import read_point_rows, read_points
+from test_inspect_page import PIXELS, pixels_change, shows_image, wait_until
+from test_pipeline import run
 
 IMAGE = "train0000"
 STAGES = ("draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg")

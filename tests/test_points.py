@@ -342,7 +342,9 @@ def test_points_reach_seeds_report_cues_and_the_tags(copy):
     assert (after.seeds[1] == UNLABELLED).all() and (np.asarray(after.seeds)[2:] == was[2:]).all()
     assert after.present[0, new] and not before.present[0, new] and new in after.maps("train0000")[1]
     metrics = json.loads((copy / "results/make_seeds/metrics.json").read_text())
-    assert metrics["points"] == {"images": 2, "points": 2, "strokes": 0, "erasures": 1, "cells": 2, "ties": 0}
+    labels = {"background": 1, classes[new - 1]: 1}
+    counts = {"images": 2, "points": 2, "strokes": 0, "erasures": 1, "cells": 2, "ties": 0, "labels": labels}
+    assert metrics["points"] == counts
     result = CliRunner().invoke(main, ["export-cues", "--list", "list.txt", "--out", "cues.pickle"])
     assert result.exit_code == 0, result.output
 

@@ -1,5 +1,6 @@
 """results/report.html and what it is made of: markup that escapes, charts, and a page that stands alone."""
 
+import json
 import math
 import re
 from base64 import b64decode
@@ -150,6 +151,17 @@ def test_the_page_asks_for_nothing(results):
 def test_the_same_run_has_the_same_page_and_another_another(results):
     assert page_of(results) == page_of(results)
     assert page_of(results) != page_of(results, seed=1)
+
+
+def test_points_set_by_hand_have_a_table(tmp_path, results):
+    assert "Set by hand" not in Texts(page_of(results)).words
+    folder = write_results(tmp_path)
+    counts = {"images": 3, "points": 7, "strokes": 2, "erasures": 1, "cells": 40, "ties": 0}
+    path = folder / "make_seeds/metrics.json"
+    write_json(path, json.loads(path.read_text()) | {"points": counts | {"labels": {"background": 4, NASTY[0]: 5}}})
+    words = Texts(page_of(folder)).words
+    assert any(word.startswith("7 points, 2 strokes and 1 erasures on 3 images") for word in words)
+    assert words.count(NASTY[0]) == Texts(page_of(results)).words.count(NASTY[0]) + 1
 
 
 def test_what_nobody_saw_takes_no_place(results):

@@ -213,11 +213,24 @@ def _seeds(folder: Path, classes: list[str]) -> list[Element]:
     return [
         table(["seeds", "percent"], [[name, _percent(_number(value))] for name, value in told.items()]),
         element("p", f"Tagged classes without any seed: {', '.join(unseeded)}.") if unseeded else None,
+        *_points(metrics.get("points"), classes),
         element("h3", "Each class"),
         table(["class", "images", "without a seed", "cells, percent", "disputed cells"], rows),
         element("h3", "Best, worst and random images"),
         sheet,
     ]
+
+
+def _points(counts: dict | None, classes: list[str]) -> list[Element]:
+    """What people set by hand; nothing where there is none of it."""
+    if counts is None:
+        return []
+    told = (
+        "{points} points, {strokes} strokes and {erasures} erasures on {images} images, which label {cells} cells. "
+        "Unlabelled for as many points of two classes: {ties}."
+    ).format(**counts)
+    rows = [[_name(name, classes), str(count)] for name, count in counts["labels"].items()]
+    return [element("h3", "Set by hand"), element("p", told), table(["class", "points and strokes"], rows)]
 
 
 def _growth(folder: Path) -> list[Element]:

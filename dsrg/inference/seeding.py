@@ -91,15 +91,11 @@ def with_points(
     """Rows of seeds, in the order of the index, whose cells and tags are what points say of them; these are counted."""
     for row, height, width in zip(rows, index.heights.tolist(), index.widths.tolist(), strict=True):
         if marks := points.marks.get(row.image_id):
-            sample_grid_pixels, ties = mark_cells(
-                marks, height=height, width=width, grid=len(row.seeds), classes=classes
-            )
-            counts.add(marks, sample_grid_pixels, ties)
+            cells, ties = mark_cells(marks, height=height, width=width, grid=len(row.seeds), classes=classes)
+            counts.add(marks, cells, ties)
             present = row.present.copy()
             present[[*points.added.get(row.image_id, ())]] = True
-            row = replace(
-                row, seeds=with_marks(torch.from_numpy(row.seeds), sample_grid_pixels).numpy(), present=present
-            )
+            row = replace(row, seeds=with_marks(torch.from_numpy(row.seeds), cells).numpy(), present=present)
         yield row
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.index import Index
-from dsrg.sources.points import BACKGROUND, ERASE, PointReader, PointRow, Points, read_point_rows, write_point_rows
 from dsrg.errors import InputError
 from dsrg.files import require_writable
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import Mark, mark_cells
 from dsrg.runtime.lock import try_lock
+from dsrg.sources.points import BACKGROUND, ERASE, PointReader, PointRow, Points, read_point_rows, write_point_rows
 
 PATIENCE = 10.0  # seconds to wait for another writer of the table
 DIGITS = 1  # of a place in pixels, after the point: finer than any hand

@@ -5,6 +5,7 @@ as supervision of segmentation are those of Bearman et al. (What's the Point, EC
 al. (ScribbleSup, CVPR 2016).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,10 +68,12 @@ def mark_cells(
 
 
 class PointCounts:
-    """What the points of a data set amount to: images, points, strokes, erasures, labelled cells, cells with a tie."""
+    """What the points of a data set amount to: images, points, strokes, erasures, labelled cells, cells with a tie, and
+    the points and strokes of each label, 0..C."""
 
     def __init__(self) -> None:
         self.images = self.points = self.strokes = self.erasures = self.cells = self.ties = 0
+        self.labels: Counter[int] = Counter()
 
     def add(self, marks: Sequence[Mark], cells: NDArray[np.int16], ties: int) -> None:
         """Count one image's marks and what `mark_cells` made of them."""
@@ -82,6 +85,12 @@ class PointCounts:
         self.erasures += erasures
         self.cells += int(((cells != NO_MARK) & (cells != UNLABELLED)).sum())
         self.ties += ties
+        self.labels.update(mark.label for mark in marks if mark.label != UNLABELLED)
+
+    def metrics(self, classes: list[str]) -> dict[str, object]:
+        """As JSON; `labels` by the names of `classes` (1..C) and background, without those that have none."""
+        names = enumerate(["background", *classes])
+        return vars(self) | {"labels": {name: self.labels[label] for label, name in names if self.labels[label]}}
 
 
 def with_marks(seeds: Tensor, marks: NDArray[np.int16]) -> Tensor:
