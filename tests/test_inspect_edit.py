@@ -1,41 +1,27 @@
 """Points set in `dsrg inspect --edit` as people set them, in a headless Chromium: by mouse, touch and keys."""
 
 import ctypes
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
-from tiny import tiny_project
 
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.sources.points import read_point_rows, read_points
-from test_inspect_page import PIXELS, pixels_change, shows_image, wait_until
-from test_pipeline import run
+from helpers.inspect_page import PIXELS, pixels_change, shows_image, wait_until
+from helpers.project import run_stage
 
 IMAGE = "train0000"
-STAGES = ("draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg")
 ARGUMENTS = ("-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--edit", "--port")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tiny_project(tmp_path_factory.mktemp("edit"))
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        for name in STAGES:
-            run(name)
-    return folder
-
-
 @pytest.fixture
-def folder(made, tmp_path):
-    """A copy that a test may change."""
-    shutil.copytree(made, tmp_path / "project")
-    return tmp_path / "project"
+def folder(finished_copy):
+    """Of a finished run, for a test to change."""
+    return finished_copy
 
 
 @pytest.fixture
@@ -153,7 +139,7 @@ def test_click_stroke_erase_undo_and_reload(page, address, folder):
     assert [mark[0] for mark in marks(folder)] == [name]
 
 
-def test_seeds_answer_at_once_by_the_stage_s_own_rule(page, address, folder, monkeypatch):
+def test_seeds_answer_at_once_by_the_stage_s_own_rule(page, address, folder):
     """What the page shows under a point is what `make_seeds` then writes."""
     open_image(page, address)
     choose(page)
@@ -162,8 +148,7 @@ def test_seeds_answer_at_once_by_the_stage_s_own_rule(page, address, folder, mon
     page.mouse.move(*at(page, 0.02, 0.02))
     name = marks(folder)[0][0]
     expect(page.locator("#readout")).to_contain_text(f"seeds: {name}")
-    monkeypatch.chdir(folder)
-    run("make_seeds")
+    run_stage("make_seeds")
     page.reload()
     shows_image(page, IMAGE)
     page.mouse.move(*at(page, 0.02, 0.02))

@@ -2,23 +2,13 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from helpers import ROOT
-
-# of the pixels of the large image, as it is shown
-PIXELS = """(() => {
-  const {width, height} = document.querySelector("#canvas");
-  const data = document.querySelector("#canvas").getContext("2d").getImageData(0, 0, width, height).data;
-  let hash = 0;
-  for (const value of data) hash = (hash * 31 + value) | 0;
-  return hash;
-})()"""
-
+from helpers.inspect_page import PIXELS, pixels_change, shows_image, wait_until
 
 # the run itself, as a second one beside it
 TWICE = """
@@ -58,20 +48,8 @@ def gallery(page, address):
     return page
 
 
-def wait_until(page, condition: str) -> None:
-    """Until an expression of JavaScript is true. (The page's policy forbids Playwright's wait_for_function.)"""
-    deadline = time.monotonic() + 20
-    while not page.evaluate(condition):
-        assert time.monotonic() < deadline, f"never true: {condition}"
-        page.wait_for_timeout(30)
-
-
 def shows_tiles(page, count: int) -> None:
     wait_until(page, f"document.querySelectorAll('.tile').length === {count}")
-
-
-def shows_image(page, image_id: str) -> None:
-    page.wait_for_selector(f"#viewer[data-ready='{image_id}']")
 
 
 def open_image(page, image_id: str) -> None:
@@ -91,10 +69,6 @@ def set_slider(page, key: str, value: float) -> None:
 
 def is_on(page, key: str) -> bool:
     return page.is_checked(f'[id="layer-{key}"]')
-
-
-def pixels_change(page, before: int) -> None:
-    wait_until(page, f"{PIXELS} !== {before}")
 
 
 def test_the_grid_comes_up_with_its_thumbnails(gallery):

@@ -1,8 +1,6 @@
 """Points and strokes beside tags: what they say of the cells of the grid, their table, and what comes of them."""
 
-import importlib
 import json
-import shutil
 
 import cv2
 import numpy as np
@@ -18,15 +16,15 @@ from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.errors import InputError
 from dsrg.files import sha256
+from dsrg.inspect.editing import Editor
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import NO_MARK, Mark, mark_cells, with_marks
 from dsrg.params import load_params
 from dsrg.project import load_project
 from dsrg.sources.points import COLUMNS, Points, read_points
-from dsrg.stage import load_stage
 from helpers import ROOT
 from helpers.data import picture, save_index
-from helpers.project import tiny_project
+from helpers.project import run_stage
 
 GRID = 5
 SIZE = {"height": 9, "width": 9, "grid": GRID, "classes": 2}  # a cell every other pixel
@@ -150,11 +148,11 @@ def test_a_stroke_is_one_connected_line_through_its_points(path, radius):
 CLASSES = ["cat", "dog", "sofa"]
 
 
-@pytest.fixture
-def index(tmp_path):
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
     """`a` and `b` are learned from, tagged cat and dog; `v` is evaluated."""
     pictures = {name: picture(20, 30, seed=number) for number, name in enumerate("abv")}
-    found = save_index(tmp_path, pictures, [[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    found = save_index(tmp_path_factory.mktemp("images"), pictures, [[1, 0, 0], [0, 1, 0], [1, 1, 0]])
     return type(found)(**vars(found) | {"splits": ["train", "train", "val"]})
 
 
@@ -278,32 +276,9 @@ def test_a_missing_table(tmp_path, index):
 # The stage
 
 
-def run(name: str) -> None:
-    getattr(importlib.import_module(f"stages.{name}"), name)(load_stage(name))
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A project up to the classifier, and its seeds without points."""
-    folder = tiny_project(tmp_path_factory.mktemp("project"))
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        for name in ("draw_shapes", "prepare", "train_cam", "make_seeds"):
-            run(name)
-    return folder
-
-
 def made(folder) -> dict[str, str]:
     files = [folder / "data/seeds.h5", *(folder / "results/make_seeds").rglob("*.*")]
     return {str(path.relative_to(folder)): sha256(path) for path in files}
-
-
-@pytest.fixture
-def copy(project, tmp_path, monkeypatch):
-    folder = tmp_path / "copy"
-    shutil.copytree(project, folder)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def points_are(folder, points: str | None) -> None:
@@ -313,35 +288,35 @@ def points_are(folder, points: str | None) -> None:
     path.write_text(text.replace("points: data/points.csv", f"points: {points or 'null'}"))
 
 
-def test_without_points_the_same_bytes(copy):
+def test_without_points_the_same_bytes(finished_copy):
     """No table, a table of the header alone, and points that say nothing of training images."""
-    before = made(copy)
-    assert "points" not in json.loads((copy / "results/make_seeds/metrics.json").read_text())
-    (copy / "data/points.csv").write_text("image,x,y,class\nval0000,1,1,background\n")
-    run("make_seeds")
-    assert made(copy) == before
-    points_are(copy, None)
-    (copy / "data/points.csv").unlink()
-    run("make_seeds")
-    assert made(copy) == before
+    before = made(finished_copy)
+    assert "points" not in json.loads((finished_copy / "results/make_seeds/metrics.json").read_text())
+    (finished_copy / "data/points.csv").write_text("image,x,y,class\nval0000,1,1,background\n")
+    run_stage("make_seeds")
+    assert made(finished_copy) == before
+    points_are(finished_copy, None)
+    (finished_copy / "data/points.csv").unlink()
+    run_stage("make_seeds")
+    assert made(finished_copy) == before
 
 
-def test_points_reach_seeds_report_cues_and_the_tags(copy):
-    classes = read_classes(copy / "data/classes.txt")
-    index = read_index(copy / "data/index.csv", classes).split("train")
-    before = read_seeds(copy / "data/seeds.h5", classes=classes)
+def test_points_reach_seeds_report_cues_and_the_tags(finished_copy):
+    classes = read_classes(finished_copy / "data/classes.txt")
+    index = read_index(finished_copy / "data/index.csv", classes).split("train")
+    before = read_seeds(finished_copy / "data/seeds.h5", classes=classes)
     was = np.asarray(before.seeds)
     new = next(k for k in range(1, len(classes) + 1) if not index.present[0, k])
     height, width = int(index.heights[0]), int(index.widths[0])
     lines = [f"train0000,0,0,{classes[new - 1]},,", f"train0000,{width},{height},background,,"]
     lines += [f"{index.ids[1]},{index.widths[1] / 2},{index.heights[1] / 2},erase,{index.widths[1]},"]
-    (copy / "data/points.csv").write_text("\n".join([",".join(COLUMNS), *lines, ""]))
-    run("make_seeds")
-    after = read_seeds(copy / "data/seeds.h5", classes=classes)
+    (finished_copy / "data/points.csv").write_text("\n".join([",".join(COLUMNS), *lines, ""]))
+    run_stage("make_seeds")
+    after = read_seeds(finished_copy / "data/seeds.h5", classes=classes)
     assert after.seeds[0][0, 0] == new and after.seeds[0][-1, -1] == 0
     assert (after.seeds[1] == UNLABELLED).all() and (np.asarray(after.seeds)[2:] == was[2:]).all()
     assert after.present[0, new] and not before.present[0, new] and new in after.maps("train0000")[1]
-    metrics = json.loads((copy / "results/make_seeds/metrics.json").read_text())
+    metrics = json.loads((finished_copy / "results/make_seeds/metrics.json").read_text())
     labels = {"background": 1, classes[new - 1]: 1}
     counts = {"images": 2, "points": 2, "strokes": 0, "erasures": 1, "cells": 2, "ties": 0, "labels": labels}
     assert metrics["points"] == counts
@@ -349,8 +324,8 @@ def test_points_reach_seeds_report_cues_and_the_tags(copy):
     assert result.exit_code == 0, result.output
 
 
-def test_check_looks_at_points(copy):
-    path = copy / "data/points.csv"
+def test_check_looks_at_points(finished_copy):
+    path = finished_copy / "data/points.csv"
     for content, said in (
         ("image,x,y,class\ntrain0000,1,1,dgo\n", "data/points.csv:2: class 'dgo' is none of"),
         (None, "data.points: data/points.csv: not there; expected the path of a file"),
@@ -363,3 +338,39 @@ def test_check_looks_at_points(copy):
 def test_a_project_comes_without_points():
     assert (ROOT / "data/points.csv").read_text() == ",".join(COLUMNS) + "\n"
     assert load_params(ROOT / "params.yaml").data.points == load_project().paths.points.as_posix()
+
+
+# The table as the page changes it
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from("ab"),
+        st.lists(st.tuples(st.sampled_from([*CLASSES, "background", "erase"]), st.integers(1, 3)), max_size=3),
+        st.lists(st.integers(0, 5), max_size=2),
+        st.booleans(),
+    ),
+    max_size=6,
+)
+FOREIGN = {"class": "sofa", "radius": 7, "path": [[1, 1]]}
+
+
+@given(changes=CHANGES)
+def test_what_is_known_of_a_changed_table_is_what_it_says(index, tmp_path_factory, changes):
+    """Only the changed image is read anew; the whole table, read anew, says the same. What another wrote stays."""
+    path = tmp_path_factory.mktemp("table") / "points.csv"
+    path.write_text(",".join(COLUMNS) + "\n")
+    editor = Editor(path, index, CLASSES, tags="add", unknown="fail")
+    foreign = 0
+    for image_id, new, places, by_another in changes:
+        there = [mark for mark in editor.marks(image_id) if mark != FOREIGN]
+        remove = [there[place] for place in {*places} if place < len(there)]
+        add = [{"class": name, "radius": 0, "path": [[k, k] for k in range(count)]} for name, count in new]
+        assert editor.change(image_id, add=add, remove=remove) == add
+        anew = Editor(path, index, CLASSES, tags="add", unknown="fail")
+        for known in "ab":
+            assert editor.marks(known) == anew.marks(known) and editor.added(known) == anew.added(known)
+        assert len(editor.marks(image_id)) == len(there) + len(add) - len(remove) + foreign * (image_id == "a")
+        if by_another:
+            path.write_text(path.read_text() + "a,1,1,sofa,7,\n")
+            foreign += 1

@@ -44,12 +44,15 @@ class Editor:
         with self._lock:
             if self.path is None or not self.path.is_file():
                 return [], Points()
-            status = self.path.stat()
-            state = status.st_mtime_ns, status.st_size, status.st_ino
-            if state != self._known[0]:
+            if (state := self._state()) != self._known[0]:
                 rows = read_point_rows(self.path)
                 self._known = state, rows, self.reader.read(rows)
             return self._known[1:]
+
+    def _state(self) -> tuple[int, ...]:
+        """By which one sees that the table has changed."""
+        status = self.path.stat()
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def problem(self) -> str | None:
         """What is wrong with the table, if anything."""
@@ -63,6 +66,8 @@ class Editor:
         """Why nothing can be written, None if it can."""
         if self.path is None:
             return "data.points is null; set it to data/points.csv in params.yaml"
+        if self.path.suffix.lower() in (".json", ".jsonl"):
+            return f"{self.path}: points are written as CSV; set data.points to a table of that format"
         try:
             require_writable(self.path.parent)
         except InputError as error:
@@ -98,24 +103,31 @@ class Editor:
         """
         if why := self.why_not():
             raise InputError(why)
-        with self._lock, _alone(self.path):
+        with self._lock, _only_writer(self.path):
             rows, points = self._read()
-            gone = self._rows_of(image_id, remove, points)
-            strokes = [int(rows[number].stroke or 0) for own in points.rows.get(image_id, []) for number in own]
-            fresh = self._rows_for(image_id, add, first_stroke=1 + max(strokes, default=0))
+            own = points.rows.get(image_id, [])
+            fresh = self._rows_for(
+                image_id, add, first_stroke=1 + max((int(one[0].stroke or 0) for one in own), default=0)
+            )
             kept = self.reader.read(fresh).marks.get(image_id, [])
-            left = [row for number, row in enumerate(rows) if number not in gone]
-            write_point_rows(self.path, [*left, *fresh])
+            gone = {id(row) for row in self._rows_of(image_id, remove, points)}
+            rows = [*(row for row in rows if id(row) not in gone), *fresh]
+            left = [row for one in own for row in one if id(row) not in gone]
+            now = self.reader.read([*left, *fresh])  # of this image alone: a table may be long
+            write_point_rows(self.path, rows)
+            tables = ((getattr(points, name), getattr(now, name)) for name in ("marks", "rows", "added"))
+            merged = [{key: value for key, value in old.items() if key != image_id} | new for old, new in tables]
+            self._known = self._state(), rows, Points(*merged, points.warnings)
         return [self._described(mark) for mark in kept]
 
-    def _rows_of(self, image_id: str, remove: Sequence[dict], points: Points) -> set[int]:
-        """The numbers of the rows of marks; of marks that are alike, the newest first."""
+    def _rows_of(self, image_id: str, remove: Sequence[dict], points: Points) -> list[PointRow]:
+        """The rows of marks; of marks that are alike, the newest first."""
         there = [*zip(points.marks.get(image_id, []), points.rows.get(image_id, []), strict=True)]
-        gone = set()
+        gone = []
         for mark in remove:
             for place in reversed(range(len(there))):
                 if self._described(there[place][0]) == mark:
-                    gone |= set(there.pop(place)[1])
+                    gone += there.pop(place)[1]
                     break
         return gone
 
@@ -136,13 +148,11 @@ def _text(value: float) -> str:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """The only one who changes the table, on this machine. Raises InputError when another does not come to an end."""
-    place = path.with_name(f".{path.name}.lock")
-    if (lock := try_lock(place, patience=PATIENCE)) is None:
+def _only_writer(path: Path) -> Iterator[None]:
+    """Hold the table's lock, whose file stays. Raises InputError when another process does not let go of it."""
+    if (lock := try_lock(path.with_name(f".{path.name}.lock"), patience=PATIENCE)) is None:
         raise InputError(f"{path}: another process is writing it; try again")
     try:
         yield
     finally:
-        place.unlink(missing_ok=True)
         lock.release()

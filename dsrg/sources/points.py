@@ -57,11 +57,11 @@ class PointRow(NamedTuple):
 class Points:
     """The marks of training images, by id, in the order of the table; what they add to the tags; lines for people.
 
-    rows: by id, of each mark the numbers of the table's rows that it is made of.
+    rows: by id, of each mark the rows of the table that it is made of.
     """
 
     marks: dict[str, list[Mark]] = field(default_factory=dict)
-    rows: dict[str, list[list[int]]] = field(default_factory=dict)
+    rows: dict[str, list[list[PointRow]]] = field(default_factory=dict)
     added: dict[str, set[int]] = field(default_factory=dict)  # classes that are no tag of the image
     warnings: list[str] = field(default_factory=list)
 
@@ -158,11 +158,11 @@ class PointReader:
         self._class_problems(rows)
         if any(self.problems.values()):
             raise InputError(line for kind in self.problems.values() for line in kind)
-        marks, numbers = defaultdict(list), defaultdict(list)
+        marks, rows_of = defaultdict(list), defaultdict(list)
         for (image_id, *_), own in strokes.items():
             path = np.array([(place.x, place.y) for place in own])
             marks[image_id].append(Mark(own[0].label, own[0].radius, path))
-            numbers[image_id].append([place.number for place in own])
+            rows_of[image_id].append([rows[place.number] for place in own])
         names = {image_id: ", ".join(self.classes[k - 1] for k in sorted(own)) for image_id, own in added.items()}
         named = [f"{image_id} ({text})" for image_id, text in names.items()]
         warnings = [
@@ -170,7 +170,7 @@ class PointReader:
             *warn_of("images of points are evaluated, not learned from; their points are not used", self.unused),
             *warn_of("images of points are not among the data; their points are left out", lost),
         ]
-        return Points(dict(marks), dict(numbers), added, warnings)
+        return Points(dict(marks), dict(rows_of), added, warnings)
 
     def _find_images(self, rows: Sequence[PointRow]) -> list[str]:
         """Find out what images the rows mean -> names of those that are left out."""
