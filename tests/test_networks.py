@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from dsrg.method.grid import grid_size
 from dsrg.networks import backbones
-from dsrg.networks.backbones import BACKBONES, Backbone
+from dsrg.networks.backbones import BACKBONES, Backbone, FrozenBatchNorm
 from dsrg.networks.dropout import BatchDropout
 from dsrg.networks.heads import ASPP, cam_layers
 from dsrg.networks.network import CamClassifier, DeepLab, Normalize, corner_aligned
@@ -131,6 +131,7 @@ class TestFrozenNorms:
         """In float64, so that no ReLU falls on the other side of its kink."""
         absorbed = build(name, stride).double()
         monkeypatch.setattr(backbones, "_absorb_norms", lambda network: None)
+        monkeypatch.setattr(backbones, "FrozenBatchNorm", FrozenBatchNorm2d)
         plain = build(name, stride).double()
         draw_norms(absorbed)
         plain.load_state_dict(absorbed.state_dict())
@@ -145,7 +146,7 @@ class TestFrozenNorms:
     @pytest.mark.parametrize("name", NORMED)
     def test_norms_are_no_parameters_and_stay_with_their_convolution(self, name):
         network = without_init(name)
-        norms = [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
+        norms = [module for module in network.modules() if isinstance(module, FrozenBatchNorm)]
         convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
         assert [conv.norms[0] for conv in convolutions] == norms
         assert all(conv.out_channels == len(conv.norms[0].weight) for conv in convolutions)

@@ -2,6 +2,7 @@
 
 Every backbone keeps odd sizes aligned: an image of 8k+1 pixels has k+1 cells whose centres lie on every eighth pixel
 (321 -> 161 -> 81 -> 41), as Caffe's ceil-mode pooling did.
+torchvision, which takes longer to import than torch itself, is imported where its networks are built.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
-from torchvision.ops import FrozenBatchNorm2d
 
 from dsrg.networks.timm_features import timm_features
 
@@ -49,10 +47,8 @@ def vgg_mini(*, output_stride: int, classifier: bool) -> nn.Sequential:
             channels = width
         if pools:
             layers.append(nn.MaxPool2d(3, stride=2, padding=1))
-    for module in layers:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     features = nn.Sequential(*layers)
+    _he_init(features)
     features.channels = channels
     return features
 
@@ -88,19 +84,34 @@ def vgg16(*, output_stride: int, classifier: bool) -> nn.Sequential:
     return features
 
 
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with fixed numbers, by torchvision's names; the convolution before it does its work."""
+
+    eps = 1e-5
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, value in {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.items():
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+
 class ConvFrozenBN(nn.Conv2d):
     """A convolution that does the work of the frozen batch norm after it: weight * scale, plus the shift.
 
     The same function and the same gradients as the two layers, without a pass over the activations.
     """
 
-    float32 = False
-
-    def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm) -> None:
         shape = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation
         super().__init__(*shape, conv.groups, bias=False, device="meta")  # draws no random numbers
         self.weight = conv.weight
         self.norms = (norm,)  # a tuple, so that the norm stays registered in its own place only
+        # on CPUs, gradients of depthwise convolutions in bf16 are many times slower where these are strided or dilated,
+        # and those of dilated weights can be wrong
+        self.float32 = conv.groups > 1 and max(*conv.stride, *conv.dilation) > 1
 
     def forward(self, inputs: Tensor) -> Tensor:
         norm = self.norms[0]
@@ -108,28 +119,16 @@ class ConvFrozenBN(nn.Conv2d):
         weight, bias = self.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
         if not self.float32:
             return self._conv_forward(inputs, weight, bias)
-        # on CPUs, gradients of depthwise convolutions in bf16 are many times slower where these are strided or dilated,
-        # and those of dilated weights can be wrong
         with torch.autocast(inputs.device.type, enabled=False):
             return self._conv_forward(inputs.to(weight.dtype), weight, bias)
-
-
-class _AbsorbedNorm(FrozenBatchNorm2d):
-    """A frozen batch norm whose convolution does its work."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs
 
 
 def _absorb_norms(network: nn.Module) -> None:
     """Let every convolution take over the frozen batch norm after it; torchvision's names of weights stay."""
     for parent in list(network.modules()):
-        for (name, conv), (norm_name, norm) in pairwise(parent.named_children()):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
-                absorbed = _AbsorbedNorm(conv.out_channels, eps=norm.eps)
-                absorbed.load_state_dict(norm.state_dict())
-                setattr(parent, name, ConvFrozenBN(conv, absorbed))
-                setattr(parent, norm_name, absorbed)
+        for (name, conv), (_, norm) in pairwise(parent.named_children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm):
+                setattr(parent, name, ConvFrozenBN(conv, norm))
 
 
 class _ResNet(nn.Module):
@@ -137,7 +136,7 @@ class _ResNet(nn.Module):
 
     channels = 2048
 
-    def __init__(self, resnet: torchvision.models.ResNet) -> None:
+    def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
         for name, child in resnet.named_children():
             if name not in ("avgpool", "fc"):
@@ -151,43 +150,71 @@ class _ResNet(nn.Module):
 
 def resnet101(*, output_stride: int, classifier: bool) -> _ResNet:
     """ResNet101, the last stages dilated instead of strided; batch norm frozen, as in DeepLab."""
+    import torchvision
+
     resnet = torchvision.models.resnet101(
-        norm_layer=FrozenBatchNorm2d, replace_stride_with_dilation=[False, output_stride == 8, True]
+        norm_layer=FrozenBatchNorm, replace_stride_with_dilation=[False, output_stride == 8, True]
     )
     resnet.maxpool.ceil_mode = True
     # Frozen norms do not tame random weights: every block would double the variance, 2 ** 33 in all. ImageNet's weights
     # replace this.
-    blocks = [module for module in resnet.modules() if isinstance(module, Bottleneck)]
+    blocks = [module for module in resnet.modules() if hasattr(module, "bn3")]
     for block in blocks:
         nn.init.constant_(block.bn3.weight, len(blocks) ** -0.5)
     _absorb_norms(resnet)
     return _ResNet(resnet)
 
 
+def _conv_norm(
+    inputs: int, channels: int, size: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, channels, size, stride, dilation * (size // 2), dilation, groups, bias=False)
+    return nn.Sequential(conv, FrozenBatchNorm(channels), nn.ReLU6(inplace=True))
+
+
+class _InvertedResidual(nn.Module):
+    """MobileNetV2's block: widened, convolved depthwise, narrowed; the names of its layers are torchvision's."""
+
+    def __init__(self, inputs: int, channels: int, *, expand: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        hidden = expand * inputs
+        widen = [_conv_norm(inputs, hidden)] if expand > 1 else []
+        depthwise = _conv_norm(hidden, hidden, 3, stride=stride, dilation=dilation, groups=hidden)
+        self.conv = nn.Sequential(*widen, depthwise, *_conv_norm(hidden, channels)[:2])
+        self.is_residual = inputs == channels
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.conv(inputs) if self.is_residual else self.conv(inputs)
+
+
 def mobilenet_v2(*, output_stride: int, classifier: bool) -> nn.Sequential:
-    """MobileNetV2 with late strides turned into dilation; batch norm frozen.
+    """MobileNetV2 (Sandler et al. 2018, table 2) with late strides turned into dilation; batch norm frozen.
 
     The last 1x1 convolution (320 -> 1280) serves classification and is left out of segmentation, as DeepLab does.
     """
-    features = torchvision.models.mobilenet_v2(norm_layer=FrozenBatchNorm2d).features
-    if not classifier:
-        features = features[:-1]
+    layers, channels, stride, dilation = [_conv_norm(3, 32, 3, stride=2)], 32, 2, 1
+    for expand, width, repeats, step in [
+        *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
+        *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+    ]:
+        kept = step if stride * step <= output_stride else 1
+        layers.append(_InvertedResidual(channels, width, expand=expand, stride=kept, dilation=dilation))
+        channels, stride, dilation = width, stride * kept, dilation * step // kept
+        block = {"expand": expand, "stride": 1, "dilation": dilation}
+        layers += [_InvertedResidual(width, width, **block) for _ in range(repeats - 1)]
+    if classifier:
+        layers.append(_conv_norm(channels, 1280))
+    features = nn.Sequential(*layers)
+    _he_init(features)
     _absorb_norms(features)
-    stride, dilation = 1, 1
-    for module in features.modules():
-        if not isinstance(module, nn.Conv2d):
-            continue
-        applied = dilation
-        if module.stride == (2, 2):
-            if stride == output_stride:
-                module.stride, dilation = (1, 1), dilation * 2
-            else:
-                stride *= 2
-        if module.kernel_size == (3, 3):
-            module.dilation = module.padding = (applied, applied)
-            module.float32 = module.groups > 1 and (applied > 1 or module.stride == (2, 2))
-    features.channels = 1280 if classifier else 320
+    features.channels = 1280 if classifier else channels
     return features
+
+
+def _he_init(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class _Backbones(dict[str, Backbone]):

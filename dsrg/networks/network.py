@@ -38,11 +38,14 @@ class Normalize(nn.Module):
 
     def __init__(self, convention: str) -> None:
         super().__init__()
-        mean, std = {
-            "torchvision": (torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255),
-            "caffe": (torch.tensor(CAFFE_MEAN), torch.ones(3)),
-            "caffe_rgb": (torch.tensor(CAFFE_MEAN).flip(0), torch.ones(3)),
-        }[convention]
+        with torch.device(
+            "cpu"
+        ):  # sums of meta tensors, which a network is sketched with, import torch._dynamo: seconds
+            mean, std = {
+                "torchvision": (torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255),
+                "caffe": (torch.tensor(CAFFE_MEAN), torch.ones(3)),
+                "caffe_rgb": (torch.tensor(CAFFE_MEAN).flip(0), torch.ones(3)),
+            }[convention]
         self.bgr = convention == "caffe"
         self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(3, 1, 1), persistent=False)

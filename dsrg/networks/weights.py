@@ -5,7 +5,6 @@ from math import isqrt
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from dsrg.errors import InputError
@@ -17,7 +16,7 @@ from dsrg.networks.timm_features import timm_features
 
 PATIENCE = 30  # seconds that a server may be silent while weights are fetched
 
-# VGG16 by Caffe's names and by torchvision's numbers; the numbers are the backbyour own names
+# VGG16 by Caffe's names and by torchvision's numbers; the numbers are the backbone's own names
 CAFFE_NAMES = [f"conv{block}_{n}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, convs + 1)]
 NUMBERS = ["0", "2", "5", "7", "10", "12", "14", "17", "19", "21", "24", "26", "28"]
 VGG16_NAMES = dict(zip(CAFFE_NAMES, NUMBERS, strict=True)) | {"classifier.0": "fc6", "classifier.3": "fc7"}
@@ -172,6 +171,8 @@ def _covers(weight: Tensor, wanted: Tensor) -> bool:
 
 
 def _imagenet(name: str) -> dict[str, Tensor]:
+    import torchvision  # seconds, of which a network that is trained needs nothing
+
     enum = BACKBONES[name].imagenet
     if enum is None:
         raise InputError(f"network.weights: there are no ImageNet weights for {name}; use null")

@@ -8,7 +8,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.networks import network
-from dsrg.networks.backbones import BACKBONES
+from dsrg.networks.backbones import BACKBONES, FrozenBatchNorm
 
 NETWORK = {
     "backbone": "vgg_mini",
@@ -50,7 +50,7 @@ def draw_norms(network: nn.Module) -> None:
     """Frozen norms with statistics as a trained network may have them, not 0 and 1."""
     torch.manual_seed(1)
     for module in network.modules():
-        if isinstance(module, FrozenBatchNorm2d):
+        if isinstance(module, (FrozenBatchNorm, FrozenBatchNorm2d)):
             module.weight.uniform_(0.5, 1.5)
             module.bias.normal_(0, 0.1)
             module.running_mean.normal_(0, 0.1)
