@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dsrg.artifacts.model_file import Model
-from dsrg.data.images import check_image, read_image
+from dsrg.data.images import SizedImage, check_image, read_sized
 from dsrg.data.index import present_from_tags
 from dsrg.errors import InputError
 from dsrg.inference import released
@@ -56,6 +56,10 @@ class Predictor:
         """Names of the classes 1..C; 0 is background."""
         return self.model.classes
 
+    @property
+    def on_gpu(self) -> bool:
+        return next(self.network.parameters()).is_cuda
+
     def predict(
         self,
         image: str | Path | NDArray[np.uint8],
@@ -86,9 +90,10 @@ class Predictor:
             raise InputError(f"unsure_below {unsure_below}: expected 0 to 1")
         if max_side is not None and not max_side >= 1:
             raise InputError(f"max_side {max_side}: expected pixels, at least 1, or None")
+        settings = settings.model_copy(update={"max_side": max_side}) if max_side else settings
         if isinstance(image, str | Path):
             check_image(image, pixels_max=released.PIXELS_MAX)
-            image = read_image(image)
+            image = read_sized(image, settings.max_side)
         elif not isinstance(image, np.ndarray):
             kind = f"{type(image).__module__}.{type(image).__qualname__}"
             raise InputError(f"an image {kind}; expected a path, or an array uint8 (height, width, 3), RGB")
@@ -103,7 +108,7 @@ class Predictor:
         (found,) = self.predictions(
             [image],
             None if tags is None else present_from_tags([tags], self.classes),
-            settings=settings.model_copy(update={"max_side": max_side}) if max_side else settings,
+            settings=settings,
             kernel=kernel if crf else None,
             probabilities=probabilities,
             unsure_below=unsure_below,
@@ -112,7 +117,7 @@ class Predictor:
 
     def predictions(
         self,
-        images: Iterable[NDArray[np.uint8]],
+        images: Iterable[NDArray[np.uint8] | SizedImage],
         present: NDArray[np.bool_] | None,
         *,
         settings: PredictParams,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dsrg.data.batches import Batch
 from dsrg.inference.cams import activation_maps
 from dsrg.inference.gradient_saliency import gradient_saliency, median3x3, shares_below
-from dsrg.inference.predict import candidate_classes, merge_scales, multiscale_logits
+from dsrg.inference.predict import merge_scales, multiscale_logits
 from dsrg.inference.released import PREDICT
 from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.growing import grow
@@ -211,7 +211,7 @@ def test_scales_are_merged_on_the_device(merge):
     with FakeCuda() as cuda:
         segmenter = on_cuda(segmenter_of(params_of("shapes"))).eval()
         grids = next(multiscale_logits(segmenter, pictures(), settings, size=65))
-        assert merge_scales(grids, (40, 60), settings).is_cuda and candidate_classes(grids).is_cuda
+        assert merge_scales(grids, (40, 60), settings).is_cuda
     squares = len(settings.scales)  # come from the host
     assert cuda.waits == Counter({"predict._grid: copy to the device": squares})
 

@@ -6,11 +6,12 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
@@ -25,11 +26,14 @@ from dsrg.data.images import (
     MISNAMED,
     TRANSPARENT,
     check_image,
+    limit_side,
     read_image,
     read_mask,
+    read_sized,
 )
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError, RunError
+from helpers.data import picture
 
 QUARTERS = np.zeros((16, 24, 3), np.uint8)  # red, blue / green, black
 QUARTERS[:8, :12, 0] = QUARTERS[:8, 12:, 2] = QUARTERS[8:, :12, 1] = 255
@@ -87,6 +91,29 @@ def test_exif_orientation_is_applied(put, file_format, orientation):
     facts = check_image(path, pixels_max=16 * 24)
     assert (facts.height, facts.width) == image.shape[:2] == ((24, 16) if orientation > 4 else (16, 24))
     assert facts.checksum == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(st.integers(1, 900), st.integers(1, 900)),
+    st.integers(1, 8),
+    st.sampled_from([100, 101, 250]),
+    st.sampled_from(["RGB", "L", "CMYK"]),
+    st.booleans(),
+)
+def test_a_jpeg_decoded_small_is_the_picture_made_small(shape, orientation, max_side, mode, progressive):
+    """Of the same size to the pixel, upright, and as it is when decoded whole, but for few gray levels."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with NamedTemporaryFile(suffix=".jpg") as file:
+        image = Image.fromarray(picture(*shape, seed=sum(shape))).convert(mode)
+        image.save(file.name, quality=95, exif=exif, progressive=progressive)
+        whole, small = read_image(file.name), read_sized(file.name, max_side)
+    expected = limit_side(whole, max_side)
+    assert small.shape == whole.shape[:2] and small.pixels.shape == expected.shape
+    assert small.pixels.flags.c_contiguous
+    off = np.abs(small.pixels.astype(int) - expected)
+    assert off.mean() < 5 and (max(shape) > max_side or not off.any())
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
@@ -398,8 +425,8 @@ def test_read_image_refuses_what_is_no_image(put):
 
 
 def test_mask_is_its_indices_not_its_colors(put):
-    for picture in (palette_image(LABELS), Image.fromarray(LABELS)):
-        mask = read_mask(put(picture))
+    for image in (palette_image(LABELS), Image.fromarray(LABELS)):
+        mask = read_mask(put(image))
         assert mask.dtype == np.uint8
         np.testing.assert_array_equal(mask, LABELS)
 

@@ -37,9 +37,9 @@ from dsrg.inference.cams import activation_maps, load_classifier
 from dsrg.inference.gradient_saliency import gradient_saliency
 from dsrg.inference.predict import (
     ImageLogits,
-    candidate_classes,
     load_segmenter,
     merge_scales,
+    merged_labels,
     postprocess,
     predict_logits,
     predictions,
@@ -201,37 +201,38 @@ class TestPrediction:
         assert (here - there.flip(2)).abs().max() > 0.2  # without flip it is not
 
 
-class TestContenders:
-    @given(st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(0, 3), st.sampled_from(["sum", "mean"]))
-    def test_whoever_wins_a_pixel_is_one(self, classes, seed, apart, merge):
+class TestMergedLabels:
+    @given(
+        st.integers(1, 9),
+        st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3),
+        st.tuples(st.integers(1, 90), st.integers(1, 90)),
+        st.integers(0, 2**32 - 1),
+        st.floats(0, 3),
+    )
+    def test_they_are_the_highest_merged_scores(self, classes, sizes, shape, seed, apart):
         """Scores of each class around its own mean: the further apart these are, the more classes never win."""
         rng = np.random.default_rng(seed)
         means = apart * rng.standard_normal((classes, 1, 1), np.float32)
-        grids = [
-            torch.from_numpy(means + rng.standard_normal((classes, *size), np.float32)) for size in ((4, 3), (6, 5))
-        ]
-        settings = PredictParams(shape="square", scales=[0.75, 1.0], flip=False, merge=merge, max_side=1024)
-        winners = merge_scales(grids, (17, 11), settings).argmax(dim=0).unique()
-        assert candidate_classes(grids)[winners].all()
+        grids = [torch.from_numpy(means + rng.standard_normal((classes, *size), np.float32)) for size in sizes]
+        settings = PredictParams(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
+        scores = merge_scales(grids, shape, settings)
+        found = torch.from_numpy(merged_labels(grids, shape)).long()
+        behind = scores.amax(dim=0) - scores.gather(0, found[None])[0]
+        assert found.shape == shape and behind.max() < 1e-4  # the roundings of another order of sums
 
-    def test_who_is_behind_another_everywhere_is_none(self):
-        first = torch.tensor([[5.0, 5, 5], [1, 1, 9], [4, 4, 4], [1, 1, 7.5]])[:, None]
-        second = torch.tensor([[5.0, 5, 5], [1, 1, 1], [4, 4, 4], [1, 1, 2.0]])[:, None]
-        assert candidate_classes([first]).tolist() == [True, True, False, True]
-        assert candidate_classes([first, second]).tolist() == [
-            True,
-            True,
-            False,
-            False,
-        ]  # 4 ahead, then 4 behind; 2.5 and 3
-        assert candidate_classes([torch.zeros(3, 2, 2)]).all()  # equals
-        assert candidate_classes([torch.full((3, 2, 2), float("nan"))]).all()  # numbers alone rule out
+    def test_scores_are_computed_only_where_classes_meet(self, monkeypatch):
+        pixels, plain = [], F.embedding_bag
+        monkeypatch.setattr(F, "embedding_bag", lambda at, *a, **k: pixels.append(len(at)) or plain(at, *a, **k))
+        left = torch.tensor([3.0, 3, 3, -3, -3]).expand(5, 5)
+        grids = [torch.stack([left, -left, left - 9])]
+        labels = merged_labels(grids, (80, 81))
+        assert (labels[:, :50] == 0).all() and (labels[:, 51:] == 1).all()
+        assert pixels == [80 * 20]  # one column of cells
+        assert (merged_labels([grids[0][:1], grids[0][2:]], (80, 81)) == 0).all() and len(pixels) == 1
 
-    def test_label_maps_alone_are_the_same_from_fewer_classes(self):
+    def test_label_maps_alone_are_those_of_the_probabilities(self):
         images = [picture(40, 60, seed=seed) for seed in range(4)] + [np.full((20, 30, 3), (10, 20, 250), np.uint8)]
         arguments = (Colors(), images, None, PredictParams(**released.PREDICT))
-        counts = [len(one.scores) for one in predict_logits(*arguments, size=33, labels_only=True)]
-        assert counts[-1] == 1 and max(counts) > 1
         alone = predictions(*arguments, size=33, kernel=None)
         for one, whole in zip(alone, predictions(*arguments, size=33, kernel=None, probabilities=True), strict=True):
             np.testing.assert_array_equal(one.labels, whole.labels)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrg.artifacts.model_file import Model, built, load_model
-from dsrg.data.images import limit_side
+from dsrg.data.images import SizedImage, limit_side
 from dsrg.inference.preprocess import resize_native, scaled_side, warp_to_square
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
@@ -35,6 +35,15 @@ class ImageLogits(NamedTuple):
     image: NDArray[np.uint8]
     present: NDArray[np.bool_]
     scores: Tensor
+    shape: tuple[int, int]
+
+
+class ImageGrids(NamedTuple):
+    """ImageLogits before they are merged: grids float (K, h, w), one a scale."""
+
+    image: NDArray[np.uint8]
+    present: NDArray[np.bool_]
+    grids: list[Tensor]
     shape: tuple[int, int]
 
 
@@ -98,15 +107,53 @@ def image_prior(scores: Tensor, *, sharpness: float) -> Tensor:
 
 
 @torch.inference_mode()
-def candidate_classes(grids: list[Tensor]) -> Tensor:
-    """Bool (K,): which classes of the grids (K, h, w) can have the highest of the merged scores at any pixel.
+def merged_labels(grids: list[Tensor], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """The class of the highest merged score, uint8 (H, W), of the grids (K, h, w): `merge_scales` and its argmax.
 
-    A merged score is a mean of each grid's, summed over the grids. So a class cannot win where the most that it is
-    ahead of another one, here the one ahead on the whole, comes to less than nothing. On real images few can.
+    Between the cells of all grids taken together the merged scores are bilinear. So a class that is the highest at the
+    four corners of such a rectangle is so within it, and scores are computed only where classes meet. Those that are
+    nowhere ahead of one and the same other class are left out.
     """
-    leader = sum(grid.mean(dim=(1, 2)) for grid in grids).argmax()
-    ahead = sum((grid - grid.index_select(0, leader[None])).amax(dim=(1, 2)) for grid in grids)
-    return ~(ahead < 0)  # scores that are no numbers rule nothing out
+    sides = [_Side(pixels, [grid.shape[axis] for grid in grids]) for axis, pixels in zip((1, 2), shape, strict=True)]
+    corners = sum(
+        rows @ grid.float().cpu() @ columns.T
+        for grid, rows, columns in zip(grids, *(side.weights for side in sides), strict=True)
+    )
+    leader = corners.mean(dim=(1, 2)).argmax()
+    classes = (~(corners < corners[leader])).flatten(1).any(dim=1).nonzero()[:, 0]  # NaN rules nothing out
+    corners = corners[classes]
+    best = corners.argmax(dim=0).to(torch.uint8).numpy()
+    first = best[:-1, :-1]
+    meet = (first != best[1:, :-1]) | (first != best[:-1, 1:]) | (first != best[1:, 1:])
+    (y, down), (x, right) = ((side.before, side.beyond) for side in sides)
+    labels, unsure = (np.take(np.take(cells, x, axis=1), y, axis=0) for cells in (first, meet))
+    at = np.flatnonzero(unsure)
+    if len(at):
+        row, column = np.divmod(at, shape[1])
+        width, down, right = best.shape[1], down[row], right[column]
+        indices = (y[row] * width + x[column])[:, None] + np.array([0, 1, width, width + 1])
+        weights = np.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right], axis=1)
+        table, places = corners.flatten(1).T.contiguous(), torch.from_numpy(indices)
+        scores = F.embedding_bag(places, table, mode="sum", per_sample_weights=torch.from_numpy(weights))
+        labels.flat[at] = scores.argmax(dim=1).to(torch.uint8).numpy()
+    return classes.to(torch.uint8).numpy()[labels]
+
+
+class _Side:
+    """One side of an image, cut where any of some grids has a cell; its first and last pixel are the outermost cells.
+
+    weights: float (cuts, cells) for each grid, linear interpolation. before, beyond: for each pixel the cut at or
+    before it, and how far it is from there to the next one, float 0..1.
+    """
+
+    def __init__(self, pixels: int, cells: list[int]) -> None:
+        cuts = np.unique(np.concatenate([[0.0, 1.0], *(np.linspace(0, 1, count) for count in cells)]).round(9))
+        distances = (np.abs(cuts[:, None] * (count - 1) - np.arange(count)) for count in cells)
+        self.weights = [torch.from_numpy(np.maximum(0, 1 - distance).astype(np.float32)) for distance in distances]
+        places = np.linspace(0, 1, pixels)
+        self.before = np.searchsorted(cuts[1:-1], places, side="right")
+        start, end = cuts[self.before], cuts[self.before + 1]
+        self.beyond = ((places - start) / (end - start)).astype(np.float32)
 
 
 def _layout(classes: int) -> torch.memory_format:
@@ -120,49 +167,58 @@ def _grid(segmenter: nn.Module, batch: Tensor, *, flip: bool) -> Tensor:
     return segmenter(batch) + segmenter(batch.flip(3)).flip(3) if flip else segmenter(batch)
 
 
-def _rows(grids: list[Tensor], wanted: NDArray[np.bool_]) -> list[Tensor]:
-    return [grid[np.flatnonzero(wanted).tolist()] for grid in grids]
-
-
-def predict_logits(
+def predict_grids(
     segmenter: nn.Module,
-    images: Iterable[NDArray[np.uint8]],
+    images: Iterable[NDArray[np.uint8] | SizedImage],
     present: NDArray[np.bool_] | None,
     settings: PredictParams,
     *,
     size: int,
     batch: int = 8,
-    labels_only: bool = False,
-) -> Iterator[ImageLogits]:
-    """The opinion of any number of images, `batch` of which are in the network at once, in order.
+) -> Iterator[ImageGrids]:
+    """What the network says of any number of images, `batch` of which are in it at once, in order.
 
-    present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all. With
-    `labels_only`, for which class is the most likely and nothing else, they are the `contenders` among these. An image
+    present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all. An image
     whose longer side is more than `settings.max_side` is worked on scaled down to it. A thread takes the next images
     out of `images`, one at a time, while the network works.
     """
     rows = repeat(None) if present is None else iter(present)
-    sized = ((image.shape[:2], limit_side(image, settings.max_side)) for image in images)  # one large image at a time
-    sized = workers.ahead(sized, most=batch)
+    sized = workers.ahead((_sized(image, settings.max_side) for image in images), most=batch)
     while taken := list(islice(sized, batch)):
-        shapes, group = zip(*taken, strict=True)
-        found = multiscale_logits(segmenter, list(group), settings, size=size)
-        for shape, image, grids in zip(shapes, group, found, strict=True):
+        found = multiscale_logits(segmenter, [one.pixels for one in taken], settings, size=size)
+        for (image, shape), grids in zip(taken, found, strict=True):
             known = next(rows)
-            known = np.ones(len(grids[0]), bool) if known is None else known.copy()
-            grids = _rows(grids, known)
-            if labels_only and settings.pooled_prior is None:
-                winning = candidate_classes(grids).cpu().numpy()
-                known[known], grids = winning, _rows(grids, winning)
-            scores = merge_scales(grids, image.shape[:2], settings)
-            if settings.pooled_prior is not None:
-                scores = scores + image_prior(scores, sharpness=settings.pooled_prior)[:, None, None]
-            yield ImageLogits(image, known, scores, shape)
+            known = np.ones(len(grids[0]), bool) if known is None else known
+            yield ImageGrids(image, known, [grid[np.flatnonzero(known).tolist()] for grid in grids], shape)
+
+
+def _sized(image: NDArray[np.uint8] | SizedImage, max_side: int) -> SizedImage:
+    pixels, shape = image if isinstance(image, SizedImage) else (image, image.shape[:2])
+    return SizedImage(limit_side(pixels, max_side, shape), shape)
+
+
+def _merged(found: Iterable[ImageGrids], settings: PredictParams) -> Iterator[ImageLogits]:
+    for image, present, grids, shape in found:
+        scores = merge_scales(grids, image.shape[:2], settings)
+        if settings.pooled_prior is not None:
+            scores = scores + image_prior(scores, sharpness=settings.pooled_prior)[:, None, None]
+        yield ImageLogits(image, present, scores, shape)
+
+
+def predict_logits(
+    segmenter: nn.Module,
+    images: Iterable[NDArray[np.uint8] | SizedImage],
+    present: NDArray[np.bool_] | None,
+    settings: PredictParams,
+    **wanted: int,
+) -> Iterator[ImageLogits]:
+    """The scores of any number of images at the size worked on, see `predict_grids`."""
+    return _merged(predict_grids(segmenter, images, present, settings, **wanted), settings)
 
 
 def predictions(
     segmenter: nn.Module,
-    images: Iterable[NDArray[np.uint8]],
+    images: Iterable[NDArray[np.uint8] | SizedImage],
     present: NDArray[np.bool_] | None,
     settings: PredictParams,
     *,
@@ -172,10 +228,17 @@ def predictions(
     unsure_below: float = 0.0,
     probabilities: bool = False,
 ) -> Iterator[Prediction]:
-    """What the network's `predict_logits` come to, see `postprocess`; in order."""
-    labels_only = kernel is None and not unsure_below and not probabilities
-    found = predict_logits(segmenter, images, present, settings, size=size, batch=batch, labels_only=labels_only)
-    return postprocess(found, kernel=kernel, unsure_below=unsure_below, probabilities=probabilities)
+    """What the scores of any number of images come to, see `predict_grids` and `postprocess`; in order."""
+    found = predict_grids(segmenter, images, present, settings, size=size, batch=batch)
+    if kernel is None and settings.pooled_prior is None and not unsure_below and not probabilities:
+        return map(_labels_alone, found)
+    return postprocess(_merged(found, settings), kernel=kernel, unsure_below=unsure_below, probabilities=probabilities)
+
+
+def _labels_alone(found: ImageGrids) -> Prediction:
+    rows = merged_labels(found.grids, found.image.shape[:2])
+    labels = enlarged(np.flatnonzero(found.present).astype(np.uint8)[rows], found.shape)
+    return Prediction(labels, labels, None)
 
 
 def postprocess(

@@ -1,5 +1,6 @@
 """Whole networks: plain RGB images in, class scores on the grid out."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,17 +39,17 @@ class Normalize(nn.Module):
 
     def __init__(self, convention: str) -> None:
         super().__init__()
-        with torch.device(
-            "cpu"
-        ):  # sums of meta tensors, which a network is sketched with, import torch._dynamo: seconds
-            mean, std = {
-                "torchvision": (torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255),
-                "caffe": (torch.tensor(CAFFE_MEAN), torch.ones(3)),
-                "caffe_rgb": (torch.tensor(CAFFE_MEAN).flip(0), torch.ones(3)),
-            }[convention]
+        (
+            mean,
+            std,
+        ) = {  # by NumPy: products of the meta tensors that a network is sketched with would import torch._dynamo
+            "torchvision": (np.float32(IMAGENET_MEAN) * 255, np.float32(IMAGENET_STD) * 255),
+            "caffe": (CAFFE_MEAN, (1.0, 1.0, 1.0)),
+            "caffe_rgb": (CAFFE_MEAN[::-1], (1.0, 1.0, 1.0)),
+        }[convention]
         self.bgr = convention == "caffe"
-        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
-        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.flip(1) if self.bgr else images
