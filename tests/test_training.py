@@ -6,6 +6,7 @@ import io
 import math
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +40,7 @@ from dsrg.training.curves import Curves, NotFiniteError
 from dsrg.training.dsrg import Supervisor, class_shares, confidence, dsrg_criterion, labelled_shares
 from dsrg.training.fit import fit, let_stops_through, set_up_torch
 from dsrg.training.growth_recorder import GrowthRecorder, watched_steps
-from dsrg.training.optim import build_optimizer, lr_factor, parameter_groups
+from dsrg.training.optim import lr_factor, parameter_groups
 from dsrg.training.retrain import retrain_criterion
 from helpers.data import picture, save_index
 from helpers.project import recipe
@@ -119,13 +120,6 @@ class TestRates:
                 decays = {parameter.ndim > 1 for parameter in group["params"]}
                 assert decays == {group["weight_decay"] > 0}
 
-    def test_optimizers(self):
-        groups = parameter_groups(small_segmenter(), **self.RATES)
-        sgd, adamw = (build_optimizer(groups, name=name, momentum=0.8, beta2=0.99) for name in ("sgd", "adamw"))
-        assert isinstance(sgd, torch.optim.SGD) and {group["momentum"] for group in sgd.param_groups} == {0.8}
-        assert isinstance(adamw, torch.optim.AdamW) and {g["betas"] for g in adamw.param_groups} == {(0.8, 0.99)}
-        assert {group["weight_decay"] for group in sgd.param_groups} == {5e-4, 0.0}
-
 
 class TestSchedule:
     OPTIONS = {"steps": 8000, "warmup": 0, "step_every": 2000, "step_factor": 0.1, "poly_power": 0.9}
@@ -142,20 +136,17 @@ class TestSchedule:
         options = self.OPTIONS | {"schedule": "step", "step_every": every, "step_factor": factor}
         assert [5e-4 * lr_factor(step, **options) for step in self.STEPS] == pytest.approx(expected, rel=0.02)
 
-    def test_drops_come_at_the_step_itself_and_never_at_the_first(self):
-        """A port of the method divides at iteration 0 as well."""
-        options = self.OPTIONS | {"schedule": "step"}
-        assert [lr_factor(step, **options) for step in (0, 1999)] == [1, 1]
-        assert lr_factor(2000, **options) == pytest.approx(0.1)
-
-    def test_poly_falls_to_nearly_nothing(self):
-        options = self.OPTIONS | {"schedule": "poly"}
-        assert lr_factor(0, **options) == 1
-        assert lr_factor(4000, **options) == pytest.approx(0.5**0.9)
-        assert 0 < lr_factor(7999, **options) < 1e-3
-
-    def test_constant(self):
-        assert {lr_factor(step, **self.OPTIONS, schedule="constant") for step in self.STEPS} == {1.0}
+    @pytest.mark.parametrize(
+        ("schedule", "factors"),
+        [
+            ("step", {0: 1, 1999: 1, 2000: 0.1}),  # a port of the method divides at iteration 0 as well
+            ("poly", {0: 1, 4000: 0.5**0.9, 7999: 8000**-0.9}),
+            ("constant", {0: 1, 4000: 1, 7999: 1}),
+        ],
+    )
+    def test_schedules_by_hand(self, schedule, factors):
+        options = self.OPTIONS | {"schedule": schedule}
+        assert {step: lr_factor(step, **options) for step in factors} == pytest.approx(factors)
 
     @pytest.mark.parametrize("schedule", ["step", "poly", "constant"])
     def test_warm_up_rises_in_a_line_and_then_leaves_the_schedule_alone(self, schedule):
@@ -167,6 +158,23 @@ class TestSchedule:
 
 class Failing(Exception):
     pass
+
+
+def fail_at(stop: int, seen: list[int] | None = None) -> Callable[[nn.Module, int], None]:
+    """What a training is watched by that dies at a step."""
+
+    def watch(network, step):
+        if seen is not None:
+            seen.append(step)
+        if step == stop:
+            raise Failing
+
+    return watch
+
+
+def assert_same_weights(network: nn.Module, other: nn.Module) -> None:
+    for (name, value), theirs in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(value, theirs), name
 
 
 class TestFit:
@@ -233,52 +241,18 @@ class TestFit:
 
         monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "7")  # between two points of the curves
         seen = []
-
-        def killer(stop):
-            def watch(network, step):
-                seen.append(step)
-                if step == stop:
-                    raise Failing
-
-            return watch
-
         for stop in killed_at:
             with pytest.raises(Failing):
-                train("run", watch=killer(stop), **options)
-        resumed = train("run", watch=killer(0), **options)
+                train("run", watch=fail_at(stop, seen), **options)
+        resumed = train("run", watch=fail_at(0, seen), **options)
         starts, last = [1], 0
         for stop in killed_at:
             last += (stop - 1 - last) // 7 * 7  # a step counts when all of it is done, this test's own part too
             starts.append(last + 1)
         ends = [*killed_at, 40]
         assert seen == [step for first, last in zip(starts, ends, strict=True) for step in range(first, last + 1)]
-        for (name, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-            assert torch.equal(value, other), name
+        assert_same_weights(whole, resumed)
         assert (tmp_path / "run/curves.tsv").read_text() == expected
-
-    def test_other_weights_if_anything_is_lost(self, train, tmp_path, monkeypatch):
-        """The test above would notice: without the state of optimizer and random numbers the weights differ."""
-        whole = train("whole")
-        monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "7")
-
-        def stop(network, step):
-            if step == 25:
-                raise Failing
-
-        for lost in ("random", "optimizer"):
-            with pytest.raises(Failing):
-                train(lost, watch=stop)
-            checkpoints = Checkpoints(tmp_path / lost / "scratch", fingerprint="red-green")
-            state, fresh = checkpoints.load(), {}
-            if lost == "random":
-                fresh = {"random": {"cpu": torch.Generator().manual_seed(99).get_state()}}
-            else:
-                fresh = {"optimizer": {**state["optimizer"], "state": {}}}
-            checkpoints.save(state | fresh)
-            checkpoints.kept[0].unlink()
-            resumed = train(lost)
-            pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
-            assert not all(torch.equal(*pair) for pair in pairs)
 
     def test_a_full_disk_stops_it_and_with_room_it_ends_with_the_same_bits(self, train, tmp_path, monkeypatch):
         whole = train("whole")
@@ -298,8 +272,7 @@ class TestFit:
         assert [path.name.split(".")[0] for path in (tmp_path / "run/scratch").glob("*.pt")] == ["step-00000007"]
         assert list((tmp_path / "run/scratch").glob(".*")) == []
         resumed = train("run")
-        for (name, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-            assert torch.equal(value, other), name
+        assert_same_weights(whole, resumed)
 
     def test_a_checkpoint_comes_only_after_its_interval(self, train, tmp_path, monkeypatch):
         now, saved, save = [1000.0], [], Checkpoints.save
@@ -326,14 +299,10 @@ class TestFit:
             loss, values = tags(network, batch, step)
             return loss, values | {"number": torch.tensor(float(step)), "share": torch.tensor([step, 0.25, 1 / 3])}
 
-        def stop(network, step):
-            if step == 17:
-                raise Failing
-
         monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
         options = {"objective": objective, "classes": ["background", "red", "green"], "steps": 25}
         with pytest.raises(Failing):
-            train("run", watch=stop, **options)
+            train("run", watch=fail_at(17), **options)
         assert len((tmp_path / "run/scratch/per_class.tsv").read_text().splitlines()) == 1 + 3
         assert not (tmp_path / "run/per_class.tsv").exists(), "in its place only when it is whole"
         train("run", **options)
@@ -348,10 +317,6 @@ class TestFit:
         header, *lines = (line.split("\t") for line in (tmp_path / "run/curves.tsv").read_text().splitlines())
         assert header == ["step", "loss", "number", "gradient", "lr"]
         assert [(line[0], line[2]) for line in lines] == list(means.items())
-
-    def test_without_names_of_classes_there_is_no_such_table(self, train, tmp_path):
-        train("run", steps=2)
-        assert {path.name for path in (tmp_path / "run").rglob("*.tsv")} == {"curves.tsv", "growing.tsv"}
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     def test_a_loss_that_is_no_number_stops_with_step_and_images(self, train, tmp_path, monkeypatch, bad):
@@ -405,16 +370,11 @@ class TestFit:
         steps = [line.split("\t")[0] for line in (tmp_path / "whole/curves.tsv").read_text().splitlines()]
         assert steps == ["step", "10", "30", "40"]
 
-        def stop(network, step):
-            if step == 16:
-                raise Failing
-
         monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "6")
         with pytest.raises(Failing):
-            train("killed", objective=objective({4, *range(10, 20)}), skip=11, watch=stop)
+            train("killed", objective=objective({4, *range(10, 20)}), skip=11, watch=fail_at(16))
         resumed = train("killed", objective=objective({4, *range(10, 20)}), skip=11)
-        for value, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
-            assert torch.equal(value, other)
+        assert_same_weights(whole, resumed)
         assert (tmp_path / "whole/curves.tsv").read_text() == (tmp_path / "killed/curves.tsv").read_text()
 
     @pytest.mark.parametrize("moment", ["forward", "backward", "after the step"])
@@ -441,8 +401,7 @@ class TestFit:
         done = 13 if moment == "after the step" else 12
         assert Checkpoints(tmp_path / "run/scratch", fingerprint="red-green").load()["step"] == done
         resumed = train("run", steps=20)
-        for value, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
-            assert torch.equal(value, other)
+        assert_same_weights(whole, resumed)
         assert (tmp_path / "whole/curves.tsv").read_text() == (tmp_path / "run/curves.tsv").read_text()
 
     def test_told_to_stop_after_a_bad_step_it_keeps_nothing_of_it(self, train, tmp_path):
@@ -482,11 +441,6 @@ class TestFit:
         with pytest.raises(RunError, match="out of memory with 4 images at once; lower `batch`.*data.size") as error:
             train("run", objective=objective)
         assert "(CUDA out of memory)" in str(error.value)
-
-    def test_watch_sees_every_step_done(self, train):
-        seen = []
-        train("run", steps=12, watch=lambda network, step: seen.append((step, network.training)))
-        assert seen == [(step, True) for step in range(1, 13)]
 
 
 def test_torch_is_deterministic_and_does_not_fill_new_memory():
@@ -597,12 +551,6 @@ class TestCheckpoints:
         assert not checkpoints.due(2)
         now[0] += 2
         assert checkpoints.due(2)
-
-    @pytest.mark.parametrize("wrong", ["often", "-1", "nan"])
-    def test_settings_that_are_no_numbers(self, folder, monkeypatch, wrong):
-        monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", wrong)
-        with pytest.raises(InputError, match="DSRG_CHECKPOINT_SECONDS: expected a number, 0 or more"):
-            Checkpoints(folder, fingerprint="0123")
 
 
 CLASSES = ["background", "cat"]
@@ -796,47 +744,35 @@ class TestObjectives:
     def dsrg_params(**changes) -> Dsrg:
         return Dsrg(**(recipe()["dsrg"] | {"min_prob": 1e-4} | changes))
 
-    @pytest.mark.parametrize(("clip", "gradient"), [(None, False), (20.0, True)])
-    def test_switches_of_the_released_code(self, clip, gradient):
+    @pytest.mark.parametrize("step", [2, 3])
+    @pytest.mark.parametrize("seed_loss", ["plain", "balanced"])
+    @pytest.mark.parametrize(
+        "boundary",
+        [None, {"ratio_clip": None, "crf_gradient": False}, {"ratio_clip": 20.0, "crf_gradient": True}],
+        ids=["none", "paper", "released"],
+    )
+    def test_seeds_are_the_losses_of_the_paper_or_of_the_released_code(self, boundary, seed_loss, step):
+        """Before growth starts and after."""
         images, _, seeds, present = example(4)
         logits = (5 * torch.randn(2, 3, 5, 5)).requires_grad_()
-        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=True)
-        params = self.dsrg_params(boundary_clip=clip, crf_gradient=gradient)
+        growing = TestSupervisor.GROW | {"start": 3}
+        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=growing, boundary_loss=boundary is not None)
+        released = {key.replace("ratio_clip", "boundary_clip"): value for key, value in (boundary or {}).items()}
+        params = self.dsrg_params(boundary_loss=boundary is not None, seed_loss=seed_loss, **released)
         objective = dsrg_criterion(params, supervisor=supervisor)
-        loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
+        loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), step)
         probs = smoothed_softmax(logits, min_prob=1e-4)
-        supervision = supervisor(images, probs, seeds, present, step=0)
-        parts = {
-            "seeding_loss": seeding_loss(probs, supervision.labels, balanced=True),
-            "boundary_loss": boundary_loss(probs, supervision.crf_probs, ratio_clip=clip, crf_gradient=gradient),
-        }
-        for name, part in parts.items():
+        supervision = supervisor(images, probs, seeds, present, step=step)
+        assert torch.equal(supervision.labels, seeds) == (step == 2)
+        parts = {"seeding_loss": seeding_loss(probs, supervision.labels, balanced=seed_loss == "balanced")}
+        if boundary:
+            parts["boundary_loss"] = boundary_loss(probs, supervision.crf_probs, **boundary)
+        for name, part in (parts | {"loss": sum(parts.values())}).items():
+            assert part > 0
             torch.testing.assert_close(values[name], part.detach())
+        assert ("boundary_loss" in values) == (boundary is not None)
         (found,) = torch.autograd.grad(loss, logits)
         (wanted,) = torch.autograd.grad(sum(parts.values()), logits)
-        torch.testing.assert_close(found, wanted)
-
-    @pytest.mark.parametrize("boundary", [False, True])
-    @pytest.mark.parametrize("balanced", [False, True])
-    def test_seeds_are_the_losses_of_the_paper(self, boundary, balanced):
-        images, _, seeds, present = example(4)
-        logits = torch.randn(2, 3, 5, 5, requires_grad=True)
-        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=boundary)
-        params = self.dsrg_params(boundary_loss=boundary, seed_loss="balanced" if balanced else "plain")
-        objective = dsrg_criterion(params, supervisor=supervisor)
-        loss, values = objective(lambda images: logits, Batch(images, seeds, present, ["a", "b"]), 0)
-        probs = smoothed_softmax(logits, min_prob=1e-4)
-        supervision = supervisor(images, probs, seeds, present, step=0)
-        expected = seeding_loss(probs, supervision.labels, balanced=balanced)
-        assert values["seeding_loss"].item() == pytest.approx(expected.item())
-        if boundary:
-            edge = boundary_loss(probs, supervision.crf_probs, ratio_clip=None, crf_gradient=False)
-            assert values["boundary_loss"].item() == pytest.approx(edge.item()) and edge > 0
-            expected = expected + edge
-        assert loss.item() == pytest.approx(expected.item()) == values["loss"].item()
-        assert {"foreground", "background"} <= values.keys() and ("boundary_loss" in values) == boundary
-        (found,) = torch.autograd.grad(loss, logits)
-        (wanted,) = torch.autograd.grad(expected, logits)
         torch.testing.assert_close(found, wanted)
 
     def test_how_much_is_labelled_and_agreed_upon_by_literal_loops(self):
@@ -916,20 +852,6 @@ class TestObjectives:
                 loss.backward()
                 assert loss.isfinite() and loss >= 0 and logits.grad.isfinite().all()
                 assert all(value.isfinite().all() for value in values.values())
-
-    def test_the_step_decides_whether_seeds_grow(self):
-        images, _, seeds, present = example(5)
-        logits = 10 * torch.randn(2, 3, 5, 5)
-        supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW | {"start": 3}, boundary_loss=False)
-        objective = dsrg_criterion(self.dsrg_params(boundary_loss=False), supervisor=supervisor)
-        batch = Batch(images, seeds, present, ["a", "b"])
-        shares = [
-            sum(float(objective(lambda images: logits, batch, step)[1][kind]) for kind in KINDS) for step in (2, 3)
-        ]
-        assert shares[0] == pytest.approx(float((seeds != UNLABELLED).float().mean())) and shares[0] < shares[1]
-
-
-KINDS = ("foreground", "background")
 
 
 class TestGrowthWatch:
