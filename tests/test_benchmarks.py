@@ -9,25 +9,21 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 from ruamel.yaml import YAML
 
-from benchmarks import experiments, own_folder, readme, table1, table2, timing
+from benchmarks import experiments, readme, table1, table2
 from benchmarks.estimate import estimate
-from benchmarks.experiments import Experiments, mean_and_deviation, params_digest, percent, recipe_in_place
+from benchmarks.experiments import Experiments, params_digest, recipe_in_place
 from benchmarks.floors import operations
 from benchmarks.growth import PAPER
-from benchmarks.inspect import WATCHED, make_project
 from benchmarks.released_growth import released_growth
 from benchmarks.switches import SWITCHES
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
-from dsrg.inspect.run import Run
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 from dsrg.method.weak import LOSSES
 from dsrg.params import Params, load_params
-from dsrg.project import load_project
 from helpers import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -83,11 +79,6 @@ class TestParams:
             raise KeyboardInterrupt
         assert Path("params.yaml").read_bytes() == before
 
-    def test_a_bad_recipe_is_refused_before_anything_runs(self, project):
-        Path("bad.yaml").write_text("seed: 0\n")
-        with pytest.raises(InputError), recipe_in_place(Path("bad.yaml")):
-            pytest.fail("ran")
-
 
 class TestExperiments:
     @pytest.fixture
@@ -97,11 +88,6 @@ class TestExperiments:
         monkeypatch.setattr(experiments.subprocess, "run", lambda command, **_: runs.append(command))
         monkeypatch.setattr(experiments, "evaluated", lambda network: {"miou": len(runs)})
         return runs
-
-    def test_runs_the_stage_that_makes_the_network_with_the_changed_params(self, runs):
-        Experiments(Path("a.json"), common=["seed=3"], fresh=False).figures("x", ["grow.on=both"], network="retrain")
-        whole = ["dvc", "exp", "run", "--name", "x", "--set-param", "seed=3", "--set-param", "grow.on=both", "retrain"]
-        assert runs[-1] == whole
 
     def test_changes_do_not_pile_up(self, runs, monkeypatch):
         """`dvc exp run --set-param` changes params.yaml for good: the next experiment must start from the recipe."""
@@ -160,32 +146,6 @@ class TestTable2:
             assert row.in_paper(["owl"]) == {} and list(theirs) == ["background", *VOC_CLASSES]
             assert sum(theirs.values()) / 21 == pytest.approx(float(row.paper), abs=0.11)
 
-    def test_retraining_follows_every_row_but_the_papers_own(self):
-        rows = table2.with_retraining([*table2.ROWS, table2.SEC])
-        assert [row.network for row in rows] == ["dsrg", "retrain"] * 4
-        assert [row for row in rows if row.paper] == [*table2.ROWS, table2.SEC]
-        assert all(first.changes == second.changes for first, second in zip(rows[::2], rows[1::2], strict=True))
-
-    def test_figure_has_a_bar_a_row_in_each_group(self, tmp_path):
-        theirs = " ".join("50" for _ in range(21))
-        rows = [table2.Row(title, [], "dsrg", "52.5", classes=theirs) for title in self.FOUND]
-        table2.draw(tmp_path / "a.png", rows, self.FOUND)
-        picture = cv2.imread(str(tmp_path / "a.png")).reshape(-1, 3)[:, ::-1]
-        for color in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
-            assert (picture == color).all(axis=1).sum() > 1000
-
-    def test_figure_of_growth_has_a_line_a_run(self, tmp_path):
-        table2.draw_growth(tmp_path / "none.png", [table2.Row("static", [], "dsrg", "")], self.FOUND)
-        assert not (tmp_path / "none.png").exists(), "nothing was recorded"
-        values = {"fg_share": 0.2, "fg_precision": 0.7, "bg_share": 0.5, "bg_precision": 0.9}
-        moments = [{"step": step} | values for step in (10, 20)]
-        found = {title: [{"growth": moments}] for title in self.FOUND}
-        table2.draw_growth(tmp_path / "a.png", [table2.Row(title, [], "dsrg", "") for title in found], found)
-        assert cv2.imread(str(tmp_path / "a.png")).shape[1] > 1000
-
-    def test_a_single_value_has_no_deviation(self):
-        assert mean_and_deviation([3.0]) == (3.0, 0.0) and percent([0.5]) == "50.0 ± 0.0"
-
 
 class TestTables:
     """The programs of tables from the command line on, experiments but for DVC's work."""
@@ -222,14 +182,6 @@ class TestTables:
             },
         }
 
-    def test_some_rows_of_table2(self):
-        options = ["--only", "baseline", "--only", "growing", "--seeds", "0", "1"]
-        run = CliRunner().invoke(table2.main, options, catch_exceptions=False)
-        lines = Path("results/table2.md").read_text().splitlines()
-        titles = [line.split(" | ")[0] for line in lines if "±" in line]
-        assert run.exit_code == 0 and titles == ["| baseline: static seeds, plain loss", "| + growing (DSRG)"]
-        assert len(json.loads(Path("table2-params.json").read_text())["experiments"]) == 2 * 2
-
     def test_table1(self):
         run = CliRunner().invoke(table1.main, ["--seeds", "0", "1", "--set", "data.root=x"], catch_exceptions=False)
         text = Path("results/table1.md").read_text()
@@ -243,10 +195,6 @@ class TestTables:
         ccnn = {"miou": [0.25] * 2, "miou_crf": [0.5] * 2, "published_val": 35.3, "published_test": 35.6}
         assert list(found) == [row.name for row in table1.ROWS] and found["ccnn"] == ccnn
         assert len(json.loads(Path("table1-params.json").read_text())["experiments"]) == 2 * len(table1.ROWS)
-
-    def test_table1_names_its_rows(self):
-        refused = CliRunner().invoke(table1.main, ["--only", "cnn"])
-        assert refused.exit_code == 2 and "no row cnn; rows: mil, " in refused.output
 
     def test_every_mark_of_table1_is_explained_and_every_loss_has_a_row(self):
         marks = {mark for row in table1.ROWS for mark in row.marks}
@@ -296,44 +244,6 @@ class TestReadme:
         (tmp_path / "growth.json").write_text(json.dumps(growth))
         assert readme.updated(text).splitlines()[7].endswith("| at most 0.5 ms | 0.4 ms | yes |")
 
-    def test_pipelines_and_estimates_stand_beside_each_other(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(readme, "RESULTS", tmp_path)
-        stages = {"stages": {"prepare": {"seconds": 3.4}}}
-        (tmp_path / "stages-demo.json").write_text(json.dumps(stages))
-        (tmp_path / "estimate-demo.json").write_text(json.dumps({"estimated_s": {"prepare": 1, "retrain": 200.0}}))
-        assert list(readme.stages())[1:] == [["prepare", "3", "1"], ["retrain", "", "200"], ["all", "3", "201"]]
-
-
-def test_own_folder_scores_what_the_commands_leave_behind(tmp_path, monkeypatch):
-    """The commands are stood in for: they label every pixel background."""
-    monkeypatch.setattr(own_folder, "RESULTS", tmp_path)
-    ran = []
-
-    def measured(command: str, folder: Path, environment: dict[str, str]) -> tuple[float, float]:
-        assert (folder / "dvc.yaml").exists() and environment["PYTHONPATH"] == str(folder)
-        ran.append(command)
-        if command in ("dvc repro", "dsrg predict new --out predicted"):
-            place, table, column, masks = {
-                True: ("pictures", "data/index.csv", "path", "data/pseudo_labels"),
-                False: ("new", "predicted/images.csv", "image", "predicted/masks"),
-            }[command == "dvc repro"]
-            (folder / masks).mkdir(parents=True)
-            lines = [f"id,{column}"]
-            for number, path in enumerate(sorted((folder / place).rglob("Bild*"))):
-                inside = path.relative_to(folder / place) if place == "pictures" else path.relative_to(folder)
-                lines.append(f"{number},{inside}")
-                with Image.open(path) as image:
-                    Image.new("P", image.size).save(folder / masks / f"{number}.png")
-            (folder / table).write_text("\n".join(lines), encoding="utf-8")
-        return 2.0, 1.0
-
-    monkeypatch.setattr(own_folder, "measured", measured)
-    run = CliRunner().invoke(own_folder.main, ["--side", "48"], catch_exceptions=False)
-    found = json.loads((tmp_path / "own_folder-vgg_mini.json").read_text())
-    assert run.exit_code == 0 and tuple(ran) == own_folder.COMMANDS and found["total_seconds"] == 8
-    # all of the background and nothing else: its share of the pixels over four classes
-    assert 0.1 < found["pseudo_labels_miou"] < 0.25 and 0.1 < found["new_pictures_miou"] < 0.25
-
 
 class TestTimings:
     @pytest.fixture(autouse=True)
@@ -363,31 +273,6 @@ class TestTimings:
         assert rows and {len(row) for row in rows} == {len(header)}
         assert any("classifier's step" in row[0] for row in rows) == (name == "step")
 
-    def test_the_page_of_many_images_is_served_what_it_needs(self, tmp_path, monkeypatch):
-        """Without the browser: the generated project opens, and none of its artifacts is missing but retraining."""
-        monkeypatch.chdir(tmp_path)
-        make_project(tmp_path, 120)
-        project = Run(load_project())
-        assert len(project.index) == 120 and len(project.watched_ids) == WATCHED
-        assert all("pseudo_labels" in one or "retrain" in one for one in project.missing())
-        assert project.thumbnail("image00119", True) and project.why_fixed() == {"seeds": None, "grow": None}
-        assert project.live("image00007", project.before, growing=False)["coverage"]["image"][0] > 0
-
-    def test_sides_take_turns_and_the_first_round_does_not_count(self):
-        turns = []
-        runs = timing.in_turn({name: lambda name=name: turns.append(name) for name in "ab"}, rounds=2)
-        assert turns == list("ababab")
-        assert all(len(run.wall) == len(run.processor) == 2 and min(run.wall) >= 0 for run in runs.values())
-
-    def test_figures_by_hand(self):
-        run = timing.Runs(wall=[0.2, 0.05, 0.3], processor=[0.02, 0.01, 0.03])
-        assert run.figures() == {
-            **{"median_s": 0.2, "min_s": 0.05, "max_s": 0.3},
-            **{"processor_median_s": 0.02, "processor_min_s": 0.01},
-        }
-        assert run.cells() == ["200", "50.0", "300", "20.0", "10.0"]
-        assert timing.ratio([1.0, 6.0, 2.0], [1.0, 2.0, 1.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
-
     @pytest.mark.parametrize(("groups", "outputs"), [(1, 6), (4, 8), (8, 8)])
     @pytest.mark.parametrize("first", [True, False])
     def test_operations_of_a_convolution_and_its_gradients(self, groups, outputs, first):
@@ -413,52 +298,6 @@ class TestTimings:
             "make_pseudo_labels": 10_582 / 4,
             "retrain": params.retrain.steps * params.retrain.batch * 2,
         }
-
-    def test_an_estimate_from_what_the_others_wrote(self, tmp_path, monkeypatch):
-        """The quick runs of `step` and `throughput`, but for their being on one core."""
-        monkeypatch.setattr("benchmarks.estimate.RESULTS", tmp_path)
-        step = {"batch": 2, "parts": {f"step, {kind}": {"median_s": 1} for kind in ("with", "without")}}
-        step["cam_step"] = {"batch": 2, "median_s": 1}
-        work = {name: {"2 cores": {"images_per_s": {"median": 2}}} for name in ("seeds", "pseudo labels", "loader")}
-        for kind, found in (("step", step), ("throughput", {"work": work})):
-            (tmp_path / f"{kind}-shapes.json").write_text(json.dumps(found))
-        command = ["--recipe", str(ROOT / "recipes/shapes.yaml")]
-        run = CliRunner().invoke(importlib.import_module("benchmarks.estimate").main, command, catch_exceptions=False)
-        found = json.loads((tmp_path / "estimate-shapes.json").read_text())
-        assert run.exit_code == 0 and found["estimated_s"]["make_seeds"] == 10_582 / 2
-
-    def test_an_estimate_without_its_figures_says_what_to_run(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("benchmarks.estimate.RESULTS", tmp_path)
-        recipe = str(ROOT / "recipes/shapes.yaml")
-
-        def said() -> str:
-            run = CliRunner().invoke(importlib.import_module("benchmarks.estimate").main, ["--recipe", recipe])
-            assert run.exit_code == 1 and not (tmp_path / "estimate-shapes.json").exists()
-            return run.stderr
-
-        command = f"run python -m benchmarks.step --recipe {recipe}"
-        assert said().endswith(f"step-shapes.json: no such file; {command}\n")
-        step = {"batch": 4, "parts": {}}
-        (tmp_path / "step-shapes.json").write_text(json.dumps(step))
-        assert said().endswith(f"step-shapes.json: it has no cam_step; {command} --batch 4\n")
-        (tmp_path / "step-shapes.json").write_text(json.dumps(step | {"cam_step": {}}))
-        assert "throughput-shapes.json: no such file; run python -m benchmarks.throughput" in said()
-
-    def test_stages_are_timed_one_by_one(self, tmp_path, monkeypatch):
-        """A pipeline of one stage, run by DVC itself."""
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("benchmarks.stages.RESULTS", tmp_path)
-        metrics = "results/evaluate/metrics.json"
-        Path(metrics).parent.mkdir(parents=True)
-        Path(".dvc").mkdir()
-        Path(".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-        command = f"""echo '{{"dsrg": {{"miou": 0.5}}}}' > {metrics}"""
-        Path("dvc.yaml").write_text(json.dumps({"stages": {"evaluate": {"cmd": command, "outs": [metrics]}}}))
-        run = CliRunner().invoke(importlib.import_module("benchmarks.stages").main, ["--name", "one"])
-        assert run.exit_code == 0, run.output
-        found = json.loads(Path("stages-one.json").read_text())
-        assert found["dsrg"] == {"miou": 0.5} and list(found["stages"]) == ["evaluate"]
-        assert found["total_seconds"] == found["stages"]["evaluate"]["seconds"] > 0
 
     def test_the_released_loops_and_ours_grow_alike(self):
         rng = np.random.default_rng(0)

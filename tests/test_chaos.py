@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -70,21 +69,6 @@ def test_every_way_ends_everything(folder, way, code):
     assert returned == code
 
 
-def test_whoever_lives_on_is_named(folder, monkeypatch):
-    monkeypatch.setattr(chaos, "PATIENCE", 1)
-    (folder / "stages" / "slow.py").write_text("import time; open('ready', 'w').close(); time.sleep(60)")
-    strike, _ = struck(folder, chaos.strike_dvc)
-    assert len(strike["alive"]) == 1 and "stages.slow" in strike["alive"][0]
-
-
-def test_one_that_ended_by_itself_was_not_struck(folder):
-    process = chaos.start([sys.executable, "-c", "pass"], folder)
-    assert chaos.struck(process, chaos.strike_everything, wait=process.wait) is None
-    process = chaos.start([sys.executable, "-c", "raise SystemExit(3)"], folder)
-    with pytest.raises(subprocess.CalledProcessError):
-        chaos.struck(process, chaos.strike_everything, wait=process.wait)
-
-
 def test_leftovers(tmp_path):
     for name in ("data/.a.pt.12.tmp", ".scratch/train_cam-01/step.pt", ".scratch/a.lock", "data/.masks.3.old/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -94,37 +78,6 @@ def test_leftovers(tmp_path):
         (tmp_path / innocent).touch()
     expected = ["data/.a.pt.12.tmp", "data/.masks.3.old", ".scratch/train_cam-01", ".scratch/train_cam-01/step.pt"]
     assert chaos.leftovers(tmp_path) == sorted([*expected, ".scratch/a.lock"])
-
-
-def test_checksums_are_those_of_outs_and_metrics(tmp_path):
-    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
-    names = ["data/cam.pt", "data/growth/a/1.png", "results/train_cam/metrics.json"]
-    for name in [*names, "data/own.txt"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
-    found = chaos.checksums(tmp_path)
-    assert sorted(found) == names and len(set(found.values())) == 3
-
-
-def dvc_config(folder: Path, *names: str) -> list[str]:
-    commands = ([sys.executable, "-m", "dvc", "config", name] for name in names)
-    return [subprocess.check_output(command, cwd=folder, text=True).strip() for command in commands]
-
-
-def test_copies_have_changed_params_and_linked_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    copy = chaos.copy_of_project(tmp_path / "copy", {"cam.steps": "7", "cam.optimizer.lr": "1e-5", "data.root": "docs"})
-    params = YAML(typ="safe", pure=True).load(copy / "params.yaml")
-    assert (params["cam"]["steps"], params["cam"]["optimizer"]["lr"]) == (7, 1e-5)
-    assert dvc_config(copy, "core.no_scm", "core.analytics", "core.check_update") == ["true", "false", "false"]
-    assert (copy / "dsrg" / "files.py").exists() and (copy / "docs").resolve() == ROOT / "docs"
-
-
-@pytest.mark.parametrize(
-    ("text", "found"), [("train_cam: 3 checkpoints took 0.21 of 30.5 s", True), ("a: 3 of 4", False)]
-)
-def test_the_cost_of_checkpoints_is_read_from_what_trainings_say(text, found):
-    assert bool(chaos.CHECKPOINTS.findall(f"before\n{text}\nafter")) == found
 
 
 def test_the_program_with_a_pipeline_of_one_stage_and_no_strike(tmp_path, monkeypatch):

@@ -143,10 +143,6 @@ class TestReading:
     def test_lists_as_they_come(self, files, lines):
         np.testing.assert_array_equal(read(files, lines=lines).seeds, list(SEEDS.values()))
 
-    def test_unknown_conflict(self, files):
-        with pytest.raises(ValueError, match="conflict: expected highest or unlabelled, not 'x'"):
-            read(files, conflict="x")
-
 
 def slow_label_map(cues, *, grid: int, conflict: str):
     """As the released code: all cues in one array of planes, their classes written in ascending order."""

@@ -93,15 +93,6 @@ def test_crf_on_a_lattice_gives_the_same(monkeypatch):
     np.testing.assert_allclose(on_a_lattice[1], by_processes[1], atol=1e-3)
 
 
-def test_unsure_pixels_are_unlabelled():
-    own, image = segmenter_of(3), picture(30, 41, seed=3)
-    labels, probs = own.predict(image, probabilities=True)
-    middle = float(np.median(probs.max(axis=0)))
-    unsure = own.predict(image, unsure_below=middle)
-    assert np.array_equal(unsure, np.where(probs.max(axis=0) < middle, 255, labels))
-    assert 0.3 < np.mean(unsure == 255) < 0.7
-
-
 def test_one_at_a_time_or_together():
     own, pictures = segmenter_of(2), [picture(30 + k, 41, seed=k) for k in range(5)]
     present = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 0, 0], [1, 1, 1]], bool)
@@ -200,11 +191,6 @@ def test_shipped_numbers_are_the_released_ones():
     expected = released.CRF | released.PREDICT | {"pixels_max": released.PIXELS_MAX}
     expected["scale"] = expected.pop("scales")
     assert expected == {key: default[key] for key in expected}
-
-
-def test_the_folder_that_the_help_speaks_of_is_an_option():
-    for command in ("predict", "pseudo-label"):
-        assert "--out DIR" in CliRunner().invoke(main, [command, "--help"]).output
 
 
 # In a notebook
