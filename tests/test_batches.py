@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsrg.data import batches as module
 from dsrg.data.batches import (
     PAD_COLOR,
     WHOLE,
@@ -50,13 +49,6 @@ class TestOrder:
         small = [batch_indices(step, images=7, batch=2, seed=3) for step in range(9)]
         large = [batch_indices(step, images=7, batch=6, seed=3) for step in range(3)]
         np.testing.assert_array_equal(np.concatenate(small), np.concatenate(large))
-
-    def test_one_permutation_an_epoch_is_drawn_and_two_are_kept(self):
-        module._epoch_order.cache_clear()
-        for step in range(10):
-            batch_indices(step, images=20, batch=6, seed=9)
-        drawn = module._epoch_order.cache_info()
-        assert (drawn.misses, drawn.maxsize) == (3, 2)
 
     def test_random_numbers_of_a_sample_are_its_own(self):
         draws = {sample_rng(seed=seed, sample=sample).random() for seed in (0, 1) for sample in (0, 1, 2**33)}
@@ -176,12 +168,6 @@ class TestCutting:
         np.testing.assert_array_equal(cut[:, -left : 40 - left], image[top : top + 65])
         assert (cut[:, :-left] == PAD_COLOR).all() and (cut[:, 40 - left :] == PAD_COLOR).all()
 
-    def test_half_of_the_windows_are_mirrored(self):
-        rng = np.random.default_rng(0)
-        options = {"image": (50, 60), "size": 65, "shape": "square", "scale_min": 0.5, "scale_max": 2}
-        flips = [draw_window(rng, flip=True, **options).flip for _ in range(400)]
-        assert 150 < sum(flips) < 250
-
 
 class TestColor:
     def test_strength_bounds_the_change_and_zero_is_none(self):
@@ -246,13 +232,6 @@ class TestBatches:
         for step in range(3):
             assert self.content(batches[step]) == self.content(small[step])
         assert sorted(image.shape for image in batches._cache.values()) == sorted(p.shape for p in pictures.values())
-
-    def test_shapes_and_kinds(self, make):
-        batch = make()[0]
-        assert batch.images.shape == (3, 3, 65, 65) and batch.images.dtype == torch.uint8
-        assert batch.labels.shape == (3, 9, 9) and batch.labels.dtype == torch.uint8
-        assert batch.present.shape == (3, 3) and batch.present.dtype == torch.bool
-        assert make(labels=None)[0].labels is None
 
     def test_content_without_augmentation(self, make):
         batches = make(flip=False, scale_min=1.0, scale_max=1.0, color=0.0)
@@ -356,8 +335,3 @@ class TestBatches:
         (tmp_path / "im3.png").write_bytes(b"broken")
         with pytest.raises(InputError, match="im3.png"):
             list(make().ahead(0, 4))
-
-    def test_to_moves_everything(self, make):
-        moved = make()[0].to(torch.device("meta"))
-        assert {moved.images.device.type, moved.labels.device.type, moved.present.device.type} == {"meta"}
-        assert make(labels=None)[0].to(torch.device("meta")).labels is None

@@ -8,8 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.crf import Case, compare
-from dsrg.errors import InputError
 from dsrg.inference.crf import dense_crf_over_workers
 from dsrg.method import crf
 from dsrg.method.crf import clamped, dense_crf, engine_on, unary_energies
@@ -294,22 +292,3 @@ def test_clamped_probabilities_are_renormalized():
     assert clamped(column(0.75, 0.25, 0), min_prob=0.25).flatten().tolist() == pytest.approx([0.6, 0.2, 0.2])
     probs = column(0.5, 0.5)
     assert torch.equal(clamped(probs, min_prob=1e-4), probs)
-
-
-# Benchmark
-
-
-@pytest.mark.parametrize("unary", [{"unary": "prob"}, {}], ids=["training", "test"])
-def test_the_benchmark_runs_every_engine_and_finds_them_alike(unary):
-    found = compare(
-        Case("tiny", 2, 9, 11, 3, "train"), GENTLE | {"iterations": 3, "min_prob": 1e-4} | unary, folder=None, rounds=2
-    )
-    assert "lattice, CPU" in found and len(found) >= (3 if importlib.util.find_spec("pydensecrf") else 1)
-    for row in found.values():
-        assert len(row.run.wall) == 2 and min(row.run.wall) > 0 and row.speed["median"] > 0
-        assert row.distance["mean_difference"] < 1e-6 and row.distance["same_label"] == 1
-
-
-def test_the_benchmark_wants_as_many_images_as_its_batch(tmp_path):
-    with pytest.raises(InputError, match="expected 2 files"):
-        compare(Case("tiny", 2, 9, 11, 3, "train"), GENTLE | {"min_prob": 1e-4}, folder=tmp_path, rounds=1)

@@ -206,19 +206,10 @@ def test_networks_of_trainings_that_cannot_be(put, changes, said):
     assert all(part in problem for part in said)
 
 
-def test_one_branch_is_a_largefov(put):
-    assert load_params(put({"network.head": "largefov", "network.rates": [12]})).network.rates == [12]
-
-
 def test_all_problems_come_at_once(put):
     path = put({"grow.fg_thresh": 2, "data.size": 320, "dsrg.extra": 1, "retrain.optimizer.lr": "x"}, without="seeds")
     found = {line.split(": ")[1] for line in problems(path)}
     assert found == {"grow.fg_thresh", "data.size", "dsrg.extra", "retrain.optimizer.lr", "seeds"}
-
-
-def test_a_missing_section_is_named(put):
-    (problem,) = problems(put(without="grow"))
-    assert ": grow: missing" in problem
 
 
 @pytest.mark.parametrize(

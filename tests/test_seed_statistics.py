@@ -10,7 +10,7 @@ import torch
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.evaluation.seed_statistics import ImageCount, SeedCounts, best_worst_random
 from dsrg.figures import overlays
-from dsrg.figures.overlays import CAPTION, GAP, captioned, panels, stacked
+from dsrg.figures.overlays import CAPTION, GAP, captioned, panels
 from dsrg.figures.seeds import SHEET_COLUMNS, SHEET_ROWS, write_contact_sheet
 from dsrg.method.seeds import make_seeds
 from dsrg.params import SeedParams as Settings
@@ -106,11 +106,6 @@ def test_metrics(rows):
         "tags_seeded": 1 / 3,
         "unseeded_classes": ["cat", "cow"],
     }
-
-
-def test_coverage_is_the_mean_over_images(rows):
-    counts = counted(rows)
-    assert counts.metrics()["coverage"] == np.mean([image.coverage for image in counts.images])
 
 
 def test_imported_seeds_without_maps_have_unknown_conflicts(rows, tmp_path):
@@ -211,9 +206,3 @@ def test_large_images_are_drawn_on_smaller(tmp_path, monkeypatch):
     monkeypatch.setattr(overlays, "panels", lambda pictures: drawn.extend(pictures) or pictures[0][1])
     overlays.write_label_overlays(tmp_path / "out", index, tmp_path, {"x": [np.ones((1500, 3000), np.uint8)]})
     assert [picture.shape for _, picture in drawn] == [(512, 1024, 3)] * 2
-
-
-def test_pictures_are_stacked_on_white():
-    whole = stacked([np.zeros((2, 3, 3), np.uint8), np.zeros((1, 5, 3), np.uint8)])
-    assert whole.shape == (3 + 4 * GAP, 5, 3)
-    assert (whole[:2, :3] == 0).all() and (whole[:2, 3:] == 255).all() and (whole[2 + 2 * GAP, :] == 0).all()
