@@ -9,7 +9,7 @@ import pytest
 
 from dsrg import files
 from dsrg.errors import InputError
-from dsrg.files import atomic_file, atomic_folder, find_in_project, read_text, sha256, write_csv, write_json, write_text
+from dsrg.files import atomic_file, atomic_folder, find_in_project, read_text, write_csv, write_json, write_text
 
 
 class Stop(Exception):
@@ -21,13 +21,6 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 class TestWholeFile:
-    def test_appears_at_the_end_and_leaves_nothing_beside_it(self, tmp_path):
-        path = tmp_path / "deep" / "a.txt"
-        with atomic_file(path) as temporary:
-            temporary.write_text("new")
-            assert not path.exists() and temporary.parent == path.parent  # the same file system, so a rename
-        assert tree(tmp_path) == {"deep/a.txt": "new"}
-
     def test_replaces_an_older_one_only_when_complete(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_text("old")
@@ -56,13 +49,6 @@ class TestWholeFile:
 
 
 class TestWholeFolder:
-    def test_appears_at_the_end(self, tmp_path):
-        path = tmp_path / "deep" / "out"
-        with atomic_folder(path) as temporary:
-            (temporary / "a.txt").write_text("new")
-            assert not path.exists() and temporary.parent == path.parent
-        assert tree(tmp_path) == {"deep/out/a.txt": "new"} and os.listdir(tmp_path / "deep") == ["out"]
-
     def test_replaces_an_older_one_altogether(self, tmp_path):
         write_tree(tmp_path, {"out/old.txt": "old"})
         with atomic_folder(tmp_path / "out") as temporary:
@@ -164,11 +150,6 @@ def test_unreadable_text_is_an_input_error(tmp_path):
         read_text(tmp_path / "latin1.txt")
     with pytest.raises(InputError, match="missing.txt: No such file"):
         read_text(tmp_path / "missing.txt")
-
-
-def test_sha256(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 class TestPathsOfParams:

@@ -15,7 +15,7 @@ from dvc.repo import Repo
 from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
 from dsrg.doctor import tracked_objects
 from dsrg.errors import InputError
-from dsrg.files import atomic_file, atomic_folder, human_bytes, require_room, write_text
+from dsrg.files import atomic_file, atomic_folder, require_room, write_text
 
 # Run by itself, because a limit on the size of files cannot be taken back.
 LIMITED = """
@@ -170,9 +170,3 @@ def test_what_else_a_system_may_refuse(tmp_path, monkeypatch, whole, number):
 def test_errors_of_reading_stay_what_they_are(tmp_path):
     with pytest.raises(PermissionError), atomic_file(tmp_path / "a"):
         raise PermissionError(13, "of another file")
-
-
-def test_sizes_as_people_say_them():
-    assert [human_bytes(size) for size in (0, 1023, 1024, 5 * 2**30, 2**60)] == [
-        "0 bytes", "1023 bytes", "1.0 KiB", "5.0 GiB", "1048576.0 TiB"
-    ]  # fmt: skip

@@ -80,11 +80,6 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["index.csv"]
 
 
-def test_present_has_background_always():
-    expected = np.array([[1, 0, 0, 0], [1, 1, 0, 1]], bool)
-    np.testing.assert_array_equal(present_from_tags([[], ["the cow's", "cat"]], CLASSES), expected)
-
-
 def test_larger_images_are_given_smaller(tmp_path):
     own = save_index(tmp_path, {"a": picture(30, 60, seed=0), "b": picture(20, 10, seed=1)}, [[1], [1]])
     write_index(tmp_path / "index.csv", own, ["cat"])
@@ -181,11 +176,6 @@ def test_bad_class_list_names_its_lines(tmp_path, content, reasons):
         read_classes(path)
     for problem, reason in zip(error.value.problems, reasons, strict=True):
         assert problem.startswith(f"{path}: {reason}")
-
-
-def test_missing_classes_are_those_of_prepare(tmp_path):
-    with pytest.raises(InputError, match="classes.txt: no such file; run the stage `prepare` first"):
-        read_classes(tmp_path / "classes.txt")
 
 
 @pytest.mark.parametrize("names", [[], ["a\nb"], ["cat", "cat"], [" cat"]])

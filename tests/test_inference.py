@@ -95,9 +95,6 @@ class Uneven(Colors):
 
 
 class TestSquares:
-    def test_sides_are_the_papers(self):
-        assert [scaled_side(321, scale) for scale in (0.5, 0.75, 1, 1.25, 1.5)] == [161, 241, 321, 401, 481]
-
     @given(st.integers(1, 200), st.floats(0.1, 4))
     def test_sides_are_8k_plus_1_and_nearest(self, k, scale):
         size = 8 * k + 1
@@ -175,20 +172,6 @@ class TestPrediction:
 
     def test_native_sides_are_never_too_small(self):
         assert resize_native(picture(1, 100, seed=0), 0.5).shape == (1, 3, 9, 49)
-
-    def test_probabilities_of_the_images_own_size(self):
-        settings = PredictParams(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
-        for image, probs in zip(self.IMAGES, class_probs(Colors(), self.IMAGES, settings), strict=True):
-            assert probs.shape == (3, *image.shape[:2])
-            torch.testing.assert_close(probs.sum(dim=0), torch.ones(image.shape[:2]))
-
-    def test_sum_is_sharper_than_mean(self):
-        options = {"shape": "square", "scales": [0.75, 1.0, 1.25], "flip": False, "max_side": 1024}
-        by_sum, by_mean = (
-            class_probs(Colors(), self.IMAGES, PredictParams(merge=merge, **options))[0] for merge in ("sum", "mean")
-        )
-        assert torch.equal(by_sum.argmax(dim=0), by_mean.argmax(dim=0))
-        assert (by_sum.amax(dim=0) > by_mean.amax(dim=0)).all()
 
     def test_a_mirror_image_is_predicted_alike(self):
         mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
@@ -363,21 +346,9 @@ class TestLoading:
         DeepLab(classes=2, **keywords)
         assert not torch.equal(torch.random.get_rng_state(), before), "others are drawn as ever"
 
-    def test_classifier_comes_ready(self, tmp_path):
-        network = CamClassifier(classes=2, **NETWORK)
-        save_model(tmp_path / "m.pt", Model("classifier", ["a", "b"], NETWORK, 65, network.state_dict()))
-        loaded = load_classifier(tmp_path / "m.pt", stage_name="train_cam")
-        assert not loaded.training and torch.equal(loaded.head.weight.cpu(), network.head.weight)
-
 
 class TestActivationMaps:
     IMAGES = [picture(40, 60, seed=6), picture(33, 20, seed=7)]
-
-    @pytest.mark.parametrize("stride", [8, 16])
-    def test_shape_and_sign(self, stride):
-        classifier = CamClassifier(classes=2, **NETWORK | {"output_stride": stride}).eval()
-        maps = activation_maps(classifier, self.IMAGES, size=73, scales=[0.5, 1.0, 1.5], flip=True)
-        assert maps.shape == (2, 2, 10, 10) and 0 <= maps.min() and (maps.amax(dim=(2, 3)) > 0).any()
 
     def test_mean_over_scales_and_mirror_images_by_hand(self):
         network = Uneven(-60.0)  # negative evidence for the most part
@@ -642,10 +613,6 @@ class TestTags:
         found = mean_average_precision(torch.from_numpy(scores), torch.from_numpy(present))
         assert found == pytest.approx(np.mean(expected), abs=1e-6) if expected else np.isnan(found)
 
-    def test_one_class_is_enough(self):
-        present = np.array([[1, 1], [1, 0]], bool)
-        assert mean_average_precision(torch.tensor([[2.0], [1.0]]), present) == 1
-
     def test_scores_of_every_image_in_order(self, tmp_path):
         pictures = {f"im{k}": picture(30 + k, 40, seed=k) for k in range(5)}
         index = save_index(tmp_path, pictures, [[1, 0]] * 5)
@@ -772,7 +739,3 @@ class TestScoring:
                 cells = [{int(np.floor(v)), int(np.ceil(v))} for v in near]
                 nearest = [{c for c in both if abs(c - v) <= 0.5 + 1e-9} for both, v in zip(cells, near, strict=True)]
                 assert found[y, x] in {labels[row, column] for row in nearest[0] for column in nearest[1]}
-
-    def test_grid_enlarged_and_cut_again_is_itself(self):
-        labels = np.random.default_rng(0).integers(0, 255, (41, 41), dtype=np.uint8)
-        np.testing.assert_array_equal(enlarge_grid(labels, (321, 321))[::8, ::8], labels)

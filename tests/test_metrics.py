@@ -74,11 +74,6 @@ def test_label_quality_by_hand():
     )
 
 
-def test_a_foreground_pixel_of_the_wrong_class_is_wrong():
-    quality = label_quality(confusion_matrix(labels("1122"), labels("1222"), classes=2))
-    assert quality["fg_precision"] == quality["fg_recall"] == 3 / 4
-
-
 def test_void_pixels_do_not_count():
     truth, guess = labels("01", "12"), labels("01", "22")
     void = confusion_matrix(np.vstack([truth, labels("..", "..")]), np.vstack([guess, labels("01", "2.")]), classes=2)
@@ -89,16 +84,6 @@ def test_an_unlabelled_prediction_is_a_miss():
     found, missed = labels("0011"), labels("001.")
     assert_allclose(iou_per_class(confusion_matrix(found, missed, classes=1)), [1, 0.5])
     assert pixel_accuracy(confusion_matrix(found, missed, classes=1)) == 3 / 4
-
-
-def test_a_class_only_predicted_has_0():
-    assert_allclose(iou_per_class(confusion_matrix(labels("00"), labels("01"), classes=2)), [0.5, 0, NAN])
-
-
-def test_a_perfect_map_has_1_everywhere():
-    confusion = confusion_matrix(TRUTH, TRUTH, classes=3)
-    assert_allclose(iou_per_class(confusion), [1, 1, 1, NAN])
-    assert mean_iou(iou_per_class(confusion)) == pixel_accuracy(confusion) == coverage(confusion) == 1
 
 
 @pytest.mark.parametrize("block", [1, 3, 1000])

@@ -116,9 +116,6 @@ class TestGrid:
             "64d1 64d1 max2 128d1 128d1 max2 256d1 256d1 256d1 max2 512d1 512d1 512d1 max1 512d2 512d2 512d2 max1 mean1"
         )
 
-    def test_grid_size(self):
-        assert [grid_size(pixels) for pixels in (1, 9, 241, 321, 401)] == [1, 2, 31, 41, 51]
-
 
 def children(network: nn.Module, start: str) -> list[nn.Module]:
     return [child for name, child in network.named_children() if name.startswith(start)]

@@ -177,11 +177,6 @@ FILES = {
     "another separator of tags": ({"classes.txt": CLASSES, "tags.csv": TABLE.replace("|", ";")},
                                   "tag 'cat;dog' is none of the 2 classes (cat ... dog); it is made of 'cat' and"),
     "a number for a tag": ({"classes.txt": CLASSES, "tags.csv": TABLE.replace("|dog", "|2")}, "tags are names of"),
-    "empty classes.txt": ({"classes.txt": ""}, "classes.txt: line 1: no name; expected one class name on each line"),
-    "an empty line in it": ({"classes.txt": "cat\n\ndog\n"}, "classes.txt: line 2: no name"),
-    "a class twice": ({"classes.txt": "cat\ncat\ndog\n"}, "classes.txt: line 2: 'cat' is already on line 1"),
-    "background in it": ({"classes.txt": "background\ncat\ndog\n"}, "classes.txt: line 1: background is always"),
-    "a bar in a class": ({"classes.txt": "cat|dog\n"}, "classes.txt: line 1: 'cat|dog' must not hold '|'"),
     "UTF-16 in it": ({"classes.txt": CLASSES.encode("utf-16")}, "fine: 3 training images"),
     "a class that never occurs": ({"classes.txt": "cat\ndog\nemu\n"}, "warning: 1 classes have no training image"),
     "a large classes.txt": ({"classes.txt": "x" * 2**21}, "classes.txt: 2.0 MiB; expected at most 1.0 MiB of text"),
@@ -340,31 +335,13 @@ def annotated(outline: object) -> str:
     return coco(annotations=[{"image_id": 1, "category_id": 7, "segmentation": outline}])
 
 
-# name: (the JSON file of data.train, what is said)
+# beside tests/test_coco.py; name: (the JSON file of data.train, what is said)
 COCO = {
     "sound": (coco(), "fine: 1 training images"),
-    "no JSON": ("{", "c.json: no readable JSON"),
-    "nothing": ("", "c.json: no readable JSON"),
-    "too deep": ("[" * 100_000, "c.json: no readable JSON"),
     "a number of many digits": ('{"images": ' + "9" * 10_000 + "}", "c.json: no readable JSON"),
     "a list": ("[]", "c.json: no list 'images'; expected COCO's images, annotations and categories"),
-    "no categories": (coco(categories=[]), "c.json: no list 'categories'"),
-    "ids that are text": (coco(images=[{"id": "1", "file_name": "a.png"}]), "c.json: images[0]: no usable id"),
-    "one id twice": (coco(images=[{"id": 1, "file_name": "a.png"}] * 2), "c.json: 2 images have the id 1"),
-    "no such image": (coco(images=[{"id": 1, "file_name": "z.png"}]), "image 1: no image 'z.png' in p"),
-    "out of the folder": (coco(images=[{"id": 1, "file_name": "../p/a.png"}]), "image 1: no image '../p/a.png'"),
-    "an absolute path": (coco(images=[{"id": 1, "file_name": "/etc/passwd"}]), "image 1: no image '/etc/passwd'"),
-    "no such category": (coco(annotations=[{"image_id": 1, "category_id": 8}]), "category 8 is not in its categories"),
     "a class named background": (coco(categories=[{"id": 7, "name": "background"}]), "c.json: 0 names; expected 1 to"),
-    "another size": (coco(images=[{"id": 1, "file_name": "a.png", "height": 9, "width": 9}]), "9 x 9 pixels are annot"),
-    "a size of text": (coco(images=[{"id": 1, "file_name": "a.png", "height": "9", "width": 9}]), "must be whole numb"),
-    "no number in a polygon": (annotated([[0, 0, float("nan"), 0, 9, 9]]), "shape 1 of 1: a polygon lies far outside"),
-    "a polygon far away": (annotated([[0, 0, 1e9, 0, 9, 9]]), "shape 1 of 1: a polygon lies far outside of 40 x 24"),
-    "half a point": (annotated([[0, 0, 9, 0, 9, 9, 1]]), "shape 1 of 1: expected polygons [x, y, x, y, ...]"),
-    "words for points": (annotated([["a", "b"]]), "shape 1 of 1: could not convert string to float"),
-    "runs of another size": (annotated({"size": [9, 9], "counts": [81]}), "shape 1 of 1: run lengths for [9, 9]"),
     "runs beyond the image": (annotated({"size": [24, 40], "counts": [10**12]}), "run lengths must cover 24 x 40"),
-    "negative runs": (annotated({"size": [24, 40], "counts": [-1, 961]}), "run lengths must cover 24 x 40 pixels"),
     "runs that are no text": (annotated({"size": [24, 40], "counts": "\u00ff"}), "a character that is none of COCO's"),
 }  # fmt: skip
 

@@ -486,11 +486,6 @@ class TestCheckpoints:
         checkpoints.save({"step": 20})  # the damaged one is no hindrance
         assert Checkpoints(folder, fingerprint="0123").load()["step"] == 20
 
-    def test_none_that_is_whole_is_none(self, folder):
-        for path in self.save(folder, 10, 20).kept:
-            path.write_bytes(b"")
-        assert Checkpoints(folder, fingerprint="0123").load() is None
-
     def test_one_of_another_training_is_not_taken(self, folder, capsys):
         self.save(folder, 10)
         assert Checkpoints(folder, fingerprint="4567").load() is None
@@ -701,10 +696,6 @@ class TestSupervisor:
         images, probs, seeds, present = example(3)
         found = self.supervise((images, probs.requires_grad_(), seeds, present))
         assert not found.crf_probs.requires_grad and not found.labels.requires_grad
-
-    def test_shares(self):
-        labels = torch.tensor([[[0, 1], [2, 255]], [[255, 255], [2, 0]]], dtype=torch.uint8)
-        assert class_shares(labels, classes=3).tolist() == [2 / 8, 1 / 8, 2 / 8, 0]
 
     def test_shares_of_the_most_classes_there_can_be(self):
         labels = torch.arange(256).view(1, 16, 16).to(torch.uint8)
