@@ -53,12 +53,14 @@ from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError, RunError
 from dsrg.files import sha256, write_json
+from dsrg.inspect.import_points import point_rows, read_exports
 from dsrg.params import load_params
 from dsrg.runtime.checksummed import write_checksummed
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import resumable_rows
 from dsrg.sources.coco import scan_coco
 from dsrg.sources.folder import scan_folder
+from dsrg.sources.points import PointReader, read_point_rows
 from dsrg.sources.validation import Scan, check_records
 from dsrg.sources.voc import scan_voc
 from dsrg.training.checkpoints import Checkpoints
@@ -267,6 +269,70 @@ def changed(sound: object, *, dump: Callable[[object], str]) -> st.SearchStrateg
         return dump(values).encode()
 
     return change()
+
+
+def point_reader(folder: Path) -> PointReader:
+    put_images(folder)
+    size = {"heights": np.full(2, 4, np.int32), "widths": np.full(2, 6, np.int32)}
+    present = np.array([[1, 1, 0, 1], [1, 0, 0, 0]], bool)
+    index = Index(["a", "b"], ["train"] * 2, ["a.png", "b.png"], present=present, checksums=["0" * 64] * 2, **size)
+    return PointReader(index, CLASSES, tags="add")
+
+
+def point_tables(folder: Path) -> Target:
+    """points.csv."""
+    reader = point_reader(folder)
+
+    def read(content: bytes) -> object:
+        (folder / "points.csv").write_bytes(content)
+        return reader.read(read_point_rows(folder / "points.csv"))
+
+    valid = [
+        b"image,x,y,class\na,1,2,cat\nb.png,3,4,background\n",
+        b"image;x;y;class;radius;stroke\r\na;1;2;erase;2;\r\na;0;0;dog;;1\r\na;6;4;dog;;1\r\n",
+    ]
+    tokens = [b",", b"-", b"9", b"1e9", b"nan", b"\n", b'"', b"\0", b"a", b"stroke", b"\xef\xbb\xbf"]
+    return Target(spoiled(valid, tokens=tokens), read)
+
+
+def export_target(folder: Path, name: str, inputs: st.SearchStrategy[bytes]) -> Target:
+    reader = point_reader(folder)
+
+    def read(content: bytes) -> object:
+        (folder / name).write_bytes(content)
+        found = read_exports([folder / name])
+        rows = point_rows(found, reader)
+        if found.problems:
+            raise InputError(found.problems)
+        return reader.read(rows)
+
+    return Target(inputs, read)
+
+
+def export_jsons(folder: Path) -> Target:
+    """Exports of Label Studio and labelme."""
+    code = [0, 0, 0, 96, 57, 27, 254, 95, 255]  # 6 x 4 pixels, all painted
+    drawn = {"original_width": 6, "original_height": 4, "image_rotation": 0}
+    brush = {"type": "brushlabels", "value": {"format": "rle", "rle": code, "brushlabels": ["dog"]}} | drawn
+    point = {"id": "x", "type": "keypoint", "value": {"x": 50, "y": 1.5, "width": 1}}
+    label = {"id": "x", "type": "labels", "value": {"labels": ["cat"]}}
+    task = {"data": {"image": "a.png"}, "annotations": [{"result": [brush, point, label]}], "predictions": []}
+    short = {"image": "b.png", "kp": [{"x": 1, "y": 2, "keypointlabels": ["background"]} | drawn]}
+    shape = {"label": "cat", "points": [[1, 2], [3, 4.5]], "shape_type": "linestrip"}
+    labelme = {"shapes": [shape], "imagePath": "a.png", "imageWidth": 6, "imageHeight": 4}
+    sound = [[task], [short], labelme]
+    tokens = [b"[", b"9", b"-", b"1e999", b"NaN", b"null", b'"', b"{", b"255,", b"\\ud800"]
+    whole = spoiled([json.dumps(one).encode() for one in sound], tokens=tokens)
+    return export_target(folder, "a.json", whole | st.one_of(*(changed(one, dump=json.dumps) for one in sound)))
+
+
+def export_xmls(folder: Path) -> Target:
+    """Exports of CVAT."""
+    shapes = '<points label="cat" points="1,2;3.5,0"/><polyline label="dog" points="0,0;6,4"/><box xtl="1"/>'
+    image = f'<image id="0" name="a.png" width="6" height="4">{shapes}</image>'
+    valid = [f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>{image}</annotations>'.encode()]
+    tokens = [b"<a>", b"<!DOCTYPE a [<!ENTITY x 'y'>]>", b"&x;", b"&#0;", b"9", b";", b",", b"e999", b"<image>", b"\0"]
+    return export_target(folder, "a.xml", spoiled([*valid, valid[0].decode().encode("utf-16")], tokens=tokens))
 
 
 def index_files(folder: Path) -> Target:
@@ -631,6 +697,9 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "csv tables": csv_tables,
     "jsonl tables": jsonl_tables,
     "coco": coco_files,
+    "point tables": point_tables,
+    "exports as JSON": export_jsons,
+    "exports as XML": export_xmls,
     "index": index_files,
     "params": params,
     "masks": masks,

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
+from xml.etree import ElementTree
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -216,6 +217,30 @@ def read_text(path: str | Path, *, most: int | None = None) -> str:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses the declaration that entities need, in any encoding: they can make a small file huge, or read others."""
+
+    def doctype(self, *_: object) -> None:
+        raise ValueError("it declares a DOCTYPE, which is not safe to read; remove the declaration")
+
+
+def parse_xml(path: Path, *, most: int) -> ElementTree.Element:
+    """The root of an XML file of at most `most` bytes.
+
+    Raises ValueError with what is wrong with it, FileNotFoundError where there is none.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a folder or device")
+        if path.stat().st_size > most:
+            raise ValueError(f"more than {human_bytes(most)}")
+        return ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
+    except FileNotFoundError:
+        raise
+    except (OSError, ElementTree.ParseError, LookupError, RecursionError) as error:
+        raise ValueError(error) from None
 
 
 @contextmanager

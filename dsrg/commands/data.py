@@ -69,6 +69,41 @@ def _print_table(classes: dict[str, dict[str, int]]) -> None:
     Console().print(table)
 
 
+@main.command("import-points")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--radius", type=click.FloatRange(0), default=0, show_default=True, help="Of points and strokes, pixels.")
+def import_points(files: tuple[Path, ...], radius: float) -> None:
+    """Add points and strokes from Label Studio, CVAT or labelme to data/points.csv.
+
+    Takes key points and brushes of Label Studio (JSON, JSON-MIN), points and polylines of CVAT (CVAT for images 1.1),
+    points, lines and linestrips of labelme (its JSON files or a folder of them). A brush becomes discs within what it
+    painted; its radius is its own. What is there already is not added again; if anything is wrong, nothing is.
+    """
+    from dsrg.inspect.import_points import point_rows, read_exports
+    from dsrg.inspect.run import Run
+    from dsrg.project import load_project
+
+    editor = Run(load_project()).editor
+    found = read_exports(files)
+    rows = point_rows(found, editor.reader, radius=radius)
+    try:
+        editor.reader.read(rows)
+    except InputError as error:
+        found.problems += error.problems
+    refuse(found.problems)
+    added, known = editor.extend(rows)
+    for warning in (*found.notes(), *added.warnings):
+        click.echo(f"warning: {warning}")
+    marks = [mark for own in added.marks.values() for mark in own]
+    strokes = sum(len(mark.path) > 1 for mark in marks)
+    click.echo(
+        f"{editor.path}: {len(marks) - strokes} points and {strokes} strokes added, on {len(added.marks)} images"
+    )
+    if known:
+        click.echo(f"{known} others were there already")
+    click.echo("Next: dvc repro make_seeds")
+
+
 @main.command()
 @click.option("--fix", is_flag=True, help="Remove what is damaged in DVC's cache and what killed runs left.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the findings to this file too.")

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +107,7 @@ class Editor:
         with self._lock, _only_writer(self.path):
             rows, points = self._read()
             own = points.rows.get(image_id, [])
-            fresh = self._rows_for(
-                image_id, add, first_stroke=1 + max((int(one[0].stroke or 0) for one in own), default=0)
-            )
+            fresh = self._rows_for(image_id, add, first_stroke=_free_stroke(own))
             kept = self.reader.read(fresh).marks.get(image_id, [])
             gone = {id(row) for row in self._rows_of(image_id, remove, points)}
             rows = [*(row for row in rows if id(row) not in gone), *fresh]
@@ -119,6 +118,26 @@ class Editor:
             merged = [{key: value for key, value in old.items() if key != image_id} | new for old, new in tables]
             self._known = self._state(), rows, Points(*merged, points.warnings)
         return [self._described(mark) for mark in kept]
+
+    def extend(self, rows: Sequence[PointRow]) -> tuple[Points, int]:
+        """Write rows with new marks -> those that were added, and how many others there were already.
+
+        Strokes are given numbers of their own. Raises InputError as `change` does.
+        """
+        if why := self.why_not():
+            raise InputError(why)
+        new = self.reader.read(rows)
+        with self._lock, _only_writer(self.path):
+            before, points = self._read()
+            there = {(image_id, _key(mark)) for image_id, own in points.marks.items() for mark in own}
+            fresh, known = [], 0
+            for image_id, own in new.marks.items():
+                unlike = {_key(mark): self._described(mark) for mark in own}
+                added = [mark for key, mark in unlike.items() if (image_id, key) not in there]
+                fresh += self._rows_for(image_id, added, first_stroke=_free_stroke(points.rows.get(image_id, [])))
+                known += len(own) - len(added)
+            write_point_rows(self.path, [*before, *fresh])
+        return replace(self.reader.read(fresh), warnings=new.warnings), known
 
     def _rows_of(self, image_id: str, remove: Sequence[dict], points: Points) -> list[PointRow]:
         """The rows of marks; of marks that are alike, the newest first."""
@@ -140,6 +159,16 @@ class Editor:
                 PointRow(image_id, image, _text(x), _text(y), mark["class"], radius, stroke) for x, y in mark["path"]
             ]
         return rows
+
+
+def _free_stroke(marks: Sequence[Sequence[PointRow]]) -> int:
+    """A number that no stroke of these has."""
+    return 1 + max((int(rows[0].stroke or 0) for rows in marks), default=0)
+
+
+def _key(mark: Mark) -> tuple[int, float, bytes]:
+    """The same for marks that are alike in the table."""
+    return mark.label, round(mark.radius, DIGITS), mark.path.round(DIGITS).tobytes()
 
 
 def _text(value: float) -> str:

@@ -175,14 +175,17 @@ class PointReader:
     def _find_images(self, rows: Sequence[PointRow]) -> list[str]:
         """Find out what images the rows mean -> names of those that are left out."""
         first = {row.image: row.where for row in reversed(rows)}
-        for name in first.keys() - self.found.keys():
-            self.found[name] = self._find(name)
-        faults = [(name, fault) for name in first if isinstance(fault := self.found[name], InputError)]
+        faults = [(name, fault) for name in first if isinstance(fault := self.find(name), InputError)]
         self.problems["image"] += [f"{first[name]}: {fault}" for name, fault in faults]
         return [name for name in first if self.found[name] is None]
 
-    def _find(self, name: str) -> str | InputError | None:
+    def find(self, name: str) -> str | InputError | None:
         """The id of an image, what is wrong with its name, or None for one that is left out."""
+        if name not in self.found:
+            self.found[name] = self._find(name)
+        return self.found[name]
+
+    def _find(self, name: str) -> str | InputError | None:
         if name in self.row:
             return name
         try:

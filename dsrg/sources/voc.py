@@ -10,14 +10,13 @@ ROOT/classes.txt                          one class name a line; without this fi
 
 from collections.abc import Iterable
 from pathlib import Path
-from xml.etree import ElementTree
 
 from dsrg.data.classes import VOC_CLASSES, read_classes
 from dsrg.data.ids import ListEntry, id_fault, id_problems
 from dsrg.data.images import ENDINGS, HOW_TO_READ
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.files import human_bytes, read_text
+from dsrg.files import parse_xml, read_text
 from dsrg.sources.validation import ImageProblem, Record, Scan, check_records, tag_faults
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Segmentation")
@@ -142,22 +141,13 @@ def _mask(root: Path, image_id: str) -> str | None:
     return next((mask for mask in masks if (root / mask).exists()), None)
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses the declaration that entities need, in any encoding: they can make a small file huge, or read others."""
-
-    def doctype(self, *_: object) -> None:
-        raise ValueError("it declares a DOCTYPE, which is not safe to read; remove the declaration")
-
-
 def _read_tags(path: Path) -> tuple[str, ...]:
     """Names of the objects in one annotation, each once."""
     try:
-        if path.is_file() and path.stat().st_size > ANNOTATION_MAX:
-            raise ValueError(f"more than {human_bytes(ANNOTATION_MAX)}")
-        annotation = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
+        annotation = parse_xml(path, most=ANNOTATION_MAX)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; each listed image needs an annotation with its tags") from None
-    except (OSError, ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: no readable annotation ({error})") from None
     if annotation.tag != "annotation":
         raise InputError(f"{path}: expected <annotation> with <object><name> inside, found <{annotation.tag}>")
