@@ -241,16 +241,24 @@ class TestGrid:
         ious = [row["iou"] for row in rows]
         assert len(rows) == 4 and ious == sorted(ious)
 
-    def test_the_server_scores_when_asked_to_sort_by_iou(self, project):
+    @pytest.mark.parametrize("sort, total", [("iou", 4), ("clicks", 12)])
+    def test_the_server_finds_out_what_it_is_asked_to_sort_by(self, project, sort, total):
         async def talk() -> dict:
             async with TestClient(TestServer(create_app(project))) as client:
                 while True:
-                    answer = await (await client.get("/api/images?sort=iou")).json()
-                    if answer["known"] == 4 and not answer["working"]:
+                    answer = await (await client.get(f"/api/images?sort={sort}&order=descending")).json()
+                    if answer["known"] == total and not answer["working"]:
                         return answer
                     await asyncio.sleep(0.02)
 
-        assert asyncio.run(asyncio.wait_for(talk(), 20))["total"] == 4
+        answer = asyncio.run(asyncio.wait_for(talk(), 60))
+        values = [row[sort] for row in answer["rows"]]
+        assert answer["total"] == total and values == sorted(values, reverse=True)
+        if sort == "clicks":
+            useful = [row for row in answer["rows"] if row["reasons"]]
+            clicks = sum(len(row["tags"]) for row in useful)
+            assert useful and answer["minutes"] == pytest.approx((len(useful) * 5 + clicks * 2.4) / 60)
+            assert told(project, "/api/image/" + useful[0]["id"])["reasons"] == useful[0]["reasons"]
 
     def test_what_is_asked_for_is_checked(self, project):
         wrong = ["sort=size", "order=up", "start=-1", "count=x", "start=99999999999", "tag=unicorn", "split=test"]

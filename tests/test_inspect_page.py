@@ -103,6 +103,11 @@ def test_sorting(gallery):
     gallery.select_option("#sort", "iou")
     gallery.wait_for_selector("#total:text-is('4 images')")
     assert all(" iou" in tile for tile in gallery.locator(".tile").all_text_contents())
+    gallery.select_option("#sort", "clicks")
+    assert gallery.input_value("#order") == "descending"
+    wait_until(gallery, "/^12 images, \\d+ minutes of clicks$/.test(document.querySelector('#total').innerText)")
+    told = gallery.locator(".tile span:last-child").all_text_contents()
+    assert any("no seed of " in line or "disagree" in line for line in told)
 
 
 def test_layers_switch_and_fade(gallery):

@@ -7,7 +7,7 @@ const PAGE = 100; // images asked for at once
 const AHEAD = 600; // pixels below the window within which more of the grid is asked for
 const FADE = { image: 1, map: 0.7, labels: 0.6 };
 const HATCH = "repeating-linear-gradient(135deg, #000 0 4px, #909090 4px 5px)";
-const FIRST = { disagreement: "descending", growth: "descending" }; // others from the lowest
+const FIRST = { disagreement: "descending", growth: "descending", clicks: "descending" }; // others from the lowest
 const DIGITS = {
   1: "image", 2: "cam", 3: "saliency", 4: "seeds", 5: "crf",
   6: "grown", 7: "regrown", 8: "pseudo", 9: "prediction", 0: "truth",
@@ -16,7 +16,7 @@ const PREDICTION = { kind: "later", key: "prediction", name: "prediction" }; // 
 const GROWING = ["regrown", "deciding"]; // layers that come of growing anew
 const MEANING = {
   id: "id", coverage: "seed coverage", disagreement: "disagreement of classes", growth: "growth",
-  iou: "IoU (evaluation)",
+  iou: "IoU (evaluation)", clicks: "where a click helps most",
 };
 const THIS_RUN = "this run"; // what stands beside another
 const FRAME = 700; // milliseconds that playing stays at a step of growth
@@ -80,7 +80,9 @@ async function fill(start = 0) {
   rows.push(...answer.rows);
   $("grid").append(...answer.rows.map(tile));
   const known = answer.known < total ? `, ${answer.known} of them with a value` : "";
-  $("total").textContent = `${total} image${total === 1 ? "" : "s"}${known}${answer.working ? ", still counting" : ""}`;
+  const work = answer.minutes === null ? "" : `, ${Math.ceil(answer.minutes)} minutes of clicks`;
+  const working = answer.working ? ", still counting" : "";
+  $("total").textContent = `${total} image${total === 1 ? "" : "s"}${known}${work}${working}`;
   $("grid").dataset.ready = start;
   if (start === 0) fillAhead().catch(complain);
   if (answer.working) setTimeout(() => mine === request && !$("gallery").hidden && scrollY === 0 && fill(), 2000);
@@ -102,10 +104,12 @@ async function fillAhead() {
 function tile(row) {
   const names = namesOf(row.tags);
   const number = $("sort").value === "id" ? "coverage" : $("sort").value;
-  const value = row[number] === null ? "" : `${percent(row[number])} ${number} · `;
+  const told = number === "clicks" ? row.reasons[0] : row[number] !== null && `${percent(row[number])} ${number}`;
+  const value = told ? `${told} · ` : "";
   const image = make("img", { alt: "" });
   image.dataset.src = `${path("/thumb", row.id)}?seeds=${Number($("seeded").checked)}`;
-  const button = make("button", { className: "tile", type: "button", title: `${row.id}: ${names}` },
+  const title = [`${row.id}: ${names}`, ...row.reasons].join("; ");
+  const button = make("button", { className: "tile", type: "button", title },
     image, make("b", { textContent: row.id }), make("span", { textContent: names }),
     make("span", { textContent: `${value}${row.split}` }));
   button.setAttribute("role", "listitem");
@@ -166,7 +170,8 @@ async function open(id) {
   $("viewer").hidden = false;
   delete $("viewer").dataset.ready;
   $("title").textContent = id;
-  $("facts").textContent = `${training ? "training" : "evaluation"} image, tagged ${namesOf(answer.tags)}`;
+  const facts = [`${training ? "training" : "evaluation"} image, tagged ${namesOf(answer.tags)}`, ...answer.reasons];
+  $("facts").textContent = facts.join("; ");
   $("readout").textContent = "Point at the image to read its values.";
   const steps = grownSteps();
   $("time").hidden = !steps;

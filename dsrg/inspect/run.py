@@ -20,7 +20,7 @@ from dsrg.errors import InputError
 from dsrg.figures.overlays import overlay
 from dsrg.files import find_in_project
 from dsrg.inference.predict import enlarged, load_segmenter, postprocess, predict_logits
-from dsrg.inspect.clicks import ClickValue, Evidence, click_value
+from dsrg.inspect.clicks import ClickValue, Evidence, click_value, work_minutes
 from dsrg.inspect.editing import Editor
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
 from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
@@ -33,7 +33,7 @@ from dsrg.params import Params
 from dsrg.project import Project
 
 THUMBNAIL = 160  # pixels, longer side
-SORTS = ("id", "coverage", "disagreement", "growth", "iou")
+SORTS = ("id", "coverage", "disagreement", "growth", "iou", "clicks")
 MAKERS = {  # key of dvc.yaml's `file:` -> the stage that makes it
     "index": "prepare",
     "seeds": "make_seeds",
@@ -211,12 +211,29 @@ class Run:
     def described(self, row: int) -> dict:
         """An image in the grid."""
         numbers = {name: _number(self.values(name)[row]) for name in SORTS if name != "id"}
-        return {"id": self.index.ids[row], "split": self.index.splits[row], "tags": self.tags(row)} | numbers
+        image_id = self.index.ids[row]
+        facts = {"id": image_id, "split": self.index.splits[row], "tags": self.tags(row)}
+        return facts | numbers | {"reasons": self.reasons(image_id)}
 
     def tags(self, row: int) -> list[int]:
         return (np.flatnonzero(self.index.present[row, 1:]) + 1).tolist()
 
     # Where a click helps most
+
+    def to_click(self) -> list[str]:
+        """Training images with seeds."""
+        return (
+            [image_id for image_id in self.seeds.ids if self.known(image_id)] if isinstance(self.seeds, Seeds) else []
+        )
+
+    def reasons(self, image_id: str) -> list[str]:
+        """Why to click on an image, in words; empty as long as `click_value` has not looked at it."""
+        value = self.click_values.get(image_id)
+        return value.reasons(self.classes) if value else []
+
+    def minutes(self, rows: list[int]) -> float:
+        """How long clicks on those of the images take on which they bring something."""
+        return work_minutes(self.index.present[[row for row in rows if self.clicks[row] > 0]], self.params)
 
     def click_value(self, image_id: str) -> ClickValue:
         """What clicks on a training image may bring, by all that is made so far; noted for the order `clicks`."""
@@ -343,6 +360,10 @@ class Run:
         probs = own.scores.softmax(dim=0).cpu().numpy()
         sure = np.take_along_axis(probs, labels[None].astype(np.int64), axis=0)[0]
         return labels, sure.astype(np.float16)
+
+    def to_score(self) -> list[str]:
+        """Evaluation images, where there is a network."""
+        return [*self.masks] if self.paths.retrain.is_file() or self.paths.dsrg.is_file() else []
 
     def score(self, image_id: str) -> None:
         """Note an evaluation image's IoU: the mean over the classes in its mask or its prediction."""

@@ -51,6 +51,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 HOST = "127.0.0.1"  # this machine alone: the page shows whatever the project holds, and asks nobody who they are
+SPLIT_OF = {"iou": "val", "clicks": "train"}  # orders that are of one split, and found out when they are asked for
 ROWS_MAX = 500  # of the grid, in one answer
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -157,7 +158,7 @@ class _Pages:
     def __init__(self, run: Run, other: Other | None, token: str | None = None) -> None:
         self.run, self.other, self.token = run, other, token
         self.networks = ThreadPoolExecutor(1, "networks")
-        self.scoring: asyncio.Task | None = None
+        self.asked: dict[str, asyncio.Task] = {}  # what is found out once the grid is sorted by it
         self.counted = False
 
     async def state(self, _: web.Request) -> web.Response:
@@ -179,23 +180,24 @@ class _Pages:
             raise web.HTTPBadRequest(text="no such order or range")
         if any(wanted[name] not in values for name, values in expected.items()):
             raise web.HTTPBadRequest(text="no such class or split")
-        if sort == "iou":
-            wanted["split"] = "val"
-            self._start_scoring()
+        if sort in SPLIT_OF:
+            wanted["split"] = SPLIT_OF[sort]
+            self._find_out(sort)
 
         def found() -> dict:
             rows = run.find(**wanted, sort=sort, descending=order == "descending")
             part = rows[start : start + min(count, ROWS_MAX)]
             known = len(rows) if sort == "id" else int(np.isfinite(run.values(sort)[rows]).sum())
-            return {"total": len(rows), "known": known, "rows": [run.described(row) for row in part]}
+            minutes = run.minutes(rows) if sort == "clicks" else None
+            described = [run.described(row) for row in part]
+            return {"total": len(rows), "known": known, "minutes": minutes, "rows": described}
 
         working = self._working(sort)  # before the look: it may end meanwhile
         return web.json_response(await asyncio.to_thread(found) | {"working": working})
 
     def _working(self, sort: str) -> bool:
         """Whether more of what the grid is sorted by will be known later."""
-        scoring = self.scoring is not None and not self.scoring.done()
-        return (sort == "disagreement" and not self.counted) or (sort == "iou" and scoring)
+        return (sort == "disagreement" and not self.counted) or (sort in self.asked and not self.asked[sort].done())
 
     async def thumbnail(self, request: web.Request) -> web.Response:
         seeded = request.query.get("seeds") == "1"
@@ -210,6 +212,7 @@ class _Pages:
         row = run.row[image_id]
         facts = {"id": image_id, "split": run.index.splits[row], "tags": run.tags(row)}
         facts |= {"width": int(run.index.widths[row]), "height": int(run.index.heights[row])}
+        facts["reasons"] = run.reasons(image_id)
         facts["marks"] = [] if run.editor.problem() else run.editor.marks(image_id)
         return web.json_response(facts | {"layers": await asyncio.to_thread(run.layers, image_id)})
 
@@ -252,25 +255,29 @@ class _Pages:
     async def _with_network(self, work: Callable, *arguments: object) -> object:
         return await asyncio.get_running_loop().run_in_executor(self.networks, work, *arguments)
 
-    def _start_scoring(self) -> None:
-        if self.scoring is None and any(getattr(self.run.paths, key).is_file() for key in ("retrain", "dsrg")):
-            self.scoring = asyncio.create_task(self._score())
+    def _find_out(self, sort: str) -> None:
+        """Go through all images beside, one by one; what a person asks for comes between."""
+        ids, work = {
+            "iou": (self.run.to_score, self.run.score),
+            "clicks": (self.run.to_click, self.run.click_value),
+        }[sort]
 
-    async def _score(self) -> None:
-        """Predict the evaluation images one by one; what a person asks for comes between."""
-        for image_id in self.run.masks:
-            with contextlib.suppress(InputError):  # a broken file is told where it is looked at
-                await self._with_network(self.run.score, image_id)
+        async def go() -> None:
+            for image_id in ids():
+                with contextlib.suppress(InputError):  # a broken file is reported where it is looked at
+                    await self._with_network(work, image_id)
+
+        if sort not in self.asked and ids():
+            self.asked[sort] = asyncio.create_task(go())
 
     async def beside(self, _: web.Application) -> AsyncIterator[None]:
         """Count while the server runs."""
         counting = asyncio.create_task(self._count())
         yield
-        for task in (counting, self.scoring):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        for task in (counting, *self.asked.values()):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         self.networks.shutdown(cancel_futures=True)
 
     async def _count(self) -> None:
