@@ -35,7 +35,7 @@ from dsrg.runtime import workers
 from dsrg.training.cam import cam_criterion
 from dsrg.training.dsrg import Supervisor
 from dsrg.training.fit import fit, set_up_torch
-from dsrg.training.optim import build_optimizer, parameter_groups
+from dsrg.training.optim import build_optimizer
 
 
 class Laps:
@@ -67,10 +67,7 @@ class Step:
         network = params.network_of("dsrg").model_dump(exclude={"weights"})
         segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
         self.segmenter = segmenter.to(device, memory_format=torch.channels_last).train()
-        options = self.settings.optimizer.model_dump()
-        rates = {key: options[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
-        groups = parameter_groups(self.segmenter, **rates)
-        self.optim = build_optimizer(groups, **{key: options[key] for key in ("name", "momentum", "beta2")})
+        self.optim = build_optimizer(self.segmenter, self.settings.optimizer.model_dump())
         crf, growing = params.crf.train.model_dump(), params.grow.model_dump()
         self.supervisor = Supervisor(crf=crf, grow=growing, boundary_loss=True)
 

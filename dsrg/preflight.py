@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.files import find_in_project
+from dsrg.files import find_in_project, human_bytes
 from dsrg.params import TRAININGS, Params
+from dsrg.runtime.launcher import topology
 
 
 def missing_files(params: Params) -> list[str]:
@@ -22,7 +23,8 @@ def missing_files(params: Params) -> list[str]:
 
 
 def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
-    """Why the network cannot be made and filled, or seeds not be had from points, or ready cues or maps.
+    """Why the network cannot be made and filled, or seeds not be had from points, or ready cues or maps; and batches
+    that the GPU here has no memory for.
 
     What is missing is not told again; ImageNet weights are not fetched.
     """
@@ -44,6 +46,28 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
     if "data.points" in there:
         rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
         problems += _problems(lambda: ready_points(params.data.points, index, classes, **rules))
+    return problems or too_large_steps(params, classes=len(classes))
+
+
+def too_large_steps(params: Params, *, classes: int) -> list[str]:
+    """A line for each training whose step takes more memory than the GPU has free; none where there is no GPU."""
+    from dsrg.training.memory import free_bytes, step_bytes
+
+    gpus, problems, shared = free_bytes(), [], topology()
+    if not gpus:
+        return []
+    free, processes = min(gpus), shared.nodes * (shared.devices or len(gpus))
+    for training in TRAININGS:
+        settings = getattr(params, training)
+        images = -(-settings.batch // processes)
+        needed = step_bytes(params, training, classes=classes, images=images)
+        if needed > free:
+            half = "" if settings.precision == "bf16" else f", set {training}.precision to bf16"
+            problems.append(
+                f"{training}.batch: a step on {images} images of {params.data.size} pixels takes {human_bytes(needed)} "
+                f"or more, but the GPU has {human_bytes(free)} free; lower {training}.batch or data.size{half}, or "
+                "train on more GPUs"
+            )
     return problems
 
 

@@ -22,7 +22,7 @@ from dsrg.params import Params, PredictParams, load_params
 from dsrg.training.cam import cam_criterion
 from dsrg.training.dsrg import Supervisor, dsrg_criterion
 from dsrg.training.fit import Criterion, gradient_norm
-from dsrg.training.optim import build_optimizer, parameter_groups
+from dsrg.training.optim import build_optimizer
 from dsrg.training.retrain import retrain_criterion
 from helpers import ROOT
 from helpers.fake_cuda import FakeCuda, autocast, on_cuda
@@ -61,11 +61,8 @@ def waits_of_a_step(network: nn.Module, objective: Criterion, settings: object, 
         network.train()(batch_of(size, "cpu").images).sum().backward()
         assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
     assert not host.waits
-    options = settings.optimizer.model_dump()
-    rates = {key: options[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
-    kind = {key: options[key] for key in ("name", "momentum", "beta2")}
     with FakeCuda() as cuda:
-        optim = build_optimizer(parameter_groups(on_cuda(network), **rates), **kind)
+        optim = build_optimizer(on_cuda(network), settings.optimizer.model_dump())
         with autocast(enabled=settings.precision == "bf16"):
             loss, values = objective(network, batch_of(size), 1000)
         for parameter in network.parameters():

@@ -18,7 +18,7 @@ from dsrg.runtime.signals import uninterrupted
 from dsrg.training.checkpoints import Checkpoints, random_state, set_random_state
 from dsrg.training.collectives import all_reduce_mean, collective_timeout
 from dsrg.training.curves import Curves, NotFiniteError, check_finite
-from dsrg.training.optim import build_optimizer, lr_factor, parameter_groups
+from dsrg.training.optim import build_optimizer, lr_factor
 
 # (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the
 # objective knows classes, vectors of one number a class; each a mean over the images of the batch, which is a part of a
@@ -85,10 +85,7 @@ def fit(
     if processes > 1:
         share_dropout(network, first=batches.first, batch=batches.batch)
     network = network.to(memory_format=torch.channels_last)
-    rates = {key: optimizer[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
-    groups = parameter_groups(network, **rates)
-    kind = {key: optimizer[key] for key in ("name", "momentum", "beta2")}
-    network, optim = fabric.setup(network, build_optimizer(groups, **kind))
+    network, optim = fabric.setup(network, build_optimizer(network, optimizer))
     schedule = {key: optimizer[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
     let_stops_through(network, fabric.device)
 

@@ -23,11 +23,13 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(groups: list[dict], *, name: str, momentum: float, beta2: float) -> optim.Optimizer:
-    """SGD with momentum (the paper's) or AdamW, whose first beta is the momentum."""
-    if name == "sgd":
+def build_optimizer(network: nn.Module, settings: dict) -> optim.Optimizer:
+    """SGD with momentum (the paper's) or AdamW, whose first beta is the momentum; settings: params `optimizer`."""
+    rates = {key: settings[key] for key in ("lr", "head_lr", "bias_lr", "weight_decay")}
+    groups, momentum = parameter_groups(network, **rates), settings["momentum"]
+    if settings["name"] == "sgd":
         return optim.SGD(groups, momentum=momentum)
-    return optim.AdamW(groups, betas=(momentum, beta2))
+    return optim.AdamW(groups, betas=(momentum, settings["beta2"]))
 
 
 def lr_factor(
