@@ -166,6 +166,8 @@ class Cam(Training):
     score_offset: float
     dropout: Annotated[float, Field(ge=0, lt=1)]
     init_std: Positive
+    erase_rounds: Annotated[int, Field(ge=1, le=10)]
+    erase_thresh: Fraction
 
 
 class Rbd(Section):
@@ -212,6 +214,8 @@ class SeedCrf(CrfKernel):
 class SeedParams(Section):
     scales: Annotated[list[Positive], Field(min_length=1)]
     flip: bool
+    maps: Literal["cam", "dcsm"]
+    candidates: Count
     fg_thresh: Fraction
     bg_thresh: Fraction
     conflict: Literal["smaller", "unlabelled"]
@@ -228,6 +232,12 @@ class SeedParams(Section):
         if (self.cues is None) != (self.cues_list is None):
             raise ValueError("cues and cues_list go together: the pickle, and the list that its rows follow")
         return self
+
+    @property
+    def maps_wanted(self) -> dict[str, Any]:
+        """Arguments of `dsrg.inference.cams.tag_maps`."""
+        candidates = self.candidates if self.maps == "dcsm" else None
+        return {"scales": self.scales, "flip": self.flip, "candidates": candidates}
 
     @property
     def thresholded(self) -> bool:

@@ -1,12 +1,20 @@
 """Train the classifier on image tags and report its mean average precision."""
 
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import Batches
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.evaluation.classification import mean_average_precision, tag_scores
 from dsrg.files import write_json
+from dsrg.inference.cams import erased_cells
+from dsrg.networks.network import CamClassifier
 from dsrg.networks.weights import initial_classifier
+from dsrg.runtime.launcher import SINGLE_PROCESS
 from dsrg.stage import Stage, run_stage
 from dsrg.training.cam import cam_criterion
 from dsrg.training.fit import fit, set_up_torch
@@ -16,40 +24,44 @@ def train_cam(stage: Stage) -> None:
     params, cam = stage.params, stage.params.cam
     classes = read_classes(stage.paths.classes)
     index = read_index(stage.paths.index, classes, max_side=params.data.max_side)
-    set_up_torch(params.seed)
+    learned, size, metrics = index.split("train"), params.data.size, {}
     chosen = params.network_of("cam")
     network = chosen.model_dump(include={"backbone", "output_stride", "input"})
     network |= {"dropout": cam.dropout, "init_std": cam.init_std}
-    batches = Batches(
-        index.split("train"),
-        root=stage.data_root,
-        labels=None,
-        size=params.data.size,
-        batch=cam.batch,
-        seed=params.seed,
-        **cam.augment.model_dump(),
-    )
-    classifier = fit(
-        initial_classifier(classes=len(classes), weights=chosen.weights, **network),
-        cam_criterion(score_scale=cam.score_scale, score_offset=cam.score_offset),
-        batches,
-        name=stage.name,
-        steps=cam.steps,
-        precision=cam.precision,
-        optimizer=cam.optimizer.model_dump(),
-        skip_bad_steps=cam.skip_bad_steps,
-        scratch=stage.scratch,
-        fingerprint=stage.scratch.name,
-        curves=stage.results / "curves.tsv",
-        topology=stage.topology,
-    )
-    metrics = {}
+    # processes that helped with a round are not there for the next one
+    topology = stage.topology if cam.erase_rounds == 1 else SINGLE_PROCESS
+    if not stage.topology.is_rank_zero and topology is SINGLE_PROCESS:
+        return
+
+    def train(erased: NDArray[np.bool_] | None, folder: Path, curves: Path) -> CamClassifier:
+        set_up_torch(params.seed)
+        shown = {"size": size, "batch": cam.batch, "seed": params.seed, "erased": erased}
+        return fit(
+            initial_classifier(classes=len(classes), weights=chosen.weights, **network, erase_thresh=cam.erase_thresh),
+            cam_criterion(score_scale=cam.score_scale, score_offset=cam.score_offset),
+            Batches(learned, root=stage.data_root, labels=None, **shown, **cam.augment.model_dump()),
+            **cam.model_dump(include={"steps", "precision", "optimizer", "skip_bad_steps"}),
+            name=stage.name,
+            scratch=folder,
+            fingerprint=stage.scratch.name,
+            curves=curves,
+            topology=topology,
+        )
+
+    classifier = train(None, stage.scratch, stage.results / "curves.tsv")
+    for number in range(2, cam.erase_rounds + 1):
+        folder = stage.scratch / f"round{number}"
+        erased = erased_cells(classifier, learned, stage.data_root, size=size)
+        metrics.setdefault("erased", []).append(float(erased.mean()))  # share of the cells
+        classifier.later.append(train(erased, folder, folder / "curves.tsv"))
     for split in ("train", "val"):
         images = index.split(split)
-        scores = tag_scores(classifier, images, stage.data_root, size=params.data.size)
+        scores = tag_scores(classifier, images, stage.data_root, size=size)
         metrics[f"map_{split}"] = mean_average_precision(scores, images.present)
     write_json(stage.results / "metrics.json", metrics)
-    save_model(stage.paths.cam, Model("classifier", classes, network, params.data.size, classifier.state_dict()))
+    if cam.erase_rounds > 1:
+        network |= cam.model_dump(include={"erase_rounds", "erase_thresh"})
+    save_model(stage.paths.cam, Model("classifier", classes, network, size, classifier.state_dict()))
     stage.finish()
 
 

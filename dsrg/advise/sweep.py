@@ -24,15 +24,13 @@ from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.classes import read_classes
 from dsrg.data.index import Index, read_index
 from dsrg.errors import InputError
-from dsrg.inference.cams import activation_maps, load_classifier, stored_cams
+from dsrg.inference.cams import load_classifier, tag_maps
 from dsrg.inference.preprocess import image_batches, sample_grid_pixels
 from dsrg.inspect.reseeding import SeedMaps, stored_maps, with_crf
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import make_seeds, with_crf_labels
 from dsrg.networks.network import CamClassifier
-from dsrg.params import Params
-from dsrg.params import Saliency as SaliencySettings
-from dsrg.params import SeedParams as SeedSettings
+from dsrg.params import Params, Saliency, SeedParams
 from dsrg.project import Project
 from dsrg.runtime.progress import tracked
 
@@ -96,7 +94,7 @@ class Advice(NamedTuple):
 class Sweep:
     """What seeds amount to at every pair of thresholds, F of foreground and B of background, image by image."""
 
-    def __init__(self, settings: SeedSettings, *, fg: list[float] = THRESHOLDS, bg: list[float] = THRESHOLDS) -> None:
+    def __init__(self, settings: SeedParams, *, fg: list[float] = THRESHOLDS, bg: list[float] = THRESHOLDS) -> None:
         self.settings, self.fg, self.bg = settings, fg, bg
         self.fg_of_pair = torch.tensor(fg).repeat_interleave(len(bg)).view(-1, 1, 1, 1)
         self.bg_of_pair = torch.tensor(bg).repeat(len(fg)).view(-1, 1, 1)
@@ -216,7 +214,7 @@ def summary_lines(found: dict) -> list[str]:
     return [*lines, f"Reason: {found['reason']}", f"To try the best: dvc exp run {changes}"]
 
 
-def why_no_witness(saliency: SaliencySettings) -> str | None:
+def why_no_witness(saliency: Saliency) -> str | None:
     """Why saliency cannot stand beside the activation maps as a second witness, None where it can."""
     if saliency.method in ("cam", "gradient"):
         return f"saliency comes from the classifier itself (saliency.method: {saliency.method})"
@@ -267,7 +265,7 @@ def _seen(
         others = {name: [] for name in views}
         for name, looks in views.items():
             for look in looks:
-                made = stored_cams(view_maps(classifier, images, params.data.size, *look), present)
+                made = view_maps(classifier, images, present, params, *look)
                 others[name].append(with_labels(images, made, saliency, present))
         for place, (image_id, image) in enumerate(zip(ids, images, strict=True)):
             own = {name: [own_classes(one, place) for one in many] for name, many in others.items()}
@@ -275,11 +273,17 @@ def _seen(
 
 
 def view_maps(
-    classifier: CamClassifier, images: list[NDArray[np.uint8]], size: int, scale: float, mirrored: bool
+    classifier: CamClassifier,
+    images: list[NDArray[np.uint8]],
+    present: Tensor,
+    params: Params,
+    scale: float,
+    mirrored: bool,
 ) -> Tensor:
-    """Activation maps, see `activation_maps`, of one look at the images, turned back if they were mirrored."""
+    """Maps of the tagged classes, see `tag_maps`, of one look at the images, turned back if they were mirrored."""
     looks = [np.ascontiguousarray(image[:, ::-1]) for image in images] if mirrored else images
-    maps = activation_maps(classifier, looks, size=size, scales=[scale], flip=False)
+    wanted = params.seeds.maps_wanted | {"scales": [scale], "flip": False}
+    maps = tag_maps(classifier, looks, present, size=params.data.size, **wanted)
     return maps.flip(3) if mirrored else maps
 
 

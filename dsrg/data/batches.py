@@ -131,6 +131,13 @@ def crop_labels(labels: NDArray[np.uint8], window: CropWindow, *, size: int) -> 
     return np.where(inside, cut, UNLABELLED).astype(np.uint8)
 
 
+def erase(image: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Paint cells of a grid with the mean color, nearest: uint8 (H, W, 3), bool (h, w) -> uint8 (H, W, 3)."""
+    sides = zip(image.shape[:2], cells.shape, strict=True)
+    rows, columns = (np.rint(np.linspace(0, count - 1, side)).astype(int) for side, count in sides)
+    return np.where(cells[rows][:, columns, None], np.uint8(PAD_COLOR), image)
+
+
 def color_jitter(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: float) -> NDArray[np.uint8]:
     """Brightness, contrast and saturation each times a factor in [1 - strength, 1 + strength]."""
     if not strength:
@@ -157,6 +164,7 @@ class Batches:
     processes to die and nothing to share.
 
     labels: uint8 label maps in the order of `index`, of any size each (seeds or pseudo labels), or None.
+    erased: cells of each image to be painted over, see `erase`.
     cache_bytes: None = `cache_room`.
     """
 
@@ -166,6 +174,7 @@ class Batches:
         *,
         root: Path,
         labels: Sequence[NDArray[np.uint8]] | None,
+        erased: Sequence[NDArray[np.bool_]] | None = None,
         size: int,
         batch: int,
         seed: int,
@@ -178,7 +187,7 @@ class Batches:
     ) -> None:
         if not len(index):
             raise InputError("no image to learn from: the index has none of the split train; run the stage `prepare`")
-        self.index, self.root, self.labels = index, root, labels
+        self.index, self.root, self.labels, self.erased = index, root, labels, erased
         self.size, self.batch, self.seed = size, batch, seed
         self.window = {"shape": shape, "flip": flip, "scale_min": scale_min, "scale_max": scale_max}
         self.color = color
@@ -233,7 +242,7 @@ class Batches:
 
     def _example(self, row: int, sample: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         rng = sample_rng(seed=self.seed, sample=sample)
-        whole = self._image(row)
+        whole = self._image(row) if self.erased is None else erase(self._image(row), self.erased[row])
         window = draw_window(rng, image=whole.shape[:2], size=self.size, **self.window)
         image = color_jitter(crop_and_resize(whole, window, size=self.size), rng, strength=self.color)
         grid = grid_size(self.size)

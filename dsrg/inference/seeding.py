@@ -18,7 +18,7 @@ from dsrg.data.images import ExpectedChecksum, limit_side, read_gray, read_image
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
-from dsrg.inference.cams import activation_maps, stored_cams
+from dsrg.inference.cams import tag_maps
 from dsrg.inference.crf import image_mean_field
 from dsrg.inference.gradient_saliency import gradient_saliency
 from dsrg.inference.preprocess import image_batches, sample_grid_pixels
@@ -160,8 +160,7 @@ def seed_rows(
     maps = None if by_classifier else saliency_maps(index, root, saliency=saliency, grid=grid_size(size))
     for rows, images in image_batches(index, root, batch=batch):
         present = torch.from_numpy(index.present[rows])
-        maps_of_all = activation_maps(classifier, images, size=size, scales=seeds.scales, flip=seeds.flip)
-        cams = stored_cams(maps_of_all, present)
+        cams = tag_maps(classifier, images, present, size=size, **seeds.maps_wanted)
         salient = active = cams.amax(dim=1)
         if saliency.method == "gradient":
             salient = gradient_saliency(classifier, images, size=size).cpu().half().float()

@@ -122,6 +122,9 @@ class CamClassifier(BackboneNetwork):
 
     The last layer has no bias, so that a class's score is the mean of its map (Zhou et al. 2016, as in SEC). VGG16 has
     SEC's two layers before it; every backbone has dropout before it. Of SEC's layers the last alone learns fast.
+
+    later: classifiers of the further rounds of adversarial erasing, each trained on images without the cells whose
+    activation in one of the rounds before was above `erase_thresh`, as a share of its maximum.
     """
 
     def __init__(
@@ -133,12 +136,18 @@ class CamClassifier(BackboneNetwork):
         input: str,
         dropout: float,
         init_std: float,
+        erase_rounds: int = 1,
+        erase_thresh: float = 1.0,
     ) -> None:
         super().__init__(backbone=backbone, output_stride=output_stride, input=input, classifier=True)
         widths = BACKBONES[backbone].cam_channels
         self.inner = cam_layers(self.backbone.channels, channels=widths, dropout=dropout, init_std=init_std)
         self.head = nn.Conv2d((self.backbone.channels, *widths)[-1], classes, 1, bias=False)
         nn.init.normal_(self.head.weight, std=init_std)
+        same = {"backbone": backbone, "output_stride": output_stride, "input": input}
+        same |= {"classes": classes, "dropout": dropout, "init_std": init_std}
+        self.later = nn.ModuleList(CamClassifier(**same) for _ in range(erase_rounds - 1))
+        self.erase_thresh = erase_thresh
 
     def maps_of(self, features: Tensor) -> Tensor:
         """Class activation maps float (B, C, h, w) of the backbone's features (B, channels, h, w)."""
