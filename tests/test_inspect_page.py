@@ -10,13 +10,20 @@ import pytest
 from helpers import ROOT
 from helpers.inspect_page import PIXELS, pixels_change, shows_image, wait_until
 
-# the run itself, as a second one beside it
+# the run itself, as a second one beside it, or one whose seeds differ in the upper third
 TWICE = """
+from dsrg.inspect.layers import labels_layer
 from dsrg.inspect.run import Run
 from dsrg.inspect.server import Other, serve
 from dsrg.project import load_project
+class Elsewhere(Run):
+    def layers(self, image_id):
+        seeds = self.seeds.seeds[self._seed_row[image_id]].copy()
+        seeds[:3] = (seeds[:3] + 1) % 7
+        changed = labels_layer("seeds", "seeds", seeds, corners=True)
+        return [changed if layer["key"] == "seeds" else layer for layer in super().layers(image_id)]
 run = Run(load_project())
-serve(run, port=0, ready=lambda url: print(url, flush=True), other=Other("before", run))
+serve(run, port=0, ready=lambda url: print(url, flush=True), other=Other("before", KIND(load_project())))
 """
 
 
@@ -31,7 +38,13 @@ def address(browser, finished):
 @pytest.fixture
 def twice(browser, finished):
     """Of a server of two runs."""
-    yield from serving(finished, "-c", TWICE)
+    yield from serving(finished, "-c", TWICE.replace("KIND", "Run"))
+
+
+@pytest.fixture
+def two(browser, finished):
+    """Of a server of two runs that differ."""
+    yield from serving(finished, "-c", TWICE.replace("KIND", "Elsewhere"))
 
 
 def serving(folder: Path, *arguments: str) -> Iterator[str]:
@@ -339,6 +352,25 @@ def test_two_runs_side_by_side(page, twice):
         told = page.wait_for_selector("#readout:has-text('this run: seeds: ')").inner_text()
         assert "before: seeds: " in told
         page.evaluate("document.querySelector('#readout').textContent = ''")
+
+
+def test_where_two_runs_differ(page, two):
+    page.goto(f"{two}#train0000")
+    shows_image(page, "train0000")
+    share = page.inner_text("#share")
+    assert share.startswith("seeds: ") and share.endswith(" % of the pixels differ")
+    assert 20 < float(share.split()[1]) < 45, "a third of the rows, and half a row of the grid at its edge"
+    before = page.evaluate(PIXELS)
+    page.keyboard.press("d")
+    assert page.is_checked("#differing")
+    pixels_change(page, before)
+    below = """id => { const canvas = document.querySelector(id), y = Math.floor(0.8 * canvas.height);
+        return [...canvas.getContext("2d").getImageData(3, y, 1, 1).data] }"""
+    assert all(min(page.evaluate(below, selector)) > 200 for selector in ("#canvas", "#other")), "what agrees is veiled"
+    page.keyboard.press("d")
+    assert page.evaluate(PIXELS) == before
+    page.keyboard.press("4")  # the seeds are off
+    assert page.inner_text("#share") == "no label map of both runs is on"
 
 
 def test_an_address_leads_to_an_image(page, address):

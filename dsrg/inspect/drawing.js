@@ -95,6 +95,15 @@ export function drawLabels(layer, values, width, height, palette) {
   return Object.assign(canvas, { labels });
 }
 
+// Covers what is 0 in `differs`, one value a pixel.
+export function drawVeil(differs, width, height) {
+  const [canvas, context, picture] = blank(width, height);
+  const ink = new Uint32Array(picture.data.buffer);
+  differs.forEach((one, at) => { if (!one) ink[at] = 0xd8ffffff; });
+  context.putImageData(picture, 0, 0);
+  return canvas;
+}
+
 const NAME = 14; // pixels of the screen that names are high
 
 // Each class's name once, at the pixel of it that is nearest to the middle of all its pixels. `pixel`: how many of the

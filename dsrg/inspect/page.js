@@ -1,6 +1,6 @@
 // The page: a grid of all images, and one image large with its layers and thresholds.
 
-import { UNLABELLED, canvasSize, decode, drawLabels, drawMap, nameRegions, valueAt } from "./drawing.js";
+import { UNLABELLED, canvasSize, decode, drawLabels, drawMap, drawVeil, nameRegions, valueAt } from "./drawing.js";
 import { createEditor } from "./editing.js";
 
 const PAGE = 100; // images asked for at once
@@ -201,7 +201,7 @@ async function openBeside(image) {
   }
   const why = layers.filter(layer => layer.kind === "missing").map(layer => `${layer.name}: ${layer.why}`);
   $("frame").className = "two";
-  $("beside").hidden = $("own").hidden = false;
+  $("beside").hidden = $("own").hidden = $("difference").hidden = false;
   $("own").textContent = THIS_RUN;
   $("beside").querySelector("figcaption").textContent = [caption, ...why].join("; ");
   Object.assign($("other"), { width: image.width, height: image.height });
@@ -262,8 +262,28 @@ const visible = image => image.layers.filter(layer =>
 
 function draw() {
   paint($("canvas"), shown);
-  if (shown.other) paint($("other"), shown.other);
+  if (shown.other) {
+    paint($("other"), shown.other);
+    drawDifference();
+  }
   drawLegend();
+}
+
+const topLabels = image => visible(image).findLast(layer => layer.kind === "labels");
+
+// Of the uppermost label map, where both runs have it: how much of it differs, and, if wanted, that alone.
+function drawDifference() {
+  const own = topLabels(shown), theirs = topLabels(shown.other);
+  const both = own && own.key === theirs?.key;
+  $("share").textContent = "no label map of both runs is on";
+  if (!both) return;
+  const labels = drawing(shown, own).labels, others = drawing(shown.other, theirs).labels;
+  const differs = labels.map((label, at) => label !== others[at]);
+  const share = differs.reduce((sum, one) => sum + one, 0) / differs.length;
+  $("share").textContent = `${own.name}: ${percent(share)} of the pixels differ`;
+  if (!$("differing").checked) return;
+  const veil = drawVeil(differs, shown.width, shown.height);
+  for (const id of ["canvas", "other"]) $(id).getContext("2d").drawImage(veil, 0, 0);
 }
 
 function paint(canvas, image) {
@@ -274,7 +294,7 @@ function paint(canvas, image) {
     context.drawImage(layer.kind === "image" ? image.picture : drawing(image, layer), 0, 0, image.width, image.height);
   }
   context.globalAlpha = 1;
-  const top = visible(image).findLast(layer => layer.kind === "labels");
+  const top = topLabels(image);
   const pixel = image.width / (canvas.clientWidth || image.width); // of the canvas, for one of the screen
   if (top) nameRegions(context, drawing(image, top).labels, image.width, image.height, state.classes, pixel);
   if (image === shown) editor.paint(context, pixel, image.width, image.height);
@@ -555,6 +575,7 @@ function pressInViewer(key, target) {
     if ($("time").hidden) return false;
     stepTo(shown.step + (key === "ArrowUp" ? 1 : -1));
   } else if (key === " " && !target.matches("button, summary, input")) play();
+  else if (key === "d" && shown.other) $("differing").click();
   else if (key === "/") { location.hash = ""; setTimeout(() => $("search").focus()); }
   else if (key in DIGITS) pressDigit(key);
   else return false;
@@ -594,6 +615,7 @@ async function start() {
     $(id).addEventListener("pointermove", read);
     $(id).addEventListener("pointerdown", read);
   }
+  $("differing").addEventListener("change", draw);
   $("step").addEventListener("input", () => stepTo(Number($("step").value)));
   $("play").addEventListener("click", play);
   $("copy").addEventListener("click", () => copy("command", "copy"));
