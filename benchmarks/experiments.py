@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import click
+import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
@@ -21,7 +22,7 @@ from dsrg.data.index import Masks, read_ground_truth, read_index
 from dsrg.errors import InputError
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.evaluation.segmentation import evaluate_segmenter
-from dsrg.files import write_json, write_text
+from dsrg.files import atomic_file, write_json, write_text
 from dsrg.inference.predict import load_segmenter
 from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.networks.network import DeepLab
@@ -174,3 +175,10 @@ def mean_and_deviation(values: Iterable[float]) -> tuple[float, float]:
 def percent(values: Iterable[float]) -> str:
     mean, deviation = mean_and_deviation(100 * value for value in values)
     return f"{mean:.1f} ± {deviation:.1f}"
+
+
+def save_figure(path: Path, figure: plt.Figure) -> None:
+    """Write it as a PNG, atomically, and free it."""
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    plt.close(figure)

@@ -22,10 +22,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks import RESULTS
-from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place
+from benchmarks import RESULTS, table1
+from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place, save_figure
 from dsrg.data.classes import VOC_CLASSES
-from dsrg.files import atomic_file, write_json, write_text
+from dsrg.files import write_json, write_text
 
 STATIC = ["grow.enabled=false"]
 
@@ -75,16 +75,7 @@ ROWS = [
 # neighbors of the method, in the same set-up
 SEC = Row(
     "SEC: gradient background, expand loss",
-    [
-        *STATIC,
-        "dsrg.objective=sec",
-        "saliency.method=gradient",
-        "saliency.with_cam=false",
-        "seeds.fg_thresh=0.2",
-        "seeds.bg_thresh=0.1",
-        "seeds.conflict=smaller",
-        "seeds.crf.use=none",
-    ],
+    next([*row.changes] for row in table1.ROWS if row.title == "SEC"),
     "dsrg",
     "50.7",
 )
@@ -218,13 +209,6 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small")
     save_figure(path, figure)
-
-
-def save_figure(path: Path, figure: plt.Figure) -> None:
-    """Write it as a PNG, atomically, and free it."""
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
 
 
 def draw_growth(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import cv2
@@ -25,6 +27,7 @@ from dsrg.method.growing import grow
 from dsrg.method.weak import LOSSES
 from dsrg.params import Params, load_params
 from helpers import ROOT
+from helpers.project import run_stage, tiny_project
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 yaml = YAML(typ="safe", pure=True)
@@ -198,10 +201,10 @@ class TestTables:
 
     def test_every_mark_of_table1_is_explained_and_every_loss_has_a_row(self):
         marks = {mark for row in table1.ROWS for mark in row.marks}
-        assert all(mark in table1.REMARKS or f"({mark})" in table1.FOOTNOTES for mark in marks)
-        assert {*table1.REMARKS} <= marks
-        named = {change.split("=")[1] for row in table1.ROWS for change in row.changes if "objective" in change}
-        assert named == {*LOSSES}
+        remarks, footnotes = table1.TABLE["remarks"], table1.TABLE["footnotes"]
+        assert all(mark in remarks or f"({mark})" in footnotes for mark in marks) and {*remarks} <= marks
+        (*_, new) = table1.read_rows(table1.TABLE["rows"], [*LOSSES, "power_mean"])
+        assert new.name == new.title == "power_mean" and new.changes == ("dsrg.objective=power_mean",)
 
     def test_rates_are_in_cells_of_stride_8(self):
         row = next(row for row in table1.ROWS if row.rate == 6)
@@ -213,6 +216,34 @@ class TestTables:
         assert run.exit_code == 0 and run.output.count("50.0") == 4
         rows = json.loads(Path("switches-params.json").read_text())["experiments"].values()
         assert [row["changes"] for row in rows] == [[], ["grow.on=softmax"], ["grow.on=both"]]  # it is crf already
+
+
+def test_table1_quick(tmp_path, monkeypatch):
+    """Two methods from the drawing to the table, with DVC's work done here."""
+    monkeypatch.chdir(tiny_project(tmp_path / "project"))
+    monkeypatch.setattr(table1, "RESULTS", tmp_path)
+
+    def dvc(command: list[str], **_: object) -> None:
+        changes = [word.split("=", 1) for word in command if "=" in word]
+        if not changes:
+            return
+        round_trip, path = YAML(), Path("params.yaml")
+        params = round_trip.load(path)
+        for key, value in changes:
+            *sections, last = key.split(".")
+            reduce(getitem, sections, params)[last] = yaml.load(value)
+        round_trip.dump(params, path)
+        for name in ("draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg"):
+            run_stage(name)
+
+    monkeypatch.setattr(experiments.subprocess, "run", dvc)
+    options = ["--quick", "--only", "ccnn", "--only", "em_adapt_rate6"]
+    run = CliRunner().invoke(table1.main, options, catch_exceptions=False)
+    assert run.exit_code == 0 and run.output.index("Predicted before the run") < run.output.index("| CCNN |")
+    found = json.loads((tmp_path / "table1-quick.json").read_text())
+    assert [*found] == ["ccnn", "em_adapt_rate6"] and all(0 <= found[name]["miou"][0] <= 1 for name in found)
+    (_, second) = json.loads((tmp_path / "table1-params-quick.json").read_text())["experiments"].values()
+    assert second["changes"][1:] == ["dsrg.objective=em_adapt", "network.head=largefov", "network.rates=[6]"]
 
 
 class TestReadme:
