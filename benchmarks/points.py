@@ -4,10 +4,11 @@
     python -m benchmarks.points --recipe recipes/voc2012-mobilenet.yaml --set data.root=/data/VOC2012 --seeds 0
 
 A person is simulated by the masks of training images, which the pipeline itself never sees: one point for each tag of
-an image, on the pixel deepest inside the class's largest region. Rows are DVC experiments, so what they share (all up
-to the classifier) is computed once; needs a git repository with a commit. Writes the figures of each set to
-benchmarks/results/points.json, those of each run to benchmarks/results/points-NAME.json, from where an interrupted run
-goes on, and results/points.png with all sets. --quick: a dozen steps on a dozen images of the demo.
+an image, on the pixel deepest inside the class's largest region, of --radius pixels as far as the region is so wide.
+Rows are DVC experiments, so what they share (all up to the classifier) is computed once; needs a git repository with a
+commit. Writes the figures of each set to benchmarks/results/points.json, those of each run to
+benchmarks/results/points-NAME.json, from where an interrupted run goes on, and results/points.png with all sets.
+--quick: a dozen steps on a dozen images of the demo.
 """
 
 import json
@@ -63,7 +64,9 @@ ROWS = [
 @click.option("--seeds", "first_seeds", multiple=True, type=int, metavar="SEED...", help="Default: 0 1 2; --quick: 0.")
 @click.option("--only", multiple=True, type=click.Choice([row.name for row in ROWS[1:]]), help="Rows besides tags.")
 @click.option("--network", type=click.Choice(["dsrg", "retrain"]), default="dsrg", show_default=True)
-@click.option("--radius", type=click.FloatRange(0), default=0, show_default=True, help="Of a point, pixels; 0: a cell.")
+@click.option(
+    "--radius", type=click.FloatRange(0), default=0, show_default=True, help="Of a point, pixels at most; 0: a cell."
+)
 @click.option("--quick", is_flag=True, help="A dozen steps on a dozen images of the demo.")
 @click.option("--fresh", is_flag=True, help="Run again what the JSON has.")
 @click.argument("more_seeds", nargs=-1, type=int, metavar="")
@@ -158,25 +161,25 @@ def simulated_points(ids: list[str], *, radius: float) -> dict[str, list[PointRo
     classes = read_classes(project.paths.classes)
     index, truth = read_index(project.paths.index, classes), read_ground_truth(project.paths.ground_truth)
     present = dict(zip(index.ids, index.present, strict=True))
-    wide = f"{radius:g}" if radius else ""
     found: dict[str, list[PointRow]] = {image_id: [] for image_id in ids}
     for image_id, rows in found.items():
         mask = truth[image_id].labels(project.paths.masks)
         for k in np.flatnonzero(present[image_id][1:]) + 1:
             if (mask == k).any():
-                x, y = deepest_pixel(mask == k)
+                x, y, depth = deepest_pixel(mask == k)
+                wide = f"{min(radius, depth):.1f}" if radius else ""
                 rows.append(PointRow("", image_id, str(x), str(y), classes[k - 1], wide, ""))
     return found
 
 
-def deepest_pixel(region: NDArray[np.bool_]) -> tuple[int, int]:
-    """x, y of the pixel farthest from the border of the largest connected part of a region, bool (H, W)."""
+def deepest_pixel(region: NDArray[np.bool_]) -> tuple[int, int, float]:
+    """The pixel farthest from the border of the largest connected part of a region, bool (H, W): x, y, how far."""
     inside = np.pad(region, 1).astype(np.uint8)
     _, parts, sizes, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
     largest = 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()
     depth = cv2.distanceTransform((parts == largest).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     y, x = np.unravel_index(depth.argmax(), depth.shape)
-    return int(x) - 1, int(y) - 1
+    return int(x) - 1, int(y) - 1, float(depth[y, x]) - 1  # pixels nearer than `depth` are inside
 
 
 def summary(found: dict[str, list[dict]]) -> dict[str, dict]:

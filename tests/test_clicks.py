@@ -121,7 +121,7 @@ def test_minutes_of_work_by_hand():
 
 @given(arrays(np.bool_, (6, 7)).filter(np.any))
 def test_the_deepest_pixel_is_the_one_farthest_from_all_that_is_outside(region):
-    x, y = points.deepest_pixel(region)
+    x, y, inside = points.deepest_pixel(region)
     parts, labels = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
     sizes = [0, *((labels == part).sum() for part in range(1, parts))]
     assert region[y, x] and sizes[labels[y, x]] == max(sizes)
@@ -131,6 +131,7 @@ def test_the_deepest_pixel_is_the_one_farthest_from_all_that_is_outside(region):
         return min((x + 1 - u) ** 2 + (y + 1 - v) ** 2 for v, u in zip(*np.nonzero(~own), strict=True))
 
     if sizes.count(max(sizes)) == 1:
+        assert depth(x, y) == pytest.approx((inside + 1) ** 2, rel=1e-4)
         assert depth(x, y) == max(depth(u, v) for v, u in zip(*np.nonzero(labels == labels[y, x]), strict=True))
 
 

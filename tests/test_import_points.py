@@ -21,6 +21,7 @@ from helpers.project import run_stage, tiny_project
 
 CLASSES = ["cat", "dog", "sofa"]
 CAT, DOG = 1, 2
+ELSEWHERE = "images are named by a path or address elsewhere, and found by its end"
 
 
 def packed(numbers: bytes, lengths: tuple[int, ...] = (3, 4, 8, 16)) -> list[int]:
@@ -125,20 +126,23 @@ def test_key_points_and_brushes_of_label_studio(tmp_path, reader):
         "1 cancelled annotations of Label Studio left out: no points or strokes of a person",
         "1 predictions of Label Studio left out: no points or strokes of a person",
         "1 rectanglelabels of Label Studio left out: no points or strokes of a person",
+        f"1 {ELSEWHERE}: /data/upload/1/a.png = a.png",
     ]
     assert imported(tmp_path / "short.json", reader, SHORT)[0] == {"a": [(CAT, 0, [[15, 5]])]}
 
 
 def test_points_and_polylines_of_cvat_drawn_on_a_larger_copy(tmp_path, reader):
-    marks, notes = imported(tmp_path / "annotations.xml", reader, CVAT)
+    marks, notes = imported(tmp_path / "annotations.xml", reader, CVAT.replace("a.png", "task/a.png"))
     assert marks == {"a": [(CAT, 0, [[15, 5]]), (CAT, 0, [[2, 3]]), (0, 0, [[0, 0], [30, 20]])]}
-    assert notes == ["1 box of CVAT left out: no points or strokes of a person"]
+    told = "1 box of CVAT left out: no points or strokes of a person"
+    assert notes == [told, f"1 {ELSEWHERE}: task/a.png = a.png"]
 
 
 def test_points_and_linestrips_of_labelme(tmp_path, reader):
     marks, notes = imported(tmp_path / "a.json", reader, LABELME)
     assert marks == {"a": [(CAT, 0, [[15, 5]]), (255, 0, [[0, 0], [5, 5], [9, 5]])]}
-    assert notes == ["1 polygon of labelme left out: no points or strokes of a person"]
+    assert notes[0] == "1 polygon of labelme left out: no points or strokes of a person"
+    assert notes[1].endswith("pictures/a.png = a.png") and len(notes) == 2
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from dsrg.data.images import ENDINGS
 from dsrg.errors import InputError
 from dsrg.files import parse_xml, read_text
 from dsrg.sources.points import PointReader, PointRow
+from dsrg.sources.validation import warn_of
 
 FILE_MAX = 256 * 2**20  # bytes of an export: all of it is in memory, several times
 BRUSH_MAX = 2**26  # pixels of a painted image, 4 bytes each
@@ -51,14 +52,17 @@ class Shape(NamedTuple):
 
 @dataclass
 class Export:
-    """What files hold: marks, what is wrong, and what is left out by kind."""
+    """What files hold: marks, what is wrong, what is left out by kind, and images' paths by their names elsewhere."""
 
     shapes: list[Shape] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    elsewhere: dict[str, str] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
-        return [f"{count} {kind} left out: no points or strokes of a person" for kind, count in self.left_out.items()]
+        kinds = [f"{count} {kind} left out: no points or strokes of a person" for kind, count in self.left_out.items()]
+        named = [f"{name} = {path}" for name, path in self.elsewhere.items()]
+        return kinds + warn_of("images are named by a path or address elsewhere, and found by its end", named)
 
 
 def read_exports(paths: Iterable[Path]) -> Export:
@@ -77,31 +81,39 @@ def read_exports(paths: Iterable[Path]) -> Export:
     return found
 
 
-def point_rows(found: Export, reader: PointReader, *, radius: float = 0) -> list[PointRow]:
+def point_rows(export: Export, reader: PointReader, *, radius: float = 0) -> list[PointRow]:
     """Marks as rows of a table for the images of the reader, strokes numbered from 1 on; problems are noted.
 
     radius: of marks that have none of their own, pixels.
     """
     rows = []
-    for number, shape in enumerate(found.shapes, 1):
-        image_id = reader.find(shape.image)
-        if not isinstance(image_id, str):  # whoever reads the rows says what is wrong
+    for number, shape in enumerate(export.shapes, 1):
+        image_id = _image_id(shape.image, reader)
+        if image_id is None:  # whoever reads the rows says what is wrong
             rows.append(PointRow(shape.where, shape.image, "0", "0", shape.label, "", ""))
             continue
         row = reader.row[image_id]
+        if shape.image not in (image_id, reader.index.paths[row]):
+            export.elsewhere[shape.image] = reader.index.paths[row]
         own = int(reader.index.widths[row]), int(reader.index.heights[row])
         if shape.size and not _same_shape(shape.size, own):
             drawn, here = (f"{width:g} x {height:g}" for width, height in (shape.size, own))
             what = f"drawn on {drawn} pixels, but {image_id} has {here} (as turned by its EXIF orientation)"
-            found.problems.append(f"{shape.where}: {what}; draw on that image")
+            export.problems.append(f"{shape.where}: {what}; draw on that image")
             continue
         across, down = (a / b for a, b in zip(own, shape.unit or shape.size or own, strict=True))
         wide = radius if shape.radius is None else shape.radius * own[0] / (shape.size or own)[0]
         stroke = str(number) if len(shape.path) > 1 else ""
         for x, y in shape.path:
             cells = _text(x * across), _text(y * down), shape.label, _text(wide) if wide else "", stroke
-            rows.append(PointRow(shape.where, shape.image, *cells))
+            rows.append(PointRow(shape.where, image_id, *cells))
     return rows
+
+
+def _image_id(name: str, reader: PointReader) -> str | None:
+    """The id of an image by its name, else by the end of its name, as of a path elsewhere."""
+    found = (reader.find(one) for one in (name, f"/{name}"))
+    return next((image_id for image_id in found if isinstance(image_id, str)), None)
 
 
 def _same_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:
