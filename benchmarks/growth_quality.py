@@ -1,6 +1,6 @@
 """How right are grown seeds? One trained network, many rules of growing, compared with the training masks.
 
-    python -m benchmarks.growth_quality --name voc2012-mobilenet [--network data/dsrg.pt]
+    python -m benchmarks.growth_quality --name voc2012-mobilenet [--network data/dsrg.safetensors]
 
 Reads params.yaml and the files of a `dvc repro` in the working folder; needs masks of training images. Each rule grows
 the seeds of every training image with the same network, as its next training step would. No training: it tells in
@@ -41,7 +41,7 @@ THRESHOLDS = {
 
 @click.command()
 @click.option("--name", required=True, help="Of the JSON file in benchmarks/results.")
-@click.option("--network", type=click.Path(path_type=Path), help="A segmenter's file; default: data/dsrg.pt.")
+@click.option("--network", type=click.Path(path_type=Path), help="A segmenter's file; default: data/dsrg.safetensors.")
 def main(name: str, network: Path | None) -> None:
     project = load_project()
     params = project.params

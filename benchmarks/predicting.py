@@ -1,7 +1,7 @@
 """What `dsrg predict` takes beside its network: reading, checking and writing pictures, on the CPU, without CRF.
 
     python -m benchmarks.predicting [--recipe recipes/folder.yaml] [--quick]
-    python -m benchmarks.predicting --model data/retrain.pt --pictures VOC2012/JPEGImages
+    python -m benchmarks.predicting --model data/retrain.safetensors --pictures VOC2012/JPEGImages
 
 The command, called in this process, against the network alone, which is given the same squares ready-made, in the same
 batches, at the released scales. Pictures are JPEGs: of VOC's size, and, fewer, of a camera's. Then where the rest goes:

@@ -24,7 +24,7 @@ class Predictor:
     """A trained network with its classes.
 
     >>> import dsrg
-    >>> segmenter = dsrg.Predictor.load("data/retrain.pt")
+    >>> segmenter = dsrg.Predictor.load("data/retrain.safetensors")
     >>> segmenter.classes
     ['cat', 'dog']
     >>> labels = segmenter.predict("rex.jpg")
@@ -40,7 +40,8 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None) -> "Predictor":
-        """Read a model file (data/retrain.pt, data/dsrg.pt). `device`: "cpu" or "cuda"; None = a GPU if there is one.
+        """Read a model file (data/retrain.safetensors, data/dsrg.safetensors). `device`: "cpu", "cuda"; None = a GPU if
+        there is one.
 
         Raises InputError if it is no model file, or there is no such device.
         """

@@ -273,7 +273,7 @@ def _numbered(case: Case, path: str) -> int:
 
 def test_pictures_of_other_formats_are_predicted_or_named(project):
     shutil.copytree(CASES / "unsupported-formats/pictures", "pictures")
-    save_network(project / "data/retrain.pt", ["cat", "dog"])
+    save_network(project / "data/retrain.safetensors", ["cat", "dog"])
     _, said = run("predict", "pictures", "--out", "o")
     predicted = {row["image"] for row in csv.DictReader(open("o/images.csv"))}
     for path in Path("pictures").iterdir():
@@ -285,7 +285,7 @@ def test_where_nothing_is_left_to_predict_each_kind_is_named_and_counted(project
     (project / "pictures").mkdir()
     for name in ("a.HEIC", "b.heic", "c.svg", "notes"):
         (project / "pictures" / name).write_bytes(b"x")
-    save_network(project / "data/retrain.pt", ["cat", "dog"])
+    save_network(project / "data/retrain.safetensors", ["cat", "dog"])
     code, said = run("predict", "pictures", "--out", "o")
     assert code == 1 and not (project / "o").exists()
     assert "2 files of kind .heic left out" in said and "pip install pillow-heif" in said

@@ -77,8 +77,8 @@ class TestImages:
 
 class TestModelFiles:
     def test_a_flipped_bit_is_named_or_changes_nothing(self, tmp_path):
-        """Every byte counts but the padding of the archive: torch loads a damaged weight without a word."""
-        path = tmp_path / "m.pt"
+        """Every byte counts: safetensors loads a damaged weight without a word."""
+        path = tmp_path / "m.safetensors"
         torch.manual_seed(0)
         weights = {"a": torch.randn(20, 10), "b": torch.randn(50).bfloat16(), "n": torch.tensor(7)}
         save_model(path, Model("segmenter", ["cat", "dog"], {"backbone": "vgg_mini"}, 65, weights))
@@ -97,7 +97,7 @@ class TestModelFiles:
         start = good.index(weights["a"].numpy().tobytes())
         for place in range(start, start + 800):
             flip(path, place, place % 8)
-            with pytest.raises(InputError, match="m.pt: damaged"):
+            with pytest.raises(InputError, match="m.safetensors: damaged"):
                 load_model(path, kind="segmenter", stage_name="retrain")
             path.write_bytes(good)
         assert refused > 100

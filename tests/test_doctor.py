@@ -174,8 +174,8 @@ class TestData:
         monkeypatch.chdir(tmp_path)
         file = {key: Path("data", name) for key, name in {
             "index": "index.csv", "ground_truth": "ground_truth.csv", "masks": "masks", "classes": "classes.txt",
-            "cam": "cam.pt", "seeds": "seeds.h5", "dsrg": "dsrg.pt", "pseudo_labels": "pseudo_labels",
-            "retrain": "retrain.pt", "shapes": "shapes", "growth": "growth", "results": "results",
+            "cam": "cam.safetensors", "seeds": "seeds.h5", "dsrg": "dsrg.safetensors", "pseudo_labels": "pseudo_labels",
+            "retrain": "retrain.safetensors", "shapes": "shapes", "growth": "growth", "results": "results",
             "points": "points.csv", "skipped": "skipped.csv", "report": "report.html"}.items()}  # fmt: skip
         classes = ["cat", "dog"]
         for folder in ("images", "data/masks", "data/pseudo_labels"):
@@ -213,11 +213,11 @@ class TestData:
         [
             ("images/b.png", "images"),
             ("data/masks/a.png", "masks"),
-            ("data/cam.pt", "data/cam.pt"),
+            ("data/cam.safetensors", "data/cam.safetensors"),
             ("data/seeds.h5", "data/seeds.h5"),
-            ("data/dsrg.pt", "data/dsrg.pt"),
+            ("data/dsrg.safetensors", "data/dsrg.safetensors"),
             ("data/pseudo_labels/b.png", "data/pseudo_labels"),
-            ("data/retrain.pt", "data/retrain.pt"),
+            ("data/retrain.safetensors", "data/retrain.safetensors"),
         ],
     )
     def test_a_flipped_bit_is_in_one_line(self, made, path, what):

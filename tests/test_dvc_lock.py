@@ -103,7 +103,7 @@ def test_all_places_that_cannot_be_written_are_named_before_the_work(project):
 
 def test_room_is_asked_for_as_last_time(project):
     size = 2**60
-    lock = {"stages": {"train_cam": {"outs": [{"path": "data/cam.pt", "md5": "0" * 32, "size": size}]}}}
+    lock = {"stages": {"train_cam": {"outs": [{"path": "data/cam.safetensors", "md5": "0" * 32, "size": size}]}}}
     (project / "dvc.lock").write_text(json.dumps(lock))
     result = run("train_cam")
     assert result.returncode == 2 and "needs about 1048576.0 TiB" in result.stderr and "make room" in result.stderr

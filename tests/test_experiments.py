@@ -166,7 +166,7 @@ def test_a_stage_of_several_processes_is_recorded_by_hand(project):
     """As on several machines, where a launcher starts the stage: its weights are the same but for rounding."""
 
     def weights() -> torch.Tensor:
-        model = load_model(project / "data" / "dsrg.pt", kind="segmenter", stage_name="train_dsrg")
+        model = load_model(project / "data" / "dsrg.safetensors", kind="segmenter", stage_name="train_dsrg")
         return torch.cat([value.flatten() for value in model.weights.values()])
 
     before, growth = weights(), sorted((project / "data" / "growth").rglob("*.png"))

@@ -120,7 +120,7 @@ def test_wrong_calls(tmp_path, monkeypatch):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    save_network(tmp_path / "data" / "retrain.pt", ["cat", "a|b <c>"])
+    save_network(tmp_path / "data" / "retrain.safetensors", ["cat", "a|b <c>"])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -149,7 +149,7 @@ def test_command(place):
     assert is_model_card(Path("hand/on.md")), "so that it can be written again"
     image = picture(30, 40, seed=0)
     found = runner(Path("hand/on.pt2"), form="torch")(image.transpose(2, 0, 1)[None].copy())[1][0]
-    expected = Predictor.load("data/retrain.pt").predict(
+    expected = Predictor.load("data/retrain.safetensors").predict(
         image, settings=ONE.model_copy(update={"flip": True}), probabilities=True
     )[1]
     np.testing.assert_allclose(found, expected, atol=0.05)
@@ -158,10 +158,11 @@ def test_command(place):
 def test_refusals(place):
     assert "expected a name for the file such as model.pt2" in run("--format", "torch", "--out", "model.md")
     assert "nothing.pt: no such file" in run("--format", "torch", "--out", "model.pt2", "--model", "nothing.pt")
-    before = Path("data/retrain.pt").read_bytes()
-    for name in ("data/retrain.pt", "./data/../data/retrain.pt"):
-        assert "retrain.pt: would replace the network itself (--model)" in run("--format", "torch", "--out", name)
-    assert Path("data/retrain.pt").read_bytes() == before and len(list(Path("data").iterdir())) == 1
+    before = Path("data/retrain.safetensors").read_bytes()
+    for name in ("data/retrain.safetensors", "./data/../data/retrain.safetensors"):
+        said = run("--format", "torch", "--out", name)
+        assert "retrain.safetensors: would replace the network itself (--model)" in said
+    assert Path("data/retrain.safetensors").read_bytes() == before and len(list(Path("data").iterdir())) == 1
     Path("data/README.md").write_text("# Mine\n")
     said = run("--format", "torch", "--out", "data/README.pt2")
     assert "data/README.md: the model card would replace it" in said
@@ -170,7 +171,7 @@ def test_refusals(place):
 
 
 def lock_of(place: Path) -> dict:
-    """A dvc.lock in which `retrain` made data/retrain.pt from an index, and `evaluate` measured it."""
+    """A dvc.lock in which `retrain` made data/retrain.safetensors from an index, and `evaluate` measured it."""
 
     def entry(path: str) -> dict:
         return {"path": path, "hash": "md5", "md5": hashlib.md5((place / path).read_bytes()).hexdigest()}
@@ -190,9 +191,9 @@ def lock_of(place: Path) -> dict:
             "retrain": {
                 "deps": [entry("data/index.csv")],
                 "params": {"params.yaml": {"data.size": 65, "retrain": {"steps": 3}, "seed": 0}},
-                "outs": [entry("data/retrain.pt")],
+                "outs": [entry("data/retrain.safetensors")],
             },
-            "evaluate": {"deps": [entry("data/retrain.pt")], "outs": [entry("results/metrics.json")]},
+            "evaluate": {"deps": [entry("data/retrain.safetensors")], "outs": [entry("results/metrics.json")]},
         }
     }
 
@@ -200,7 +201,7 @@ def lock_of(place: Path) -> dict:
 def test_what_a_lock_knows(place):
     lock = lock_of(place)
     YAML().dump(lock, place / "dvc.lock")
-    made = provenance(Path("data/retrain.pt"), Path("dvc.lock"))
+    made = provenance(Path("data/retrain.safetensors"), Path("dvc.lock"))
     assert made.stage == "retrain" and made.images == {"train": 2, "val": 1}
     data = {"root": "pictures", "train": "train", "size": 65}
     assert made.params == {"data": data, "retrain": {"steps": 3}, "seed": 0}
@@ -210,10 +211,10 @@ def test_what_a_lock_knows(place):
 
     Path("data/index.csv").write_text("id,split\nx,train\n")
     Path("results/metrics.json").write_text('{"retrain": {"miou": 0.9}}')
-    made = provenance(Path("data/retrain.pt"), Path("dvc.lock"))
+    made = provenance(Path("data/retrain.safetensors"), Path("dvc.lock"))
     assert made.images == {} and made.metrics == {}, "files that are no more those of the lock say nothing"
-    save_network(Path("data/retrain.pt"), ["other"])
-    assert provenance(Path("data/retrain.pt"), Path("dvc.lock")) is None
+    save_network(Path("data/retrain.safetensors"), ["other"])
+    assert provenance(Path("data/retrain.safetensors"), Path("dvc.lock")) is None
 
 
 def test_what_was_not_measured_is_not_in_the_card():
@@ -226,4 +227,4 @@ def test_what_was_not_measured_is_not_in_the_card():
 @pytest.mark.parametrize("text", ["", "stages: 3", "a: [", "outs: {}"])
 def test_no_lock(place, text):
     Path("dvc.lock").write_text(text)
-    assert provenance(Path("data/retrain.pt"), Path("dvc.lock")) is None
+    assert provenance(Path("data/retrain.safetensors"), Path("dvc.lock")) is None

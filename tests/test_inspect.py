@@ -372,7 +372,7 @@ class TestMissing:
 
     def test_a_broken_file_is_told_and_the_rest_is_shown(self, finished_copy):
         (finished_copy / "data/pseudo_labels/train0000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        (finished_copy / "data/retrain.pt").write_bytes(b"no model")
+        (finished_copy / "data/retrain.safetensors").write_bytes(b"no model")
         project = opened()
         layers = {layer["key"]: layer for layer in project.layers("train0000")}
         assert layers["seeds"]["kind"] == "labels" and "pseudo_labels/train0000.png" in layers["pseudo"]["why"]

@@ -48,8 +48,8 @@ def segmenter_of(classes: int) -> dsrg.Predictor:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working folder with data/retrain.pt of the classes cat and dog."""
-    save_network(tmp_path / "data" / "retrain.pt", ["cat", "dog"])
+    """A working folder with data/retrain.safetensors of the classes cat and dog."""
+    save_network(tmp_path / "data" / "retrain.safetensors", ["cat", "dog"])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -301,7 +301,7 @@ def test_a_folder_with_everything(place):
     assert [row["id"] for row in rows] == ["a b", "cats__ä", "x", "turned"]
     assert Path("out/classes.txt").read_text() == "cat\ndog\n"
     document = json.loads(Path("out/polygons.json").read_text())
-    own = dsrg.Predictor.load("data/retrain.pt")
+    own = dsrg.Predictor.load("data/retrain.safetensors")
     for row, image in zip(rows, document["images"], strict=True):
         labels = read_mask(f"out/masks/{row['id']}.png")
         height, width = read_image(row["image"]).shape[:2]
@@ -343,7 +343,7 @@ def test_plain_masks_alone(place):
 
 def test_options_reach_the_network(place):
     save("a.jpg", 60, 90)
-    own = dsrg.Predictor.load("data/retrain.pt")
+    own = dsrg.Predictor.load("data/retrain.safetensors")
     options = "--scale 0.5 --scale 2 --flip --merge mean --shape native --unsure-below 0.4 --max-side 50 --batch 1"
     assert run("predict", "a.jpg", "--out", "one", "--device", "cpu", *options.split()).startswith("0 ")
     chosen = PredictParams(shape="native", scales=[0.5, 2.0], flip=True, merge="mean", max_side=50)
@@ -534,7 +534,7 @@ def test_pseudo_labels_keep_to_the_tags(place):
     Path("tags.csv").write_text("image;tags\na;cat\nb.png;\nsub/c.png;dog,cat\nelsewhere.jpg;horse\n")
     said = run("pseudo-label", "mine", "--tags", "tags.csv", "--separator", ",", "--out", "out")
     assert said.startswith("0 "), said
-    own = dsrg.Predictor.load("data/retrain.pt")
+    own = dsrg.Predictor.load("data/retrain.safetensors")
     for name, tags in (("a", ["cat"]), ("b", []), ("sub__c", ["cat", "dog"])):
         labels = read_mask(f"out/masks/{name}.png")
         assert np.array_equal(labels, own.predict(f"mine/{name.replace('__', '/')}.png", tags=tags, crf=True))

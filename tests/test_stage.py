@@ -251,18 +251,18 @@ class TestScratch:
     def here(self, project, monkeypatch):
         """A project whose stage make_seeds has its inputs."""
         monkeypatch.chdir(project)
-        for name in ("index.csv", "classes.txt", "cam.pt"):
+        for name in ("index.csv", "classes.txt", "cam.safetensors"):
             (project / "data" / name).write_text(name)
 
     def test_the_same_for_the_same_inputs(self):
         first = load_stage("make_seeds").scratch
         assert load_stage("make_seeds").scratch == first
-        Path("data/cam.pt").write_text("another")
+        Path("data/cam.safetensors").write_text("another")
         assert load_stage("make_seeds").scratch != first
 
     def test_it_says_what_it_is_made_from(self):
         origin = json.loads((load_stage("make_seeds").scratch / "origin.json").read_text())
-        assert origin["seeds.fg_thresh"] == 0.15 and len(origin["data/cam.pt"]) == 64
+        assert origin["seeds.fg_thresh"] == 0.15 and len(origin["data/cam.safetensors"]) == 64
         assert len(origin["dsrg/method/seeds.py"]) == 64 and "torch" in origin
         assert not [name for name in origin if "runtime" in name or "__pycache__" in name]
 
@@ -279,10 +279,11 @@ class TestScratch:
         assert capsys.readouterr().out == ""
         text = Path("params.yaml").read_text()
         Path("params.yaml").write_text(text.replace("fg_thresh: 0.15", "fg_thresh: 0.25"))
-        Path("data/cam.pt").write_text("another")
+        Path("data/cam.safetensors").write_text("another")
         load_stage("make_seeds").scratch  # noqa: B018
         said = capsys.readouterr().out
-        assert f"unfinished work in {old} is left alone, because of other data/cam.pt, seeds.fg_thresh\n" in said
+        other = "data/cam.safetensors, seeds.fg_thresh"
+        assert f"unfinished work in {old} is left alone, because of other {other}\n" in said
 
 
 def test_alone_counts_for_one_folder(project, tmp_path, monkeypatch):

@@ -193,7 +193,8 @@ def save_network(folder, classes):
         "init_std": 0.01,
     }
     segmenter = DeepLab(classes=len(classes), **network)
-    save_model(folder / "data" / "retrain.pt", Model("segmenter", classes, network, 33, segmenter.state_dict()))
+    path = folder / "data" / "retrain.safetensors"
+    save_model(path, Model("segmenter", classes, network, 33, segmenter.state_dict()))
 
 
 def submit(*arguments: str):
@@ -224,4 +225,5 @@ def test_a_network_of_other_classes_is_refused(project):
     save_network(project, ["cat", "dog"])
     result = submit("--out", "out.tar.gz")
     assert result.exit_code == 2
-    assert "retrain.pt: knows 2 classes (cat ... dog); the evaluation server expects VOC's twenty" in result.stderr
+    said = "retrain.safetensors: knows 2 classes (cat ... dog); the evaluation server expects VOC's twenty"
+    assert said in result.stderr

@@ -1,18 +1,18 @@
 """Model files: weights with everything needed to use them (classes, network, input size).
 
-A torch archive of tensors and plain values, loaded with weights_only, so a file from elsewhere can run no code. It
-carries a sha256 of all that it says: torch itself loads damaged weights without a word.
+A safetensors file, which can run no code. Its metadata has one entry, `dsrg`: JSON of what is not a weight and a sha256
+of all that the file says, because safetensors itself loads damaged weights without a word.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -20,7 +20,7 @@ from dsrg.data.classes import MOST_CLASSES
 from dsrg.errors import InputError
 from dsrg.files import atomic_file
 
-FORMAT, VERSION = "dsrg-model", 3
+FORMAT, VERSION = "dsrg", 4
 DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
 
@@ -38,12 +38,11 @@ class Model:
 def save_model(path: Path, model: Model) -> None:
     """Write a model file, atomically; the same model gives the same bytes."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.weights.items()}
-    content = {"format": FORMAT, "version": VERSION, **vars(model), "weights": weights}
-    content["sha256"] = _digest(content)
-    buffer = io.BytesIO()  # torch.save to a path would write the path's name into the file
-    torch.save(content, buffer)
-    with atomic_file(path, size=len(buffer.getbuffer())) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    about = {"version": VERSION, **{key: value for key, value in vars(model).items() if key != "weights"}}
+    about["sha256"] = _digest(about, weights)
+    content = save(weights, metadata={FORMAT: json.dumps(about)})
+    with atomic_file(path, size=len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_model(path: Path, *, kind: str, stage_name: str, classes: list[str] | None = None) -> Model:
@@ -53,22 +52,13 @@ def load_model(path: Path, *, kind: str, stage_name: str, classes: list[str] | N
     trained for others.
     """
     advice = f"run the stage `{stage_name}` again"
+    about, weights = _read(path, stage_name=stage_name, advice=advice)
     try:
-        _refuse_packed(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {advice}") from None
-    except Exception as error:
-        raise InputError(f"{path}: not readable as a model ({' '.join(str(error).split())[:200]}); {advice}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a model file of this program; {advice}")
-    if content.get("version") != VERSION:
-        raise InputError(f"{path}: version {content.get('version')}, this program reads {VERSION}; {advice}")
-    try:
-        sha256 = content.pop("sha256")
-        model = Model(**{key: value for key, value in content.items() if key not in ("format", "version")})
+        sha256 = about.pop("sha256")
+        found = _digest(about, weights)
+        del about["version"]
+        model = Model(**about, weights=weights)
         _refuse_odd(model)
-        found = _digest(content)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a complete model ({' '.join(str(error).split())[:200]}); {advice}") from None
     if found != sha256:
@@ -79,6 +69,29 @@ def load_model(path: Path, *, kind: str, stage_name: str, classes: list[str] | N
         theirs, ours = (", ".join(names) for names in (model.classes, classes))
         raise InputError(f"{path}: trained for the classes {theirs}; expected {ours}; {advice}")
     return model
+
+
+def _read(path: Path, *, stage_name: str, advice: str) -> tuple[dict, dict[str, Tensor]]:
+    """What a model file says of itself, of this version, and its weights, unchecked."""
+    older = f"a model file of an earlier version (.pt), which is not read any more; run `dvc repro {stage_name}`"
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":  # torch archives are ZIP files
+                raise InputError(f"{path}: {older}")
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        if (old := path.with_suffix(".pt")).is_file():
+            raise InputError(f"{path}: no such file; {old} is {older}") from None
+        raise InputError(f"{path}: no such file; {advice}") from None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as a model ({' '.join(str(error).split())[:200]}); {advice}") from None
+    if not isinstance(about, dict):
+        raise InputError(f"{path}: not a model file of this program; {advice}")
+    if about.get("version") != VERSION:
+        raise InputError(f"{path}: version {about.get('version')!s:.20}, this program reads {VERSION}; {advice}")
+    return about, weights
 
 
 def built(make: Callable[..., nn.Module], model: Model, *, path: Path, stage_name: str) -> nn.Module:
@@ -131,38 +144,21 @@ def refuse_misfit(network: nn.Module, model: Model, *, path: Path, stage_name: s
         raise InputError([*problems, f"{path}: its weights do not fit the network; run the stage `{stage_name}` again"])
 
 
-def _refuse_packed(path: Path) -> None:
-    """torch.save stores; what is packed could unpack to anything."""
-    try:
-        with ZipFile(path) as archive:
-            members = archive.infolist()
-    except (BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError, EOFError) as error:
-        raise ValueError(f"no torch archive: {error}") from None
-    size = path.stat().st_size
-    if any(member.compress_type != ZIP_STORED for member in members) or sum(m.file_size for m in members) > size:
-        raise ValueError("a packed archive, which torch does not write")
-
-
 def _refuse_odd(model: Model) -> None:
-    """Raises TypeError for content of other types than Model's, and for tensors that stand for more than they hold."""
-    kinds = {"kind": str, "classes": list, "network": dict, "size": int, "weights": dict}
-    if odd := [field.name for field in fields(model) if type(getattr(model, field.name)) is not kinds[field.name]]:
+    """Raises TypeError or ValueError for content of other types than Model's."""
+    kinds = {"kind": str, "classes": list, "network": dict, "size": int}
+    if odd := [name for name, kind in kinds.items() if type(getattr(model, name)) is not kind]:
         raise TypeError(f"{', '.join(odd)} of another type")
     if not 0 < len(model.classes) <= MOST_CLASSES:
         raise ValueError(f"{len(model.classes)} classes")
-    if any(type(name) is not str for name in [*model.classes, *model.network, *model.weights]):
+    if any(type(name) is not str for name in model.classes):
         raise TypeError("names that are no text")
-    for name, value in model.weights.items():
-        if type(value) is not Tensor or value.layout != torch.strided or not value.is_contiguous():
-            raise TypeError(f"{name} is no plain tensor")
 
 
-def _digest(content: dict) -> str:
-    """sha256 of plain values, as JSON, and of the weights' names, types, shapes and bytes."""
-    weights = content["weights"]
-    kinds = {name: [str(value.dtype), list(value.shape)] for name, value in weights.items()}
-    plain = {key: value for key, value in content.items() if key != "sha256"} | {"weights": kinds}
-    digest = hashlib.sha256(json.dumps(plain).encode())
-    for value in weights.values():
+def _digest(about: dict, weights: dict[str, Tensor]) -> str:
+    """sha256 of plain values, as JSON, and of the weights' names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for name, value in sorted(weights.items()):
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -53,7 +53,7 @@ _RELEASED = released.CRF | released.PREDICT
 _PREDICT_OPTIONS = {
     "--model": {
         "type": click.Path(path_type=Path),
-        "default": Path("data/retrain.pt"),
+        "default": Path("data/retrain.safetensors"),
         "help": "Trained network, which knows its classes and its input.",
     },
     "--out": {
@@ -240,7 +240,7 @@ def _predict(
 
 
 @main.command()
-@click.option("--model", type=click.Path(path_type=Path), default=Path("data/retrain.pt"), show_default=True)
+@click.option("--model", type=click.Path(path_type=Path), default=Path("data/retrain.safetensors"), show_default=True)
 @click.option("--format", "form", type=click.Choice(["onnx", "torch"]), required=True, help="torch = torch.export.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @_predict_option("--scale")

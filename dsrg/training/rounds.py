@@ -20,7 +20,7 @@ from dsrg.data.palette import label_png
 from dsrg.method.metrics import iou_per_class, total_confusion
 from dsrg.runtime.workers import threaded_map
 
-MODEL, CURVES = "model.pt", "curves.tsv"  # of a round, in its folder
+MODEL, CURVES = "model.safetensors", "curves.tsv"  # of a round, in its folder
 
 
 class Round(NamedTuple):
