@@ -35,7 +35,9 @@ def listing(path: str) -> str:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_code_deps_of_a_stage_are_its_import_closure(name):
-    needed = sorted({listing(path) for path in closure(f"stages.{name}") if not path.startswith(PLUMBING)})
+    files = [path for path in closure(f"stages.{name}") if not path.startswith(PLUMBING)]
+    pages = [path for file in files if (ROOT / (path := file.removesuffix("py") + "html")).exists()]  # beside the code
+    needed = sorted({listing(path) for path in files + pages})
     said = "dvc.yaml should list:\n" + "\n".join(f"      - {path}" for path in needed)
     assert code_deps(STAGES[name]) == needed, said
 

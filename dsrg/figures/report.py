@@ -6,17 +6,22 @@ It holds no time of a clock: two runs with the same params give the same page. `
 import csv
 import json
 import math
-from io import StringIO
+from base64 import b64encode
+from io import BytesIO, StringIO
 from pathlib import Path
-from xml.etree.ElementTree import Element
+from statistics import fmean
 
+import cv2
+import matplotlib
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from dsrg.data.images import read_image
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
-from dsrg.figures.charts import Line, bar, legend, line_chart, shade
-from dsrg.figures.markup import document, element, html, picture, table, wide
 from dsrg.files import read_text
 
 SCORE_ROWS = {
@@ -28,40 +33,29 @@ SCORE_ROWS = {
 BEST_WORST_COUNT = 6  # best and worst images, each
 STRIPS = 3  # images whose growth is shown
 MATRIX_MOST = 40  # classes in the confusion matrix; with more, a list says more
-PREDICTED = ("background", "tagged", "absent")  # curves of what the network predicts
 CONFUSIONS = 12  # lines of that list
-
-STYLE = """
-* { box-sizing: border-box; }
-body { max-width: 1120px; margin: 0 auto; padding: 8px 16px 60px; font: 15px/1.45 system-ui, sans-serif; color: #111;
-  background: #fff; }
-h1 { font-size: 22px; margin: 16px 0 4px; }
-h2 { font-size: 18px; margin: 36px 0 8px; border-bottom: 1px solid #bbb; }
-h3 { font-size: 15px; margin: 18px 0 6px; }
-p { max-width: 46em; margin: 6px 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 2px 8px; text-align: right; font-weight: normal; white-space: nowrap; }
-thead th { border-bottom: 1px solid #bbb; font-weight: 600; vertical-align: bottom; white-space: normal; }
-tbody th, thead th:first-child { text-align: left; }
-.bars { width: 100%; max-width: 900px; }
-.bars td:nth-child(2) { width: 60%; min-width: 110px; }
-.bar { display: block; width: 100%; height: 14px; background: #eee; }
-.swatch { display: inline-block; width: 12px; height: 12px; margin-right: 6px; border: 1px solid #111; }
-.matrix { font-size: 12px; }
-.matrix td { padding: 2px 4px; min-width: 34px; text-align: center; }
-.matrix thead th:not(:first-child) { writing-mode: vertical-rl; padding: 4px 2px; text-align: left; }
-.flow { display: flex; flex-wrap: wrap; gap: 12px 18px; align-items: flex-start; }
-figure { margin: 0; max-width: 100%; }
-figcaption { font-size: 13px; overflow-wrap: anywhere; }
-img, .chart svg { max-width: 100%; height: auto; }
-.legend { display: block; }
-.legend span { margin-right: 12px; white-space: nowrap; }
-svg text { font-size: 11px; fill: #333; }
-.grid { stroke: #ddd; }
-pre { overflow-x: auto; padding: 10px; background: #f4f4f4; font-size: 13px; }
-summary { cursor: pointer; }
-"""
+MOST_POINTS = 120  # of a line: more cannot be told apart at this size
+STYLES = {"solid": "#0072b2", "dashed": "#d55e00", "dotted": "#009e73", "dashdot": "#cc79a7"}  # Okabe and Ito's colors
+CLASS_LINES = ("grown", "seeds", "agreed")  # in the charts of single classes
+CURVES = {
+    "Share of labelled pixels": {
+        "foreground": "grown, classes",
+        "background": "grown, background",
+        "seed_foreground": "seeds, classes",
+        "seed_background": "seeds, background",
+    },
+    "Share of seeds that the network agrees with": {"agreement": "agreement"},
+    "Share of pixels that the network gives to": {
+        "predicted_background": "background",
+        "predicted_tagged": "tagged",
+        "predicted_absent": "absent",
+    },
+    "Learning rate": {"lr": "lr"},
+}
+UNTIMED = Markup(
+    "<p>Not in this file, which is the same for the same run: <code>dsrg report --out FILE</code> makes a copy that "
+    "has it.</p>"
+)
 
 
 def report_page(results: Path, *, classes: list[str], images: dict[str, int], params: dict, versions: dict) -> str:
@@ -73,23 +67,34 @@ def report_page(results: Path, *, classes: list[str], images: dict[str, int], pa
         params: all that the run was made with, as in params.yaml.
         versions: of what it was made by, by name.
     """
-    evaluation, training, seeding = results / "evaluate", results / "train_dsrg", results / "make_seeds"
-    scores, per_class = json.loads(read_text(evaluation / "metrics.json")), _rows(evaluation / "per_class.csv")
-    counts = ", ".join(f"{count} {split}" for split, count in images.items())
-    return document(
-        f"DSRG: mIoU {_percent(_number(scores['retrain']['miou_crf']))}",
-        STYLE,
-        element("h1", "DSRG: results of a run"),
-        element("p", f"{len(classes)} classes; images: {counts}; backbone {params['network']['backbone']}."),
-        _section("Ladder", *_ladder(scores)),
-        _section("IoU of each class", *_per_class(per_class, classes)),
-        _section("Confusion", *_confusion(_rows(evaluation / "confusion.csv"))),
-        _section("Best and worst images", *_ends(_rows(evaluation / "per_image.csv"), evaluation / "best_worst")),
-        _section("Seeds", *_seeds(seeding, classes)),
-        _section("Growth", *_growth(training)),
-        _section("Params", element("details", element("summary", "All params"), element("pre", _yaml(params)))),
-        _section("Versions", table(["", "version"], [[name, number] for name, number in versions.items()])),
-        _section("Time of each stage", _untimed()),
+    evaluation, seeding = results / "evaluate", results / "make_seeds"
+    scores = json.loads(read_text(evaluation / "metrics.json"))
+    colors = (f"rgb({red}, {green}, {blue})" for red, green, blue in voc_palette())
+    yaml = StringIO()
+    YAML().dump(params, yaml)
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.filters |= {"percent": lambda value: _percent(_number(value)), "shade": shade, "jpeg": _jpeg}
+    return pages.get_template("report.html").render(
+        title=f"DSRG: mIoU {_percent(_number(scores['retrain']['miou_crf']))}",
+        results=results,
+        classes=classes,
+        colors=dict(zip(["background", *classes], colors, strict=False)),
+        images=images,
+        params=params,
+        params_yaml=yaml.getvalue(),
+        versions=versions,
+        ladder=_ladder(scores),
+        absent=scores["retrain"]["absent"],
+        score_names=[*reversed(SCORE_ROWS.values())],
+        iou=_class_scores(_rows(evaluation / "per_class.csv")),
+        most_columns=MATRIX_MOST,
+        **_confusion(_rows(evaluation / "confusion.csv")),
+        best_worst=_best_worst(_rows(evaluation / "per_image.csv")),
+        seeds=json.loads(read_text(seeding / "metrics.json")),
+        class_seeds=_class_seeds(_rows(seeding / "per_class.csv")),
+        **_growth(results / "train_dsrg"),
+        untimed=UNTIMED,
     )
 
 
@@ -98,182 +103,118 @@ def with_times(page: str, seconds: dict[str, float]) -> str:
 
     Raises InputError when it has no such remark.
     """
-    remark = html(_untimed())
-    if remark not in page:
+    if UNTIMED not in page:
         raise InputError("report.html: has no place for times; run `dvc repro evaluate`")
-    rows = [[name, f"{value:,.0f}"] for name, value in [*seconds.items(), ("all", sum(seconds.values()))]]
-    return page.replace(remark, html(table(["stage", "seconds"], rows)))
+    row = Markup('<tr><th scope="row">{}</th><td>{:,.0f}</td></tr>\n')
+    rows = Markup().join(row.format(*one) for one in [*seconds.items(), ("all", sum(seconds.values()))])
+    return page.replace(UNTIMED, f"<table><thead><tr><th>stage</th><th>seconds</th></tr></thead>\n{rows}</table>")
 
 
-def _untimed() -> Element:
-    return element(
-        "p", "Not in this file, which is the same for the same run: `dsrg report --out FILE` makes a copy that has it."
-    )
-
-
-def _section(title: str, *children: Element | str | None) -> Element:
-    return element("section", element("h2", title), *children)
-
-
-def _ladder(scores: dict) -> list[Element]:
+def _ladder(scores: dict) -> list[list]:
     rows, before = [], math.nan
     for (network, name), title in SCORE_ROWS.items():
-        values = scores[network]
-        miou, accuracy = (_number(values[key]) for key in (name, name.replace("miou", "pixel_accuracy")))
+        miou, accuracy = (_number(scores[network][key]) for key in (name, name.replace("miou", "pixel_accuracy")))
         gain = f"{100 * (miou - before):+.1f}" if math.isfinite(miou - before) else ""
-        rows.append([title, bar(miou), _percent(miou), gain, _percent(accuracy)])
+        rows.append([title, [miou], _percent(miou), gain, _percent(accuracy)])
         before = miou
-    remarks = [element("p", "mIoU: mean over background and the classes in the evaluated masks, in percent.")]
-    if absent := scores["retrain"]["absent"]:
-        remarks.append(element("p", f"Classes that no mask shows: {', '.join(absent)}."))
-    header = ["network", "", "mIoU", "gain", "pixels right"]
-    return [table(header, rows, class_="bars"), *remarks]
+    return rows
 
 
-def _per_class(rows: list[dict], classes: list[str]) -> list[Element]:
+def _class_scores(rows: list[dict]) -> list[list]:
     columns = ["retrain_crf", "retrain", "dsrg_crf", "dsrg"]
-    lines = []
+    scores = [[_number(row[column]) for column in columns] for row in rows]
+    return [[row["class"], [own[0], own[-1]], *map(_percent, own)] for row, own in zip(rows, scores, strict=True)]
+
+
+def _confusion(rows: list[dict]) -> dict:
+    """Of the pixels of a class, the shares of what they were called by the final network with CRF."""
+    shares: dict[str, dict[str, float]] = {}
     for row in rows:
-        values = [_number(row[column]) for column in columns]
-        lines.append([_name(row["class"], classes), bar(values[0], mark=values[-1]), *map(_percent, values)])
-    header = ["class", "", *reversed(SCORE_ROWS.values())]
-    remark = "Bar: retrained + CRF; mark: DSRG alone. The colors are those of the overlays."
-    return [element("p", remark), table(header, lines, class_="bars")]
+        shares.setdefault(row["actual"], {})[row["predicted"]] = float(row["share"])
+    seen = {name for own in shares.values() for name, share in own.items() if share >= 0.005}
+    called = [name for name in dict.fromkeys(row["predicted"] for row in rows) if name in seen]  # no empty columns
+    wrong = [(share, a, b) for a, own in shares.items() for b, share in own.items() if a != b]
+    wrong.sort(key=lambda one: one[0], reverse=True)
+    largest = [[f"{actual} called {predicted}", _percent(share)] for share, actual, predicted in wrong[:CONFUSIONS]]
+    return {"confusion": shares, "predicted": called, "largest_confusions": largest}
 
 
-def _confusion(rows: list[dict]) -> list[Element]:
-    """Of the pixels of a class, in percent, what they were called by the final network with CRF."""
-    shares = {(row["actual"], row["predicted"]): float(row["share"]) for row in rows}
-    called = {predicted for (_, predicted), share in shares.items() if share >= 0.005}  # others would be empty columns
-    names = [name for name in dict.fromkeys(row["predicted"] for row in rows) if name in called]
-    worst = sorted((pair for pair in shares if pair[0] != pair[1]), key=shares.get, reverse=True)[:CONFUSIONS]
-    listed = [[f"{actual} called {predicted}", _percent(shares[actual, predicted])] for actual, predicted in worst]
-    remark = element("p", "Of the pixels of a class (line), how many percent the final network with CRF calls what.")
-    largest = [element("h3", "Largest confusions"), table(["", "percent"], listed)]
-    if len(names) > MATRIX_MOST:
-        return [remark, *largest]
-    lines = []
-    for actual in dict.fromkeys(row["actual"] for row in rows):
-        line = element("tr", element("th", actual, scope="row"))
-        for predicted in names:
-            share = shares[actual, predicted]
-            line.append(element("td", f"{100 * share:.0f}" if share >= 0.005 else "", style=shade(share)))
-        lines.append(line)
-    head = element("tr", element("th", "is / is called"), *(element("th", name, scope="col") for name in names))
-    matrix = element("table", element("thead", head), element("tbody", *lines), class_="matrix")
-    return [remark, wide(matrix), *largest]
+def _best_worst(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """IoU of the images with the highest and the lowest one, by id."""
+    iou = {row["id"]: _number(row["retrain_crf"]) for row in rows if row["retrain_crf"]}
+    ranked = sorted(iou, key=iou.get, reverse=True)
+    chosen = {"Best": ranked[:BEST_WORST_COUNT], "Worst": ranked[::-1][:BEST_WORST_COUNT]}
+    return {heading: {name: iou[name] for name in ids} for heading, ids in chosen.items()}
 
 
-def _ends(rows: list[dict], folder: Path) -> list[Element]:
-    """Images, ground truth and prediction of the images with the highest and the lowest IoU."""
-    order = {row["id"]: _number(row["retrain_crf"]) for row in rows if row["retrain_crf"]}
-    ranked = sorted(order, key=order.get, reverse=True)
-    found = [
-        element(
-            "p",
-            "Image, ground truth, and the prediction of the final network with CRF; IoU: mean over the "
-            "classes in mask or prediction.",
-        )
-    ]
-    for title, ids in (("Best", ranked[:BEST_WORST_COUNT]), ("Worst", ranked[::-1][:BEST_WORST_COUNT])):
-        figures = [
-            element(
-                "figure",
-                picture(read_image(folder / f"{name}.png"), alt=""),
-                element("figcaption", f"{name}: IoU {_percent(order[name])} %"),
-            )
-            for name in ids
-        ]
-        found += [element("h3", title), element("div", *figures, class_="flow")]
-    return found
+def _class_seeds(rows: list[dict]) -> list[list]:
+    columns = ["class", "images", "images_unseeded", "coverage", "conflicts"]
+    found = [[row[column] for column in columns] for row in rows if int(row["images"])]
+    return [[*first, _percent(_number(coverage)), conflicts] for *first, coverage, conflicts in found]
 
 
-def _seeds(folder: Path, classes: list[str]) -> list[Element]:
-    metrics = json.loads(read_text(folder / "metrics.json"))
-    told = {
-        "cells labelled": metrics["coverage"],
-        "... as a class": metrics["foreground"],
-        "... as background": metrics["background"],
-        "cells that several classes claim": metrics["conflicts"],
-        "tags with a seed": metrics["tags_seeded"],
-    }
-    rows = [
-        [
-            _name(row["class"], classes),
-            row["images"],
-            row["images_unseeded"],
-            _percent(_number(row["coverage"])),
-            row["conflicts"],
-        ]
-        for row in _rows(folder / "per_class.csv")
-        if int(row["images"])
-    ]
-    unseeded = metrics["unseeded_classes"]
-    sheet = picture(read_image(folder / "contact_sheet.png"), alt="seeds of the best, the worst and some random images")
-    return [
-        table(["seeds", "percent"], [[name, _percent(_number(value))] for name, value in told.items()]),
-        element("p", f"Tagged classes without any seed: {', '.join(unseeded)}.") if unseeded else None,
-        *_points(metrics.get("points"), classes),
-        element("h3", "Each class"),
-        table(["class", "images", "without a seed", "cells, percent", "disputed cells"], rows),
-        element("h3", "Best, worst and random images"),
-        sheet,
-    ]
-
-
-def _points(counts: dict | None, classes: list[str]) -> list[Element]:
-    """What people set by hand; nothing where there is none of it."""
-    if counts is None:
-        return []
-    told = (
-        "{points} points, {strokes} strokes and {erasures} erasures on {images} images, which label {cells} cells. "
-        "Unlabelled for as many points of two classes: {ties}."
-    ).format(**counts)
-    rows = [[_name(name, classes), str(count)] for name, count in counts["labels"].items()]
-    return [element("h3", "Set by hand"), element("p", told), table(["class", "points and strokes"], rows)]
-
-
-def _growth(folder: Path) -> list[Element]:
+def _growth(folder: Path) -> dict:
     curves = _rows(folder / "curves.tsv")
     steps = [int(row["step"]) for row in curves]
-    losses = [name for name in curves[0] if name.endswith("loss")]
-
-    def chart(title: str, names: dict[str, str]) -> Element:
-        return line_chart(title, steps, [Line(shown, _column(curves, name)) for name, shown in names.items()])
-
-    shares = {"foreground": "grown, classes", "background": "grown, background"}
-    shares |= {"seed_foreground": "seeds, classes", "seed_background": "seeds, background"}
-    charts = [
-        chart("Losses", {name: name.replace("_", " ") for name in losses}),
-        chart("Share of labelled pixels", shares),
-        chart("Share of seeds that the network agrees with", {"agreement": "agreement"}),
-        chart("Share of pixels that the network gives to", {f"predicted_{name}": name for name in PREDICTED}),
-        chart("Learning rate", {"lr": "lr"}),
-    ]
+    losses = {name: name.replace("_", " ") for name in curves[0] if name.endswith("loss")}
+    charts = {
+        title: line_chart(steps, {shown: _column(curves, name) for name, shown in names.items()})
+        for title, names in ({"Losses": losses} | CURVES).items()
+    }
     by_class: dict[str, list[dict]] = {}
     for row in _rows(folder / "per_class.tsv"):
         by_class.setdefault(row["class"], []).append(row)
-    small = []
+    small = {}
     for name, rows in by_class.items():
-        lines = [Line(column, _column(rows, column)) for column in ("grown", "seeds", "agreed")]
-        if any(lines[0].values):  # of a class that no image shows there is nothing to see
-            small.append(line_chart(name, steps, lines, size=(240, 130), named=False))
-    strips = [picture(read_image(path), alt=path.stem) for path in sorted((folder / "growth").glob("*.png"))[:STRIPS]]
-    return [
-        element("div", *charts, class_="flow"),
-        element("h3", "Share of pixels labelled as each class"),
-        element("p", "grown: what the network learned from; seeds: before they grew; agreed: seeds it predicts alike."),
-        legend(lines),
-        element("div", *small, class_="flow"),
-        element("h3", "Growing seeds") if strips else None,
-        *(wide(strip) for strip in strips),
-    ]
+        lines = {column: _column(rows, column) for column in CLASS_LINES}
+        if any(lines["grown"]):  # of a class that no image shows there is nothing to see
+            small[name] = line_chart(steps, lines, size=(240, 130), legend=False)
+    keys = {name: f"{style} {color}" for name, (style, color) in zip(CLASS_LINES, STYLES.items(), strict=False)}
+    strips = sorted((folder / "growth").glob("*.png"))[:STRIPS]
+    return {"charts": charts, "class_charts": small, "line_styles": keys, "strips": strips}
 
 
-def _name(name: str, classes: list[str]) -> Element:
-    red, green, blue = voc_palette()[["background", *classes].index(name)]
-    swatch = element("span", "", class_="swatch", style=f"background: rgb({red}, {green}, {blue})")
-    return element("span", swatch, name)
+def line_chart(
+    steps: list[int], lines: dict[str, list[float]], *, size: tuple[int, int] = (330, 200), legend: bool = True
+) -> str:
+    """Lines by name over the steps of a training, at most four, NaN where one has no height, as SVG in base64.
+
+    Heights start at 0; many steps are brought down to means of neighbors. size: width and height in pixels of CSS.
+    """
+    buffer = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "dsrg", "svg.fonttype": "none", "font.size": 7.5}):
+        figure = Figure(figsize=(size[0] / 96, size[1] / 96), layout="constrained")
+        axes = figure.subplots()
+        for (name, values), (style, color) in zip(lines.items(), STYLES.items(), strict=False):
+            axes.plot(thinned(steps), thinned(values), linestyle=style, color=color, label=name)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("step")
+        axes.locator_params(nbins=4)
+        axes.grid(color="#ddd")
+        axes.spines[:].set_visible(False)
+        if legend and len(lines) > 1:
+            axes.legend(fontsize="small", frameon=False)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return b64encode(buffer.getvalue()).decode()
+
+
+def thinned(values: list[float]) -> list[float]:
+    """At most MOST_POINTS values: means of neighbors, equally many each but for the last."""
+    every = math.ceil(len(values) / MOST_POINTS)
+    return [fmean(values[start : start + every]) for start in range(0, len(values), every or 1)]
+
+
+def shade(share: float) -> str:
+    """Colors of a table's cell as CSS: the darker the blue, the larger the share in 0..1; white text on dark."""
+    light, dark = np.array([247, 251, 255]), np.array([8, 48, 107])
+    red, green, blue = (light + share**0.7 * (dark - light)).round().astype(int)
+    return f"background: rgb({red}, {green}, {blue}); color: {'#fff' if share > 0.54 else '#000'}"
+
+
+def _jpeg(path: Path) -> dict:
+    pixels = read_image(path)
+    _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return {"data": b64encode(jpeg).decode(), "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
 def _rows(path: Path) -> list[dict]:
@@ -292,9 +233,3 @@ def _number(value: object) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}" if math.isfinite(share) else "-"
-
-
-def _yaml(values: dict) -> str:
-    text = StringIO()
-    YAML().dump(values, text)
-    return text.getvalue()
