@@ -30,7 +30,6 @@ from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.batches import batch_indices
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
-from dsrg.data.texts import GrowingTexts
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import resumable_rows
 from dsrg.sources.folder import scan_folder
@@ -152,10 +151,8 @@ def tars(folder: Path, images: int) -> None:
 
 
 def _read_labels(folder: Path, images: int) -> None:
-    names = GrowingTexts()
-    for row in range(images):
-        names.append(f"COCO_train2014_{row:012d}")
-    found = LabelFolder(folder, names.done(), stage_name="make_pseudo_labels")
+    names = (f"COCO_train2014_{row:012d}" for row in range(images))
+    found = LabelFolder(folder, names, stage_name="make_pseudo_labels")
     for row in range(0, images, images // 1000):
         found[row]
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.images import ExpectedChecksum, mask_from, read_mask
-from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
 from dsrg.files import atomic_folder, opened_text
 
@@ -86,7 +85,7 @@ class LabelFolder:
 
     def __init__(self, folder: Path, ids: Iterable[str], *, stage_name: str) -> None:
         self.folder, self.stage_name = folder, stage_name
-        self.ids = ids if isinstance(ids, Texts) else Texts(ids)
+        self.ids = list(ids)
         again = f"run the stage `{stage_name}` again"
         self.in_tars = (folder / PLACES).is_file()
         if not self.in_tars:
@@ -94,10 +93,9 @@ class LabelFolder:
             self._refuse(missing, f"{folder}: ", "are missing", again)
         expected, line_is = (folder / PLACES, PLACE) if self.in_tars else (folder / CHECKSUMS, CHECKSUM)
         there, sums, places = _read(expected, line_is, again=again)
-        rows = there.places(self.ids)
-        unknown = [self.ids[place] for place in np.flatnonzero(rows < 0).tolist()]
-        self._refuse(unknown, f"{expected}: ", "lack", again)
-        self._sums = sums.pick(rows)
+        self._refuse([image_id for image_id in self.ids if image_id not in there], f"{expected}: ", "lack", again)
+        rows = [there[image_id] for image_id in self.ids]
+        self._sums = [sums[row] for row in rows]
         if self.in_tars:
             self._places = places[rows]
             tars = (self._tar(number) for number in np.unique(self._places[:, 0]))
@@ -126,21 +124,21 @@ class LabelFolder:
             return mask_from(tar.read(min(size, most)), self._tar(number) / name, expected=expected)
 
 
-def _read(path: Path, line_is: re.Pattern, *, again: str) -> tuple[Texts, Texts, NDArray[np.int64]]:
-    """Ids, checksums, and of a list of places int64 (N, 3): the tar file's number, offset, size.
+def _read(path: Path, line_is: re.Pattern, *, again: str) -> tuple[dict[str, int], list[str], NDArray[np.int64]]:
+    """Rows by id, checksums, and of a list of places int64 (N, 3): the tar file's number, offset, size.
 
     Raises InputError, with the advice `again`, for a file that is missing or malformed.
     """
-    ids, sums, places = GrowingTexts(), GrowingTexts(), array("q")
+    rows, sums, places = {}, [], array("q")
     try:
         with opened_text(path) as file:
             for number, line in enumerate(file, 1):
                 if (match := line_is.fullmatch(line)) is None:
                     raise InputError(f"{path}: line {number}: expected a sha256 and a file's name")
                 found_sum, *numbers, image_id = match.groups()
+                rows[image_id] = len(sums)
                 sums.append(found_sum)
-                ids.append(image_id)
                 places.extend(map(int, numbers))
     except InputError as error:
         raise InputError(f"{problem}; {again}" for problem in error.problems) from None
-    return ids.done(), sums.done(), np.array(places, np.int64).reshape(-1, 3)
+    return rows, sums, np.array(places, np.int64).reshape(-1, 3)

@@ -27,7 +27,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
 from dsrg.files import atomic_file
 from dsrg.method.grid import UNLABELLED
@@ -56,7 +55,7 @@ class SeedRow:
 def write_seeds(path: Path, rows: Iterable[SeedRow], *, count: int, grid: int, classes: list[str], params: str) -> None:
     """Write `count` rows into a seeds file, atomically; the same rows give the same bytes.
 
-    The file grows on the disk; in memory an image takes what `present` does and some 50 bytes.
+    The file grows on the disk; in memory an image takes what `present` does and some 100 bytes.
     """
     guess = 4 * count * grid * grid  # bytes, of saliency and one activation map an image: noise, which gzip leaves
     chunked = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
@@ -69,7 +68,7 @@ def write_seeds(path: Path, rows: Iterable[SeedRow], *, count: int, grid: int, c
             seeds = dataset("seeds", (count, grid, grid), np.uint8)
             saliency = dataset("saliency", (count, grid, grid), np.float16)
             cams = dataset("cams", (0, grid, grid), np.float16, maxshape=(None, grid, grid))
-            names, cam_class, cam_row = GrowingTexts(), array("B"), array("i")
+            ids, cam_class, cam_row = [], array("B"), array("i")
             present = np.zeros((count, len(classes) + 1), bool)
             number = 0
             for number, row in enumerate(rows, 1):
@@ -78,13 +77,12 @@ def write_seeds(path: Path, rows: Iterable[SeedRow], *, count: int, grid: int, c
                 if len(row.cams):
                     cams.resize(len(cam_class) + len(row.cams), axis=0)
                     cams[len(cam_class) :] = row.cams
-                names.append(row.image_id)
+                ids.append(row.image_id)
                 cam_class.extend(row.cam_class.tolist())
                 cam_row.extend([number - 1] * len(row.cams))
                 disk.complain()
             if number != count:
                 raise ValueError(f"expected {count} rows, got {number}")
-            ids = names.done()
             width = max((len(image_id.encode()) for image_id in ids), default=1)
             for name, column in {
                 "ids": np.fromiter((image_id.encode() for image_id in ids), h5py.string_dtype(length=width), count),
@@ -152,7 +150,7 @@ class Seeds:
     """
 
     path: Path
-    ids: Texts
+    ids: list[str]
     present: NDArray[np.bool_]
     file: h5py.File = field(repr=False)
 
@@ -170,12 +168,13 @@ class Seeds:
         return self.present[self._rows(ids)]
 
     def _rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        wanted = ids if isinstance(ids, Texts) else Texts(ids)
-        rows = self.ids.places(wanted)
-        missing = [wanted[place] for place in np.flatnonzero(rows < 0).tolist()]
-        if missing:
+        if missing := [image_id for image_id in ids if image_id not in self._row]:
             raise InputError(f"{self.path}: no seeds for {', '.join(missing[:10])}; {AGAIN}")
-        return rows
+        return np.fromiter((self._row[image_id] for image_id in ids), np.int64, len(ids))
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(self.ids)}
 
     def maps(self, image_id: str) -> tuple[NDArray[np.float32] | None, dict[int, NDArray[np.float32]]]:
         """One image's saliency (h, w), if known, and its activation maps by class, each (h, w).
@@ -232,12 +231,9 @@ def read_seeds(path: Path, *, classes: list[str], grid: int | None = None) -> Se
         if grid is not None and file["seeds"].shape[1:] != (grid, grid):
             cells = file["seeds"].shape[1:]
             raise InputError(f"{path}: seeds of {cells} cells, data.size needs {(grid, grid)}; {AGAIN}")
-        names = GrowingTexts()
-        for name in chain.from_iterable(_blocks(file["ids"])):
-            names.append(name.decode())
-        ids = names.done()
+        ids = [name.decode() for name in chain.from_iterable(_blocks(file["ids"]))]
         odd = any(((seeds > len(classes)) & (seeds != UNLABELLED)).any() for seeds in _blocks(file["seeds"]))
-        if ids.repeated() or odd:
+        if len({*ids}) < len(ids) or odd:
             raise ValueError("an id twice, or a label that is no class")
         seeds = Seeds(path, ids, file["present"][:], file)
         refused.pop_all()

@@ -8,10 +8,10 @@ Paths of images are relative to the data root, those of masks to the folder in w
 
 import csv
 import re
+import sys
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ import numpy as np
 
 from dsrg.data.ids import id_fault
 from dsrg.data.images import ExpectedChecksum, limit_side, read_image, read_mask
-from dsrg.data.texts import GrowingTexts, Texts
 from dsrg.errors import InputError
 from dsrg.files import atomic_file, opened_text
 
@@ -30,21 +29,16 @@ GROUND_TRUTH_COLUMNS = ["id", "split", "mask", "sha256"]
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """N images, column by column; in memory some 250 bytes an image, and one more a class."""
+    """N images, column by column; in memory some 400 bytes an image, and one more a class."""
 
-    ids: Sequence[str]
-    splits: Sequence[str]  # "train" or "val"
-    paths: Sequence[str]  # relative to the data root
+    ids: list[str]
+    splits: list[str]  # "train" or "val"
+    paths: list[str]  # relative to the data root
     heights: np.ndarray  # int32 (N,), pixels, as the image is decoded
     widths: np.ndarray  # int32 (N,)
     present: np.ndarray  # bool (N, C+1): the tags; column 0, background, always true
-    checksums: Sequence[str]  # sha256 of the image files
+    checksums: list[str]  # sha256 of the image files
     max_side: int | None = None  # pixels; larger images are given scaled down to this longer side
-
-    def __post_init__(self) -> None:
-        for name in ("ids", "splits", "paths", "checksums"):
-            texts = getattr(self, name)
-            object.__setattr__(self, name, texts if isinstance(texts, Texts) else Texts(texts))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,8 +63,8 @@ class Index:
     def pick(self, rows: Iterable[int]) -> "Index":
         """The images of the given rows, in their order."""
         rows = np.asarray(rows, dtype=np.int64)
-        texts = (column.pick(rows) for column in (self.ids, self.splits, self.paths, self.checksums))
-        ids, splits, paths, checksums = texts
+        columns = (self.ids, self.splits, self.paths, self.checksums)
+        ids, splits, paths, checksums = ([column[row] for row in rows.tolist()] for column in columns)
         sizes = self.heights[rows], self.widths[rows]
         return Index(ids, splits, paths, *sizes, self.present[rows], checksums, self.max_side)
 
@@ -124,17 +118,17 @@ def write_index(path: str | Path, index: Index, classes: list[str]) -> None:
 
 def read_index(path: str | Path, classes: list[str], *, max_side: int | None = None) -> Index:
     """Read index.csv, whose images are given scaled down to `max_side`. Raises InputError with every malformed line."""
-    columns = _read_csv(path, INDEX_COLUMNS, lambda row: _index_faults(row, classes))
-    return Index(
-        ids=columns["id"],
-        splits=columns["split"],
-        paths=columns["path"],
-        heights=np.fromiter(map(int, columns["height"]), np.int32),
-        widths=np.fromiter(map(int, columns["width"]), np.int32),
-        present=present_from_tags(map(_tags, columns["tags"]), classes),
-        checksums=columns["sha256"],
-        max_side=max_side,
-    )
+    ids, splits, paths, checksums, tags, heights, widths = [], [], [], [], [], array("i"), array("i")
+    for row in _read_csv(path, INDEX_COLUMNS, lambda row: _index_faults(row, classes)):
+        ids.append(row["id"])
+        splits.append(sys.intern(row["split"]))
+        paths.append(row["path"])
+        checksums.append(row["sha256"])
+        tags.append(sys.intern(row["tags"]))
+        heights.append(int(row["height"]))
+        widths.append(int(row["width"]))
+    sizes = np.array(heights, np.int32), np.array(widths, np.int32)
+    return Index(ids, splits, paths, *sizes, present_from_tags(map(_tags, tags), classes), checksums, max_side)
 
 
 def write_ground_truth(path: str | Path, rows: Iterable[GroundTruth]) -> None:
@@ -144,8 +138,8 @@ def write_ground_truth(path: str | Path, rows: Iterable[GroundTruth]) -> None:
 
 def read_ground_truth(path: str | Path) -> dict[str, GroundTruth]:
     """Read ground_truth.csv -> its rows by image id. Raises InputError with every malformed line."""
-    columns = _read_csv(path, GROUND_TRUTH_COLUMNS, lambda row: _path_faults(row["mask"]))
-    return {image_id: GroundTruth(image_id, *row) for image_id, *row in zip(*columns.values(), strict=True)}
+    rows = _read_csv(path, GROUND_TRUTH_COLUMNS, lambda row: _path_faults(row["mask"]))
+    return {row["id"]: GroundTruth(*row.values()) for row in rows}
 
 
 def _tags(text: str) -> list[str]:
@@ -174,41 +168,44 @@ def _write_csv(path: str | Path, columns: list[str], rows: Iterable[Iterable]) -
         writer.writerows(rows)
 
 
-def _read_csv(path: str | Path, columns: list[str], faults_of: Callable) -> dict[str, Texts]:
-    """Columns of a file that `_write_csv` wrote, checked by what both have in common and by `faults_of` a row."""
+def _read_csv(path: str | Path, columns: list[str], faults_of: Callable) -> Iterator[dict[str, str]]:
+    """Rows of a file that `_write_csv` wrote, checked by what both have in common and by `faults_of` a row.
+
+    Raises InputError after the last one, with every malformed line.
+    """
+    faults: list[str] = []
     try:
         with opened_text(path) as file:
-            found, faults = _columns(csv.reader(file, strict=True), columns, faults_of)
+            yield from _sound_rows(csv.reader(file, strict=True), columns, faults_of, faults)
     except InputError as error:
         raise InputError(f"{problem}; run the stage `prepare` first" for problem in error.problems) from None
     if faults:
-        faults.sort(key=itemgetter(0))
-        raise InputError(f"{path}: line {line}: {fault}; run the stage `prepare` again" for line, fault in faults)
-    return found
+        raise InputError(f"{path}: {fault}; run the stage `prepare` again" for fault in faults)
 
 
-def _columns(
-    lines: Iterable[list[str]], columns: list[str], faults_of: Callable
-) -> tuple[dict[str, Texts], list[tuple[int, str]]]:
-    """The columns of a reader's lines, and what is wrong in which line."""
-    found, numbers, faults = {name: GrowingTexts() for name in columns}, array("q"), []
+def _sound_rows(
+    lines: Iterator[list[str]], columns: list[str], faults_of: Callable, faults: list[str]
+) -> Iterator[dict[str, str]]:
+    """The rows of a CSV reader's lines that nothing is wrong with; what is wrong with others is added to `faults`."""
+    seen = set()
     try:
         if (header := next(lines, [])) != columns:
-            return {}, [(1, f"expected {','.join(columns)}, found {','.join(header)!r}")]
+            faults.append(f"line 1: expected {','.join(columns)}, found {','.join(header)!r}")
+            return
         for cells in lines:
             if len(cells) != len(columns):
-                faults.append((lines.line_num, f"expected {len(columns)} columns, found {len(cells)}"))
+                faults.append(f"line {lines.line_num}: expected {len(columns)} columns, found {len(cells)}")
                 continue
             row = dict(zip(columns, cells, strict=True))
-            faults += [(lines.line_num, fault) for fault in (*_common_faults(row), *faults_of(row))]
-            numbers.append(lines.line_num)
-            for name, cell in row.items():
-                found[name].append(cell)
+            own = [*_common_faults(row), *faults_of(row)]
+            if row["id"] in seen:
+                own.append(f"id {row['id']!r} is already in use")
+            seen.add(row["id"])
+            faults += [f"line {lines.line_num}: {fault}" for fault in own]
+            if not own:
+                yield row
     except csv.Error as error:
-        faults.append((lines.line_num, str(error)))
-    texts = {name: column.done() for name, column in found.items()}
-    faults += [(numbers[row], f"id {texts['id'][row]!r} is already in use") for row in texts["id"].repeated()]
-    return texts, faults
+        faults.append(f"line {lines.line_num}: {error}")
 
 
 def _common_faults(row: dict[str, str]) -> Iterable[str]:
