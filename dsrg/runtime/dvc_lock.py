@@ -1,10 +1,6 @@
-"""dvc.lock: what DVC noted of the outs of each stage when it last ran.
-
-DVC itself looks at a file again only where its time or size has changed, which rot does not do.
-"""
+"""dvc.lock: what DVC noted of the outs of each stage when it last ran."""
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,17 +34,6 @@ def read_record(path: Path = Path("dvc.lock")) -> list[Out]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: no lock of DVC's ({reason}); restore it: git checkout -- {path}") from None
-
-
-def changed_outs(paths: Iterable[Path], record: Iterable[Out]) -> list[str]:
-    """A line for each file that is not what the stage that makes it left; folders have checksums of their own."""
-    expected = {Path(out.path): out for out in record}
-    return [
-        f"{path}: damaged, or changed since the stage `{expected[path].stage}` made it (md5 {found[:12]}..., "
-        f"dvc.lock has {expected[path].md5[:12]}...); make it again: dvc repro -f {expected[path].stage}"
-        for path in paths
-        if path in expected and path.is_file() and (found := md5(path)) != expected[path].md5
-    ]
 
 
 def md5(path: Path) -> str:
