@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONHOME
 
-.PHONY: help env repro test lint clean clean-env
+.PHONY: help env repro test fuzz chaos lint clean clean-env
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -31,6 +31,12 @@ repro: $(READY)  ## run the pipeline: dvc repro
 
 test: $(READY)  ## run the tests
 	python -m pytest -n 2 tests $(ARGS)
+
+fuzz: $(READY)  ## broken, odd and evil files by the thousand for every reader
+	python -m pytest -n 2 -m fuzz tests $(ARGS)
+
+chaos: $(READY)  ## kill the pipeline twenty times at random moments (half an hour)
+	python -m pytest -n 0 -s -m chaos tests $(ARGS)
 
 lint: $(READY)  ## check the style: ruff
 	ruff check

@@ -1,37 +1,180 @@
-"""The benchmark that strikes pipelines finds what it looks for; its strikes hit whom they should."""
+"""Kills at random moments over one pipeline: are the final outs bit-identical, is anything left over? `make chaos`
 
-import json
+`dvc repro` runs in two copies of the project, of a small demo. In one it is left alone; in the other every attempt is
+struck at a random moment in one of the WAYS and begun again. When the pipeline comes to its end before there were
+enough strikes, outs and cache are removed and it starts anew.
+"""
 
-from click.testing import CliRunner
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
 from ruamel.yaml import YAML
 
-from benchmarks import chaos
+from dsrg.files import sha256
 from helpers import ROOT
+from helpers.project import leftovers
+
+PATIENCE = 120  # seconds that what was struck has to end in, on a busy machine
+SHARE = 0.6  # of the time that the pipeline takes: the longest that an attempt is given
+CODE = ("dsrg", "stages")
+FILES = ("dvc.yaml", ".dvcignore", ".gitignore")
+DVC_CONFIG = """[core]
+    no_scm = true
+    analytics = false
+    check_update = false
+"""  # nothing of DVC's works on in the background in a copy that is to be removed
+KILLS = 20
 
 
-def test_leftovers(tmp_path):
-    for name in ("data/.a.pt.12.tmp", ".scratch/train_cam-01/step.pt", ".scratch/a.lock", "data/.masks.3.old/a.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    for innocent in (".scratch/seconds.json", ".dvc/tmp/.x.tmp", "data/a.pt", ".gitignore"):
-        (tmp_path / innocent).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / innocent).touch()
-    expected = ["data/.a.pt.12.tmp", "data/.masks.3.old", ".scratch/train_cam-01", ".scratch/train_cam-01/step.pt"]
-    assert chaos.leftovers(tmp_path) == sorted([*expected, ".scratch/a.lock"])
+def strike_everything(dvc: psutil.Process, stage: psutil.Process | None) -> None:
+    """Power failure: SIGKILL for all."""
+    os.killpg(dvc.pid, signal.SIGKILL)
 
 
-def test_the_program_with_a_pipeline_of_one_stage_and_no_strike(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(chaos, "RESULTS", tmp_path)
-    for name in (*chaos.CODE, ".dvc"):
-        (tmp_path / name).mkdir()
-    stage = {"cmd": "echo made > made.txt", "outs": ["${file.made}"]}
-    pipeline = {"vars": [{"file": {"made": "made.txt"}}], "stages": {"one": stage}}
-    YAML().dump(pipeline, tmp_path / "dvc.yaml")
-    (tmp_path / "params.yaml").write_text((ROOT / "recipes/shapes.yaml").read_text())
-    for name in (".dvcignore", ".gitignore"):
-        (tmp_path / name).touch()
-    run = CliRunner().invoke(chaos.main, ["--name", "one", "--kills", "0", "-S", "seed=3"], catch_exceptions=False)
-    assert run.exit_code == 0, run.output
-    found = json.loads((tmp_path / "chaos-one.json").read_text())
-    assert (found["files"], found["rounds"], found["strikes"], found["different"]) == (1, 1, [], [])
+def strike_dvc(dvc: psutil.Process, stage: psutil.Process | None) -> None:
+    """SIGKILL for dvc alone; its stage has to notice."""
+    dvc.kill()
+
+
+def strike_stage(dvc: psutil.Process, stage: psutil.Process | None) -> None:
+    """SIGKILL for the stage alone, as when memory runs out."""
+    (stage or dvc).kill()
+
+
+def strike_stop(dvc: psutil.Process, stage: psutil.Process | None) -> None:
+    """SIGTERM for the stage, or for dvc between stages."""
+    (stage or dvc).terminate()
+
+
+def strike_ctrl_c(dvc: psutil.Process, stage: psutil.Process | None) -> None:
+    """Ctrl-C in the terminal: SIGINT for all."""
+    os.killpg(dvc.pid, signal.SIGINT)
+
+
+WAYS = (strike_everything, strike_dvc, strike_stage, strike_stop, strike_ctrl_c)
+
+
+def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen:
+    """A command in a process group of its own; what it says is added to folder/chaos.log."""
+    settings = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "DSRG_SCRATCH"))}
+    settings |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environment
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or the child ignores it where this is in the background
+    with open(folder / "chaos.log", "a") as log:
+        return subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log, start_new_session=True)
+
+
+def struck(process: subprocess.Popen, way: Callable, *, wait: Callable[[], None]) -> dict | None:
+    """Strike a running command when `wait` returns -> who was struck and who is still alive long after; None when it
+    has ended by itself. Raises CalledProcessError if it has failed by itself.
+    """
+    wait()
+    if process.poll() is not None:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+        return None
+    members = group(process.pid)
+    stage = next((member for member in members if stage_name(member)), None)
+    name = stage_name(stage) if stage else None
+    try:
+        way(psutil.Process(process.pid), stage)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        pass  # it ended in this very moment
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and (process.poll() is None or group(process.pid)):
+        time.sleep(0.1)
+    alive = [" ".join(member.cmdline()) for member in group(process.pid)]
+    process.wait()
+    return {"way": way.__name__.removeprefix("strike_"), "stage": name, "alive": alive}
+
+
+def group(number: int) -> list[psutil.Process]:
+    """The living processes of a process group."""
+    members = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == number and process.status() != psutil.STATUS_ZOMBIE:
+                members.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return members
+
+
+def stage_name(process: psutil.Process) -> str | None:
+    """train_dsrg of `python -m stages.train_dsrg`."""
+    try:
+        command = process.cmdline()
+    except psutil.NoSuchProcess:
+        return None
+    return next((part.removeprefix("stages.") for part in command[1:3] if part.startswith("stages.")), None)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """sha256 of every out of every stage of folder/dvc.yaml, file by file."""
+    declared = YAML(typ="safe", pure=True).load((folder / "dvc.yaml").read_text())
+    files = declared["vars"][0]["file"]
+    found = {}
+    for stage in declared["stages"].values():
+        for entry in [*stage.get("outs", []), *stage.get("metrics", [])]:
+            name = entry if isinstance(entry, str) else next(iter(entry))
+            path = folder / re.sub(r"\$\{file\.(\w+)\}", lambda match: files[match[1]], name)
+            for file in [path] if path.is_file() else sorted(path.rglob("*")):
+                if file.is_file():
+                    found[str(file.relative_to(folder))] = sha256(file)
+    return found
+
+
+def copy_of_project(folder: Path) -> Path:
+    """The demo, smaller, with nothing done yet, as a DVC repository without git."""
+    for name in CODE:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+    yaml = YAML()
+    params = yaml.load(ROOT / "recipes" / "shapes.yaml")
+    params["shapes"].update(train=60, val=20)
+    yaml.dump(params, folder / "params.yaml")
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text(DVC_CONFIG)
+    return folder
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@pytest.mark.chaos
+def test_a_pipeline_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    rng = random.Random()
+    command, settings = ["dvc", "repro"], {"DSRG_CHECKPOINT_SECONDS": "2"}
+    whole, killed = (copy_of_project(tmp_path / kind) for kind in ("whole", "killed"))
+    began = time.monotonic()
+    assert start(command, whole, **settings).wait() == 0, (whole / "chaos.log").read_text()
+    undisturbed, expected, strikes = time.monotonic() - began, checksums(whole), []
+    assert leftovers(whole) == []
+    while True:
+        enough = len(strikes) == KILLS
+        seconds = 0.0 if enough else rng.uniform(0, SHARE * undisturbed)
+        process = start(command, killed, **settings)
+        wait = process.wait if enough else partial(time.sleep, seconds)
+        if (strike := struck(process, rng.choice(WAYS), wait=wait)) is not None:
+            strikes.append(strike)
+            print(f"{len(strikes)}/{KILLS}: after {seconds:.1f} s, {strike}")
+            assert strike["alive"] == []
+            continue
+        assert checksums(killed) == expected and leftovers(killed) == []
+        if enough:
+            break
+        for made in ("data", "results", "dvc.lock", ".dvc/cache"):
+            remove(killed / made)
+    assert "going on from step" in (killed / "chaos.log").read_text()

@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks.chaos import leftovers
 from benchmarks.experiments import evaluated
 from dsrg.artifacts.model_file import load_model
 from dsrg.artifacts.seeds_h5 import read_seeds
@@ -26,7 +25,7 @@ from dsrg.project import Project
 from dsrg.stage import Stage, library_versions, load_stage
 from helpers import ROOT
 from helpers.dvc_yaml import FILE, STAGES, filled, outs
-from helpers.project import run_stage, run_stages, tiny_project
+from helpers.project import leftovers, run_stage, run_stages, tiny_project
 
 
 @pytest.fixture

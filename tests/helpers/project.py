@@ -60,3 +60,10 @@ def run_stages(folder: Path) -> Path:
         for name in STAGES:
             run_stage(name)
     return folder
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files, locks and unfinished work in a project, DVC's own aside."""
+    rests = [path for path in folder.rglob(".*") if path.suffix in (".tmp", ".old")]
+    rests += (path for path in (folder / ".scratch").rglob("*") if path.name != "seconds.json")
+    return sorted(str(path.relative_to(folder)) for path in rests if ".dvc" not in path.relative_to(folder).parts)
