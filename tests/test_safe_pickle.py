@@ -1,11 +1,10 @@
-"""dsrg.artifacts.safe_pickle: reads what NumPy of Python 2 and 3 writes, runs nothing, in bounded time and memory."""
+"""dsrg.artifacts.safe_pickle: reads what NumPy of Python 2 and 3 writes, and runs nothing."""
 
 import base64
 import copyreg
 import gzip
 import os
 import pickle
-import pickletools
 import struct
 import tracemalloc
 import zlib
@@ -14,15 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dsrg.artifacts import safe_pickle
-from dsrg.artifacts.safe_pickle import _ArrayUnpickler, read_pickle
+from dsrg.artifacts.safe_pickle import read_pickle
 from dsrg.errors import InputError
 
 PROTOCOLS = range(6)
-NAMES = list(_ArrayUnpickler(b"").names)
 REAL_CUES = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared/data")) / "cues"
 
 # written by cPickle of Python 2.7.18 with NumPy 1.16.6, protocols 0 to 2: cues of two images, the second without any
@@ -108,22 +104,20 @@ class TestReads:
         content = {
             **PYTHON2_CUES,
             "by column": np.asfortranarray(np.arange(-6, 6).reshape(3, 4)),
-            "dtypes": [np.float16([0.5]), np.array([[True], [False]]), np.uint8([200, 10]), np.zeros((0, 3), "f4")],
-            "same": [same, same],
-            "bytes": [b"", b"a\xff"],
-            "text": ["\\u00e4 \n\0", "x" * 300, "é" * 70000],
-            "numbers": [0, -1, 255, 65535, 2**31, -(2**31), 2**70, 1.5, float("inf"), None, True],
-            "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
-            "long": {str(k): k for k in range(2500)} | {"list": list(range(2500))},  # stored a thousand at once
+            "same": same,
+            "again": same,
+            "half": np.float16([0.5]),
+            "truth": np.array([[True], [False]]),
+            "none": np.zeros((0, 3), "f4"),
+            "others": [b"a\xff", "\\u00e4 \n\0", "é" * 70000, 2**70, 1.5, None, (), (1, 2)],
         }
+        content |= {str(k): k for k in range(2500)}  # stored a thousand at once
         program = pickle.dumps(content, protocol=protocol)
         found = read(path, pack(program))
         assert_same(found, content)
-        assert found["same"][0] is found["same"][1] and found["0_cues"].sum() == 16
-        assert b"numpy._core." in program
+        assert found["same"] is found["again"] and b"numpy._core." in program
         older = program.replace(b"\x16numpy._core", b"\x15numpy.core").replace(b"\x13numpy._core", b"\x12numpy.core")
         older = older.replace(b"numpy._core", b"numpy.core")
-        assert b"_core" not in older
         assert_same(read(path, pack(older)), content)
 
     @pytest.mark.skipif(not REAL_CUES.exists(), reason="the file of SEC's authors is not there")
@@ -149,17 +143,22 @@ def array(shape: bytes, raw: bytes, kind: bytes = INT64) -> bytes:
     return EMPTY + b"(I1\n" + shape + kind + b"I00\n" + raw + b"tb."
 
 
+def of(program: bytes) -> bytes:
+    """A dict with what the program makes under one key."""
+    return b"}S'a'\n" + program.removesuffix(b".") + b"s."
+
+
 def test_the_parts_of_the_programs_below_are_right(path):
-    assert read(path, array(b"(I1\nt", RAW)).tolist() == [0]
+    assert read(path, of(array(b"(I1\nt", RAW)))["a"].tolist() == [0]
 
 
 class TestRunsNothing:
     @pytest.mark.parametrize("protocol", PROTOCOLS)
-    @pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"0_cues": [bad]}, lambda bad: np.array([bad])])
+    @pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"0_cues": [bad]}])
     def test_a_real_attack(self, path, tmp_path, protocol, wrap):
         program = pickle.dumps(wrap(Runs(tmp_path / "it ran")), protocol=protocol)
         message = refusal(path, program)
-        assert "'mkdir'" in message or "'O8'" in message
+        assert "'mkdir'" in message
         assert "nothing that this one names was run" in message
         assert not (tmp_path / "it ran").exists()
         pickle.loads(program)
@@ -180,40 +179,15 @@ class TestRunsNothing:
         for program in (f"c{module}\n{name}\n".encode(), text(module) + text(name) + b"\x93"):
             assert f"it asks for {module!r} {name!r}" in refusal(path, program + b"(I1\ntR.")
 
-    @pytest.mark.parametrize(
-        "program",
-        [
-            b"(S'touch x'\nios\nsystem\n.",
-            b"(cnumpy\ndtype\nS'i8'\no.",
-            b"cnumpy\nndarray\n(I9\nt\x81.",
-            b"cnumpy\nndarray\n(I9\nt}\x92.",
-            b"Pelsewhere\n.",
-            b"I1\nQ.",
-            b"\x97.",
-            b"\x8f.",
-            b"\xff.",
-        ],
-    )
-    def test_instructions_that_data_does_not_need(self, path, program):
-        refusal(path, program)
+    @pytest.mark.parametrize("program", [b"(S'touch x'\nios\nsystem\n", b"Pelsewhere\n", b"I1\nQ", b"\xff"])
+    def test_other_ways_of_naming(self, path, program):
+        refusal(path, of(program))
 
     def test_registered_extensions(self, path, monkeypatch):
         monkeypatch.setitem(copyreg._inverted_registry, 240, ("os", "getpid"))
         monkeypatch.setitem(copyreg._extension_cache, 240, os.getpid)
         assert pickle.loads(b"\x82\xf0)R.") == os.getpid()  # Python's reader would call it unasked
         refusal(path, b"\x82\xf0)R.")
-
-    @pytest.mark.parametrize("state", [b"N", b"}", b"(t", b"(}N}t", b"(N}S'__kwdefaults__'\nNs" + b"t"])
-    @pytest.mark.parametrize(
-        "thing", [*(f"c{module}\n{name}\n".encode() for module, name in NAMES), b"]", b"}", b"N", INT64, EMPTY]
-    )
-    def test_nothing_is_set_on_anything(self, path, thing, state):
-        assert "an object that is no array" in refusal(path, thing + state + b"b.")
-
-    def test_a_pickle_within_is_bytes(self, path, tmp_path):
-        inner = pickle.dumps(Runs(tmp_path / "it ran"))
-        assert read(path, pickle.dumps([inner])) == [inner]
-        assert not (tmp_path / "it ran").exists()
 
 
 class TestArrays:
@@ -231,92 +205,43 @@ class TestArrays:
             np.ma.array([1]),
             np.array([None, {}]),
             np.int64(3),
-            np.dtype([("a", "O")]),
             OrderedDict(a=1),
-            {1},
         ],
         ids=lambda values: f"{type(values).__name__} {getattr(values, 'dtype', '')}",
     )
     @pytest.mark.parametrize("protocol", PROTOCOLS)
     def test_of_other_kinds(self, path, values, protocol):
-        refusal(path, pickle.dumps(values, protocol=protocol))
+        refusal(path, pickle.dumps({"a": values}, protocol=protocol))
 
     @pytest.mark.parametrize(
-        "shape",
+        "program",
         [
-            b"(I2\nt",
-            b"(I1\nI1\nI2\nt",
-            b"(I0\nt",
-            b"(I-1\nt",
-            b"(I-1\nI-1\nt",
-            b"(L2305843009213693953L\nt",  # 2**61 + 1: in 64 bits, eight times that is 8
-            b"(I0\nL4611686018427387904L\nt",
-            b"(" + 32 * b"I100000000\n" + b"t",
-            b"(" + 33 * b"I1\n" + b"t",
-            b"(I01\nt",
-            b"(F1.0\nt",
-            b"(S'aaaaaaaa'\nI1000000000\nt",
-            b"(lI1\na",
-            b"N",
+            array(b"(I2\nt", RAW),
+            array(b"(L2305843009213693953L\nt", RAW),  # 2**61 + 1: in 64 bits, eight times that is 8
+            array(b"(" + 32 * b"I100000000\n" + b"t", RAW),
+            array(b"(S'aaaaaaaa'\nt", RAW),
+            array(b"(I1\nt", b"C\x07" + bytes(7)),
+            array(b"(I1\nt", b"N"),
+            array(b"(I1\nt", text("ā" * 8)),
+            array(b"(I1\nt", RAW, b"N"),
+            array(b"(I1\nt", RAW, b"cnumpy\ndtype\n(" + text("i8,i8") + b"tR"),
+            array(b"(I1\nt", RAW, INT64 + b"(I3\nS'x'\ntb"),
+            EMPTY + b".",
         ],
     )
-    def test_shapes_that_do_not_fit(self, path, shape):
-        assert " array " in refusal(path, array(shape, RAW))
-
-    @pytest.mark.parametrize("raw", [b"C\x07" + bytes(7), b"C\x09" + bytes(9), b"N", b"(lN", b"I8\n", text("ā" * 8)])
-    def test_bytes_that_do_not_fit(self, path, raw):
-        refusal(path, array(b"(I1\nt", raw))
-
-    @pytest.mark.parametrize(
-        "kind",
-        [
-            b"N",
-            text("i8"),
-            b"cnumpy\ndtype\n",
-            b"cnumpy\ndtype\n(" + text("O8") + b"I0\nI1\ntR",
-            b"cnumpy\ndtype\n(" + text("i8,i8") + b"tR",
-            b"cnumpy\ndtype\n(cnumpy\ndtype\ntR",
-            b"cnumpy\ndtype\n(lN" + text("i8") + b"tR",
-            INT64 + b"(I3\nS'x'\nt" + b"b",
-            INT64 + b"(I9\nS'<'\n" + b"tb",
-            INT64 + b"(I1\n(I1\nt" + INT64 + b"I00\n" + RAW + b"tb",
-        ],
-    )
-    def test_dtypes_that_are_none(self, path, kind):
-        refusal(path, array(b"(I1\nt", RAW, kind))
-
-    @pytest.mark.parametrize("arguments", [b"(I2\ntS'C'\nt", b"(I1\ntS'K'\nt", b"(I1\ntS'C'\n(I0\ntt", b"(I1\nt]t"])
-    def test_buffers_of_protocol_5_that_do_not_fit(self, path, arguments):
-        refusal(path, b"cnumpy.core.numeric\n_frombuffer\n(" + RAW + INT64 + arguments + b"R.")
-
-    @pytest.mark.parametrize("arguments", [b"(Vx\nVrot13\nt", b"(Vx\nNt", b"(NVlatin1\nt", b"(V\\u0101\nVlatin1\nt"])
-    def test_bytes_in_other_encodings(self, path, arguments):
-        refusal(path, b"c_codecs\nencode\n" + arguments + b"R.")
+    def test_parts_that_do_not_fit(self, path, program):
+        refusal(path, of(program))
 
 
-LONG = text(100_000 * "\0") + b"q\x01"
 BOMBS = {
     "memo far away, never filled": b"j\xff\xff\xff\xff.",
-    "memo before the first": b"Np-1\n.",
     "bytes": b"\x8e" + struct.pack("<Q", 2**62) + b"abc.",
-    "more bytes than can be counted": b"\x8e" + 8 * b"\xff" + b"abc.",
     "bytearray": b"\x96" + struct.pack("<Q", 2**40) + b"abc.",
-    "text": b"X\xff\xff\xff\x7fabc.",
     "text of Python 2": b"T\xff\xff\xff\x7fabc.",
     "frame": b"\x95" + struct.pack("<Q", 2**62) + b"N",
     "number of many digits": b"I" + 100_000 * b"9" + b"\n.",
-    "tuples in tuples as a key": b"})" + 200_000 * b"\x85" + b"Ns.",
-    "tuples of tuples twice as a key": b"})" + 64 * b"2\x86" + b"Ns.",
-    "tuples of tuples twice as keys at once": b"}()" + 64 * b"2\x86" + b"Nu.",
-    "tuples of tuples twice as keys of protocol 0": b"()" + 64 * b"2\x86" + b"Nd.",
-    "a list in itself, as a state": INT64 + b"]q\x01h\x01ah\x01b.",
-    "one text for many arrays": b"](" + LONG + 300 * array(b"(I12500\nt", b"h\x01")[:-1] + b"e.",
-    "one text for many bytes": b"](" + LONG + 300 * b"c_codecs\nencode\n(h\x01Vlatin1\ntR" + b"e.",
-    "keys that are no text": b"}I1\nI2\ns.",
-    "a key without a value": b"}(S'a'\nu.",
-    "items of no dict": b"]S'a'\nNs.",
+    "no dict": b"].",
     "no mark": b"Nt.",
-    "no result": b".",
     "no end": b"N",
     "nothing": b"",
 }
@@ -333,14 +258,6 @@ class TestBombs:
             assert tracemalloc.get_traced_memory()[1] < 40 * len(program) + 3_000_000
         finally:
             tracemalloc.stop()
-
-    def test_a_place_of_the_memo_far_away_takes_no_memory(self, path):
-        assert read(path, b"Nr\xff\xff\xff\xff.") is None
-
-    def test_too_many_instructions(self, path, monkeypatch):
-        monkeypatch.setattr(safe_pickle, "MAX_READS", 100)
-        assert read(path, 98 * b"]" + b"N.") is None
-        assert "too many instructions" in refusal(path, 99 * b"]" + b"N.")
 
     @pytest.mark.parametrize("pack", [bytes, gzip.compress])
     def test_too_many_bytes(self, path, monkeypatch, pack):
@@ -365,48 +282,3 @@ class TestBombs:
         for path in (tmp_path / "none", tmp_path):
             with pytest.raises(InputError, match=f"{path}: not readable"):
                 read_pickle(path)
-
-
-# Anything at all: an answer or an InputError, in bounded memory
-
-
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory):
-    return tmp_path_factory.mktemp("fuzz") / "cues.pickle"
-
-
-def survives(path, program: bytes) -> None:
-    path.write_bytes(program)
-    tracemalloc.start()
-    try:
-        read_pickle(path)
-    except InputError as error:
-        assert error.problems
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 3_000_000 + 200 * len(program)
-
-
-SEEDS = [pickle.dumps(PYTHON2_CUES, protocol=protocol) for protocol in PROTOCOLS]
-SEEDS += [zlib.decompress(base64.b64decode(packed)) for packed in PYTHON2]
-PARTS = [INT64, EMPTY, RAW, text("i8"), b"(I1\nt", array(b"(I1\nt", RAW)[:-1]]
-PARTS += [f"c{module}\n{name}\n".encode() for module, name in NAMES]
-PARTS += [instruction.code.encode("latin-1") for instruction in pickletools.opcodes]
-
-
-@given(
-    program=st.sampled_from(SEEDS),
-    edits=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=6),
-)
-@settings(max_examples=150, deadline=None)
-def test_any_damage(fuzzed, program, edits):
-    for place, removed, added in edits:
-        program = program[:place] + added + program[place + removed :]
-    survives(fuzzed, program)
-
-
-@given(parts=st.lists(st.one_of(st.sampled_from(PARTS), st.binary(max_size=9)), max_size=40))
-@settings(max_examples=150, deadline=None)
-def test_any_program(fuzzed, parts):
-    survives(fuzzed, b"".join(parts) + b".")

@@ -107,8 +107,6 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
     listed, line_problems = _read_list(list_path)
     known = set(index.ids)
     entries = read_pickle(path)
-    if type(entries) is not dict:
-        raise InputError(f"{path}: holds no dict; expected cues, two arrays an image")
     problems = [
         line_problems,
         _id_problems(listed, index, list_path),
