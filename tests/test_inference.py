@@ -72,7 +72,7 @@ def one_process_and_seed(monkeypatch):
 class Colors(nn.Module):
     """A segmenter or classifier to foresee: the logits at a place are its red, green and blue, over `scale`."""
 
-    output_stride = 8
+    output_stride, later = 8, ()
 
     def __init__(self, scale: float = 60.0) -> None:
         super().__init__()

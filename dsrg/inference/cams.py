@@ -12,7 +12,7 @@ from dsrg.artifacts.model_file import built, load_model
 from dsrg.data.batches import erase
 from dsrg.data.index import Index
 from dsrg.inference.dcsm import dcsm_maps
-from dsrg.inference.preprocess import image_batches, scaled_side, warp_to_square
+from dsrg.inference.preprocess import image_batches, mean_over_looks
 from dsrg.method.grid import grid_size
 from dsrg.method.seeds import normalize_cams
 from dsrg.networks.network import CamClassifier, corner_aligned
@@ -37,17 +37,14 @@ def activation_maps(
     Returns:
         float (B, C, h, w) with h = w = grid of `size`, >= 0, not normalized.
     """
-    grid = grid_size(size)
-    total = 0
-    for scale in scales:
-        side = scaled_side(size, scale)
-        batch = warp_to_square(images, side).to(next(classifier.parameters()).device)
-        for mirrored in [False, True] if flip else [False]:
-            maps = classifier.maps(batch.flip(3) if mirrored else batch).clamp(min=0)
-            maps = corner_aligned(maps, stride=classifier.output_stride, height=side, width=side)
-            maps = F.interpolate(maps, (grid, grid), mode="bilinear", align_corners=True)
-            total = total + (maps.flip(3) if mirrored else maps)
-    return total / (len(scales) * (1 + flip))
+    grid, device = grid_size(size), next(classifier.parameters()).device
+
+    def maps_of(batch: Tensor) -> Tensor:
+        maps, side = classifier.maps(batch).clamp(min=0), batch.shape[-1]
+        maps = corner_aligned(maps, stride=classifier.output_stride, height=side, width=side)
+        return F.interpolate(maps, (grid, grid), mode="bilinear", align_corners=True)
+
+    return mean_over_looks(maps_of, images, size=size, scales=scales, flip=flip, device=device)
 
 
 def tag_maps(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrg.errors import InputError
-from dsrg.inference.preprocess import scaled_side, warp_to_square
+from dsrg.inference.preprocess import mean_over_looks
 from dsrg.method.grid import grid_size
 from dsrg.networks.network import CamClassifier, corner_aligned
 
@@ -45,19 +45,18 @@ def dcsm_maps(
     Raises:
         InputError: where the network has no ReLU to guide gradients by.
     """
-    total = 0
-    for scale in scales:
-        batch = warp_to_square(images, scaled_side(size, scale)).to(next(classifier.parameters()).device)
-        for mirrored in [False, True] if flip else [False]:
-            maps = _maps_of_one_look(classifier, batch.flip(3) if mirrored else batch, present, size, candidates)
-            total = total + (maps.flip(3) if mirrored else maps)
-    return total / (len(scales) * (1 + flip))
+    device = next(classifier.parameters()).device
+
+    def maps_of(batch: Tensor) -> Tensor:
+        return _maps_of_one_look(classifier, batch, present.to(device), size, candidates)
+
+    return mean_over_looks(maps_of, images, size=size, scales=scales, flip=flip, device=device)
 
 
 def _maps_of_one_look(classifier: CamClassifier, batch: Tensor, present: Tensor, size: int, candidates: int) -> Tensor:
     with guided(classifier):
         layers, maps = layer_outputs(classifier, batch)
-        tags = present[:, 1:].to(maps.device)
+        tags = present[:, 1:]
         count = tags.sum(dim=1).clamp(min=candidates)  # an image's candidates are its first in `order`
         scores = maps.detach().mean(dim=(2, 3)).masked_fill(tags, inf)
         order = scores.argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]

@@ -1,6 +1,6 @@
 """Images as the networks see them: sides of 8k+1 pixels, warped to squares as in training or in their own shape."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,25 @@ def warp_to_square(images: Iterable[NDArray[np.uint8]], side: int) -> Tensor:
     """uint8 (H, W, 3) of any sizes -> uint8 (B, 3, side, side)."""
     cut = np.stack([crop_and_resize(image, WHOLE, size=side) for image in images])
     return torch.from_numpy(cut.transpose(0, 3, 1, 2).copy())
+
+
+def mean_over_looks(
+    maps_of: Callable[[Tensor], Tensor],
+    images: list[NDArray[np.uint8]],
+    *,
+    size: int,
+    scales: list[float],
+    flip: bool,
+    device: torch.device,
+) -> Tensor:
+    """Mean of the maps float (B, K, h, w) of images warped to squares of scale * size pixels, and of mirrored ones."""
+    total = 0
+    for scale in scales:
+        batch = warp_to_square(images, scaled_side(size, scale)).to(device)
+        for mirrored in [False, True] if flip else [False]:
+            maps = maps_of(batch.flip(3) if mirrored else batch)
+            total = total + (maps.flip(3) if mirrored else maps)
+    return total / (len(scales) * (1 + flip))
 
 
 def sample_grid_pixels(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
