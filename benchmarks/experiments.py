@@ -121,7 +121,7 @@ def recorded_growth() -> list[dict[str, float]]:
     project = load_project()
     classes = read_classes(project.paths.classes)
     truth = read_ground_truth(project.paths.ground_truth)
-    index = read_index(project.paths.index, classes).split("train")
+    index = read_index(project.paths.index, classes, project.data_root).split("train")
     confusions: dict[int, NDArray[np.int64]] = {}
     for image_id in index.ids[: project.params.dsrg.watch_images]:
         if image_id not in truth:
@@ -152,16 +152,15 @@ def scored(segmenter: DeepLab, *, size: int) -> dict:
     project = load_project()
     classes = read_classes(project.paths.classes)
     truth = read_ground_truth(project.paths.ground_truth)
-    index = with_ground_truth(read_index(project.paths.index, classes).split("val"), truth)
+    index = with_ground_truth(read_index(project.paths.index, classes, project.data_root).split("val"), truth)
     scores, _ = evaluate_segmenter(
         segmenter,
         index,
-        project.data_root,
         Masks(truth, index.ids, folder=project.paths.masks),
         project.params.evaluate,
         classes=classes,
         size=size,
-        kernel=project.params.crf.test.model_dump(),
+        kernel=project.params.crf.test,
     )
     return scores.metrics() | {"iou": scores.per_class(crf=False), "iou_crf": scores.per_class(crf=True)}
 

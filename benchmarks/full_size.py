@@ -49,7 +49,7 @@ def noise_images(root: Path, count: int) -> Index:
     present = present_from_tags([VOC_CLASSES[2:4]] * count, VOC_CLASSES)
     sides = np.full(count, 375, np.int32), np.full(count, 500, np.int32)
     paths = [f"{image_id}.jpg" for image_id in ids]
-    return Index(ids, ["train"] * count, paths, *sides, present, [sha256(root / path) for path in paths])
+    return Index(ids, ["train"] * count, paths, *sides, present, [sha256(root / path) for path in paths], root)
 
 
 def drawn_seeds(count: int, size: int) -> NDArray[np.uint8]:
@@ -67,16 +67,13 @@ def measure(recipe: str) -> dict:
         index = noise_images(Path(folder), dsrg.batch)
         batches = Batches(
             index,
-            root=Path(folder),
             labels=drawn_seeds(len(index), size),
             size=size,
             batch=dsrg.batch,
             seed=0,
-            **dsrg.augment.model_dump(),
+            augment=dsrg.augment,
         )
-        supervisor = Supervisor(
-            crf=params.crf.train.model_dump(), grow=params.grow.model_dump(), boundary_loss=dsrg.boundary_loss
-        )
+        supervisor = Supervisor(crf=params.crf.train, grow=params.grow, boundary_loss=dsrg.boundary_loss)
         network = params.network_of("dsrg").model_dump(exclude={"weights"})
         ends, losses = [time.perf_counter()], []
         objective = dsrg_criterion(dsrg, supervisor=supervisor)
@@ -90,20 +87,17 @@ def measure(recipe: str) -> dict:
             initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network),
             watched,
             batches,
+            dsrg.model_copy(update={"steps": STEPS}),
             name=Path(recipe).stem,
-            steps=STEPS,
-            precision=dsrg.precision,
-            optimizer=dsrg.optimizer.model_dump(),
-            skip_bad_steps=dsrg.skip_bad_steps,
             scratch=Path(folder),
             fingerprint="",
             curves=Path(folder) / "curves.tsv",
-            watch=lambda network, step: ends.append(time.perf_counter()),
+            on_step_end=lambda network, step: ends.append(time.perf_counter()),
         )
         training_peak = peak_gib()
-        image = index.image(0, root=Path(folder))
+        image = index.image(0)
         began = time.perf_counter()
-        kernel = params.crf.test.model_dump()
+        kernel = params.crf.test
         (found,) = predictions(segmenter, [image], None, params.evaluate, size=size, kernel=kernel)
         seconds = time.perf_counter() - began
     workers.pool().shutdown()  # a process that has processes of its own does not end before them

@@ -28,6 +28,7 @@ from dsrg.inference.preprocess import image_batches, warp_to_square
 from dsrg.method.grid import grid_size
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.metrics import confusion_matrix, label_quality
+from dsrg.params import Grow
 from dsrg.project import load_project
 from dsrg.runtime.progress import tracked
 from dsrg.training.dsrg import Supervisor
@@ -47,7 +48,7 @@ def main(name: str, network: Path | None) -> None:
     params = project.params
     classes = read_classes(project.paths.classes)
     truth = read_ground_truth(project.paths.ground_truth)
-    index = read_index(project.paths.index, classes, max_side=params.data.max_side).split("train")
+    index = read_index(project.paths.index, classes, project.data_root, max_side=params.data.max_side).split("train")
     index = with_ground_truth(index, truth)
     seeds = torch.from_numpy(np.asarray(read_seeds(project.paths.seeds, classes=classes).in_order(index.ids)))
     segmenter, model = load_segmenter(network or project.paths.dsrg, stage_name="train_dsrg")
@@ -58,12 +59,12 @@ def main(name: str, network: Path | None) -> None:
         if on == "softmax" and unary == "prob":
             continue  # no CRF in it
         for fg_thresh, bg_thresh in pairs:
-            grow = {"enabled": True, "start": 0, "on": on, "fg_thresh": fg_thresh, "bg_thresh": bg_thresh}
+            grow = Grow(**{"enabled": True, "start": 0, "on": on, "fg_thresh": fg_thresh, "bg_thresh": bg_thresh})
             title = f"{on} {fg_thresh} / {bg_thresh}" + ("" if on == "softmax" else f", CRF on {unary}")
-            crf = params.crf.train.model_dump() | {"unary": unary}
+            crf = params.crf.train.model_copy(update={"unary": unary})
             rules[title] = Supervisor(crf=crf, grow=grow, boundary_loss=False)
     confusions = dict.fromkeys(rules, 0)
-    batches = image_batches(index, project.data_root, batch=16)
+    batches = image_batches(index, batch=16)
     for rows, images in tracked(batches, "growing", -(-len(index) // 16)):
         inputs = warp_to_square(images, model.size)
         with torch.inference_mode():

@@ -41,7 +41,7 @@ def noise(width: int, height: int, count: int) -> list[np.ndarray]:
 
 def work(what: str, width: int, height: int, params: Params) -> None:
     """One case, in a process that does nothing else."""
-    kernel = params.crf.test.model_dump() | {"iterations": 1}
+    kernel = params.crf.test.model_copy(update={"iterations": 1})
     if what == STAGES:
         settings = PredictParams(**released.PREDICT)
         segmenter = DeepLab(classes=CLASSES - 1, **params.network_of("dsrg").model_dump(exclude={"weights"})).eval()
@@ -49,9 +49,8 @@ def work(what: str, width: int, height: int, params: Params) -> None:
         for _ in predictions(segmenter, images, None, settings, size=params.data.size, kernel=kernel):
             pass
         return
-    kernel.pop("min_prob")
     images = torch.from_numpy(np.stack(noise(width, height, 1))).movedim(3, 1)
-    dense_crf(images, torch.rand(1, CLASSES, height, width), **kernel, engine=what)
+    dense_crf(images, torch.rand(1, CLASSES, height, width), **kernel.kernel, engine=what)
 
 
 @click.command()

@@ -67,9 +67,8 @@ class Step:
         network = params.network_of("dsrg").model_dump(exclude={"weights"})
         segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
         self.segmenter = segmenter.to(device, memory_format=torch.channels_last).train()
-        self.optim = build_optimizer(self.segmenter, self.settings.optimizer.model_dump())
-        crf, growing = params.crf.train.model_dump(), params.grow.model_dump()
-        self.supervisor = Supervisor(crf=crf, grow=growing, boundary_loss=True)
+        self.optim = build_optimizer(self.segmenter, self.settings.optimizer)
+        self.supervisor = Supervisor(crf=params.crf.train, grow=params.grow, boundary_loss=True)
 
     def run(self, batch: Batch, laps: Laps, *, kind: str) -> None:
         """One step of a kind, "with" or "without" supervision."""
@@ -103,7 +102,7 @@ def measure(params: Params, *, batch: int, rounds: int, device: torch.device) ->
     size, laps, step = params.data.size, Laps(), Step(params, device)
     with tempfile.TemporaryDirectory() as folder:
         index = noise_images(Path(folder), 2 * batch)
-        options = {"root": Path(folder), "size": size, "batch": batch, "seed": 0, **params.dsrg.augment.model_dump()}
+        options = {"size": size, "batch": batch, "seed": 0, "augment": params.dsrg.augment}
         batches = Batches(index, labels=drawn_seeds(len(index), size), **options)
         for number in range(2):  # an epoch
             laps.start()
@@ -134,20 +133,17 @@ def measure_classifier(params: Params, *, batch: int, rounds: int) -> Runs:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         index = noise_images(root, 2 * batch)
-        options = {"size": size, "batch": batch, "seed": params.seed, **cam.augment.model_dump()}
+        options = {"size": size, "batch": batch, "seed": params.seed, "augment": cam.augment}
         fit(
             initial_classifier(classes=len(VOC_CLASSES), weights=None, **network),
-            cam_criterion(score_scale=cam.score_scale, score_offset=cam.score_offset),
-            Batches(index, root=root, labels=None, **options),
+            cam_criterion(cam),
+            Batches(index, labels=None, **options),
+            cam.model_copy(update={"steps": rounds + 1}),
             name="train_cam",
-            steps=rounds + 1,
-            precision=cam.precision,
-            optimizer=cam.optimizer.model_dump(),
-            skip_bad_steps=cam.skip_bad_steps,
             scratch=root,
             fingerprint="",
             curves=root / "curves.tsv",
-            watch=watch,
+            on_step_end=watch,
         )
     return laps.runs["step"]
 

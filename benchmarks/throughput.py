@@ -42,7 +42,7 @@ from dsrg.params import Params, load_params
 from dsrg.runtime.workers import threaded_map
 from dsrg.training.fit import set_up_torch
 
-Work = Callable[[Index, Path], object]
+Work = Callable[[Index], object]
 
 
 def photographs(folder: Path, count: int) -> Index:
@@ -56,7 +56,7 @@ def photographs(folder: Path, count: int) -> Index:
     heights, widths = (np.array([getattr(one, side) for one in facts], np.int32) for side in ("height", "width"))
     ids, checksums = [path.stem for path in paths], [one.checksum for one in facts]
     present = present_from_tags(tags, VOC_CLASSES)
-    return Index(ids, ["train"] * count, [path.name for path in paths], heights, widths, present, checksums)
+    return Index(ids, ["train"] * count, [path.name for path in paths], heights, widths, present, checksums, folder)
 
 
 def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]:
@@ -68,23 +68,23 @@ def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]
     shared = {key: network[key] for key in ("backbone", "output_stride", "input")}
     cam = {"dropout": params.cam.dropout, "init_std": params.cam.init_std}
     classifier = initial_classifier(**settings, **shared, **cam).eval().to(device)
-    labelling = params.pseudo_labels.model_dump(exclude={"format", "overlays"})
-    labelling["kernel"] = params.crf.test.model_dump()
 
-    def seeds(index: Index, root: Path) -> None:
-        rows = seed_rows(classifier, index, root, size=size, seeds=params.seeds, saliency=params.saliency)
+    def seeds(index: Index) -> None:
+        rows = seed_rows(classifier, index, size=size, seeds=params.seeds, saliency=params.saliency)
         grid = grid_size(size)
         write_seeds(folder / "seeds.h5", rows, count=len(index), grid=grid, classes=VOC_CLASSES, params="{}")
 
-    def pseudo_labels(index: Index, root: Path) -> None:
-        maps = (one.labels for one in predicted_labels(segmenter, index, root, size=size, **labelling))
+    labelling = {"size": size, "kernel": params.crf.test}
+
+    def pseudo_labels(index: Index) -> None:
+        maps = (one.labels for one in predicted_labels(segmenter, index, params.pseudo_labels, **labelling))
         with written_labels(folder / "labels", format=params.pseudo_labels.format) as add:
             for image_id, png in zip(index.ids, threaded_map(label_png, maps), strict=True):
                 add(image_id, png)
 
-    def loader(index: Index, root: Path) -> None:
+    def loader(index: Index) -> None:
         """An epoch from files: nothing is kept, as where the images are more than memory holds."""
-        options = {"root": root, "size": size, "seed": params.seed, **params.dsrg.augment.model_dump()}
+        options = {"size": size, "seed": params.seed, "augment": params.dsrg.augment}
         batches = Batches(index, labels=None, batch=min(params.dsrg.batch, len(index)), cache_bytes=0, **options)
         for _ in batches.ahead(0, len(index) // batches.batch):
             pass
@@ -107,14 +107,14 @@ def cores(count: int) -> Iterator[None]:
             os.environ["DSRG_WORKERS"] = before
 
 
-def measure(work: Work, index: Index, root: Path, *, counts: tuple[int, ...], rounds: int) -> dict[int, list[float]]:
+def measure(work: Work, index: Index, *, counts: tuple[int, ...], rounds: int) -> dict[int, list[float]]:
     """Seconds of the work on all images with so many cores each, in turn, after a few images that do not count."""
     seconds: dict[int, list[float]] = {count: [] for count in counts}
     for number in range(rounds + 1):
         for count, found in seconds.items():
             with cores(count):
                 began = now()
-                work(index if number else index.pick(range(min(8, len(index)))), root)
+                work(index if number else index.pick(range(min(8, len(index)))))
                 if number:
                     found.append(now() - began)
     return seconds
@@ -137,11 +137,11 @@ def main(recipe: str, photos: Path | None, count: int, rounds: int, quick: bool,
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         index = photographs(photos, count) if photos else noise_images(Path(folder), count)
-        root, one = photos or Path(folder), index.pick([0])
+        one = index.pick([0])
         for title, work in works(params, Path(folder), device).items():
             with cores(1):
-                flop = operations(lambda work=work: work(one, root))
-            seconds = measure(work, index, root, counts=counts, rounds=rounds)
+                flop = operations(lambda work=work: work(one))
+            seconds = measure(work, index, counts=counts, rounds=rounds)
             moved = 3 * (int(np.mean(index.heights * index.widths)) + params.data.size**2)
             floor = rate["fp32_flop_per_s"] / flop if flop else rate["bytes_per_s"] / moved
             figures[title] = {"flop_per_image": flop, "floor_images_per_s": floor}

@@ -42,28 +42,24 @@ def full_supervision(scratch: Path, *, fingerprint: str = "") -> DeepLab:
     params, retrain = project.params, project.params.retrain
     classes = read_classes(project.paths.classes)
     truth = read_ground_truth(project.paths.ground_truth)
-    index = read_index(project.paths.index, classes, max_side=params.data.max_side).split("train")
+    index = read_index(project.paths.index, classes, project.data_root, max_side=params.data.max_side).split("train")
     train = with_ground_truth(index, truth)
     set_up_torch(params.seed)
     chosen = params.network_of("retrain")
     batches = Batches(
         train,
-        root=project.data_root,
         labels=Masks(truth, train.ids, folder=project.paths.masks),
         size=params.data.size,
         batch=retrain.batch,
         seed=params.seed,
-        **retrain.augment.model_dump(),
+        augment=retrain.augment,
     )
     return fit(
         initial_segmenter(classes=len(classes), weights=chosen.weights, **chosen.model_dump(exclude={"weights"})),
-        retrain_criterion(loss="cross_entropy", min_prob=retrain.min_prob),
+        retrain_criterion(retrain.model_copy(update={"loss": "cross_entropy"})),
         batches,
+        retrain,
         name="full supervision",
-        steps=retrain.steps,
-        precision=retrain.precision,
-        optimizer=retrain.optimizer.model_dump(),
-        skip_bad_steps=retrain.skip_bad_steps,
         scratch=scratch,
         fingerprint=fingerprint,
         curves=scratch / "curves.tsv",

@@ -205,6 +205,11 @@ class CrfKernel(Section):
     iterations: Annotated[int, Field(ge=0, le=100)]
     min_prob: Annotated[float, Field(gt=0, lt=0.1)]
 
+    @property
+    def kernel(self) -> dict[str, float]:
+        """The keywords of `dense_crf`: all of these but min_prob."""
+        return {name: getattr(self, name) for name in CrfKernel.model_fields if name != "min_prob"}
+
 
 class SeedCrf(CrfKernel):
     use: Literal["none", "agree", "replace"]

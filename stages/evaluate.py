@@ -18,7 +18,8 @@ from dsrg.stage import Stage, library_versions, run_stage
 def evaluate(stage: Stage) -> None:
     params, settings = stage.params, stage.params.evaluate
     classes = read_classes(stage.paths.classes)
-    truth, whole = read_ground_truth(stage.paths.ground_truth), read_index(stage.paths.index, classes)
+    truth = read_ground_truth(stage.paths.ground_truth)
+    whole = read_index(stage.paths.index, classes, stage.data_root)
     index = with_ground_truth(whole.split("val"), truth)
     masks = Masks(truth, index.ids, folder=stage.paths.masks)
     scores, maps = {}, {}
@@ -28,12 +29,11 @@ def evaluate(stage: Stage) -> None:
         scores[name], maps[name] = evaluate_segmenter(
             segmenter,
             index,
-            stage.data_root,
             masks,
             settings,
             classes=classes,
             size=model.size,
-            kernel=params.crf.test.model_dump(),
+            kernel=params.crf.test,
             keep=settings.overlays,
             ends=BEST_WORST_COUNT,
             title=f"{stage.name} {name}",
@@ -49,7 +49,7 @@ def evaluate(stage: Stage) -> None:
     ):
         shown = {"truth": (masks[row] for row in rows)}
         shown |= {name: [labels[row] for row in rows] for name, labels in found.items()}
-        write_label_overlays(stage.results / folder, index.pick(rows), stage.data_root, shown)
+        write_label_overlays(stage.results / folder, index.pick(rows), shown)
     scores["retrain"].write_confusion(stage.results / "confusion.csv")
     write_per_class(stage.results / "per_class.csv", scores)
     write_per_image(stage.results / "per_image.csv", index.ids, scores)

@@ -19,14 +19,12 @@ from dsrg.stage import Stage, run_stage
 def make_pseudo_labels(stage: Stage) -> None:
     params, pseudo = stage.params, stage.params.pseudo_labels
     classes = read_classes(stage.paths.classes)
-    index = read_index(stage.paths.index, classes).split("train")
+    index = read_index(stage.paths.index, classes, stage.data_root).split("train")
     share = shard_work(stage.topology, stage.scratch)
     segmenter, model = load_segmenter(stage.paths.dsrg, stage_name="train_dsrg", classes=classes)
-    labelling = stage.params.pseudo_labels.model_dump(exclude={"format", "overlays"})
-    labelling["kernel"] = params.crf.test.model_dump()
 
     def predict(rows: NDArray) -> Iterator[Prediction]:
-        return predicted_labels(segmenter, index.pick(rows), stage.data_root, size=model.size, **labelling)
+        return predicted_labels(segmenter, index.pick(rows), pseudo, size=model.size, kernel=params.crf.test)
 
     found = resumable_labels(predict, share, total=len(index))
     if not share.is_rank_zero:
@@ -38,7 +36,7 @@ def make_pseudo_labels(stage: Stage) -> None:
             add(image_id, one.png)
             if len(shown) < pseudo.overlays:
                 shown.append(one.labels)
-    write_label_overlays(stage.results / "overlays", index, stage.data_root, {"pseudo label": shown})
+    write_label_overlays(stage.results / "overlays", index, {"pseudo label": shown})
     stage.finish()
 
 

@@ -20,7 +20,7 @@ from dsrg.stage import Stage, run_stage
 def make_seeds(stage: Stage) -> None:
     params, seeds = stage.params, stage.params.seeds
     classes = read_classes(stage.paths.classes)
-    index = read_index(stage.paths.index, classes, max_side=params.data.max_side)
+    index = read_index(stage.paths.index, classes, stage.data_root, max_side=params.data.max_side)
     rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
     points, pointed = ready_points(params.data.points, index, classes, **rules), PointCounts()
     for warning in points.warnings:
@@ -31,12 +31,12 @@ def make_seeds(stage: Stage) -> None:
         share = shard_work(stage.topology, stage.scratch)
         classifier = load_classifier(stage.paths.cam, stage_name="train_cam", classes=classes)
         settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
-        rows = resumable_seed_rows(classifier, index, stage.data_root, share=share, **settings)
+        rows = resumable_seed_rows(classifier, index, share=share, **settings)
     else:
         cues = ready_cues(seeds, index, grid=grid_size(size), classes=classes)
         print(*cues.remarks(index, classes), sep="\n")
         settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
-        rows = cue_seed_rows(cues, index, stage.data_root, **settings)
+        rows = cue_seed_rows(cues, index, **settings)
     if not stage.topology.is_rank_zero:
         deque(rows, maxlen=0)
         return
@@ -49,7 +49,7 @@ def make_seeds(stage: Stage) -> None:
         classes=classes,
         params=json.dumps(seeds.model_dump() | {"saliency": params.saliency.model_dump()}),
     )
-    made = read_seeds(stage.paths.seeds, classes=classes), index, stage.data_root
+    made = read_seeds(stage.paths.seeds, classes=classes), index
     write_seed_overlays(stage.results / "overlays", *made, classes=classes, count=seeds.overlays)
     write_contact_sheet(stage.results / "contact_sheet.png", counts.images, *made)
     pointed_metrics = {"points": pointed.metrics(classes)} if points.marks else {}

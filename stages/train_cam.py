@@ -23,7 +23,7 @@ from dsrg.training.fit import fit, set_up_torch
 def train_cam(stage: Stage) -> None:
     params, cam = stage.params, stage.params.cam
     classes = read_classes(stage.paths.classes)
-    index = read_index(stage.paths.index, classes, max_side=params.data.max_side)
+    index = read_index(stage.paths.index, classes, stage.data_root, max_side=params.data.max_side)
     learned, size, metrics = index.split("train"), params.data.size, {}
     chosen = params.network_of("cam")
     network = chosen.model_dump(include={"backbone", "output_stride", "input"})
@@ -33,14 +33,14 @@ def train_cam(stage: Stage) -> None:
     if not stage.topology.is_rank_zero and topology is SINGLE_PROCESS:
         return
 
-    def train(erased: NDArray[np.bool_] | None, folder: Path, curves: Path) -> CamClassifier:
+    def train(erased: NDArray[np.bool_] | None, folder: Path, curves: Path) -> CamClassifier | None:
         set_up_torch(params.seed)
-        shown = {"size": size, "batch": cam.batch, "seed": params.seed, "erased": erased}
+        shown = {"size": size, "batch": cam.batch, "seed": params.seed, "augment": cam.augment, "erased": erased}
         return fit(
             initial_classifier(classes=len(classes), weights=chosen.weights, **network, erase_thresh=cam.erase_thresh),
-            cam_criterion(score_scale=cam.score_scale, score_offset=cam.score_offset),
-            Batches(learned, root=stage.data_root, labels=None, **shown, **cam.augment.model_dump()),
-            **cam.model_dump(include={"steps", "precision", "optimizer", "skip_bad_steps"}),
+            cam_criterion(cam),
+            Batches(learned, labels=None, **shown),
+            cam,
             name=stage.name,
             scratch=folder,
             fingerprint=stage.scratch.name,
@@ -49,14 +49,16 @@ def train_cam(stage: Stage) -> None:
         )
 
     classifier = train(None, stage.scratch, stage.results / "curves.tsv")
+    if classifier is None:  # in all processes but the first
+        return
     for number in range(2, cam.erase_rounds + 1):
         folder = stage.scratch / f"round{number}"
-        erased = erased_cells(classifier, learned, stage.data_root, size=size)
+        erased = erased_cells(classifier, learned, size=size)
         metrics.setdefault("erased", []).append(float(erased.mean()))  # share of the cells
         classifier.later.append(train(erased, folder, folder / "curves.tsv"))
     for split in ("train", "val"):
         images = index.split(split)
-        scores = tag_scores(classifier, images, stage.data_root, size=size)
+        scores = tag_scores(classifier, images, size=size)
         metrics[f"map_{split}"] = mean_average_precision(scores, images.present)
     write_json(stage.results / "metrics.json", metrics)
     if cam.erase_rounds > 1:

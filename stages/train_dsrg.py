@@ -15,33 +15,31 @@ from dsrg.networks.weights import adopt_backbone, initial_segmenter
 from dsrg.stage import Stage, run_stage
 from dsrg.training.fit import fit, set_up_torch
 from dsrg.training.growth_recorder import GrowthRecorder
-from dsrg.training.weak import chosen_objective
+from dsrg.training.weak import build_criterion
 
 
 def train_dsrg(stage: Stage) -> None:
     params, dsrg = stage.params, stage.params.dsrg
     classes = read_classes(stage.paths.classes)
-    index = read_index(stage.paths.index, classes, max_side=params.data.max_side).split("train")
+    index = read_index(stage.paths.index, classes, stage.data_root, max_side=params.data.max_side).split("train")
     stored = read_seeds(stage.paths.seeds, classes=classes, grid=grid_size(params.data.size))
     seeds, index = stored.in_order(index.ids), replace(index, present=stored.tags_in_order(index.ids))
     set_up_torch(params.seed)
     chosen = params.network_of("dsrg")
     network = chosen.model_dump(exclude={"weights"})
-    objective, supervisor = chosen_objective(dsrg, params.weak, grow=params.grow, crf=params.crf.train)
+    criterion, supervisor = build_criterion(dsrg, params.weak, grow=params.grow, crf=params.crf.train)
     batches = Batches(
         index,
-        root=stage.data_root,
         labels=seeds,
         size=params.data.size,
         batch=dsrg.batch,
         seed=params.seed,
-        **dsrg.augment.model_dump(),
+        augment=dsrg.augment,
     )
     watched = range(min(dsrg.watch_images, len(index)))
-    watch = GrowthRecorder(
+    recorder = GrowthRecorder(
         index.pick(watched),
         np.asarray(stored.in_order(index.ids[: len(watched)])),
-        root=stage.data_root,
         size=params.data.size,
         batch=dsrg.batch,
         supervisor=supervisor,
@@ -56,21 +54,20 @@ def train_dsrg(stage: Stage) -> None:
         adopt_backbone(segmenter, classifier.weights)
     segmenter = fit(
         segmenter,
-        objective,
+        criterion,
         batches,
+        dsrg,
         name=stage.name,
-        steps=dsrg.steps,
-        precision=dsrg.precision,
-        optimizer=dsrg.optimizer.model_dump(),
-        skip_bad_steps=dsrg.skip_bad_steps,
         scratch=stage.scratch,
         fingerprint=stage.scratch.name,
         curves=stage.results / "curves.tsv",
         classes=["background", *classes],
         topology=stage.topology,
-        watch=watch,
+        on_step_end=recorder,
     )
-    write_growth(watch, segmenter, maps=stage.paths.growth, strips=stage.results / "growth")
+    if segmenter is None:  # in all processes but the first
+        return
+    write_growth(recorder, segmenter, maps=stage.paths.growth, strips=stage.results / "growth")
     save_model(stage.paths.dsrg, Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
     stage.finish()
 

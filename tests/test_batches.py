@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,9 +26,14 @@ from dsrg.data.batches import (
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELLED
+from dsrg.params import Augment
 from helpers.data import picture, save_index
 
 MIRRORED = CropWindow(0.0, 0.0, 1.0, 1.0, True)
+
+
+def drawn_window(rng: np.random.Generator, *, image: tuple[int, int], size: int, **augment) -> CropWindow:
+    return draw_window(rng, image=image, size=size, augment=Augment(color=0, **augment))
 
 
 class TestOrder:
@@ -118,7 +122,7 @@ class TestCutting:
         label_rows, label_columns = (np.rint(np.linspace(0, 200, n)).astype(np.uint8) for n in own)
         scale_range = {"scale_min": scales[0], "scale_max": scales[1]}
         rng = np.random.default_rng(seed)
-        window = draw_window(rng, image=shape, size=65, shape=what, flip=True, **scale_range)
+        window = drawn_window(rng, image=shape, size=65, shape=what, flip=True, **scale_range)
         colors = crop_and_resize(image, window, size=65)[::8, ::8].astype(int)
         across = np.linspace(0, 1, 9)
         y = window.top + window.height * across
@@ -145,7 +149,7 @@ class TestCutting:
     def test_windows_lie_within_the_image_or_around_it(self, seed, low, more, flip, what):
         rng = np.random.default_rng(seed)
         scale_range = {"scale_min": low, "scale_max": low + more}
-        window = draw_window(rng, image=(81, 41), size=65, shape=what, flip=flip, **scale_range)
+        window = drawn_window(rng, image=(81, 41), size=65, shape=what, flip=flip, **scale_range)
         # pixels of the square at scale 1: warped, or 65 of the image's own
         sides = (64 / 80, 64 / 40) if what == "native" else (1, 1)
         for start, extent, side in zip((window.top, window.left), (window.height, window.width), sides, strict=True):
@@ -160,7 +164,7 @@ class TestCutting:
         """Released `layer.py`: a crop of the image itself, padded where the image is smaller."""
         image = picture(90, 40, seed=3)
         options = {"image": (90, 40), "size": 65, "shape": "native", "scale_min": 1.0, "scale_max": 1.0}
-        window = draw_window(np.random.default_rng(0), flip=False, **options)
+        window = drawn_window(np.random.default_rng(0), flip=False, **options)
         top, left = round(window.top * 89), round(window.left * 39)
         # snapped to whole pixels, for the drawn place lies between them
         window = replace(window, top=top / 89, left=left / 39)
@@ -192,9 +196,10 @@ class TestBatches:
         labels = [rng.integers(0, 3, size, dtype=np.uint8) for size in sizes]
 
         def make(**changes) -> Batches:
-            options = {"size": 65, "batch": 3, "seed": 5, "color": 0.2, "labels": labels}
-            augment = {"shape": "square", "flip": True, "scale_min": 0.7, "scale_max": 1.5}
-            return Batches(index, root=tmp_path, **{**options, **augment, **changes})
+            options = {"size": 65, "batch": 3, "seed": 5, "labels": labels}
+            augment = {"shape": "square", "flip": True, "scale_min": 0.7, "scale_max": 1.5, "color": 0.2}
+            augment |= {key: changes.pop(key) for key in [*changes] if key in augment}
+            return Batches(index, augment=Augment(**augment), **options | changes)
 
         return make
 
@@ -213,15 +218,15 @@ class TestBatches:
 
     def test_no_image_at_all_is_an_error(self, make):
         index = make().index
-        options = {"size": 65, "batch": 3, "seed": 5, "color": 0.2, "labels": None, "shape": "square", "flip": True}
+        augment = Augment(shape="square", flip=True, scale_min=1.0, scale_max=1.0, color=0.2)
         with pytest.raises(InputError, match="no image to learn from: .*; run the stage `prepare`"):
-            Batches(index.pick([]), root=Path(), scale_min=1.0, scale_max=1.0, **options)
+            Batches(index.pick([]), labels=None, size=65, batch=3, seed=5, augment=augment)
 
     def test_large_images_are_kept_and_cut_smaller(self, make, tmp_path):
         """... as if they were files of that size: but for the labels, whose size is their own."""
         batches = make()
         batches.index = replace(batches.index, max_side=40)
-        pictures = {f"im{row}": batches.index.image(row, root=tmp_path) for row in range(5)}
+        pictures = {f"im{row}": batches.index.image(row) for row in range(5)}
         assert {max(image.shape) for image in pictures.values()} == {40}
         (tmp_path / "small").mkdir()
         small = make()
@@ -267,7 +272,7 @@ class TestBatches:
         assert held <= room and batches._room == room - held
         read = []
         whole = Index.image
-        monkeypatch.setattr(Index, "image", lambda own, row, root: read.append(row) or whole(own, row, root=root))
+        monkeypatch.setattr(Index, "image", lambda own, row: read.append(row) or whole(own, row))
         for row in range(5):
             batches._image(row)
         assert read == [row for row in range(5) if row not in batches._cache]
@@ -297,7 +302,7 @@ class TestBatches:
 
     def test_threads_that_decode_the_same_image_take_its_room_once(self, make, monkeypatch):
         both, whole = threading.Barrier(2), Index.image
-        monkeypatch.setattr(Index, "image", lambda *row, root: (both.wait(timeout=10), whole(*row, root=root))[1])
+        monkeypatch.setattr(Index, "image", lambda *row: (both.wait(timeout=10), whole(*row))[1])
         batches = make(cache_bytes=10**6)
         threads = [threading.Thread(target=batches._image, args=(0,)) for _ in range(2)]
         for thread in threads:

@@ -357,12 +357,12 @@ class TestWriting:
 def test_foreground_of_cues_and_background_of_saliency(files, tmp_path):
     index = save_index(tmp_path, {name: picture(30, 40, seed=0) for name in TAGS}, list(TAGS.values()))
     cues, params = read(files), load_params(Path(__file__).parents[1] / "params.yaml")
-    salient = list(saliency_maps(index, tmp_path, saliency=params.saliency, grid=GRID))
+    salient = list(saliency_maps(index, saliency=params.saliency, grid=GRID))
     settings = {"size": 8 * GRID - 7, "saliency": params.saliency}
 
     def labels(**changes):
         seeds = params.seeds.model_copy(update=changes)
-        return [row.seeds for row in cue_seed_rows(cues, index, tmp_path, seeds=seeds, **settings)]
+        return [row.seeds for row in cue_seed_rows(cues, index, seeds=seeds, **settings)]
 
     np.testing.assert_array_equal(labels(cues_use="all"), list(SEEDS.values()))
     made = labels(cues_use="foreground", bg_thresh=0.5, conflict="smaller")
@@ -411,7 +411,7 @@ class TestSeedsFile:
     def test_pictures_show_what_there_is(self, path, tmp_path):
         index = save_index(tmp_path, {name: picture(30, 40, seed=0) for name in TAGS}, list(TAGS.values()))
         seeds = read_seeds(path, classes=CLASSES)
-        write_seed_overlays(tmp_path / "drawn", seeds, index, tmp_path, classes=CLASSES, count=2)
+        write_seed_overlays(tmp_path / "drawn", seeds, index, classes=CLASSES, count=2)
         assert sorted(file.name for file in (tmp_path / "drawn").iterdir()) == ["a.png", "b.png"]
         image, labels, values = picture(30, 40, seed=0), np.array(SEEDS["a"], np.uint8), np.zeros((GRID, GRID))
         for saliency, cams, captions in [

@@ -17,7 +17,7 @@ from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.inference.preprocess import image_batches
 from dsrg.inference.seeding import saliency_maps
-from dsrg.params import Saliency
+from dsrg.params import Augment, Saliency
 from helpers.data import note_checksums, picture, save_index
 from helpers.project import recipe
 
@@ -45,20 +45,20 @@ class TestImages:
             tmp_path, {name: picture(20, 30, seed=ord(name)) for name in "abc"}, [[1], [0], [1]]
         ), tmp_path
 
-    def readers(self, index: Index, root: Path) -> dict[str, Callable]:
-        augment = {"shape": "square", "flip": False, "scale_min": 1, "scale_max": 1, "color": 0}
-        batches = Batches(index, root=root, labels=None, size=17, batch=3, seed=0, **augment)
+    def readers(self, index: Index) -> dict[str, Callable]:
+        augment = Augment(shape="square", flip=False, scale_min=1, scale_max=1, color=0)
+        batches = Batches(index, labels=None, size=17, batch=3, seed=0, augment=augment)
         saliency = Saliency(**recipe()["saliency"] | {"method": "mbd"})
         return {
             "training": lambda: list(batches.ahead(0, 1)),
-            "inference": lambda: list(image_batches(index, root, batch=2)),
-            "saliency": lambda: list(saliency_maps(index, root, saliency=saliency, grid=3)),
+            "inference": lambda: list(image_batches(index, batch=2)),
+            "saliency": lambda: list(saliency_maps(index, saliency=saliency, grid=3)),
         }
 
     @pytest.mark.parametrize("reader", ["training", "inference", "saliency"])
     def test_a_flipped_bit_is_named(self, data, reader):
         index, root = data
-        read = self.readers(index, root)[reader]
+        read = self.readers(index)[reader]
         flip(root / "b.png", 60, 3)
         with pytest.raises(InputError, match=r"b\.png: damaged, or changed since the stage `prepare` \(sha256 \w{12}"):
             read()
@@ -70,9 +70,9 @@ class TestImages:
         for place, bit in flipped_somewhere(root / "b.png", 100):
             flip(root / "b.png", place, bit)
             with pytest.raises(InputError, match=r"b\.png: "):
-                index.image(1, root=root)
+                index.image(1)
             (root / "b.png").write_bytes(whole)
-        np.testing.assert_array_equal(index.image(1, root=root), picture(20, 30, seed=ord("b")))
+        np.testing.assert_array_equal(index.image(1), picture(20, 30, seed=ord("b")))
 
 
 class TestModelFiles:

@@ -62,7 +62,7 @@ def waits_of_a_step(network: nn.Module, objective: Criterion, settings: object, 
         assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
     assert not host.waits
     with FakeCuda() as cuda:
-        optim = build_optimizer(on_cuda(network), settings.optimizer.model_dump())
+        optim = build_optimizer(on_cuda(network), settings.optimizer)
         with autocast(enabled=settings.precision == "bf16"):
             loss, values = objective(network, batch_of(size), 1000)
         for parameter in network.parameters():
@@ -81,8 +81,8 @@ def waits_of_a_step(network: nn.Module, objective: Criterion, settings: object, 
 )
 def test_a_dsrg_step_waits_once_for_growth(recipe, on):
     params = params_of(recipe)
-    grow = params.grow.model_dump() | {"on": on}
-    supervisor = Supervisor(crf=params.crf.train.model_dump(), grow=grow, boundary_loss=True)
+    grow = params.grow.model_copy(update={"on": on})
+    supervisor = Supervisor(crf=params.crf.train, grow=grow, boundary_loss=True)
     with FakeCuda():
         segmenter = segmenter_of(params)
     objective = dsrg_criterion(params.dsrg, supervisor=supervisor)
@@ -94,7 +94,7 @@ def test_a_classifiers_step_waits_for_nothing(recipe):
     params = params_of(recipe)
     with FakeCuda():
         classifier = classifier_of(params)
-    objective = cam_criterion(score_scale=params.cam.score_scale, score_offset=params.cam.score_offset)
+    objective = cam_criterion(params.cam)
     assert not waits_of_a_step(classifier, objective, params.cam, size=params.data.size)
 
 
@@ -103,7 +103,7 @@ def test_a_retraining_step_waits_for_nothing(loss):
     params = params_of("shapes")
     with FakeCuda():
         segmenter = segmenter_of(params)
-    objective = retrain_criterion(loss=loss, min_prob=params.retrain.min_prob)
+    objective = retrain_criterion(params.retrain.model_copy(update={"loss": loss}))
     assert not waits_of_a_step(segmenter, objective, params.retrain, size=params.data.size)
 
 
@@ -139,8 +139,7 @@ def test_the_losses_of_dsrg_wait_for_nothing(clip, gradient, device):
 def test_the_losses_of_other_methods_wait_for_nothing(name, device):
     params = params_of("shapes")
     settings = getattr(params.weak, name).model_dump()
-    kernel = params.crf.train.model_dump()
-    supervisor = Supervisor(crf=kernel, grow=params.grow.model_dump(), boundary_loss=False)
+    supervisor = Supervisor(crf=params.crf.train, grow=params.grow, boundary_loss=False)
     if "crf" in signature(LOSSES[name]).parameters:
         settings |= {"crf": supervisor.crf_probs if device == "cuda" else lambda images, probs: probs.detach()}
     with FakeCuda(device) as cuda:

@@ -95,7 +95,7 @@ def stopped_half_way(folder: Path, kind: str) -> None:
             raise KeyError
 
     with pytest.raises(KeyError):
-        small_training.train(folder, kind, watch=watch)
+        small_training.train(folder, kind, on_step_end=watch)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_rounds_from_the_stages(project):
     shares = []
     for count in range(1, rounds):
         classifier.later, later = classifier.later[: count - 1], classifier.later
-        shares.append(erased_cells(classifier, train, project.data_root, size=size).mean())
+        shares.append(erased_cells(classifier, train, size=size).mean())
         classifier.later = later
     assert metrics.get("erased", []) == pytest.approx(shares, abs=1e-6) and shares == sorted(shares)
     weights = [classifier.state_dict(), *(one.state_dict() for one in classifier.later)]

@@ -83,11 +83,11 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 def test_larger_images_are_given_smaller(tmp_path):
     own = save_index(tmp_path, {"a": picture(30, 60, seed=0), "b": picture(20, 10, seed=1)}, [[1], [1]])
     write_index(tmp_path / "index.csv", own, ["cat"])
-    index = read_index(tmp_path / "index.csv", ["cat"], max_side=20).split("train").pick([1, 0])
-    assert [index.image(row, root=tmp_path).shape for row in (0, 1)] == [(20, 10, 3), (10, 20, 3)]
+    index = read_index(tmp_path / "index.csv", ["cat"], tmp_path, max_side=20).split("train").pick([1, 0])
+    assert [index.image(row).shape for row in (0, 1)] == [(20, 10, 3), (10, 20, 3)]
     assert index.heights.tolist() == [20, 30], "sizes are those of the files"
-    assert [image.shape for image in read_images(index, tmp_path)] == [(20, 10, 3), (30, 60, 3)]
-    np.testing.assert_array_equal(index.image(1, root=tmp_path), limit_side(picture(30, 60, seed=0), 20))
+    assert [image.shape for image in read_images(index)] == [(20, 10, 3), (30, 60, 3)]
+    np.testing.assert_array_equal(index.image(1), limit_side(picture(30, 60, seed=0), 20))
 
 
 def test_split_keeps_order():

@@ -49,16 +49,16 @@ from dsrg.inference.seeding import crf_labels, resumable_seed_rows, saliency_map
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.metrics import total_confusion
 from dsrg.networks.network import CamClassifier, DeepLab
-from dsrg.params import PredictParams, Saliency, SeedParams
+from dsrg.params import CrfKernel, PredictParams, Saliency, SeedParams
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import WorkShard
 from helpers.data import picture, save_index
 from helpers.project import recipe
 
-KERNEL = {
+KERNEL = CrfKernel(
     **{"gaussian_weight": 3.0, "gaussian_xy": 3.0, "bilateral_weight": 10.0, "bilateral_xy": 80.0},
     **{"bilateral_rgb": 13.0, "iterations": 10, "min_prob": 1e-5},
-}
+)
 NETWORK = {"backbone": "vgg_mini", "output_stride": 8, "input": "torchvision", "init_std": 0.01, "dropout": 0.5}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2]}
 
@@ -112,7 +112,7 @@ class TestSquares:
     def test_batches_of_images_go_over_the_index_once(self, tmp_path):
         pictures = {name: picture(9, 12, seed=k) for k, name in enumerate("abcde")}
         index = save_index(tmp_path, pictures, [[1]] * 5)
-        batches = list(image_batches(index, tmp_path, batch=2))
+        batches = list(image_batches(index, batch=2))
         assert [rows for rows, _ in batches] == [[0, 1], [2, 3], [4]]
         found = [image for _, images in batches for image in images]
         for image, expected in zip(found, pictures.values(), strict=True):
@@ -241,8 +241,8 @@ class TestLabels:
 
     def test_crf_gets_the_image_and_minus_log_probabilities(self):
         opinion = self.opinion()
-        energies = -np.log(np.maximum(opinion.scores.softmax(dim=0).numpy(), KERNEL["min_prob"]))
-        kernel = Kernel(**{key: value for key, value in KERNEL.items() if key != "min_prob"})
+        energies = -np.log(np.maximum(opinion.scores.softmax(dim=0).numpy(), KERNEL.min_prob))
+        kernel = Kernel(**KERNEL.kernel)
         refined = mean_field(opinion.image.transpose(2, 0, 1), energies, kernel)
         (found,) = postprocess([opinion], kernel=KERNEL, probabilities=True)
         np.testing.assert_array_equal(found.labels, np.array([0, 4, 7])[refined.argmax(axis=0)])
@@ -255,7 +255,7 @@ class TestLabels:
         (found,) = postprocess([alone], kernel=kernel, unsure_below=0.9)
         assert (found.labels == 0).all()
 
-    @pytest.mark.parametrize("kernel", [None, KERNEL | {"iterations": 0}])
+    @pytest.mark.parametrize("kernel", [None, KERNEL.model_copy(update={"iterations": 0})])
     def test_unsure_pixels_become_255(self, kernel):
         opinion = self.opinion()
         (found,) = postprocess([opinion], kernel=kernel, unsure_below=0.6)
@@ -311,7 +311,7 @@ class TestLabels:
         pictures = {"blue": blue, "green": green, "both": green}
         index = save_index(tmp_path, pictures, [[0, 0], [1, 0], [1, 1]])
         settings = PredictParams(shape="square", scales=[1.0], flip=True, merge="sum", max_side=1024)
-        present, images = index.present if tags_only else None, read_images(index, tmp_path)
+        present, images = index.present if tags_only else None, read_images(index)
         found = list(predict_logits(Colors(), images, present, settings, size=33, batch=2))
         assert [opinion.image.shape for opinion in found] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
         assert [len(opinion.scores) for opinion in found] == ([1, 2, 3] if tags_only else [3] * 3)
@@ -408,7 +408,7 @@ class TestSeeding:
         for image_id in index.ids:
             cv2.imwrite(str(folder / f"{image_id}.png"), np.full((65, 80), 40, np.uint8))
         seeds, saliency = self.sections(method=method, maps=str(folder), with_cam=False)
-        rows = list(seed_rows(Colors(), index, root, size=65, seeds=seeds, saliency=saliency, batch=2))
+        rows = list(seed_rows(Colors(), index, size=65, seeds=seeds, saliency=saliency, batch=2))
         assert [row.image_id for row in rows] == index.ids
         for row, present in zip(rows, index.present, strict=True):
             assert row.seeds.shape == row.saliency.shape == (9, 9) and row.seeds.dtype == np.uint8
@@ -446,11 +446,11 @@ class TestSeeding:
                 return self(images)
 
         whole, killed, resumed = Seeing(), Seeing(least=8), Seeing()
-        expected = list(seed_rows(whole, index, tmp_path, **settings))
+        expected = list(seed_rows(whole, index, **settings))
         kept = {"share": WorkShard(tmp_path / "scratch"), **settings}
         with pytest.raises(Killed):  # at the last four, after the file of the first sixteen
-            list(resumable_seed_rows(killed, index, tmp_path, **kept))
-        rows = list(resumable_seed_rows(resumed, index, tmp_path, **kept))
+            list(resumable_seed_rows(killed, index, **kept))
+        rows = list(resumable_seed_rows(resumed, index, **kept))
         assert [len(images) for images in whole.seen] == [8] * 8 + [4] * 4  # two scales, two mirror images
         assert all(map(torch.equal, resumed.seen, whole.seen[8:])) and len(resumed.seen) == 4
         assert len(rows) == 20
@@ -466,7 +466,7 @@ class TestSeeding:
         torch.manual_seed(0)
         classifier = CamClassifier(classes=3, **NETWORK).eval()
         seeds, saliency = self.sections(method="gradient", with_cam=False)
-        rows = list(seed_rows(classifier, index, root, size=65, seeds=seeds, saliency=saliency, batch=2))
+        rows = list(seed_rows(classifier, index, size=65, seeds=seeds, saliency=saliency, batch=2))
         images = [read_image(root / path) for path in index.paths]
         expected = gradient_saliency(classifier, images, size=65).numpy()
         for row, salient in zip(rows, expected, strict=True):
@@ -479,13 +479,11 @@ class TestSeeding:
         plain = plain.model_copy(update={"fg_thresh": 0.05})  # so low that seeds cover the background
         strict = plain.model_copy(update={"crf": plain.crf.model_copy(update={"use": "agree"})})
         few, many = (
-            np.stack([row.seeds for row in seed_rows(Colors(), index, root, size=65, seeds=how, saliency=saliency)])
+            np.stack([row.seeds for row in seed_rows(Colors(), index, size=65, seeds=how, saliency=saliency)])
             for how in (strict, plain)
         )
         alone = plain.model_copy(update={"crf": plain.crf.model_copy(update={"use": "replace"})})
-        whole = np.stack(
-            [row.seeds for row in seed_rows(Colors(), index, root, size=65, seeds=alone, saliency=saliency)]
-        )
+        whole = np.stack([row.seeds for row in seed_rows(Colors(), index, size=65, seeds=alone, saliency=saliency)])
         np.testing.assert_array_equal(few, np.where(many == whole, many, 255))
         assert (whole != 255).all()
         kept = few != 255
@@ -518,7 +516,7 @@ class TestSeeding:
         seeds, alone = self.sections(method="mbd", with_cam=False)
         both, cam = (self.sections(method=method, with_cam=True)[1] for method in ("mbd", "cam"))
         found = [
-            np.stack([row.saliency for row in seed_rows(Colors(), index, root, size=65, seeds=seeds, saliency=how)])
+            np.stack([row.saliency for row in seed_rows(Colors(), index, size=65, seeds=seeds, saliency=how)])
             for how in (alone, cam, both)
         ]
         np.testing.assert_array_equal(np.maximum(found[0], found[1]), found[2])
@@ -527,7 +525,7 @@ class TestSeeding:
     def test_cam_as_saliency_is_the_highest_tagged_map(self, data):
         index, root = data
         seeds, saliency = self.sections(method="cam")
-        for row in seed_rows(Colors(), index, root, size=65, seeds=seeds, saliency=saliency):
+        for row in seed_rows(Colors(), index, size=65, seeds=seeds, saliency=saliency):
             np.testing.assert_array_equal(row.saliency, row.cams.max(axis=0, initial=0))
 
     @pytest.mark.parametrize(("kind", "highest"), [(np.uint8, 255), (np.uint16, 65535)])
@@ -547,9 +545,9 @@ class TestSeeding:
         (tmp_path / "small").mkdir()
         small = save_index(tmp_path / "small", pictures | {"a": limit_side(pictures["a"], 45)}, [[1], [1]])
         settings = {"saliency": self.sections(method=method)[1], "grid": 7}
-        found = list(saliency_maps(replace(index, max_side=45), tmp_path, **settings))
-        np.testing.assert_array_equal(found, list(saliency_maps(small, tmp_path / "small", **settings)))
-        assert not np.array_equal(found[0], next(saliency_maps(index, tmp_path, **settings)))
+        found = list(saliency_maps(replace(index, max_side=45), **settings))
+        np.testing.assert_array_equal(found, list(saliency_maps(small, **settings)))
+        assert not np.array_equal(found[0], next(saliency_maps(index, **settings)))
 
     def test_saliency_is_brought_to_the_grid_with_aligned_corners(self, tmp_path):
         """Released: `scipy.ndimage.zoom`, order 1; written out here."""
@@ -573,7 +571,7 @@ class TestSeeding:
         cv2.imwrite(str(folder / "red.png"), np.zeros((5, 5, 3), np.uint8))
         _, saliency = self.sections(method="maps", maps=str(folder))
         with pytest.raises(InputError) as error:
-            saliency_maps(index, root, saliency=saliency, grid=9)
+            saliency_maps(index, saliency=saliency, grid=9)
         assert [problem.rsplit(" ", 1)[1] for problem in error.value.problems] == ["green.png", "none.png"]
         with pytest.raises(InputError, match="red.png: expected a gray PNG"):
             saliency_map(folder / "red.png", saliency=saliency, grid=9)
@@ -617,7 +615,7 @@ class TestTags:
         pictures = {f"im{k}": picture(30 + k, 40, seed=k) for k in range(5)}
         index = save_index(tmp_path, pictures, [[1, 0]] * 5)
         classifier = CamClassifier(classes=2, **NETWORK).eval()
-        scores = tag_scores(classifier, index, tmp_path, size=33, batch=2)
+        scores = tag_scores(classifier, index, size=33, batch=2)
         one_by_one = torch.cat([classifier(warp_to_square([pixels], 33)) for pixels in pictures.values()])
         torch.testing.assert_close(scores, one_by_one, check_device=False)
         assert scores.shape == (5, 2) and not scores.requires_grad
@@ -694,14 +692,14 @@ class TestScoring:
         )
         told = {"classes": ["a", "b"], "size": 33, "kernel": KERNEL}
         blank = [np.zeros((24, 30), np.uint8)] * 6
-        _, found = evaluate_segmenter(segmenter, index, tmp_path, blank, settings, keep=6, **told)
+        _, found = evaluate_segmenter(segmenter, index, blank, settings, keep=6, **told)
         assert list(found) == list(range(6))
         shares = [0.3, 1.0, 0.7, 0.0, 0.9, 0.5]  # of an image that are as predicted
         masks = [
             np.where(np.arange(30) < 30 * share, found[row], (found[row] + 1) % 3).astype(np.uint8)
             for row, share in enumerate(shares)
         ]
-        scores, kept = evaluate_segmenter(segmenter, index, tmp_path, masks, settings, keep=1, ends=2, **told)
+        scores, kept = evaluate_segmenter(segmenter, index, masks, settings, keep=1, ends=2, **told)
         assert set(kept) == {0, 1, 4, 3} and len(scores.images) == 6
         assert best_and_worst(dict(enumerate(scores.images)), 2) == [1, 4, 3, 0]
         for row, labels in kept.items():

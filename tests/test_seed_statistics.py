@@ -172,7 +172,7 @@ def test_the_sheet_shows_all_kinds(tmp_path):
     rows = [SeedRow(name, index.present[0], labels, blank, blank[None], np.array([1])) for name in pictures]
     write_seeds(tmp_path / "seeds.h5", rows, count=12, grid=3, classes=["cat"], params="{}")
     images = [image_count(f"im{k}", k / 100) for k in range(12)]
-    places = read_seeds(tmp_path / "seeds.h5", classes=["cat"]), index, tmp_path
+    places = read_seeds(tmp_path / "seeds.h5", classes=["cat"]), index
     write_contact_sheet(tmp_path / "sheet.png", images, *places)
     height, width, _ = cv2.imread(str(tmp_path / "sheet.png")).shape
     assert height == 3 * (CAPTION + 2 * GAP + SHEET_ROWS * (CAPTION + 120 + 2 * GAP))
@@ -204,5 +204,5 @@ def test_large_images_are_drawn_on_smaller(tmp_path, monkeypatch):
     index = save_index(tmp_path, {"a": np.zeros((1500, 3000, 3), np.uint8)}, [[1]])
     drawn = []
     monkeypatch.setattr(overlays, "panels", lambda pictures: drawn.extend(pictures) or pictures[0][1])
-    overlays.write_label_overlays(tmp_path / "out", index, tmp_path, {"x": [np.ones((1500, 3000), np.uint8)]})
+    overlays.write_label_overlays(tmp_path / "out", index, {"x": [np.ones((1500, 3000), np.uint8)]})
     assert [picture.shape for _, picture in drawn] == [(512, 1024, 3)] * 2

@@ -29,7 +29,7 @@ from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import CamClassifier, DeepLab
-from dsrg.params import Dsrg
+from dsrg.params import Cam, Dsrg, Grow, Optimizer, Retrain, TrainCrf, Training
 from dsrg.runtime.checksummed import write_checksummed
 from dsrg.runtime.signals import Stopped, stoppable
 from dsrg.training import checkpoints as resume_module
@@ -52,7 +52,7 @@ SGD = {
     **{"head_lr": 10.0, "bias_lr": 2.0},
     **{"schedule": "poly", "step_every": 10, "step_factor": 0.1, "poly_power": 0.9, "warmup": 2},
 }
-tags = cam_criterion(score_scale=1.0, score_offset=0.0)
+
 ADAMW = SGD | {"name": "adamw", "lr": 0.003, "head_lr": 1.0, "schedule": "constant"}
 
 
@@ -73,14 +73,29 @@ def small_segmenter() -> DeepLab:
     return DeepLab(classes=2, backbone="vgg_mini", output_stride=8, **HEAD)
 
 
+def cam_params(scale: float, offset: float) -> Cam:
+    return Cam(**recipe()["cam"] | {"score_scale": scale, "score_offset": offset})
+
+
+tags = cam_criterion(cam_params(1.0, 0.0))
+
+
+def retrain_params(loss: str, min_prob: float = 1e-4) -> Retrain:
+    return Retrain(**recipe()["retrain"] | {"loss": loss, "min_prob": min_prob})
+
+
+def rate_factor(step: int, *, steps: int = 8000, **schedule) -> float:
+    return lr_factor(step, steps=steps, settings=Optimizer(**SGD | schedule))
+
+
 class TestRates:
-    RATES = {"lr": 5e-4, "head_lr": 10.0, "bias_lr": 2.0, "weight_decay": 5e-4}
+    RATES = Optimizer(**SGD | {"lr": 5e-4})
 
     def test_released_multipliers(self):
         """1x and 2x for the backbone's weights and biases, 10x and 20x for the head's; biases do not decay."""
         with torch.device("meta"):
             network = DeepLab(classes=2, backbone="vgg16", output_stride=8, **HEAD)
-        groups = parameter_groups(network, **self.RATES)
+        groups = parameter_groups(network, self.RATES)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         rates = {}
         for group in groups:
@@ -97,7 +112,7 @@ class TestRates:
             network = DeepLab(classes=2, backbone="vgg16", output_stride=8, **HEAD | {"head_layers": 3})
         network.new_layers = tuple(f"head.{name}." for name in network.head.last_layers)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
-        groups = parameter_groups(network, **self.RATES)
+        groups = parameter_groups(network, self.RATES)
         rates = {names[id(parameter)]: group["lr"] / 5e-4 for group in groups for parameter in group["params"]}
         for branch in (0, 1):
             found = [rates[f"head.branches.{branch}.{n}.{kind}"] for n in (0, 3, 6) for kind in ("weight", "bias")]
@@ -114,15 +129,15 @@ class TestRates:
         for network in networks:
             if frozen:
                 next(network.parameters()).requires_grad_(False)
-            grouped = [id(p) for group in parameter_groups(network, **self.RATES) for p in group["params"]]
+            grouped = [id(p) for group in parameter_groups(network, self.RATES) for p in group["params"]]
             assert sorted(grouped) == sorted(id(p) for p in network.parameters() if p.requires_grad)
-            for group in parameter_groups(network, **self.RATES):
+            for group in parameter_groups(network, self.RATES):
                 decays = {parameter.ndim > 1 for parameter in group["params"]}
                 assert decays == {group["weight_decay"] > 0}
 
 
 class TestSchedule:
-    OPTIONS = {"steps": 8000, "warmup": 0, "step_every": 2000, "step_factor": 0.1, "poly_power": 0.9}
+    OPTIONS = {"warmup": 0, "step_every": 2000, "step_factor": 0.1, "poly_power": 0.9}
     STEPS = [0, 1000, 2000, 3000, 4000, 6000, 7000]
 
     @pytest.mark.parametrize(
@@ -134,7 +149,7 @@ class TestSchedule:
     )
     def test_steps_of_the_paper_and_of_the_released_code(self, every, factor, expected):
         options = self.OPTIONS | {"schedule": "step", "step_every": every, "step_factor": factor}
-        assert [5e-4 * lr_factor(step, **options) for step in self.STEPS] == pytest.approx(expected, rel=0.02)
+        assert [5e-4 * rate_factor(step, **options) for step in self.STEPS] == pytest.approx(expected, rel=0.02)
 
     @pytest.mark.parametrize(
         ("schedule", "factors"),
@@ -146,13 +161,13 @@ class TestSchedule:
     )
     def test_schedules_by_hand(self, schedule, factors):
         options = self.OPTIONS | {"schedule": schedule}
-        assert {step: lr_factor(step, **options) for step in factors} == pytest.approx(factors)
+        assert {step: rate_factor(step, **options) for step in factors} == pytest.approx(factors)
 
     @pytest.mark.parametrize("schedule", ["step", "poly", "constant"])
     def test_warm_up_rises_in_a_line_and_then_leaves_the_schedule_alone(self, schedule):
         plain = self.OPTIONS | {"schedule": schedule}
         warm = plain | {"warmup": 4}
-        shares = [lr_factor(step, **warm) / lr_factor(step, **plain) for step in range(7)]
+        shares = [rate_factor(step, **warm) / rate_factor(step, **plain) for step in range(7)]
         assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1])
 
 
@@ -194,18 +209,19 @@ class TestFit:
     @pytest.fixture
     def train(self, data, tmp_path):
         """Train a classifier with dropout in a folder of its own -> the network."""
-        index, root = data
+        index, _ = data
 
         def train(name: str, *, steps=40, precision="fp32", optimizer=ADAMW, objective=tags, skip=0, **options):
             set_up_torch(3)
             network = CamClassifier(classes=2, backbone="vgg_mini", output_stride=8, **NEW | {"dropout": 0.0})
             network.backbone.append(nn.Dropout(0.2))  # random numbers must go on where they were too
             augment = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "color": 0.1}
-            batches = Batches(index, root=root, labels=None, size=33, batch=4, seed=1, **augment)
+            values = {"network": None, "steps": steps, "batch": 4, "precision": precision, "skip_bad_steps": skip}
+            settings = Training(**values, optimizer=optimizer, augment=augment)
+            batches = Batches(index, labels=None, size=33, batch=4, seed=1, augment=settings.augment)
             folder = tmp_path / name
             places = {"scratch": folder / "scratch", "curves": folder / "curves.tsv"}
-            options |= {"optimizer": optimizer, "skip_bad_steps": skip, "fingerprint": "red-green", **places}
-            return fit(network, objective, batches, name=name, steps=steps, precision=precision, **options)
+            return fit(network, objective, batches, settings, name=name, fingerprint="red-green", **places, **options)
 
         return train
 
@@ -224,8 +240,7 @@ class TestFit:
     def test_learning_rate_follows_the_schedule(self, train, tmp_path):
         train("run", steps=20, optimizer=SGD)
         rates = [float(line.split("\t")[3]) for line in (tmp_path / "run/curves.tsv").read_text().splitlines()[1:]]
-        schedule = {key: SGD[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
-        expected = [0.01 * lr_factor(step, steps=20, **schedule) for step in (9, 19)]
+        expected = [0.01 * rate_factor(step, steps=20) for step in (9, 19)]
         assert rates == pytest.approx(expected)
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -243,8 +258,8 @@ class TestFit:
         seen = []
         for stop in killed_at:
             with pytest.raises(Failing):
-                train("run", watch=fail_at(stop, seen), **options)
-        resumed = train("run", watch=fail_at(0, seen), **options)
+                train("run", on_step_end=fail_at(stop, seen), **options)
+        resumed = train("run", on_step_end=fail_at(0, seen), **options)
         starts, last = [1], 0
         for stop in killed_at:
             last += (stop - 1 - last) // 7 * 7  # a step counts when all of it is done, this test's own part too
@@ -287,11 +302,11 @@ class TestFit:
         monkeypatch.setattr(resume_module.time, "monotonic", lambda: now[0])
         monkeypatch.setattr(Checkpoints, "save", slow_save)
         monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "25")
-        train("run", watch=tick, steps=80)
+        train("run", on_step_end=tick, steps=80)
         assert saved == [26, 52, 78]
         monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "10")
         saved.clear()
-        train("steps", watch=tick, steps=30)
+        train("steps", on_step_end=tick, steps=30)
         assert saved == [10, 20]  # none at the end, where nothing is left to do
 
     def test_values_a_class_get_a_table_that_survives_too(self, train, tmp_path, monkeypatch):
@@ -302,7 +317,7 @@ class TestFit:
         monkeypatch.setenv("DSRG_CHECKPOINT_SECONDS", "0")
         options = {"objective": objective, "classes": ["background", "red", "green"], "steps": 25}
         with pytest.raises(Failing):
-            train("run", watch=fail_at(17), **options)
+            train("run", on_step_end=fail_at(17), **options)
         assert len((tmp_path / "run/scratch/per_class.tsv").read_text().splitlines()) == 1 + 3
         assert not (tmp_path / "run/per_class.tsv").exists(), "in its place only when it is whole"
         train("run", **options)
@@ -372,7 +387,7 @@ class TestFit:
 
         monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "6")
         with pytest.raises(Failing):
-            train("killed", objective=objective({4, *range(10, 20)}), skip=11, watch=fail_at(16))
+            train("killed", objective=objective({4, *range(10, 20)}), skip=11, on_step_end=fail_at(16))
         resumed = train("killed", objective=objective({4, *range(10, 20)}), skip=11)
         assert_same_weights(whole, resumed)
         assert (tmp_path / "whole/curves.tsv").read_text() == (tmp_path / "killed/curves.tsv").read_text()
@@ -397,7 +412,7 @@ class TestFit:
                 signal.raise_signal(signal.SIGINT)
 
         with pytest.raises(Stopped), stoppable():
-            train("run", steps=20, objective=objective, watch=watch)
+            train("run", steps=20, objective=objective, on_step_end=watch)
         done = 13 if moment == "after the step" else 12
         assert Checkpoints(tmp_path / "run/scratch", fingerprint="red-green").load()["step"] == done
         resumed = train("run", steps=20)
@@ -414,7 +429,7 @@ class TestFit:
                 signal.raise_signal(signal.SIGTERM)
 
         with pytest.raises(NotFiniteError, match="at step 3"), stoppable():
-            train("run", objective=objective, watch=watch)
+            train("run", objective=objective, on_step_end=watch)
         assert Checkpoints(tmp_path / "run/scratch", fingerprint="red-green").load() is None
 
     def test_a_stop_gets_through_in_a_long_backward_pass(self, train, tmp_path):
@@ -611,12 +626,12 @@ def example(seed: int, *, grid: int = 5, images: int = 2) -> tuple[torch.Tensor,
 
 
 class TestSupervisor:
-    CRF = {
+    CRF = TrainCrf(
         **{"gaussian_weight": 3.0, "gaussian_xy": 0.25, "bilateral_weight": 10.0, "bilateral_xy": 6.67},
         **{"bilateral_rgb": 13.0, "iterations": 10, "min_prob": 1e-4, "unary": "logp"},
-    }
-    KERNEL = {key: value for key, value in CRF.items() if key not in ("unary", "min_prob")}
-    GROW = {"enabled": True, "on": "crf", "fg_thresh": 0.6, "bg_thresh": 0.7, "start": 0}
+    )
+    KERNEL = CRF.kernel
+    GROW = Grow(**{"enabled": True, "on": "crf", "fg_thresh": 0.6, "bg_thresh": 0.7, "start": 0})
 
     @pytest.fixture
     def calls(self, monkeypatch):
@@ -631,7 +646,9 @@ class TestSupervisor:
         return calls
 
     def supervise(self, inputs, *, step=0, boundary=True, crf=(), **changes):
-        supervisor = Supervisor(crf=self.CRF | dict(crf), grow=self.GROW | changes, boundary_loss=boundary)
+        supervisor = Supervisor(
+            crf=self.CRF.model_copy(update=dict(crf)), grow=self.GROW.model_copy(update=changes), boundary_loss=boundary
+        )
         return supervisor(*inputs, step=step)
 
     @pytest.mark.parametrize("unary", ["logp", "prob"])
@@ -709,7 +726,7 @@ class TestObjectives:
         scores = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
         present = torch.tensor([[True, True, False], [True, False, True]])
         batch = Batch(torch.zeros(0), None, present, ["a", "b"])
-        loss, values = cam_criterion(score_scale=scale, score_offset=offset)(lambda images: scores, batch, 0)
+        loss, values = cam_criterion(cam_params(scale, offset))(lambda images: scores, batch, 0)
         signed = [scale * score + offset for score in (1.0, -2.0, 0.5, 3.0)] * np.array([1, -1, -1, 1])
         expected = np.mean(np.log1p(np.exp(-signed)))
         assert float(loss) == pytest.approx(expected) and float(values["loss"]) == pytest.approx(expected)
@@ -718,7 +735,7 @@ class TestObjectives:
         logits = torch.tensor([[[[2.0, 0.0]], [[1.0, 5.0]]]])
         labels = torch.tensor([[[0, 255]]], dtype=torch.uint8)
         batch = Batch(torch.zeros(0), labels, torch.zeros(0), ["a"])
-        plain = retrain_criterion(loss="cross_entropy", min_prob=1e-4)
+        plain = retrain_criterion(retrain_params("cross_entropy"))
         assert float(plain(lambda images: logits, batch, 0)[0]) == pytest.approx(np.log(1 + np.exp(-1)))
         nothing = Batch(torch.zeros(0), torch.full_like(labels, 255), torch.zeros(0), ["a"])
         assert float(plain(lambda images: logits, nothing, 0)[0]) == 0
@@ -728,7 +745,7 @@ class TestObjectives:
         logits[0, 1, 0] = torch.tensor([-1.0, -1.0, -1.0, 1.0])
         labels = torch.tensor([[[0, 0, 0, 1]]], dtype=torch.uint8)
         batch = Batch(torch.zeros(0), labels, torch.zeros(0), ["a"])
-        balanced = retrain_criterion(loss="balanced", min_prob=1e-8)(lambda images: logits, batch, 0)[0]
+        balanced = retrain_criterion(retrain_params("balanced", 1e-8))(lambda images: logits, batch, 0)[0]
         assert float(balanced) == pytest.approx(2 * np.log(1 + np.exp(-1)), rel=1e-5)
 
     @staticmethod
@@ -830,8 +847,8 @@ class TestObjectives:
         drawn = kinds[torch.randint(0, len(kinds), (2, 5, 5), generator=generator)]
         batch = Batch(images, drawn, torch.tensor([[True, *tags]] * 2), ["a", "b"])
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=True)
-        objectives = [cam_criterion(score_scale=10.0, score_offset=-1.0)]
-        objectives += [retrain_criterion(loss=loss, min_prob=1e-4) for loss in ("cross_entropy", "balanced")]
+        objectives = [cam_criterion(cam_params(10.0, -1.0))]
+        objectives += [retrain_criterion(retrain_params(loss)) for loss in ("cross_entropy", "balanced")]
         for seed_loss in ("plain", "balanced"):
             params = self.dsrg_params(seed_loss=seed_loss, boundary_clip=20.0)
             objectives.append(dsrg_criterion(params, supervisor=supervisor))
@@ -857,12 +874,12 @@ class TestGrowthWatch:
         seeds = np.full((2, 5, 5), 255, np.uint8)
         seeds[:, 0, 0], seeds[:, 0, 4], seeds[:, 4, 4] = 1, 2, 0
         network = small_segmenter().train()
-        eager = TestSupervisor.GROW | {"fg_thresh": 0.0, "bg_thresh": 0.0, "start": 4}
+        eager = TestSupervisor.GROW.model_copy(update={"fg_thresh": 0.0, "bg_thresh": 0.0, "start": 4})
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=eager, boundary_loss=False)
         folder = tmp_path / "growth"
         watch = GrowthRecorder(
             *(index, seeds),
-            **{"root": root, "size": 33, "batch": 1, "supervisor": supervisor, "min_prob": 1e-4},
+            **{"size": 33, "batch": 1, "supervisor": supervisor, "min_prob": 1e-4},
             **{"steps": 6, "times": 2, "folder": folder},
         )
         before, together = torch.get_rng_state(), []
@@ -887,7 +904,7 @@ class TestGrowthWatch:
         for row, image_id in enumerate(index.ids):
             grown = read_growth(drawn / "maps", image_id)
             assert sorted(grown) == [3, 6]
-            strip, image = read_image(drawn / "strips" / f"{image_id}.png"), index.image(row, root=root)
+            strip, image = read_image(drawn / "strips" / f"{image_id}.png"), index.image(row)
             last = panels([("prediction", overlay(image, probs[row].argmax(dim=0).to(torch.uint8).numpy()))])
             np.testing.assert_array_equal(strip[:, -last.shape[1] :], last)
 
@@ -895,7 +912,7 @@ class TestGrowthWatch:
         index = save_index(tmp_path, {"im0": picture(40, 60, seed=0)}, [[1, 1]]).pick([])
         watch = GrowthRecorder(
             *(index, np.empty((0, 5, 5), np.uint8)),
-            **{"root": tmp_path, "size": 33, "batch": 1, "supervisor": None, "min_prob": 1e-4},
+            **{"size": 33, "batch": 1, "supervisor": None, "min_prob": 1e-4},
             **{"steps": 6, "times": 2, "folder": tmp_path / "none"},
         )
         watch(small_segmenter(), 6)

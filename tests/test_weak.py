@@ -22,7 +22,7 @@ from dsrg.method.losses import smoothed_softmax
 from dsrg.method.pooling import pooled_scores
 from dsrg.method.weak import LOSSES, bfbp, ccnn, em_adapt, sec
 from dsrg.params import Dsrg, Evaluate, Params
-from dsrg.training.weak import chosen_objective
+from dsrg.training.weak import build_criterion
 from helpers.project import recipe
 
 
@@ -176,7 +176,7 @@ def test_training_by_a_loss_is_its_mean_and_no_seed_grows():
     params = Params(**recipe())
     dsrg = Dsrg(**(recipe()["dsrg"] | {"objective": "psl"}))
     assert params.grow.enabled
-    objective, supervisor = chosen_objective(dsrg, params.weak, grow=params.grow, crf=params.crf.train)
+    objective, supervisor = build_criterion(dsrg, params.weak, grow=params.grow, crf=params.crf.train)
     batch = Batch(images, seeds, present, ["a", "b", "c"])
     value, values = objective(lambda images: logits, batch, 99)
     torch.testing.assert_close(value, call("psl", logits, present, seeds).mean())

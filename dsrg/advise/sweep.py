@@ -10,7 +10,6 @@ mirrored or at another size.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -239,15 +238,15 @@ def sweep_thresholds(sweep: Sweep, project: Project, *, images: int) -> Iterator
     if stored_maps(seeds, seeds.ids[0]) is None:
         raise InputError(f"{paths.seeds}: imported seeds come without the maps that thresholds are put on")
     classifier = load_classifier(paths.cam, stage_name="train_cam")
-    index = read_index(paths.index, classes, max_side=params.data.max_side).split("train")
+    index = read_index(paths.index, classes, project.data_root, max_side=params.data.max_side).split("train")
     index = index.pick(np.sort(np.random.default_rng(0).permutation(len(index))[:images]))
     seeds.in_order(index.ids)  # complains of images without
-    for image_id, *seen in tracked(_seen(classifier, seeds, index, project.data_root, params), "advise", len(index)):
+    for image_id, *seen in tracked(_seen(classifier, seeds, index, params), "advise", len(index)):
         yield image_id, sweep.add(*seen)
 
 
 def _seen(
-    classifier: CamClassifier, seeds: Seeds, index: Index, root: Path, params: Params
+    classifier: CamClassifier, seeds: Seeds, index: Index, params: Params
 ) -> Iterator[tuple[str, SeedMaps, Tensor, dict[str, list[SeedMaps]]]]:
     """Of each image: id, its maps, its colors on the grid, its maps as other views make them."""
     views = Views.of(params)._asdict()
@@ -257,7 +256,7 @@ def _seen(
             return SeedMaps(*maps, torch.zeros_like(maps[1], dtype=torch.uint8))
         return with_crf(images, *maps, params.seeds)
 
-    for rows, images in image_batches(index, root, batch=8):
+    for rows, images in image_batches(index, batch=8):
         ids = [index.ids[row] for row in rows]
         stored = [stored_maps(seeds, image_id) for image_id in ids]
         cams, saliency, present = (torch.cat(part) for part in zip(*stored, strict=True))

@@ -33,7 +33,7 @@ def submission(name: str, out: Path) -> None:
         span = f"{len(model.classes)} classes ({model.classes[0]} ... {model.classes[-1]})"
         raise InputError(f"{project.paths.retrain}: knows {span}; the evaluation server expects VOC's twenty, in order")
     index = untagged_index(project.data_root, name, model.classes, key="--list", pixels_max=params.data.pixels_max)
-    images, wanted = read_images(index, project.data_root), {"size": model.size, "kernel": params.crf.test.model_dump()}
+    images, wanted = read_images(index), {"size": model.size, "kernel": params.crf.test}
     labels = (one.labels for one in predictions(segmenter, images, None, params.evaluate, **wanted))
     shapes = dict(zip(index.ids, zip(index.heights.tolist(), index.widths.tolist(), strict=True), strict=True))
     write_submission(out, shapes, tracked(labels, "submission", len(index)))

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 
 import cv2
@@ -20,6 +19,7 @@ from torch import Tensor
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELLED, grid_size
+from dsrg.params import Augment
 from dsrg.runtime.environment import env_float, worker_count
 
 PAD_COLOR = (124, 116, 104)  # ImageNet's mean color: what lies beyond the image is neutral after normalizing
@@ -80,28 +80,19 @@ def sample_rng(*, seed: int, sample: int) -> np.random.Generator:
     return np.random.default_rng([seed, sample, 1])  # the 1 keeps them apart from those of `_epoch_order`
 
 
-def draw_window(
-    rng: np.random.Generator,
-    *,
-    image: tuple[int, int],
-    size: int,
-    shape: str,
-    scale_min: float,
-    scale_max: float,
-    flip: bool,
-) -> CropWindow:
+def draw_window(rng: np.random.Generator, *, image: tuple[int, int], size: int, augment: Augment) -> CropWindow:
     """Enlarge by a scale in [scale_min, scale_max] and cut a square of `size` pixels out, anywhere.
 
     What is enlarged is the image (height, width) warped to that square (shape "square") or as it is ("native"). Where
     that is smaller than the square it lies anywhere in it, surrounded by nothing (released `layer.py`: top left).
     """
-    scale = rng.uniform(scale_min, scale_max)
-    if shape == "native":
+    scale = rng.uniform(augment.scale_min, augment.scale_max)
+    if augment.shape == "native":
         height, width = ((size - 1) / (scale * max(side - 1, 1)) for side in image)
     else:
         height = width = 1 / scale
     top, left = (rng.uniform(min(0, 1 - side), max(0, 1 - side)) for side in (height, width))
-    return CropWindow(top, left, height, width, bool(flip and rng.random() < 0.5))
+    return CropWindow(top, left, height, width, bool(augment.flip and rng.random() < 0.5))
 
 
 def crop_and_resize(image: NDArray[np.uint8], window: CropWindow, *, size: int | tuple[int, int]) -> NDArray[np.uint8]:
@@ -172,25 +163,19 @@ class Batches:
         self,
         index: Index,
         *,
-        root: Path,
         labels: Sequence[NDArray[np.uint8]] | None,
         erased: Sequence[NDArray[np.bool_]] | None = None,
         size: int,
         batch: int,
         seed: int,
-        shape: str,
-        flip: bool,
-        scale_min: float,
-        scale_max: float,
-        color: float,
+        augment: Augment,
         cache_bytes: int | None = None,
     ) -> None:
         if not len(index):
             raise InputError("no image to learn from: the index has none of the split train; run the stage `prepare`")
-        self.index, self.root, self.labels, self.erased = index, root, labels, erased
+        self.index, self.labels, self.erased = index, labels, erased
         self.size, self.batch, self.seed = size, batch, seed
-        self.window = {"shape": shape, "flip": flip, "scale_min": scale_min, "scale_max": scale_max}
-        self.color = color
+        self.augment = augment
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._room, self._lock = cache_room() if cache_bytes is None else cache_bytes, Lock()
         self.first, self.stop = 0, batch
@@ -243,15 +228,15 @@ class Batches:
     def _example(self, row: int, sample: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         rng = sample_rng(seed=self.seed, sample=sample)
         whole = self._image(row) if self.erased is None else erase(self._image(row), self.erased[row])
-        window = draw_window(rng, image=whole.shape[:2], size=self.size, **self.window)
-        image = color_jitter(crop_and_resize(whole, window, size=self.size), rng, strength=self.color)
+        window = draw_window(rng, image=whole.shape[:2], size=self.size, augment=self.augment)
+        image = color_jitter(crop_and_resize(whole, window, size=self.size), rng, strength=self.augment.color)
         grid = grid_size(self.size)
         return image, None if self.labels is None else crop_labels(self.labels[row], window, size=grid)
 
     def _image(self, row: int) -> NDArray[np.uint8]:
         if row in self._cache:
             return self._cache[row]
-        image = self.index.image(row, root=self.root)
+        image = self.index.image(row)
         with self._lock:  # two threads may have decoded the same image
             if row not in self._cache and image.nbytes <= self._room:
                 self._room -= image.nbytes

@@ -33,22 +33,23 @@ class Index:
 
     ids: list[str]
     splits: list[str]  # "train" or "val"
-    paths: list[str]  # relative to the data root
+    paths: list[str]  # relative to `root`
     heights: np.ndarray  # int32 (N,), pixels, as the image is decoded
     widths: np.ndarray  # int32 (N,)
     present: np.ndarray  # bool (N, C+1): the tags; column 0, background, always true
     checksums: list[str]  # sha256 of the image files
+    root: Path = Path()  # the data root
     max_side: int | None = None  # pixels; larger images are given scaled down to this longer side
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image(self, row: int, *, root: Path) -> np.ndarray:
+    def image(self, row: int) -> np.ndarray:
         """The image of a row, uint8 (H, W, 3) RGB, of `max_side` at most.
 
         Raises InputError unless it is the file that `prepare` checked.
         """
-        return limit_side(read_image(root / self.paths[row], expected=self.expected(row)), self.max_side)
+        return limit_side(read_image(self.root / self.paths[row], expected=self.expected(row)), self.max_side)
 
     def expected(self, row: int) -> ExpectedChecksum:
         """The checksum of a row's image file."""
@@ -66,7 +67,7 @@ class Index:
         columns = (self.ids, self.splits, self.paths, self.checksums)
         ids, splits, paths, checksums = ([column[row] for row in rows.tolist()] for column in columns)
         sizes = self.heights[rows], self.widths[rows]
-        return Index(ids, splits, paths, *sizes, self.present[rows], checksums, self.max_side)
+        return Index(ids, splits, paths, *sizes, self.present[rows], checksums, self.root, self.max_side)
 
 
 class GroundTruth(NamedTuple):
@@ -116,8 +117,11 @@ def write_index(path: str | Path, index: Index, classes: list[str]) -> None:
     _write_csv(path, INDEX_COLUMNS, zip(*columns, strict=True))
 
 
-def read_index(path: str | Path, classes: list[str], *, max_side: int | None = None) -> Index:
-    """Read index.csv, whose images are given scaled down to `max_side`. Raises InputError with every malformed line."""
+def read_index(path: str | Path, classes: list[str], root: Path = Path(), *, max_side: int | None = None) -> Index:
+    """Read index.csv of the images under `root`, given scaled down to `max_side`.
+
+    Raises InputError with every malformed line.
+    """
     ids, splits, paths, checksums, tags, heights, widths = [], [], [], [], [], array("i"), array("i")
     for row in _read_csv(path, INDEX_COLUMNS, lambda row: _index_faults(row, classes)):
         ids.append(row["id"])
@@ -128,7 +132,7 @@ def read_index(path: str | Path, classes: list[str], *, max_side: int | None = N
         heights.append(int(row["height"]))
         widths.append(int(row["width"]))
     sizes = np.array(heights, np.int32), np.array(widths, np.int32)
-    return Index(ids, splits, paths, *sizes, present_from_tags(map(_tags, tags), classes), checksums, max_side)
+    return Index(ids, splits, paths, *sizes, present_from_tags(map(_tags, tags), classes), checksums, root, max_side)
 
 
 def write_ground_truth(path: str | Path, rows: Iterable[GroundTruth]) -> None:

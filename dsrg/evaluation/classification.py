@@ -1,7 +1,5 @@
 """How well a classifier names what is in an image."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -11,10 +9,10 @@ from dsrg.networks.network import CamClassifier
 
 
 @torch.inference_mode()
-def tag_scores(classifier: CamClassifier, index: Index, root: Path, *, size: int, batch: int = 16) -> Tensor:
+def tag_scores(classifier: CamClassifier, index: Index, *, size: int, batch: int = 16) -> Tensor:
     """Scores float (N, C) of every image, as squares of `size` pixels."""
     device = next(classifier.parameters()).device
-    batches = image_batches(index, root, batch=batch)
+    batches = image_batches(index, batch=batch)
     return torch.cat([classifier(warp_to_square(images, size).to(device)).cpu() for _, images in batches])
 
 

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from dsrg.inference.label_maps import resumable_labels
 from dsrg.inference.predict import Prediction, predictions
 from dsrg.inference.preprocess import read_images
 from dsrg.networks.network import DeepLab
-from dsrg.params import PredictParams
+from dsrg.params import CrfKernel, PredictParams
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.progress import tracked
 
@@ -21,13 +20,12 @@ from dsrg.runtime.progress import tracked
 def evaluate_segmenter(
     segmenter: DeepLab,
     index: Index,
-    root: Path,
     masks: Iterable[NDArray[np.uint8]],
     settings: PredictParams,
     *,
     classes: list[str],
     size: int,
-    kernel: dict,
+    kernel: CrfKernel,
     keep: int = 0,
     ends: int = 0,
     title: str = "evaluate",
@@ -43,7 +41,7 @@ def evaluate_segmenter(
     scores, kept, extreme = Scores(classes), {}, {}
 
     def predict(rows: NDArray[np.int64]) -> Iterable[Prediction]:
-        images = read_images(index.pick(rows), root)
+        images = read_images(index.pick(rows))
         return predictions(segmenter, images, None, settings, size=size, kernel=kernel)
 
     if share is None:

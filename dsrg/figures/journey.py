@@ -22,15 +22,15 @@ def draw_journey(image_id: str, out: Path, project: Project) -> None:
     """
     paths, params = project.paths, project.params
     classes = read_classes(paths.classes)
-    index = read_index(paths.index, classes)
+    index = read_index(paths.index, classes, project.data_root)
     if image_id not in index.ids:
         raise InputError(f"{image_id}: no such image in {paths.index}")
     row = index.ids.index(image_id)
-    whole = index.image(row, root=project.data_root)
+    whole = index.image(row)
     image = limit_side(whole, SIDE)
 
     segmenter, model = load_segmenter(paths.retrain, stage_name="retrain")
-    wanted = {"size": model.size, "kernel": params.crf.test.model_dump()}
+    wanted = {"size": model.size, "kernel": params.crf.test}
     ((labels, *_),) = predictions(segmenter, [whole], None, params.evaluate, **wanted)
     results = [("prediction", overlay(image, labels))]
     truth = read_ground_truth(paths.ground_truth)

@@ -57,16 +57,14 @@ def stacked(rows: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.concatenate(padded)
 
 
-def write_label_overlays(
-    folder: Path, index: Index, root: Path, label_maps: dict[str, Iterable[NDArray[np.uint8]]]
-) -> None:
+def write_label_overlays(folder: Path, index: Index, label_maps: dict[str, Iterable[NDArray[np.uint8]]]) -> None:
     """ID.png an image, atomically: the image, and over it its label maps by caption, side by side.
 
     label_maps: of the index's first images, in order.
     """
     with atomic_folder(folder) as temporary:
         for row, (image_id, *own) in enumerate(zip(index.ids, *label_maps.values(), strict=False)):
-            image = limit_side(index.image(row, root=root), SIDE)
+            image = limit_side(index.image(row), SIDE)
             drawn = [(caption, overlay(image, labels)) for caption, labels in zip(label_maps, own, strict=True)]
             write_picture(temporary / f"{image_id}.png", panels([(image_id, image), *drawn]))
 

@@ -85,11 +85,11 @@ def tag_maps(
     return found
 
 
-def erased_cells(classifier: CamClassifier, index: Index, root: Path, *, size: int) -> NDArray[np.bool_]:
+def erased_cells(classifier: CamClassifier, index: Index, *, size: int) -> NDArray[np.bool_]:
     """Cells of each image where one of its tags is above `classifier.erase_thresh`, at one scale: bool (N, h, w)."""
     maps = (
         tag_maps(classifier, images, torch.from_numpy(index.present[rows]), size=size, scales=[1.0], flip=False)
-        for rows, images in image_batches(index, root, batch=8)
+        for rows, images in image_batches(index, batch=8)
     )
     return np.concatenate([(found > classifier.erase_thresh).any(dim=1).numpy() for found in maps])
 

@@ -1,7 +1,6 @@
 """Label maps of whole data sets, kept as PNGs while they are made, by several processes if there are."""
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.inference.predict import Prediction, predictions
 from dsrg.inference.preprocess import read_images
-from dsrg.params import PredictParams
+from dsrg.params import CrfKernel, PseudoLabels
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import Item, resumable_rows
 from dsrg.runtime.workers import threaded_map
@@ -39,23 +38,18 @@ class Labelled(NamedTuple):
 def predicted_labels(
     segmenter: nn.Module,
     index: Index,
-    root: Path,
+    settings: PseudoLabels,
     *,
     size: int,
-    crf: bool,
-    kernel: dict,
-    tags_only: bool,
-    unsure_below: float,
-    **views: object,
+    kernel: CrfKernel,
 ) -> Iterator[Prediction]:
     """Predictions of the images of an index as params `pseudo_labels` ask for them, in order.
 
-    size: side of the training square, pixels. kernel: params `crf.test`. tags_only: each image has no classes but its
-    tags and background. views: the arguments of Predict.
+    size: side of the training square, pixels. kernel: params `crf.test`.
     """
-    present, kernel = index.present if tags_only else None, kernel if crf else None
-    wanted = {"size": size, "kernel": kernel, "unsure_below": unsure_below}
-    return predictions(segmenter, read_images(index, root), present, PredictParams(**views), **wanted)
+    present = index.present if settings.tags_only else None
+    wanted = {"size": size, "kernel": kernel if settings.crf else None, "unsure_below": settings.unsure_below}
+    return predictions(segmenter, read_images(index), present, settings, **wanted)
 
 
 def resumable_labels(

@@ -22,7 +22,7 @@ from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.pooling import pooled_scores
 from dsrg.networks.network import DeepLab
-from dsrg.params import PredictParams
+from dsrg.params import CrfKernel, PredictParams
 from dsrg.runtime import workers
 
 
@@ -223,7 +223,7 @@ def predictions(
     settings: PredictParams,
     *,
     size: int,
-    kernel: dict | None,
+    kernel: CrfKernel | None,
     batch: int = 8,
     unsure_below: float = 0.0,
     probabilities: bool = False,
@@ -242,7 +242,7 @@ def _labels_alone(found: ImageGrids) -> Prediction:
 
 
 def postprocess(
-    found: Iterable[ImageLogits], *, kernel: dict | None, unsure_below: float = 0.0, probabilities: bool = False
+    found: Iterable[ImageLogits], *, kernel: CrfKernel | None, unsure_below: float = 0.0, probabilities: bool = False
 ) -> Iterator[Prediction]:
     """The most probable of the classes in question at each pixel, after the fully connected CRF if there is a kernel.
 
@@ -262,16 +262,15 @@ def postprocess(
     found = iter(found)
     first = list(islice(found, 1))
     on_gpu = any(engine_on(one.scores.device) == "lattice" for one in first)
-    weights = dict(kernel)
-    min_prob = weights.pop("min_prob")
+    weights = Kernel(**kernel.kernel)
     waiting: deque[NDArray[np.uint8]] = deque()
 
     def jobs() -> Iterator[_CrfJob]:
         for image, present, scores, shape in chain(first, found):
             waiting.append(enlarged(_most_likely(present, scores)[0], shape))
-            energies = unary_energies(scores.softmax(dim=0), unary="logp", min_prob=min_prob)
+            energies = unary_energies(scores.softmax(dim=0), unary="logp", min_prob=kernel.min_prob)
             energies = energies if on_gpu else energies.numpy()
-            yield _CrfJob(image, present, energies, Kernel(**weights), unsure_below, probabilities)
+            yield _CrfJob(image, present, energies, weights, unsure_below, probabilities)
 
     for labels, probs in (map if on_gpu else workers.ordered_map)(_after_crf, jobs()):
         plain = waiting.popleft()

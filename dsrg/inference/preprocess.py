@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -55,14 +54,14 @@ def resize_native(image: NDArray[np.uint8], scale: float) -> Tensor:
     return torch.from_numpy(crop_and_resize(image, WHOLE, size=size).transpose(2, 0, 1).copy())[None]
 
 
-def read_images(index: Index, root: Path) -> Iterator[NDArray[np.uint8]]:
+def read_images(index: Index) -> Iterator[NDArray[np.uint8]]:
     """The images of the index, uint8 (H, W, 3) each, in order, as large as they are, whatever its `max_side`."""
     whole = replace(index, max_side=None)
-    return (whole.image(row, root=root) for row in range(len(index)))
+    return (whole.image(row) for row in range(len(index)))
 
 
-def image_batches(index: Index, root: Path, *, batch: int) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
+def image_batches(index: Index, *, batch: int) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
     """Rows of the index and their images, a few at a time, in order."""
     for start in range(0, len(index), batch):
         rows = list(range(start, min(start + batch, len(index))))
-        yield rows, [index.image(row, root=root) for row in rows]
+        yield rows, [index.image(row) for row in rows]

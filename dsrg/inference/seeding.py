@@ -66,14 +66,12 @@ def ready_cues(seeds: SeedParams, index: Index, *, grid: int, classes: list[str]
     return read_cues(*files, index, grid=grid, classes=classes, conflict="highest")  # as released
 
 
-def cue_seed_rows(
-    cues: Cues, index: Index, root: Path, *, size: int, seeds: SeedParams, saliency: Saliency
-) -> Iterator[SeedRow]:
+def cue_seed_rows(cues: Cues, index: Index, *, size: int, seeds: SeedParams, saliency: Saliency) -> Iterator[SeedRow]:
     """Rows of seeds from ready cues: all of them, or their foreground and background where our saliency is low."""
     if seeds.cues_use == "all":
         yield from cues.rows()
         return
-    maps = saliency_maps(index, root, saliency=saliency, grid=grid_size(size))
+    maps = saliency_maps(index, saliency=saliency, grid=grid_size(size))
     for row, salient in zip(cues.rows(), maps, strict=True):
         labels = torch.from_numpy(row.seeds)[None], torch.from_numpy(salient)[None]
         chosen = with_background(*labels, bg_thresh=seeds.bg_thresh, conflict=seeds.conflict)
@@ -108,12 +106,12 @@ def ready_maps(saliency: Saliency, ids: list[str]) -> list[Path]:
     return paths
 
 
-def saliency_maps(index: Index, root: Path, *, saliency: Saliency, grid: int) -> Iterator[NDArray[np.float32]]:
+def saliency_maps(index: Index, *, saliency: Saliency, grid: int) -> Iterator[NDArray[np.float32]]:
     """Saliency of every image, in order, over processes; raises InputError at once when ready maps are missing."""
     if saliency.method == "maps":
         jobs = ((path, None) for path in ready_maps(saliency, index.ids))
     else:
-        jobs = ((root / path, index.expected(row)) for row, path in enumerate(index.paths))
+        jobs = ((index.root / path, index.expected(row)) for row, path in enumerate(index.paths))
     return workers.ordered_map(partial(_saliency_of, saliency=saliency, grid=grid, max_side=index.max_side), jobs)
 
 
@@ -125,7 +123,6 @@ def _saliency_of(job: tuple[Path, ExpectedChecksum | None], **settings: object) 
 def resumable_seed_rows(
     classifier: CamClassifier,
     index: Index,
-    root: Path,
     *,
     size: int,
     seeds: SeedParams,
@@ -135,7 +132,7 @@ def resumable_seed_rows(
     """`seed_rows`, those of a run that was killed and of other processes taken from files, see `kept`."""
 
     def make(rows: NDArray[np.int64]) -> Iterator[Item]:
-        return map(vars, seed_rows(classifier, index.pick(rows), root, size=size, seeds=seeds, saliency=saliency))
+        return map(vars, seed_rows(classifier, index.pick(rows), size=size, seeds=seeds, saliency=saliency))
 
     for item in resumable_rows(make, share, total=len(index)):
         yield SeedRow(**item | {"image_id": str(item["image_id"])})
@@ -144,7 +141,6 @@ def resumable_seed_rows(
 def seed_rows(
     classifier: CamClassifier,
     index: Index,
-    root: Path,
     *,
     size: int,
     seeds: SeedParams,
@@ -157,8 +153,8 @@ def seed_rows(
     background is where no class shows. `with_cam` takes the higher of both. `gradient` asks the classifier.
     """
     by_classifier = saliency.method in ("cam", "gradient")
-    maps = None if by_classifier else saliency_maps(index, root, saliency=saliency, grid=grid_size(size))
-    for rows, images in image_batches(index, root, batch=batch):
+    maps = None if by_classifier else saliency_maps(index, saliency=saliency, grid=grid_size(size))
+    for rows, images in image_batches(index, batch=batch):
         present = torch.from_numpy(index.present[rows])
         cams = tag_maps(classifier, images, present, size=size, **seeds.maps_wanted)
         salient = active = cams.amax(dim=1)
@@ -199,7 +195,7 @@ def crf_labels(
 
     images uint8 (H, W, 3); cams float (B, C, h, w); saliency float (B, h, w); present bool (B, C+1).
     """
-    kernel = Kernel(**crf.model_dump(exclude={"use", "background", "min_prob"}))
+    kernel = Kernel(**crf.kernel)
     jobs = []
     for image, maps, salient, tags in zip(images, cams, saliency, present, strict=True):
         probs = tag_probs(maps, salient, tags, background=crf.background, min_prob=crf.min_prob)

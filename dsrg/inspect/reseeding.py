@@ -83,8 +83,7 @@ class Grower:
         self.segmenter, model = load_segmenter(path, stage_name="train_dsrg")
         self.segmenter = self.segmenter.to(memory_format=torch.channels_last)  # as while it was trained
         self.size, self.params = model.size, params
-        grow = params.grow.model_dump()
-        self.supervisor = Supervisor(crf=params.crf.train.model_dump(), grow=grow, boundary_loss=False)
+        self.supervisor = Supervisor(crf=params.crf.train, grow=params.grow, boundary_loss=False)
 
     @torch.no_grad()
     def growth_probs(self, images: list[NDArray[np.uint8]], present: Tensor) -> Tensor:

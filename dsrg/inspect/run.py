@@ -89,11 +89,10 @@ class Run:
 
     def __init__(self, project: Project) -> None:
         self.project, self.paths, self.params = project, project.paths, project.params
-        self.root = project.data_root
         if not self.paths.index.is_file():
             raise InputError(f"{self.paths.index}: {_run('prepare')} first")
         self.classes = read_classes(self.paths.classes)
-        self.index = read_index(self.paths.index, self.classes)
+        self.index = read_index(self.paths.index, self.classes, project.data_root)
         self.row = {image_id: row for row, image_id in enumerate(self.index.ids)}
         self.before = Thresholds.of(self.params)
         path, data = self.params.data.points, self.params.data
@@ -251,7 +250,7 @@ class Run:
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
-        return self.index.image(self.row[image_id], root=self.root)
+        return self.index.image(self.row[image_id])
 
     def picture(self, image_id: str) -> bytes:
         """JPEG of the image, at most SIDE_MAX pixels a side."""
@@ -356,7 +355,7 @@ class Run:
         segmenter, model = self.segmenter(key)
         (own,) = predict_logits(segmenter, [self.image(image_id)], None, self.params.evaluate, size=model.size)
         own = own._replace(shape=own.image.shape[:2])
-        ((labels, *_),) = postprocess([own], kernel=self.params.crf.test.model_dump())
+        ((labels, *_),) = postprocess([own], kernel=self.params.crf.test)
         probs = own.scores.softmax(dim=0).cpu().numpy()
         sure = np.take_along_axis(probs, labels[None].astype(np.int64), axis=0)[0]
         return labels, sure.astype(np.float16)

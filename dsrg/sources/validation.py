@@ -175,6 +175,7 @@ def check_records(
         widths=np.array([facts.width for _, facts in good], np.int32),
         present=present_from_tags([record.tags for record, _ in good], classes),
         checksums=[facts.checksum for _, facts in good],
+        root=root,
     )
     kept = {record.id: facts for (record, _), facts in zip(masked, masks, strict=True) if record.id not in bad}
     ground_truth = [

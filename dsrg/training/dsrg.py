@@ -12,7 +12,7 @@ from dsrg.method.grid import STRIDE
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.method.seeds import agreed_seeds
-from dsrg.params import Dsrg
+from dsrg.params import Dsrg, Grow, TrainCrf
 from dsrg.training.collectives import all_reduce_sum
 from dsrg.training.fit import Criterion
 
@@ -26,45 +26,41 @@ class Supervision:
 
 
 class Supervisor:
-    """Turns the network's present opinion into labels, always starting from the seeds again.
+    """Turns the network's present probabilities into labels, always starting from the seeds again.
 
     Args:
-        crf: the training CRF's kernel parameters and `unary` (params `crf.train`).
-        grow: fg_thresh, bg_thresh, `enabled`, `start` (first step that grows), `on`: the probabilities that decide,
-            "crf", "softmax" or "both", see `confidence` (params `grow`).
+        crf: params `crf.train`.
+        grow: params `grow`; for `on: both` see `confidence`.
         boundary_loss: whether the step needs the CRF's output for its loss.
     """
 
-    def __init__(self, *, crf: dict, grow: dict, boundary_loss: bool) -> None:
-        self.kernel = {key: value for key, value in crf.items() if key not in ("unary", "min_prob")}
-        self.unary, self.min_prob = crf["unary"], crf["min_prob"]
-        self.thresholds = {"fg_thresh": grow["fg_thresh"], "bg_thresh": grow["bg_thresh"]}
-        self.enabled, self.start, self.on = grow["enabled"], grow["start"], grow["on"]
-        self.boundary_loss = boundary_loss
+    def __init__(self, *, crf: TrainCrf, grow: Grow, boundary_loss: bool) -> None:
+        self.crf, self.grow, self.boundary_loss = crf, grow, boundary_loss
 
     @torch.no_grad()
     def __call__(self, images: Tensor, probs: Tensor, seeds: Tensor, present: Tensor, *, step: int) -> Supervision:
         """images uint8 (B, 3, S, S), probs float32 (B, C+1, h, w), seeds uint8 (B, h, w), present bool (B, C+1)."""
-        growing = self.enabled and step >= self.start
+        growing = self.grow.enabled and step >= self.grow.start
         crf_probs = None
-        if self.boundary_loss or (growing and self.on != "softmax"):
+        if self.boundary_loss or (growing and self.grow.on != "softmax"):
             crf_probs = self.crf_probs(images, probs)
         if not growing:
             return Supervision(seeds, crf_probs)
         deciding = self.growth_probs(probs, crf_probs, present)
-        return Supervision(grow(seeds, deciding, present, **self.thresholds), crf_probs)
+        thresholds = {"fg_thresh": self.grow.fg_thresh, "bg_thresh": self.grow.bg_thresh}
+        return Supervision(grow(seeds, deciding, present, **thresholds), crf_probs)
 
     def crf_probs(self, images: Tensor, probs: Tensor) -> Tensor:
         """The CRF's probabilities, float32 (B, C+1, h, w)."""
         small = images[:, :, ::STRIDE, ::STRIDE]  # the aligned-corners resize of an 8k+1 square to its grid
-        energies = unary_energies(probs, unary=self.unary, min_prob=self.min_prob)
-        return clamped(dense_crf_over_workers(small, energies, **self.kernel), min_prob=self.min_prob)
+        energies = unary_energies(probs, unary=self.crf.unary, min_prob=self.crf.min_prob)
+        return clamped(dense_crf_over_workers(small, energies, **self.crf.kernel), min_prob=self.crf.min_prob)
 
     def growth_probs(self, probs: Tensor, crf_probs: Tensor | None, present: Tensor) -> Tensor:
         """The probabilities that growth goes by, float32 (B, C+1, h, w); "softmax" needs no crf_probs."""
-        if self.on == "both":
+        if self.grow.on == "both":
             return confidence(probs, crf_probs, present)
-        return crf_probs if self.on == "crf" else probs
+        return crf_probs if self.grow.on == "crf" else probs
 
 
 def confidence(probs: Tensor, crf_probs: Tensor, present: Tensor) -> Tensor:
@@ -91,7 +87,7 @@ def dsrg_criterion(settings: Dsrg, *, supervisor: Supervisor) -> Criterion:
     of what the network predicts `predicted_background`, `predicted_tagged` and `predicted_absent`.
     """
 
-    def objective(network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def criterion(network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         probs = smoothed_softmax(network(batch.images).float(), min_prob=settings.min_prob)
         supervision = supervisor(batch.images, probs, batch.labels, batch.present, step=step)
         losses = {"seeding_loss": seeding_loss(probs, supervision.labels, balanced=settings.seed_loss == "balanced")}
@@ -103,7 +99,7 @@ def dsrg_criterion(settings: Dsrg, *, supervisor: Supervisor) -> Criterion:
         values = {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
         return loss, values | labelled_shares(batch.labels, probs.detach(), supervision.labels, batch.present)
 
-    return objective
+    return criterion
 
 
 def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor, present: Tensor) -> dict[str, Tensor]:

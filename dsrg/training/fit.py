@@ -1,16 +1,17 @@
 """The training loop, one for the classifier, the DSRG network and retraining."""
 
 import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
 from dsrg.networks.dropout import share_dropout
+from dsrg.params import Training
 from dsrg.runtime.distributed import destroy_processes, init_fabric
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig
 from dsrg.runtime.progress import track
@@ -21,7 +22,7 @@ from dsrg.training.curves import Curves, NotFiniteError, check_finite
 from dsrg.training.optim import build_optimizer, lr_factor
 
 # (network, batch, step) -> the loss, and the named values worth a curve, still on the device: scalars, and where the
-# objective knows classes, vectors of one number a class; each a mean over the images of the batch, which is a part of a
+# criterion knows classes, vectors of one number a class; each a mean over the images of the batch, which is a part of a
 # larger one where several processes train together
 Criterion = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
 
@@ -40,37 +41,32 @@ def set_up_torch(seed: int) -> None:
 
 def fit(
     network: nn.Module,
-    objective: Criterion,
+    criterion: Criterion,
     batches: Batches,
+    settings: Training,
     *,
     name: str,
-    steps: int,
-    precision: str,
-    optimizer: dict,
-    skip_bad_steps: int,
     scratch: Path,
     fingerprint: str,
     curves: Path,
     classes: list[str] | None = None,
-    watch: Callable[[nn.Module, int], None] | None = None,
+    on_step_end: Callable[[nn.Module, int], None] | None = None,
     topology: LaunchConfig = SINGLE_PROCESS,
-) -> nn.Module:
-    """Train `network` for `steps` steps and return it, in evaluation mode, on its device.
+) -> nn.Module | None:
+    """Train `network` and return it, in evaluation mode, on its device.
 
-    Goes on from the checkpoint in `scratch`, where there is one. A step is a function of the state before it and of
+    Resumes from the checkpoint in `scratch`, where there is one. A step is a function of the state before it and of
     the step's number, so the weights come out the same to the bit (on CPU) however often it was interrupted.
 
     With several processes each step is what it would be in one, up to the rounding of sums. The first of them alone
-    reads and writes files, and returns; the others end here.
+    reads and writes files and returns the network; the others return None.
 
     Args:
-        precision: "fp32", or "bf16" for convolutions in bfloat16 with float32 weights.
-        optimizer: params of the section `optimizer`.
-        skip_bad_steps: steps with a loss or gradient that is no number are left out, up to so many.
+        settings: params of the training's section: steps, precision, optimizer, skip_bad_steps.
         scratch, fingerprint: where unfinished work is kept, and what it belongs to, see `Checkpoints`.
         curves: TSV to write, of the loss, the other values and the gradient's norm over the steps.
-        classes: background and the classes, for an objective that has values a class, see `Curves`.
-        watch: called with the network and the number of steps done after every step.
+        classes: background and the classes, for a criterion that has values a class, see `Curves`.
+        on_step_end: called with the network and the number of steps done after every step.
         topology: the processes that train together.
 
     Raises:
@@ -78,78 +74,107 @@ def fit(
         RunError: when memory runs out, with the params to lower; when another process is lost.
         Stopped: when told to stop; the last whole step is kept.
     """
-    fabric = init_fabric(topology, precision=PRECISIONS[precision])
-    first, processes = fabric.is_global_zero, fabric.world_size
-    batches = batches.part(fabric.global_rank, processes)
-    share = (batches.stop - batches.first) / batches.batch
-    if processes > 1:
-        share_dropout(network, first=batches.first, batch=batches.batch)
-    network = network.to(memory_format=torch.channels_last)
-    network, optim = fabric.setup(network, build_optimizer(network, optimizer))
-    schedule = {key: optimizer[key] for key in ("warmup", "schedule", "step_every", "step_factor", "poly_power")}
-    let_stops_through(network, fabric.device)
-
-    done, skipped, random = 0, 0, random_state()
+    fabric = init_fabric(topology, precision=PRECISIONS[settings.precision])
+    first, steps = fabric.is_global_zero, settings.steps
     checkpoints = Checkpoints(scratch, fingerprint=fingerprint)
     # to be watched; in their place only when they are whole
     lines = Curves(scratch / "growing.tsv" if first else None, classes)
+    loop = _Loop(fabric, network, criterion, batches, settings, lines, name)
     if (saved := fabric.broadcast(checkpoints.load() if first else None)) is not None:
-        done, skipped, random = saved["step"], saved["skipped"], saved["random"]
-        network.load_state_dict(saved["network"])
-        optim.load_state_dict(saved["optimizer"])
-        lines.restore(saved["curves"], fabric.device)
-        set_random_state(random)
-        if first:
-            print(f"{name}: going on from step {done} of {steps} ({scratch})", flush=True)
-
-    def state() -> dict:
-        """As it was after the last whole step, whatever of the next one has been done."""
-        numbers = {"step": done, "skipped": skipped, "random": random, "curves": lines.state()}
-        return {**numbers, "network": network.state_dict(), "optimizer": optim.state_dict()}
-
-    def learn(batch: Batch, step: int) -> dict[str, Tensor]:
-        """The gradients of a step; the loss and other values, and the norm of the gradients."""
-        optim.zero_grad(set_to_none=True)
-        loss, values = objective(network, batch, step)
-        fabric.backward(loss * (share * processes))  # the processes' gradients come together as their mean
-        return {**all_reduce_mean(values, share=share), "gradient": gradient_norm(network)}
-
-    network.train()
-    kept = checkpoints.kept_when_stopped(state) if first else nullcontext()
-    with track(name, steps, start=done, shown=first) as tracker, kept, collective_timeout(batches.stop - batches.first):
-        for step, batch in enumerate(batches.ahead(done, steps), done):
-            factor = lr_factor(step, steps=steps, **schedule)
-            for group in optim.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-            values = learn(batch.to(fabric.device), step)
-            note = ""
+        loop.restore(saved)
+        loop.say(f"going on from step {loop.done} of {steps} ({scratch})")
+    kept = checkpoints.kept_when_stopped(loop.state) if first else nullcontext()
+    with track(name, steps, start=loop.done, shown=first) as tracker, kept, collective_timeout(loop.images):
+        for batch in loop.batches.ahead(loop.done, steps):
+            values = loop.backward(batch.to(fabric.device))
             with uninterrupted():  # a step is done or not done
-                try:
-                    if skipped < skip_bad_steps:
-                        check_finite(values, step + 1, batches.ids(step))
-                    optim.step()
-                    lines.add(step + 1, batches.ids(step), values)
-                except NotFiniteError as error:
-                    skipped += 1
-                    if first:
-                        said = f"step left out, {skipped} of at most {skip_bad_steps}: {error}"
-                        print(f"warning: {name}: {said}", flush=True)
-                done, random = step + 1, random_state()
-                if watch is not None and first:
-                    watch(network, done)
-                if lines.recent and (done % LOG_EVERY == 0 or done == steps):
-                    means = lines.write(done, lr=optim.param_groups[0]["lr"])
-                    note = f"loss {means['loss']:.4f}"
-                if first and done < steps and checkpoints.due(done):
-                    checkpoints.save(state())
+                loop.update(values)
+                if on_step_end is not None and first:
+                    on_step_end(loop.network, loop.done)
+                note = loop.log()
+                if first and loop.done < steps and checkpoints.due(loop.done):
+                    checkpoints.save(loop.state())
             tracker.advance(note)
     destroy_processes()
     if not first:
-        sys.exit()
+        return None
     lines.finish(curves)
     if checkpoints.saves:
-        print(f"{name}: {checkpoints}", flush=True)
-    return network.module.eval()
+        loop.say(checkpoints)
+    return loop.network.module.eval()
+
+
+class _Loop:
+    """A training under way: `backward` and `update` are a step, `state` is what a checkpoint holds."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: nn.Module,
+        criterion: Criterion,
+        batches: Batches,
+        settings: Training,
+        curves: Curves,
+        name: str,
+    ) -> None:
+        self.fabric, self.criterion, self.settings, self.curves, self.name = fabric, criterion, settings, curves, name
+        self.batches = batches.part(fabric.global_rank, fabric.world_size)
+        self.images = self.batches.stop - self.batches.first
+        self.share = self.images / batches.batch
+        if fabric.world_size > 1:
+            share_dropout(network, first=self.batches.first, batch=batches.batch)
+        network = network.to(memory_format=torch.channels_last).train()
+        self.network, self.optimizer = fabric.setup(network, build_optimizer(network, settings.optimizer))
+        let_stops_through(self.network, fabric.device)
+        self.done, self.skipped, self.random = 0, 0, random_state()
+
+    def say(self, message: object) -> None:
+        if self.fabric.is_global_zero:
+            print(f"{self.name}: {message}", flush=True)
+
+    def state(self) -> dict:
+        """As it was after the last whole step, whatever of the next one has been done."""
+        numbers = {"step": self.done, "skipped": self.skipped, "random": self.random, "curves": self.curves.state()}
+        return {**numbers, "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict) -> None:
+        self.done, self.skipped, self.random = state["step"], state["skipped"], state["random"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.curves.restore(state["curves"], self.fabric.device)
+        set_random_state(self.random)
+
+    def backward(self, batch: Batch) -> dict[str, Tensor]:
+        """The gradients of a step; the loss and other values, and the norm of the gradients."""
+        factor = lr_factor(self.done, steps=self.settings.steps, settings=self.settings.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, values = self.criterion(self.network, batch, self.done)
+        # the processes' gradients come together as their mean
+        self.fabric.backward(loss * (self.share * self.fabric.world_size))
+        return {**all_reduce_mean(values, share=self.share), "gradient": gradient_norm(self.network)}
+
+    def update(self, values: dict[str, Tensor]) -> None:
+        """The optimizer's step; with `skip_bad_steps` it is left out where a value is not finite."""
+        ids, most = self.batches.ids(self.done), self.settings.skip_bad_steps
+        try:
+            if self.skipped < most:
+                check_finite(values, self.done + 1, ids)
+            self.optimizer.step()
+            self.curves.add(self.done + 1, ids, values)
+        except NotFiniteError as error:
+            self.skipped += 1
+            if self.fabric.is_global_zero:
+                print(f"warning: {self.name}: step left out, {self.skipped} of at most {most}: {error}", flush=True)
+        self.done, self.random = self.done + 1, random_state()
+
+    def log(self) -> str:
+        """Every few steps a point of the curves; what to show of it."""
+        if not self.curves.recent or (self.done % LOG_EVERY and self.done < self.settings.steps):
+            return ""
+        means = self.curves.write(self.done, lr=self.optimizer.param_groups[0]["lr"])
+        return f"loss {means['loss']:.4f}"
 
 
 def let_stops_through(network: nn.Module, device: torch.device) -> None:

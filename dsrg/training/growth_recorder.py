@@ -37,7 +37,6 @@ class GrowthRecorder:
         index: Index,
         seeds: NDArray[np.uint8],
         *,
-        root: Path,
         size: int,
         batch: int,
         supervisor: Supervisor,
@@ -47,7 +46,7 @@ class GrowthRecorder:
         folder: Path,
     ) -> None:
         self.ids, self.folder = list(index.ids), folder
-        self.pictures = [index.image(row, root=root) for row in range(len(index))]
+        self.pictures = [index.image(row) for row in range(len(index))]
         self.seeds, self.present = seeds, torch.from_numpy(index.present)
         self.size, self.batch, self.supervisor, self.min_prob = size, batch, supervisor, min_prob
         self.moments = watched_steps(steps, times)

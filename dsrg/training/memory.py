@@ -32,7 +32,7 @@ def step_bytes(params: Params, training: str, *, classes: int, images: int) -> i
     settings, size = getattr(params, training), params.data.size
     with FakeTensorMode():
         network = untrained(params, training, classes=classes).train()
-        optim = build_optimizer(network, settings.optimizer.model_dump())
+        optim = build_optimizer(network, settings.optimizer)
         for parameter in network.parameters():
             parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
         optim.step()  # from the second step on there is its momentum

@@ -1,4 +1,4 @@
-"""Learning label maps: the objective of retraining."""
+"""Learning label maps: the loss of retraining."""
 
 import torch
 import torch.nn.functional as F
@@ -7,21 +7,22 @@ from torch import Tensor, nn
 from dsrg.data.batches import Batch
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.losses import seeding_loss, smoothed_softmax
+from dsrg.params import Retrain
 from dsrg.training.collectives import all_reduce_sum
 from dsrg.training.fit import Criterion
 
 
-def retrain_criterion(*, loss: str, min_prob: float) -> Criterion:
+def retrain_criterion(settings: Retrain) -> Criterion:
     """Loss on label maps, 255 ignored: "cross_entropy", mean over labelled pixels (released code), or "balanced",
     the balanced seeding loss, in which foreground weighs as much as background however small it is.
 
-    min_prob: see `smoothed_softmax`; used by the balanced loss only.
+    settings: params `retrain`: loss, and min_prob, see `smoothed_softmax`, for the balanced one.
     """
 
-    def objective(network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def criterion(network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         logits = network(batch.images).float()
-        if loss == "balanced":
-            value = seeding_loss(smoothed_softmax(logits, min_prob=min_prob), batch.labels, balanced=True)
+        if settings.loss == "balanced":
+            value = seeding_loss(smoothed_softmax(logits, min_prob=settings.min_prob), batch.labels, balanced=True)
         else:
             labels = batch.labels.long()
             summed = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
@@ -31,4 +32,4 @@ def retrain_criterion(*, loss: str, min_prob: float) -> Criterion:
             value = summed / labelled.clamp(min=1) * (images / len(labels))
         return value, {"loss": value.detach()}
 
-    return objective
+    return criterion

@@ -13,18 +13,18 @@ from dsrg.training.dsrg import Supervisor, dsrg_criterion, labelled_shares
 from dsrg.training.fit import Criterion
 
 
-def chosen_objective(dsrg: Dsrg, weak: Weak, *, grow: Grow, crf: TrainCrf) -> tuple[Criterion, Supervisor]:
-    """What `dsrg.objective` names, and the labels that are recorded: seeds grow under DSRG's own objective only."""
+def build_criterion(dsrg: Dsrg, weak: Weak, *, grow: Grow, crf: TrainCrf) -> tuple[Criterion, Supervisor]:
+    """What `dsrg.objective` names, and the labels that are recorded: seeds grow under DSRG's own criterion only."""
     own = dsrg.objective == "dsrg"
-    growing = grow.model_dump() | {"enabled": grow.enabled and own}
-    supervisor = Supervisor(crf=crf.model_dump(), grow=growing, boundary_loss=own and dsrg.boundary_loss)
+    growing = grow.model_copy(update={"enabled": grow.enabled and own})
+    supervisor = Supervisor(crf=crf, grow=growing, boundary_loss=own and dsrg.boundary_loss)
     if own:
         return dsrg_criterion(dsrg, supervisor=supervisor), supervisor
     settings = getattr(weak, dsrg.objective).model_dump()
-    return weak_objective(LOSSES[dsrg.objective], settings, crf=supervisor.crf_probs), supervisor
+    return weak_criterion(LOSSES[dsrg.objective], settings, crf=supervisor.crf_probs), supervisor
 
 
-def weak_objective(
+def weak_criterion(
     loss: Callable[..., Tensor], settings: dict, *, crf: Callable[[Tensor, Tensor], Tensor]
 ) -> Criterion:
     """Mean over images of one of the `LOSSES`; `crf` is for those that have such a parameter.
@@ -34,11 +34,11 @@ def weak_objective(
     if "crf" in signature(loss).parameters:
         settings = settings | {"crf": crf}
 
-    def objective(network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def criterion(network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         logits = network(batch.images).float()
         seen = {"present": batch.present, "seeds": batch.labels, "images": batch.images}
         value = mean_or_zero(loss(logits, **seen, step=step, **settings))
         shares = labelled_shares(batch.labels, logits.detach(), batch.labels, batch.present)
         return value, {"loss": value.detach(), **shares}
 
-    return objective
+    return criterion

@@ -25,7 +25,7 @@ def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[i
     tags = np.concatenate([np.ones((count, 1), bool), np.array(present, bool)], axis=1)
     paths = [f"{image_id}.png" for image_id in pictures]
     checksums = [sha256(root / path) for path in paths]
-    return Index(list(pictures), ["train"] * count, paths, heights, widths, tags, checksums)
+    return Index(list(pictures), ["train"] * count, paths, heights, widths, tags, checksums, root)
 
 
 def note_checksums(folder: Path) -> None:

@@ -36,7 +36,7 @@ def save_images(folder: Path) -> None:
 
 def generate(images: Path, out: Path, *, topology: LaunchConfig = SINGLE_PROCESS) -> None:
     """Fill the folder `out`, and leave what is kept meanwhile in its scratch."""
-    index, params = read_index(images / "index.csv", CLASSES), Params(**recipe())
+    index, params = read_index(images / "index.csv", CLASSES, images), Params(**recipe())
     share = shard_work(topology, out / "scratch")
     set_up_torch(0)
     network = params.network.model_dump(exclude={"weights"}) | {"head_channels": 8, "init_std": 1.0}
@@ -44,14 +44,14 @@ def generate(images: Path, out: Path, *, topology: LaunchConfig = SINGLE_PROCESS
     options = {"classes": len(CLASSES), "weights": None}
     classifier = initial_classifier(**options, **shared, dropout=0.0).eval()
     segmenter = initial_segmenter(**options, **network).eval()
-    kernel = params.crf.test.model_dump()
+    kernel = params.crf.test
     told = {"size": SIZE, "seeds": params.seeds, "saliency": params.saliency}
-    rows = resumable_seed_rows(classifier, index, images, share=replace(share, folder=share.folder / "seeds"), **told)
+    rows = resumable_seed_rows(classifier, index, share=replace(share, folder=share.folder / "seeds"), **told)
 
     def predict(rows: np.ndarray):
         some = index.pick(rows)
         wanted = {"size": SIZE, "kernel": kernel}
-        return predictions(segmenter, read_images(some, images), some.present, params.pseudo_labels, **wanted)
+        return predictions(segmenter, read_images(some), some.present, params.pseudo_labels, **wanted)
 
     labels = resumable_labels(predict, replace(share, folder=share.folder / "labels"), total=COUNT)
     if share.is_rank_zero:
@@ -66,7 +66,7 @@ def generate(images: Path, out: Path, *, topology: LaunchConfig = SINGLE_PROCESS
     masks = [np.full(size, row % 3, np.uint8) for row, size in enumerate(sizes)]
     told = {"classes": CLASSES, "size": SIZE, "kernel": kernel}
     share = replace(share, folder=share.folder / "evaluate")
-    scores, _ = evaluate_segmenter(segmenter, index, images, masks, params.evaluate, share=share, **told)
+    scores, _ = evaluate_segmenter(segmenter, index, masks, params.evaluate, share=share, **told)
     if share.is_rank_zero:
         (out / "metrics.json").write_text(json.dumps([scores.metrics(), scores.images]))
 

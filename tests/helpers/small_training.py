@@ -13,7 +13,7 @@ from torch import nn
 from dsrg.data.batches import Batches
 from dsrg.data.index import Index
 from dsrg.networks.dropout import BatchDropout
-from dsrg.params import Dsrg
+from dsrg.params import Cam, Dsrg, Grow, Retrain, TrainCrf, Training
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig, topology
 from dsrg.training.cam import cam_criterion
 from dsrg.training.dsrg import Supervisor, dsrg_criterion
@@ -29,6 +29,10 @@ SGD = {
     **{"schedule": "poly", "step_every": 10, "step_factor": 0.1, "poly_power": 0.9, "warmup": 2},
 }
 AUGMENT = {"shape": "square", "flip": True, "scale_min": 0.8, "scale_max": 1.2, "color": 0.1}
+SETTINGS = Training(
+    **{"network": None, "steps": STEPS, "batch": BATCH, "precision": "fp32", "skip_bad_steps": 0},
+    **{"optimizer": SGD, "augment": AUGMENT},
+)
 
 
 def images(folder: Path) -> tuple[Index, np.ndarray]:
@@ -67,11 +71,13 @@ class Small(nn.Module):
 def objective_of(kind: str) -> Criterion:
     """What is learned: "tags", "seeds" that grow, or masks by "cross_entropy" or "balanced" loss."""
     if kind == "tags":
-        return cam_criterion(score_scale=1.0, score_offset=0.0)
+        return cam_criterion(Cam(**recipe()["cam"] | {"score_scale": 1.0, "score_offset": 0.0}))
     if kind != "seeds":
-        return retrain_criterion(loss=kind, min_prob=1e-4)
+        return retrain_criterion(Retrain(**recipe()["retrain"] | {"loss": kind, "min_prob": 1e-4}))
     values = recipe()
-    supervisor = Supervisor(crf=values["crf"]["train"], grow=values["grow"] | {"start": 20}, boundary_loss=True)
+    supervisor = Supervisor(
+        crf=TrainCrf(**values["crf"]["train"]), grow=Grow(**values["grow"] | {"start": 20}), boundary_loss=True
+    )
     switches = {"boundary_loss": True, "seed_loss": "balanced"}
     return dsrg_criterion(Dsrg(**(values["dsrg"] | switches)), supervisor=supervisor)
 
@@ -82,8 +88,8 @@ def train(
     *,
     topology: LaunchConfig = SINGLE_PROCESS,
     fate: tuple[int, int, int] | None = None,
-    watch: Callable[[nn.Module, int], None] | None = None,
-) -> nn.Module:
+    on_step_end: Callable[[nn.Module, int], None] | None = None,
+) -> nn.Module | None:
     """Train in `folder`; fate = (rank, step, signal): what befalls a process."""
     torch.set_num_threads(1)
     index, labels = images(folder)
@@ -96,13 +102,14 @@ def train(
         return objective(network, batch, step)
 
     maps = None if kind == "tags" else labels
-    batches = Batches(index, root=folder, labels=maps, size=SIZE, batch=BATCH, seed=1, **AUGMENT)
+    batches = Batches(index, labels=maps, size=SIZE, batch=BATCH, seed=1, augment=SETTINGS.augment)
     places = {"scratch": folder / "scratch", "fingerprint": "together", "curves": folder / "curves.tsv"}
-    options = {"steps": STEPS, "precision": "fp32", "optimizer": SGD, "skip_bad_steps": 0, **places}
-    return fit(network, dangerous, batches, name=kind, topology=topology, watch=watch, **options)
+    options = {"name": kind, "topology": topology, "on_step_end": on_step_end, **places}
+    return fit(network, dangerous, batches, SETTINGS, **options)
 
 
 if __name__ == "__main__":
     folder, kind, *fate = sys.argv[1:]
     trained = train(Path(folder), kind, topology=topology(), fate=tuple(map(int, fate)) or None)
-    torch.save(trained.state_dict(), Path(folder) / "weights.pt")
+    if trained is not None:
+        torch.save(trained.state_dict(), Path(folder) / "weights.pt")
