@@ -5,7 +5,7 @@ types, ranges and the rules between keys. Unknown keys and values out of range a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -399,7 +399,25 @@ class Params(Section):
 
         Raises ValidationError where the two do not go together; `load_params` has seen to that.
         """
-        return NetworkParams(**self.network.model_dump() | (getattr(self, training).network or {}))
+        values = vars(self.network) | (getattr(self, training).network or {})
+        whole = NetworkParams.model_fields.keys() <= values.keys()
+        return NetworkParams(**values) if whole else NetworkParams.model_construct(**values)
+
+
+def restricted(section: Section, keys: Iterable[str]) -> Section:
+    """The same params with nothing but these dotted keys: reading any other is an AttributeError.
+
+    >>> grow = restricted(Grow(enabled=True, on="crf", fg_thresh=0.9, bg_thresh=0.9, start=0), ["on"])
+    >>> grow.on, hasattr(grow, "start")
+    ('crf', False)
+    """
+    wanted: dict[str, list[str]] = {}
+    for key in keys:
+        name, _, rest = key.partition(".")
+        wanted.setdefault(name, []).append(rest)
+    whole = {name: getattr(section, name) for name in wanted}
+    parts = {name: whole[name] if "" in rest else restricted(whole[name], rest) for name, rest in wanted.items()}
+    return type(section).model_construct(**parts)
 
 
 TRAININGS = ("cam", "dsrg", "retrain")

@@ -24,7 +24,7 @@ from dsrg.files import (
     sha256,
     write_text,
 )
-from dsrg.params import Params
+from dsrg.params import Params, restricted
 from dsrg.project import Paths, Project, load_project, read_dvc_yaml
 from dsrg.runtime.durations import note_seconds, noted_seconds
 from dsrg.runtime.dvc_lock import read_record
@@ -45,9 +45,10 @@ class Stage:
     name: str
     project: Project
 
-    @property
+    @cached_property
     def params(self) -> Params:
-        return self.project.params
+        """Those that dvc.yaml declares for the stage; reading any other is an AttributeError."""
+        return restricted(self.project.params, self._declared.get("params", []))
 
     @property
     def paths(self) -> Paths:
@@ -129,7 +130,7 @@ class Stage:
 
     def _origin(self) -> dict[str, object]:
         """What dvc.yaml says the stage depends on, the params' values and the sha256 of its deps, and the libraries."""
-        values, origin = self.params.model_dump(), {}
+        values, origin = self.project.params.model_dump(), {}
         for key in self._declared.get("params", []):
             origin |= _leaves(key, _dig(values, key))
         for path in map(self._path, self._declared["deps"]):
@@ -143,7 +144,7 @@ class Stage:
         return read_dvc_yaml()["stages"][self.name]
 
     def _path(self, text: str) -> Path:
-        return Path(_fill(text, {"file": vars(self.paths), "data": {"root": self.params.data.root}}))
+        return Path(_fill(text, {"file": vars(self.paths), "data": {"root": self.project.params.data.root}}))
 
 
 def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:

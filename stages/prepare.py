@@ -8,9 +8,8 @@ from dsrg.stage import Stage, run_stage
 
 
 def prepare(stage: Stage) -> None:
-    settings = stage.params.data.model_dump(exclude={"root", "size", "max_side", "points", "points_tags"})
     with atomic_folder(stage.paths.masks) as masks:
-        classes, checked = read_source(stage.data_root, masks_to=masks, **settings)
+        classes, checked = read_source(stage.data_root, masks_to=masks, **vars(stage.params.data))
     for warning in checked.warnings:
         print(f"warning: {warning}")
     write_csv(stage.paths.skipped, ["id", "problem"], checked.skipped)

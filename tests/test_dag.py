@@ -1,11 +1,11 @@
 """dvc.yaml says what the stages really do: files of code, params, data."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from dsrg.params import Params, load_params
+from dsrg.stage import load_stage
 from helpers import ROOT
 from helpers.dvc_yaml import FILE, STAGES, filled, outs
 from helpers.imports import closure
@@ -44,60 +44,6 @@ def test_code_deps_of_a_stage_are_its_import_closure(name):
 
 def test_the_list_of_stages_is_short():
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 430
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_params_of_a_stage_are_what_it_reads(name):
-    """Read = the longest chains `params.a.b` in the stage's source, where a local name may stand for a section."""
-    source = (ROOT / "stages" / f"{name}.py").read_text()
-    read, without = param_chains(source), left_out(source)
-    declared = set(STAGES[name].get("params", []))
-    leaves_read = set().union(*(leaves(chain) - without.get(chain, set()) for chain in read))
-    leaves_declared = set().union(*(leaves(key) for key in declared))
-    if "network_of" in source:
-        leaves_read |= {key for key in leaves_declared if key.startswith("network.")}
-    assert leaves_read - leaves_declared == set(), "read but not declared in dvc.yaml"
-    # `- data` of evaluate has the root in it: data that has moved is evaluated anew, not trained on anew
-    assert leaves_declared - leaves_read - {"data.root"} == set(), "declared in dvc.yaml but never read"
-
-
-def param_chains(source: str) -> set[str]:
-    """Dotted params that a stage's source reads, such as `seeds.fg_thresh`, or `crf.train` for a whole section.
-
-    >>> sorted(param_chains("params, cam = stage.params, stage.params.cam\\nuse(cam.steps, params.crf.train)"))
-    ['cam.steps', 'crf.train']
-    >>> param_chains("use(stage.params.model_dump())")  # all of them
-    {''}
-    """
-    source = re.sub(r"^(from|import) .*$", "", source, flags=re.MULTILINE)
-    names = {"stage.params": ""}
-    assignment = re.compile(r"^ *([\w, ]+) = (stage\.params[\w., ]*)$", re.MULTILINE)
-    for left, right in assignment.findall(source):
-        for name, value in zip(left.split(", "), right.split(", "), strict=True):
-            names[name] = value.removeprefix("stage.params").removeprefix(".")
-    chains = set()
-    for name, section in names.items():
-        for rest in re.findall(rf"(?<![\w.]){re.escape(name)}((?:\.\w+)*)", assignment.sub("", source)):
-            parts = [part for part in [*section.split("."), *rest.split(".")] if part]
-            chain = parts[: parts.index("model_dump")] if "model_dump" in parts else parts
-            if chain[:1] == ["network_of"]:  # `network`, and the training's own part of it; train_cam needs four keys
-                chain = ["network", "backbone"]
-            chains |= {".".join(chain)} if parts else set()
-    return chains
-
-
-def left_out(source: str) -> dict[str, set[str]]:
-    """Sections that a stage hands over whole but for some params, and these params.
-
-    >>> left_out('use(stage.params.data.model_dump(exclude={"size"}))')
-    {'data': {'data.size'}}
-    >>> left_out('tell(stage.params.model_dump(exclude={"data": {"root"}}))')
-    {'': {'data.root'}}
-    """
-    if 'stage.params.model_dump(exclude={"data": {"root"}})' in source:
-        return {"": {"data.root"}}
-    sections = re.findall(r"stage\.params\.([\w.]+)\.model_dump\(exclude=\{([^}]*)\}", source)
-    return {section: {f"{section}.{key}" for key in re.findall(r"\w+", keys)} for section, keys in sections}
 
 
 def leaves(key: str) -> set[str]:
@@ -160,3 +106,12 @@ def test_growing_thresholds_touch_train_dsrg_and_the_page_of_the_run_only():
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_is_thin(name):
     assert len((ROOT / "stages" / f"{name}.py").read_text().splitlines()) <= 80
+
+
+def test_a_stage_is_given_the_params_that_it_declares_and_no_other(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = load_stage("retrain").params
+    assert params.pseudo_labels.scales and not hasattr(params.pseudo_labels, "overlays")
+    assert not hasattr(params, "grow")
+    with pytest.raises(AttributeError, match="grow"):
+        params.grow  # noqa: B018

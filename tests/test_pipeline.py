@@ -21,6 +21,7 @@ from dsrg.commands import main
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.files import sha256
+from dsrg.params import Params
 from dsrg.project import Project
 from dsrg.stage import Stage, library_versions, load_stage
 from helpers import ROOT
@@ -201,14 +202,14 @@ def test_another_seed_gives_another_network(project, tmp_path, monkeypatch):
 )
 def test_switches_of_table_2(project, tmp_path, monkeypatch, changes):
     stage = load_stage("train_dsrg")
-    changed = stage.params.model_dump()
+    changed = stage.project.params.model_dump()
     for section, values in changes.items():
         for key, value in values.items():
             changed[section][key] = changed[section][key] | value if isinstance(value, dict) else value
     # outs go elsewhere
     paths = replace(stage.paths, **{name: tmp_path / name for name in ("dsrg", "growth", "results")})
     monkeypatch.setenv("DSRG_SCRATCH", str(tmp_path / "scratch"))
-    changed_stage = Stage("train_dsrg", Project(type(stage.params).model_validate(changed), paths))
+    changed_stage = Stage("train_dsrg", Project(Params.model_validate(changed), paths))
     importlib.import_module("stages.train_dsrg").train_dsrg(changed_stage)
     assert sha256(tmp_path / "dsrg") != sha256(project / FILE["dsrg"])
 
