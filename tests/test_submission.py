@@ -1,7 +1,6 @@
-"""The archive for the evaluation server: same label maps, same bytes, and every fault found before it is sent."""
+"""The archive for the evaluation server: same label maps, same bytes, and no map in it that the server would refuse."""
 
 import gzip
-import io
 import tarfile
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from dsrg.artifacts.model_file import Model, save_model
-from dsrg.artifacts.submission import FOLDER, check_submission, write_submission
+from dsrg.artifacts.submission import FOLDER, write_submission
 from dsrg.commands import main
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.palette import voc_palette
@@ -30,42 +29,9 @@ PALETTE = voc_palette()
 FIRST, SECOND = (f"{FOLDER}/{image_id}.png" for image_id in SHAPES)
 
 
-def png(labels: np.ndarray, *, palette: np.ndarray | None = PALETTE) -> bytes:
-    image = Image.fromarray(labels)
-    if palette is not None:
-        image.putpalette(palette.tobytes())
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    return file.getvalue()
-
-
-def pack(path, members: list[tuple[str, bytes | None]]):
-    """An archive as somebody else may have made it; None makes a folder."""
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            if content is None:
-                member.type = tarfile.DIRTYPE
-            member.size = len(content or b"")
-            archive.addfile(member, io.BytesIO(content or b""))
-    return path
-
-
-def good() -> list[tuple[str, bytes]]:
-    return [(f"{FOLDER}/{image_id}.png", png(labels)) for image_id, labels in MAPS.items()]
-
-
-def faults(path) -> list[str]:
-    with pytest.raises(InputError) as refused:
-        check_submission(path, SHAPES)
-    assert all(problem.startswith(f"{path}: ") for problem in refused.value.problems)
-    return [problem.removeprefix(f"{path}: ") for problem in refused.value.problems]
-
-
 def test_what_is_written(tmp_path):
     path = tmp_path / "new" / "test.tar.gz"
     write_submission(path, SHAPES, MAPS.values())
-    check_submission(path, SHAPES)
     with tarfile.open(path) as archive:
         assert archive.getnames() == [
             "results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png",
@@ -103,60 +69,6 @@ def test_whole_or_not_at_all(tmp_path):
         f"{path}: {SECOND}: 2 x 5 pixels; its image has 3 x 5",
     ]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_archive_made_by_tar(tmp_path):
-    folders = ["results", "results/VOC2012", "results/VOC2012/Segmentation", str(FOLDER)]
-    members = [*((name, None) for name in folders), *((f"./{name}", content) for name, content in reversed(good()))]
-    check_submission(pack(tmp_path / "x.tar.gz", members), SHAPES)
-
-
-def test_a_palette_of_the_classes_alone(tmp_path):
-    members = [(f"{FOLDER}/{image_id}.png", png(labels, palette=PALETTE[:21])) for image_id, labels in MAPS.items()]
-    check_submission(pack(tmp_path / "x.tar.gz", members), SHAPES)
-
-
-LABELS = MAPS["2008_000008"]
-# name: (content of the second file, what is wrong with it)
-BAD_FILES = {
-    "size": (png(LABELS.T), "5 x 3 pixels; its image has 3 x 5"),
-    "unlabelled": (png(np.where(LABELS > 10, 255, 0).astype(np.uint8)), "holds 255; expected 0 to 20"),
-    "labels": (png(np.full((5, 3), 21, np.uint8)), "holds 21; expected 0 to 20"),
-    "gray": (png(LABELS, palette=None), "a PNG of mode L; expected a palette PNG"),
-    "colors": (png(LABELS, palette=PALETTE[::-1].copy()), "a palette of other colors than VOC's"),
-    "few colors": (png(LABELS % 5, palette=PALETTE[:20]), "a palette of other colors than VOC's"),
-    "cut": (png(LABELS)[:-30], "no readable PNG"),
-    "text": (b"<html>", "no readable PNG"),
-}
-
-
-@pytest.mark.parametrize(("content", "reason"), BAD_FILES.values(), ids=BAD_FILES)
-def test_bad_file(tmp_path, content, reason):
-    (fault,) = faults(pack(tmp_path / "x.tar.gz", [good()[0], (SECOND, content)]))
-    assert fault.startswith(f"{SECOND}: {reason}")
-
-
-def test_all_offenders_at_once(tmp_path):
-    members = [
-        *[("results/readme.txt", b"hello"), ("other", None), (f"{FOLDER}/2008_000009.png", good()[0][1])],
-        *[good()[0], good()[0], ("/" + SECOND, good()[1][1])],
-    ]
-    found = faults(pack(tmp_path / "x.tar.gz", members))
-    names = ["results/readme.txt", "other", f"{FOLDER}/2008_000009.png", FIRST, "/" + SECOND, SECOND]
-    reasons = ["not one of", "not one of", "not one of", "there twice", "not one of", "missing"]
-    assert len(found) == len(names)
-    for fault, name, reason in zip(found, names, reasons, strict=True):
-        assert fault.startswith(f"{name}: {reason}")
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"no archive", gzip.compress(b"no archive either" * 99)], ids=["empty", "bytes", "gzip"]
-)
-def test_no_archive(tmp_path, content):
-    path = tmp_path / "x.tar.gz"
-    path.write_bytes(content)
-    (fault,) = faults(path)
-    assert fault.startswith("not readable as a tar.gz (")
 
 
 # The command
@@ -205,7 +117,9 @@ def test_the_command_makes_an_archive_that_passes(project):
     result = submit("--list", "test", "--out", "out.tar.gz")
     assert result.exit_code == 0, result.output
     assert result.stdout == "out.tar.gz: 2 label maps, checked\n"
-    check_submission(project / "out.tar.gz", {"2008_000006": (44, 25), "2008_000008": (30, 40)})
+    with tarfile.open("out.tar.gz") as archive:
+        shapes = [np.array(Image.open(archive.extractfile(member))).shape for member in archive]
+    assert shapes == [(44, 25), (30, 40)]
 
 
 @pytest.mark.parametrize(

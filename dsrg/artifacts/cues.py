@@ -26,7 +26,6 @@ from dsrg.files import atomic_file, read_text, write_text
 from dsrg.method.grid import UNLABELLED, pixels_of
 
 CONFLICTS = ("highest", "unlabelled")
-MOST_LINES = 10  # of each kind of problem that are told one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +120,7 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
         ],
     ]
     if any(problems):
-        raise InputError(line for group in problems for line in _first(group))
+        raise InputError(line for group in problems for line in group)
 
     number = {image.id: image.number for image in listed if image.id in known}
     count = len(index)
@@ -276,9 +275,3 @@ def _kind(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} of shape {value.shape}"
     return f"no array but {type(value).__name__}"
-
-
-def _first(problems: list[str]) -> list[str]:
-    """Few problems as they are, many shortened."""
-    more = len(problems) - MOST_LINES
-    return [*problems[:MOST_LINES], f"... and {more} more like the last"] if more > 0 else problems
