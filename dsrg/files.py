@@ -5,7 +5,6 @@ import csv
 import ctypes
 import errno
 import hashlib
-import io
 import json
 import math
 import os
@@ -269,12 +268,11 @@ def write_json(path: Path, values: dict) -> None:
     write_text(path, json.dumps(_plain(values), indent=2, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, header: list[str], rows: Iterable[Iterable]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+def write_csv(path: str | Path, header: list[str], rows: Iterable[Iterable]) -> None:
+    with atomic_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _plain(value: object) -> object:

@@ -107,20 +107,20 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
     known = set(index.ids)
     entries = read_pickle(path)
     problems = [
-        line_problems,
-        _id_problems(listed, index, list_path),
-        _key_problems(listed, entries, path, list_path),
-        [
+        *line_problems,
+        *_id_problems(listed, index, list_path),
+        *_key_problems(listed, entries, path, list_path),
+        *(
             f"{path}: {image.number}_{kind} ({image.id}): {fault}"
             for image in listed
             if image.id in known
             for kind, faults in (("labels", _label_faults), ("cues", _cue_faults))
             if (key := f"{image.number}_{kind}") in entries
             for fault in faults(entries[key], classes=len(classes), grid=grid)
-        ],
+        ),
     ]
-    if any(problems):
-        raise InputError(line for group in problems for line in group)
+    if problems:
+        raise InputError(problems)
 
     number = {image.id: image.number for image in listed if image.id in known}
     count = len(index)

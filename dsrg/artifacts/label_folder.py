@@ -12,7 +12,7 @@ import re
 import tarfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -35,45 +35,30 @@ def written_labels(path: Path, *, format: str) -> Iterator[Callable[[str, bytes]
 
     The same maps in the same order give the same bytes.
     """
-    with atomic_folder(path) as folder, _Tars(folder) as tars:
-        with open(folder / (PLACES if format == "shards" else CHECKSUMS), "w", encoding="utf-8", newline="") as notes:
+    notes_name = PLACES if format == "shards" else CHECKSUMS
+    with atomic_folder(path) as folder, open(folder / notes_name, "w", encoding="utf-8", newline="") as notes:
+        with ExitStack() as opened:
+            count, tar = 0, None
 
             def add(image_id: str, png: bytes) -> None:
+                nonlocal count, tar
                 name, where = f"{image_id}.png", ""
                 if format == "shards":
-                    where = "{} {} {}  ".format(*tars.add(name, png))
+                    shard = f"{count // MAPS:05d}.tar"
+                    if count % MAPS == 0:
+                        opened.close()
+                        tar = opened.enter_context(tarfile.open(folder / shard, "w"))
+                    info = tarfile.TarInfo(name)
+                    info.size = len(png)
+                    tar.addfile(info, BytesIO(png))
+                    offset = tar.offset - tarfile.BLOCKSIZE * math.ceil(info.size / tarfile.BLOCKSIZE)
+                    where = f"{shard} {offset} {info.size}  "
                 else:
                     (folder / name).write_bytes(png)
+                count += 1
                 notes.write(f"{hashlib.sha256(png).hexdigest()}  {where}{name}\n")
 
             yield add
-
-
-class _Tars:
-    """Tar files of MAPS files each, one after the other; what is in them alone decides about their bytes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.count = folder, 0
-        self.tar: tarfile.TarFile | None = None
-
-    def __enter__(self) -> "_Tars":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.tar is not None:
-            self.tar.close()
-
-    def add(self, name: str, content: bytes) -> tuple[str, int, int]:
-        """The tar file that took it, and offset and size of the content there."""
-        shard = f"{self.count // MAPS:05d}.tar"
-        if self.count % MAPS == 0:
-            self.__exit__()
-            self.tar = tarfile.open(self.folder / shard, "w")  # noqa: SIM115 - open until it is full
-        self.count += 1
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        self.tar.addfile(info, BytesIO(content))
-        return shard, self.tar.offset - tarfile.BLOCKSIZE * math.ceil(info.size / tarfile.BLOCKSIZE), info.size
 
 
 class LabelFolder:

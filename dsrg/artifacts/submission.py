@@ -26,7 +26,7 @@ Shapes = dict[str, tuple[int, int]]  # (H, W) of each image, by id
 
 
 def write_submission(path: Path, shapes: Shapes, labels: Iterable[NDArray[np.uint8]]) -> None:
-    """Write the archive of label maps uint8 (H, W), in the order of `shapes`, atomically; the same maps, the same bytes.
+    """Write the archive of label maps uint8 (H, W), in the order of `shapes`, atomically; same maps, same bytes.
 
     Raises InputError with every map that is not of its image's size or has other values than 0..20: the server takes
     few archives, and 255, unlabelled, would count as wrong everywhere.

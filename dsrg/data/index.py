@@ -20,7 +20,7 @@ import numpy as np
 from dsrg.data.ids import id_fault
 from dsrg.data.images import ExpectedChecksum, limit_side, read_image, read_mask
 from dsrg.errors import InputError
-from dsrg.files import atomic_file, opened_text
+from dsrg.files import opened_text, write_csv
 
 SPLITS = ("train", "val")
 INDEX_COLUMNS = ["id", "split", "path", "width", "height", "tags", "sha256"]
@@ -114,7 +114,7 @@ def write_index(path: str | Path, index: Index, classes: list[str]) -> None:
     """Write index.csv, atomically."""
     tags = ("|".join(classes[k - 1] for k in np.flatnonzero(row[1:]) + 1) for row in index.present)
     columns = (index.ids, index.splits, index.paths, index.widths, index.heights, tags, index.checksums)
-    _write_csv(path, INDEX_COLUMNS, zip(*columns, strict=True))
+    write_csv(path, INDEX_COLUMNS, zip(*columns, strict=True))
 
 
 def read_index(path: str | Path, classes: list[str], root: Path = Path(), *, max_side: int | None = None) -> Index:
@@ -137,7 +137,7 @@ def read_index(path: str | Path, classes: list[str], root: Path = Path(), *, max
 
 def write_ground_truth(path: str | Path, rows: Iterable[GroundTruth]) -> None:
     """Write ground_truth.csv, atomically."""
-    _write_csv(path, GROUND_TRUTH_COLUMNS, rows)
+    write_csv(path, GROUND_TRUTH_COLUMNS, rows)
 
 
 def read_ground_truth(path: str | Path) -> dict[str, GroundTruth]:
@@ -165,15 +165,8 @@ def _path_faults(path: str) -> Iterable[str]:
         yield f"path {path!r} does not lie under the data root"
 
 
-def _write_csv(path: str | Path, columns: list[str], rows: Iterable[Iterable]) -> None:
-    with atomic_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
 def _read_csv(path: str | Path, columns: list[str], faults_of: Callable) -> Iterator[dict[str, str]]:
-    """Rows of a file that `_write_csv` wrote, checked by what both have in common and by `faults_of` a row.
+    """Rows of a file that `write_csv` wrote, checked by what both have in common and by `faults_of` a row.
 
     Raises InputError after the last one, with every malformed line.
     """
