@@ -178,15 +178,3 @@ def test_a_stage_of_several_processes_is_recorded_by_hand(project):
     assert [path.name for path in (project / ".scratch").iterdir()] == ["seconds.json"]
     run("dvc", "commit", "-f", "train_dsrg", cwd=project)
     assert json.loads(run("dvc", "status", "--json", "train_dsrg", cwd=project)) == {}
-
-
-def test_outs_come_back_from_a_remote(project, tmp_path):
-    """A folder here; S3 and SSH differ in the address alone (docs/scale.md)."""
-    outs = {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()}
-    run("dvc", "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"), cwd=project)
-    run("dvc", "push", cwd=project)
-    shutil.rmtree(project / ".dvc" / "cache")
-    shutil.rmtree(project / "data")
-    run("git", "checkout", "data/points.csv", cwd=project)
-    run("dvc", "pull", cwd=project)
-    assert {path: path.read_bytes() for path in outs} == outs

