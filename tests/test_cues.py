@@ -190,70 +190,37 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("key", "value", "said"),
         [
-            ("0_labels", [2], "0_labels (b): expected whole numbers of shape (n,), found no array but list"),
-            (
-                "0_labels",
-                np.array([2.0]),
-                "0_labels (b): expected whole numbers of shape (n,), found float64 of shape (1,)",
-            ),
-            (
-                "0_labels",
-                np.array([[2]]),
-                "0_labels (b): expected whole numbers of shape (n,), found int64 of shape (1, 1)",
-            ),
-            (
-                "0_labels",
-                np.array([True]),
-                "0_labels (b): expected whole numbers of shape (n,), found bool of shape (1,)",
-            ),
-            ("0_labels", np.array(2), "0_labels (b): expected whole numbers of shape (n,), found int64 of shape ()"),
-            ("0_labels", np.array([0, 4]), "0_labels (b): class 0, 4; expected 1 to 3, the lines of classes.txt"),
-            ("7_cues", None, "7_cues (a): expected whole numbers of shape (3, K), found no array but NoneType"),
-            (
-                "7_cues",
-                np.zeros((2, 3), int),
-                "7_cues (a): expected whole numbers of shape (3, K), found int64 of shape (2, 3)",
-            ),
-            (
-                "7_cues",
-                np.zeros((3, 1)),
-                "7_cues (a): expected whole numbers of shape (3, K), found float64 of shape (3, 1)",
-            ),
-            ("7_cues", np.array([[-1], [0], [0]]), "7_cues (a): class -1; expected 0 to 3"),
-            ("7_cues", np.array([[4], [0], [0]]), "7_cues (a): class 4; expected 0 to 3"),
-            ("7_cues", np.array([[1], [5], [0]]), "7_cues (a): row 5; expected 0 to 4, the grid of data.size 33"),
-            ("7_cues", np.array([[1], [-1], [0]]), "7_cues (a): row -1; expected 0 to 4"),
-            ("7_cues", np.array([[1], [0], [5]]), "7_cues (a): column 5; expected 0 to 4"),
-            (
-                "7_cues",
-                np.array([[1] * 5, [0] * 5, [5, 9, 8, 7, 6]]),
-                "7_cues (a): column 5, 6, 7 ...; expected 0 to 4",
-            ),
-            (
-                "7_cues",
-                np.array([[1], [0], [2**64 - 1]], np.uint64),
-                "7_cues (a): column 18446744073709551615; expected",
-            ),
+            ("0_labels", [2], "expected whole numbers of shape (n,), found no array but list"),
+            ("0_labels", np.array([2.0]), "expected whole numbers of shape (n,), found float64 of shape (1,)"),
+            ("0_labels", np.array([[2]]), "expected whole numbers of shape (n,), found int64 of shape (1, 1)"),
+            ("0_labels", np.array([True]), "expected whole numbers of shape (n,), found bool of shape (1,)"),
+            ("0_labels", np.array(2), "expected whole numbers of shape (n,), found int64 of shape ()"),
+            ("0_labels", np.array([0, 4]), "class 0, 4; expected 1 to 3, the lines of classes.txt"),
+            ("7_cues", None, "expected whole numbers of shape (3, K), found no array but NoneType"),
+            ("7_cues", np.zeros((2, 3), int), "expected whole numbers of shape (3, K), found int64 of shape (2, 3)"),
+            ("7_cues", np.zeros((3, 1)), "expected whole numbers of shape (3, K), found float64 of shape (3, 1)"),
+            ("7_cues", np.array([[-1], [0], [0]]), "class -1; expected 0 to 3"),
+            ("7_cues", np.array([[4], [0], [0]]), "class 4; expected 0 to 3"),
+            ("7_cues", np.array([[1], [5], [0]]), "row 5; expected 0 to 4, the grid of data.size 33"),
+            ("7_cues", np.array([[1], [-1], [0]]), "row -1; expected 0 to 4"),
+            ("7_cues", np.array([[1], [0], [5]]), "column 5; expected 0 to 4"),
+            ("7_cues", np.array([[1] * 5, [0] * 5, [5, 9, 8, 7, 6]]), "column 5, 6, 7 ...; expected 0 to 4"),
+            ("7_cues", np.array([[1], [0], [2**64 - 1]], np.uint64), "column 18446744073709551615; expected"),
         ],
     )
     def test_of_one_entry(self, files, key, value, said):
         (line,) = problems(files, cues=CUES | {key: value})
-        assert line.startswith(f"cues.pickle: {said}")
+        assert line.startswith(f"cues.pickle: {key} ({'b' if key[0] == '0' else 'a'}): {said}")
 
     def test_all_at_once(self, files):
         cues = {key: value for key, value in CUES.items() if key != "2_labels"}
         cues |= {"0_labels": np.array([9]), "7_cues": np.full((3, 1), 7), "more": None}
         found = problems(files, cues=cues, lines=LIST + "d 3\n?\n")
-        beginnings = [
-            "input_list.txt:5: expected",
-            *("cues.pickle: no entry '2_labels'", "cues.pickle: no entry '3_labels'", "cues.pickle: no entry '3_cues'"),
-            *(
-                "cues.pickle: entry 'more' belongs",
-                "cues.pickle: 0_labels (b): class 9",
-                "cues.pickle: 7_cues (a): class 7",
-            ),
-            *("cues.pickle: 7_cues (a): row 7", "cues.pickle: 7_cues (a): column 7"),
-        ]
+        beginnings = ["input_list.txt:5: expected"]
+        entries = ("'2_labels'", "'3_labels'", "'3_cues'")
+        beginnings += [*(f"cues.pickle: no entry {name}" for name in entries), "cues.pickle: entry 'more' belongs"]
+        beginnings += ["cues.pickle: 0_labels (b): class 9"]
+        beginnings += [f"cues.pickle: 7_cues (a): {name} 7" for name in ("class", "row", "column")]
         assert len(found) == len(beginnings)
         for line, beginning in zip(found, beginnings, strict=True):
             assert line.startswith(beginning)
