@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,9 +36,16 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory) -> Iterator[Path]:
     """The tiny project with all its stages done. Not to be changed: there is `finished_copy` for that."""
-    return run_stages(tiny_project(tmp_path_factory.mktemp("finished")))
+    folder = run_stages(tiny_project(tmp_path_factory.mktemp("finished")))
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for name in ("data", "results") for path in (folder / name).rglob("*.*")}
+
+    before = contents()
+    yield folder
+    assert contents() == before, "a test has changed the run that others read"
 
 
 @pytest.fixture
