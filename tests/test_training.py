@@ -37,7 +37,7 @@ from dsrg.training import dsrg as supervision_module
 from dsrg.training.cam import cam_criterion
 from dsrg.training.checkpoints import Checkpoints
 from dsrg.training.curves import Curves, NotFiniteError
-from dsrg.training.dsrg import Supervisor, class_shares, confidence, dsrg_criterion, labelled_shares
+from dsrg.training.dsrg import Supervisor, class_shares, confidence, dsrg_criterion
 from dsrg.training.fit import fit, let_stops_through, set_up_torch
 from dsrg.training.growth_recorder import GrowthRecorder, watched_steps
 from dsrg.training.optim import lr_factor, parameter_groups
@@ -815,18 +815,6 @@ class TestObjectives:
         assert values["background"] == pytest.approx(expected["grown"][0])
         assert values["seed_foreground"] == pytest.approx(expected["seeds"][1:].sum())
         assert values["seed_background"] == pytest.approx(expected["seeds"][0])
-
-    def test_what_is_shown_of_a_step_waits_for_nothing_on_the_device(self):
-        """Tensors of the device `meta` have no numbers, so whatever asked for one would fail."""
-        _, probs, seeds, present = example(4)
-        values = labelled_shares(*(tensor.to("meta") for tensor in (seeds, probs, seeds, present)))
-        assert {name: tuple(value.shape) for name, value in values.items()} == {
-            **dict.fromkeys(("foreground", "background", "seed_foreground", "seed_background", "agreement"), ()),
-            **dict.fromkeys(("predicted_background", "predicted_tagged", "predicted_absent"), ()),
-            **dict.fromkeys(("seeds", "agreed", "grown"), (3,)),
-        }
-        with pytest.raises(RuntimeError):
-            values["agreement"].item()
 
     def test_a_batch_without_seeds_contradicts_none(self):
         images, _, seeds, present = example(4)
