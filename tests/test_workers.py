@@ -32,15 +32,20 @@ WORK = """
 """
 
 
-def script(tmp_path, *, main: str, workers: int, stop: int = -1, how: str = "pass") -> subprocess.CompletedProcess:
-    """Run WORK as a program of its own, as a stage is."""
-    lines = textwrap.dedent(WORK).replace("STOP_HOW", how).replace("STOP", str(stop))
+def program(tmp_path, text: str, *, workers: int = 2, typed: bool = False) -> subprocess.CompletedProcess:
+    """Run a program of its own, as a stage is, from a file or typed in."""
     path = tmp_path / "program.py"
-    path.write_text(lines.replace("MAIN", textwrap.indent(textwrap.dedent(main), "    ").strip()))
+    path.write_text(text)
     environment = os.environ | {"DSRG_WORKERS": str(workers), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, path], env=environment, capture_output=True, text=True, timeout=400, check=False
-    )
+    options = {"input": text if typed else None, "cwd": tmp_path, "env": environment, "text": True, "timeout": 400}
+    return subprocess.run([sys.executable, "-" if typed else path], **options, capture_output=True)
+
+
+def script(tmp_path, *, main: str, workers: int, stop: int = -1, how: str = "pass") -> subprocess.CompletedProcess:
+    """Run WORK."""
+    lines = textwrap.dedent(WORK).replace("STOP_HOW", how).replace("STOP", str(stop))
+    lines = lines.replace("MAIN", textwrap.indent(textwrap.dedent(main), "    ").strip())
+    return program(tmp_path, lines, workers=workers)
 
 
 PRINT = """
@@ -84,15 +89,11 @@ def test_a_worker_that_dies_is_an_error_and_no_endless_wait(tmp_path):
     assert said.startswith("RunError a worker process was killed") and "DSRG_WORKERS, now 2" in said, run.stderr
 
 
-@pytest.mark.parametrize("read_from", ["stdin", "file"])
-def test_a_worker_that_cannot_start_is_an_error_that_names_the_cause(tmp_path, read_from):
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_worker_that_cannot_start_is_an_error_that_names_the_cause(tmp_path, typed):
     """A worker imports the main program: there is none where it was typed in, and without its guard it runs again."""
-    path = tmp_path / "program.py"
-    path.write_text("from dsrg.runtime.workers import ordered_map\nlist(ordered_map(abs, range(2)))\n")
-    environment = os.environ | {"DSRG_WORKERS": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    program, typed = {"stdin": ("-", path.read_text()), "file": (path, None)}[read_from]
-    options = {"input": typed, "cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-    said = subprocess.run([sys.executable, program], **options, timeout=400)
+    text = "from dsrg.runtime.workers import ordered_map\nlist(ordered_map(abs, range(2)))\n"
+    said = program(tmp_path, text, typed=typed)
     errors = [line for line in said.stderr.splitlines() if line.startswith("dsrg.errors.RunError: a worker process")]
     assert errors and '`if __name__ == "__main__":`' in errors[-1], said
 
@@ -264,8 +265,5 @@ FAULTS = """
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own way")
 def test_a_worker_keeps_the_memory_of_one_image_for_the_next(tmp_path):
     """Pages that the system has to hand out anew: 20480 a round without it."""
-    path = tmp_path / "program.py"
-    path.write_text(textwrap.dedent(FAULTS))
-    environment = os.environ | {"DSRG_WORKERS": "2", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    said = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True, timeout=400)
+    said = program(tmp_path, textwrap.dedent(FAULTS))
     assert len(said.stdout.split()) == 2 and all(int(pages) < 5000 for pages in said.stdout.split()), said
