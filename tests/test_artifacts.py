@@ -30,18 +30,9 @@ from dsrg.data.images import mask_from, read_mask
 from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
 from helpers.data import note_checksums
+from helpers.pickles import RunsCode
 
 CLASSES = ["cat", "dög"]
-
-
-class RunsCode:
-    """A pickle of this would make a folder when it is loaded."""
-
-    def __init__(self, folder) -> None:
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
 
 
 def md5(path) -> str:
@@ -293,15 +284,6 @@ class TestSeeds:
             save_rows(tmp_path / "few.h5", count=5)
         assert list(tmp_path.iterdir()) == []
 
-    def test_an_error_between_rows_leaves_no_file(self, tmp_path):
-        def rows():
-            yield ROWS[0]
-            raise InputError("an image is broken")
-
-        with pytest.raises(InputError, match="broken"):
-            write_seeds(tmp_path / "half.h5", rows(), count=2, grid=5, classes=CLASSES, params="{}")
-        assert list(tmp_path.iterdir()) == []
-
     @pytest.mark.parametrize("limit", [300, 3000, 30_000, 70_000])
     def test_a_disk_that_is_full_at_any_moment(self, tmp_path, limit):
         """HDF5 itself could crash there; the file of the same 99 rows would be larger."""
@@ -460,18 +442,6 @@ class TestLabelPng:
         with Image.open(path) as image:
             assert image.mode == "P" and image.size == (3, 2)
             np.testing.assert_array_equal(np.array(image.convert("RGB")), voc_palette()[self.LABELS])
-
-    def test_folder_reads_when_asked(self, tmp_path):
-        for k, name in enumerate(("b", "a")):
-            (tmp_path / f"{name}.png").write_bytes(label_png(self.LABELS[:, k:]))
-        note_checksums(tmp_path)
-        folder = LabelFolder(tmp_path, ["a", "b"], stage_name="make_pseudo_labels")
-        assert len(folder) == 2 and folder[0].shape == (2, 2) and folder[1].shape == (2, 3)
-
-    def test_folder_names_missing_files_at_once(self, tmp_path):
-        (tmp_path / "a.png").write_bytes(label_png(self.LABELS))
-        with pytest.raises(InputError, match=r"2 of 3 label maps .*b.png, c.png.*`make_pseudo_labels` again"):
-            LabelFolder(tmp_path, ["a", "b", "c"], stage_name="make_pseudo_labels")
 
     def test_checksums_are_those_of_coreutils(self, tmp_path):
         (tmp_path / "ü a.png").write_bytes(label_png(self.LABELS))

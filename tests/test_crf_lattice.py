@@ -1,10 +1,8 @@
 """dsrg.method.crf_lattice: the filter written out vertex by vertex, laws, pydensecrf's numbers on textured images."""
 
 import importlib.util
-import os
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dsrg.method import crf_lattice
 from dsrg.method.crf_lattice import Lattice, elevate, enclosing_simplex, lattice_mean_field
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
+from helpers import REAL_VOC
 
-REAL = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOCdevkit" / "VOC2012"
 needs_pydensecrf = pytest.mark.skipif(not importlib.util.find_spec("pydensecrf"), reason="pydensecrf is not installed")
-needs_photos = pytest.mark.skipif(not (REAL / "JPEGImages").is_dir(), reason=f"no images in {REAL}")
+needs_photos = pytest.mark.skipif(not (REAL_VOC / "JPEGImages").is_dir(), reason=f"no images in {REAL_VOC}")
 
 
 def kernel(gaussian_weight, gaussian_xy, bilateral_weight, bilateral_xy, bilateral_rgb):
@@ -346,7 +344,7 @@ def test_pydensecrf_gives_the_same_on_a_large_drawn_image(name):
 
 
 def photos(count: int, side: int) -> list[Tensor]:
-    files = islice(sorted((REAL / "JPEGImages").glob("*.jpg")), 0, 50 * count, 50)
+    files = islice(sorted((REAL_VOC / "JPEGImages").glob("*.jpg")), 0, 50 * count, 50)
     sizes = (cv2.resize(cv2.imread(str(file)), (side, side), interpolation=cv2.INTER_AREA) for file in files)
     return [torch.from_numpy(image[:, :, ::-1].copy()).movedim(2, 0).contiguous() for image in sizes]
 

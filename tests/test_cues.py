@@ -1,6 +1,5 @@
 """dsrg.artifacts.cues: the authors' seeds in, our seeds out, and back; every fault named at once."""
 
-import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,11 +25,9 @@ from dsrg.figures.steps import seed_pictures
 from dsrg.inference.seeding import cue_seed_rows, saliency_maps
 from dsrg.method.grid import UNLABELLED
 from dsrg.params import load_params
+from helpers import REAL_CUES
 from helpers.data import picture, save_index
 from helpers.project import tiny_project
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-REAL_CUES = Path(os.environ.get("DSRG_REAL_DATA", SHARED)) / "cues" / "localization_cues.pickle.gz"
 
 CLASSES = ["cat", "dog", "cow"]
 GRID = 5

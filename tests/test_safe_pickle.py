@@ -9,7 +9,6 @@ import struct
 import tracemalloc
 import zlib
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,10 @@ import pytest
 from dsrg.artifacts import safe_pickle
 from dsrg.artifacts.safe_pickle import read_pickle
 from dsrg.errors import InputError
+from helpers import REAL_CUES
+from helpers.pickles import RunsCode
 
 PROTOCOLS = range(6)
-REAL_CUES = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared/data")) / "cues"
 
 # written by cPickle of Python 2.7.18 with NumPy 1.16.6, protocols 0 to 2: cues of two images, the second without any
 PYTHON2_CUES = {
@@ -45,16 +45,6 @@ PYTHON2 = [
         "mzts1GJH0AkNOgZ9wUFHf/ZDHxvDW3//tugFWTZBUN3EWA3P6sQEHw4LVM4="
     ),
 ]
-
-
-class Runs:
-    """A pickle of this would make a folder when it is loaded."""
-
-    def __init__(self, folder) -> None:
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
 
 
 @pytest.fixture
@@ -122,9 +112,9 @@ class TestReads:
 
     @pytest.mark.skipif(not REAL_CUES.exists(), reason="the file of SEC's authors is not there")
     def test_the_authors_cues(self):
-        with gzip.open(REAL_CUES / "localization_cues.pickle.gz") as file:
+        with gzip.open(REAL_CUES) as file:
             wanted = pickle.load(file, encoding="latin1")
-        found = read_pickle(REAL_CUES / "localization_cues.pickle.gz")
+        found = read_pickle(REAL_CUES)
         assert len(found) == 2 * 10582 and found.keys() == wanted.keys()
         assert all(np.array_equal(found[key], wanted[key]) for key in wanted)
 
@@ -156,7 +146,7 @@ class TestRunsNothing:
     @pytest.mark.parametrize("protocol", PROTOCOLS)
     @pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"0_cues": [bad]}])
     def test_a_real_attack(self, path, tmp_path, protocol, wrap):
-        program = pickle.dumps(wrap(Runs(tmp_path / "it ran")), protocol=protocol)
+        program = pickle.dumps(wrap(RunsCode(tmp_path / "it ran")), protocol=protocol)
         message = refusal(path, program)
         assert "'mkdir'" in message
         assert "nothing that this one names was run" in message

@@ -1,6 +1,5 @@
 """The VOC layout: what is read from a sound tree, and one clear line for each thing that can be wrong with it."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
 from dsrg.sources.validation import Record, check_records
 from dsrg.sources.voc import scan_voc, untagged_index
+from helpers import REAL_VOC
 
-REAL = Path(os.environ.get("DSRG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "VOCdevkit" / "VOC2012"
 REAL_LISTS = {"train": "trainaug", "val": "val"}
 LISTS = "ImageSets/Segmentation"
 
@@ -223,11 +222,11 @@ def test_all_offenders_come_at_once(root):
     assert all(any(reason in problem for problem in problems) for reason in reasons)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs real images: set DSRG_REAL_DATA")
+@pytest.mark.skipif(not REAL_VOC.is_dir(), reason="needs real images: set DSRG_REAL_DATA")
 def test_real_data():
     """Whatever part of VOC 2012 is there: every listed image is found, and one in fifty is sound."""
-    lists = {split: (REAL / LISTS / f"{name}.txt").read_text().split() for split, name in REAL_LISTS.items()}
-    found = scan_voc(REAL, **REAL_LISTS)
+    lists = {split: (REAL_VOC / LISTS / f"{name}.txt").read_text().split() for split, name in REAL_LISTS.items()}
+    found = scan_voc(REAL_VOC, **REAL_LISTS)
     assert found.problems == [] and found.faults == []
     assert [(record.split, record.id) for record in found.records] == [
         (split, image_id) for split, ids in lists.items() for image_id in ids

@@ -1,6 +1,5 @@
 """First weights: those that fit are taken, by torchvision's names and by Caffe's; all others are refused."""
 
-import os
 import pickle
 from urllib.error import URLError
 
@@ -23,6 +22,7 @@ from dsrg.networks.weights import (
     read_weights,
 )
 from helpers.networks import COMMON, HEAD, NORMED, draw_norms, without_init
+from helpers.pickles import RunsCode
 
 
 @pytest.fixture(autouse=True)
@@ -64,16 +64,6 @@ def literal_vgg16(images: torch.Tensor, state: dict[str, torch.Tensor], *, relea
         elif released:
             blobs = F.max_pool2d(blobs, 3, stride=1, padding=1)
     return F.avg_pool2d(blobs, 3, stride=1, padding=1) if released else blobs
-
-
-class RunsCode:
-    """A pickle of this would make a folder when it is loaded."""
-
-    def __init__(self, folder) -> None:
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
 
 
 def fill(backbone: nn.Module, path: object, *, name: str) -> None:
