@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -69,9 +70,10 @@ def look_at_machine(constraints: Path) -> Iterator[Finding]:
 
 
 def python(version: tuple[int, int]) -> Finding:
-    supported = (3, 11) <= version <= (3, 13)
     said = f"{version[0]}.{version[1]}"
-    return Finding("python", FINE, said) if supported else Finding("python", ERROR, f"{said}; expected 3.11 to 3.13")
+    if (3, 11) <= version <= (3, 13):
+        return Finding("python", FINE, said)
+    return Finding("python", ERROR, f"{said}; expected 3.11 to 3.13")
 
 
 def packages(pins: dict[str, str], installed: dict[str, str], *, required: Iterable[str]) -> Finding:
@@ -113,11 +115,10 @@ def libraries(wanted: dict[str, str], load: Callable[[str], object]) -> Finding:
 
 def disk(free: int, *, needed: int) -> Finding:
     """needed: bytes of all outs as they were last time, twice: DVC keeps a copy."""
+    said = f"{human_bytes(free)} free"
     if free < needed:
-        return Finding(
-            "disk", ERROR, f"{human_bytes(free)} free; the outs took {human_bytes(needed)} with DVC's copies"
-        )
-    return Finding("disk", FINE, f"{human_bytes(free)} free")
+        return Finding("disk", ERROR, f"{said}; the outs took {human_bytes(needed)} with DVC's copies")
+    return Finding("disk", FINE, said)
 
 
 def memory(total: int) -> Finding:
@@ -144,10 +145,7 @@ def _installed(name: str) -> str | None:
 
 def _required() -> list[str]:
     """Names of the packages that this one cannot do without."""
-    try:
-        lines = metadata.requires("dsrg") or []
-    except metadata.PackageNotFoundError:
-        return []
+    lines = metadata.requires("dsrg") or [] if _installed("dsrg") else []
     names = (re.match(r"[\w.-]+", line)[0] for line in lines if "extra ==" not in line)
     return [re.sub(r"[-_.]+", "-", name).lower() for name in names]
 
@@ -229,11 +227,7 @@ def locked(path: Path) -> Finding:
 def params() -> Finding:
     from dsrg.params import load_params
 
-    try:
-        load_params()
-    except InputError as error:
-        return Finding("params", ERROR, _few(error.problems))
-    return Finding("params", FINE, "params.yaml")
+    return _whole("params", load_params, fine="params.yaml")
 
 
 def leftovers(folders: Iterable[Path]) -> Finding:
@@ -306,11 +300,7 @@ def checksums(what: str, wanted: dict[Path, str]) -> Finding:
 def artifact(path: Path, read: Callable[[Path], object]) -> Finding:
     if not path.exists():
         return Finding(str(path), NOTE, "not made yet; run: dvc repro")
-    try:
-        read(path)
-    except InputError as error:
-        return Finding(str(path), ERROR, _few(error.problems))
-    return Finding(str(path), FINE, "whole")
+    return _whole(str(path), partial(read, path), fine="whole")
 
 
 # DVC's cache
@@ -341,27 +331,24 @@ def tracked_objects() -> tuple[list[Object], list[str]]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    objects, faults = [], []
+    objects = []
+
+    def add(path: Path, name: str) -> None:
+        objects.append(Object(path, name, cache / name[:2] / name[2:]))
+
     try:
         with Repo() as repo:
             cache = Path(repo.cache.local.path)
             for out in repo.index.outs:
-                if not out.use_cache or not out.hash_info or not out.hash_info.value:
-                    continue
-                path, name = Path(out.fs_path).relative_to(Path.cwd()), out.hash_info.value
-                objects.append(Object(path, name, cache / name[:2] / name[2:]))
+                if out.use_cache and out.hash_info and out.hash_info.value:
+                    add(Path(out.fs_path).relative_to(Path.cwd()), out.hash_info.value)
     except (DvcException, OSError, ValueError) as error:
         return [], [" ".join(str(error).split())]
     for folder in [one for one in objects if one.md5.endswith(".dir")]:
-        try:
-            listed = json.loads(folder.cached.read_text(encoding="utf-8"))
-            objects += [
-                Object(folder.path / entry["relpath"], entry["md5"], cache / entry["md5"][:2] / entry["md5"][2:])
-                for entry in listed
-            ]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # told as a missing or a damaged object
-    return objects, faults
+        with suppress(OSError, ValueError, KeyError, TypeError):  # told as a missing or a damaged object
+            for entry in json.loads(folder.cached.read_text(encoding="utf-8")):
+                add(folder.path / entry["relpath"], entry["md5"])
+    return objects, []
 
 
 def compared(objects: Iterable[Object]) -> Iterator[Finding]:
@@ -402,6 +389,14 @@ def fix(findings: Iterable[Finding]) -> list[Path]:
             path.unlink()
         gone.append(path)
     return gone
+
+
+def _whole(what: str, read: Callable[[], object], *, fine: str) -> Finding:
+    try:
+        read()
+    except InputError as error:
+        return Finding(what, ERROR, _few(error.problems))
+    return Finding(what, FINE, fine)
 
 
 def _few(lines: Iterable[str]) -> str:

@@ -35,6 +35,7 @@ DVC_CONFIG = """[core]
     check_update = false
 """  # nothing of DVC's works on in the background in a copy that is to be removed
 KILLS = 20
+SMALL = {"shapes": {"train": 100, "val": 30}, "cam": {"steps": 50}, "dsrg": {"steps": 60}, "retrain": {"steps": 60}}
 
 
 def strike_everything(dvc: psutil.Process, stage: psutil.Process | None) -> None:
@@ -142,7 +143,8 @@ def copy_of_project(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     yaml = YAML()
     params = yaml.load(ROOT / "recipes" / "shapes.yaml")
-    params["shapes"].update(train=60, val=20)
+    for section, changes in SMALL.items():
+        params[section].update(changes)
     yaml.dump(params, folder / "params.yaml")
     (folder / ".dvc").mkdir()
     (folder / ".dvc" / "config").write_text(DVC_CONFIG)

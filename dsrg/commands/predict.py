@@ -4,6 +4,8 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +13,10 @@ from dsrg.commands.group import main, refuse
 from dsrg.errors import InputError, RunError
 from dsrg.inference import released
 from dsrg.runtime.problems import report_problems
+
+if TYPE_CHECKING:
+    from dsrg.predictor import Predictor
+    from dsrg.sources.pictures import Picture
 
 
 @main.command()
@@ -156,48 +162,66 @@ def pseudo_label(**options: object) -> None:
     _predict(**options)
 
 
-def _predict(
-    *,
-    pictures: tuple[str, ...],
-    model: Path,
-    out: Path,
-    tags: Path | None,
-    separator: str,
-    overlays: bool,
-    probabilities: bool,
-    polygons: bool,
-    skip_bad: bool,
-    crf: bool,
-    scale: tuple[float, ...],
-    unsure_below: float,
-    pixels_max: int,
-    batch: int | None,
-    device: str,
-    **settings: object,
-) -> None:
+def _predict(**options: object) -> None:
     from dsrg.artifacts.predictions import PredictionFolder
     from dsrg.data.images import read_sized
     from dsrg.data.index import present_from_tags
     from dsrg.files import atomic_folder
     from dsrg.inference.predict import enlarged
     from dsrg.params import CrfKernel, PredictParams
-    from dsrg.predictor import Predictor
     from dsrg.runtime.progress import tracked
     from dsrg.runtime.workers import keep_memory, threaded_map
-    from dsrg.sources.pictures import check_pictures, find_pictures, remark_counts, tags_of
 
     keep_memory(128 << 20)  # 21 classes' scores at the longest side that is usual
-    found, tagged = find_pictures(pictures), None
-    checked, problems = check_pictures(found.pictures, pixels_max=pixels_max), found.problems
-    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        problems.append(f"{out}: exists; name a new or an empty folder (--out)")
+    asked = SimpleNamespace(**options)
+    pictures, segmenter, tagged = _inputs(asked)
+    settings = {key: options[key] for key in PredictParams.model_fields if key in options}
+    predictions = segmenter.predictions(
+        (read_sized(picture.path, asked.max_side) for picture in pictures),
+        None if tagged is None else present_from_tags(tagged, segmenter.classes),
+        settings=PredictParams(scales=list(asked.scale), **settings),
+        kernel=CrfKernel(**{key: options[key] for key in CrfKernel.model_fields}) if asked.crf else None,
+        probabilities=asked.probabilities,
+        unsure_below=asked.unsure_below,
+        batch=asked.batch or (8 if segmenter.on_gpu else 2),  # on a CPU the next ones are decoded the sooner
+    )
+    with atomic_folder(asked.out.resolve()) as folder:
+        results = PredictionFolder(folder, segmenter.classes, polygons=asked.polygons)
+
+        def write(row: tuple) -> tuple:
+            (path, image_id), (labels, _, probs) = row
+            results.write(image_id, labels, probs=probs)
+            if asked.overlays:
+                from dsrg.figures.overlays import overlay, write_picture
+
+                image = read_sized(path, asked.max_side).pixels
+                drawn = overlay(image, enlarged(labels, image.shape[:2]))
+                write_picture(folder / "overlays" / f"{image_id}.png", drawn)
+            return image_id, path, labels
+
+        rows = tracked(zip(pictures, predictions, strict=True), "predict", len(pictures))
+        for one in threaded_map(write, rows):
+            results.add(*one)
+        results.finish()
+    click.echo(f"{asked.out}: masks of {len(pictures)} image{'s' * (len(pictures) > 1)}")
+
+
+def _inputs(asked: SimpleNamespace) -> "tuple[list[Picture], Predictor, list[list[str]] | None]":
+    """The pictures, the network and the pictures' tags, all problems of theirs refused at once."""
+    from dsrg.predictor import Predictor
+    from dsrg.sources.pictures import check_pictures, find_pictures, remark_counts, tags_of
+
+    found, tagged = find_pictures(asked.pictures), None
+    checked, problems = check_pictures(found.pictures, pixels_max=asked.pixels_max), found.problems
+    if os.path.lexists(asked.out) and not (asked.out.is_dir() and not any(asked.out.iterdir())):
+        problems.append(f"{asked.out}: exists; name a new or an empty folder (--out)")
     try:
-        segmenter = Predictor.load(model, device=None if device == "auto" else device)
-        if tags is not None:
-            tagged = tags_of(checked.pictures, tags, segmenter.classes, separator=separator)
+        segmenter = Predictor.load(asked.model, device=None if asked.device == "auto" else asked.device)
+        if asked.tags is not None:
+            tagged = tags_of(checked.pictures, asked.tags, segmenter.classes, separator=asked.separator)
     except InputError as error:
         problems += error.problems
-    if not skip_bad:
+    if not asked.skip_bad:
         problems += checked.problems
     refuse(problems)
     for line in [*found.left_out, *found.warnings, *remark_counts(checked.facts)]:
@@ -206,37 +230,7 @@ def _predict(
         click.echo(f"left out: {line}")
     if not checked.pictures:
         raise RunError("no image is left to predict")
-
-    predictions = segmenter.predictions(
-        (read_sized(picture.path, settings["max_side"]) for picture in checked.pictures),
-        None if tagged is None else present_from_tags(tagged, segmenter.classes),
-        settings=PredictParams(
-            scales=list(scale), **{key: settings[key] for key in PredictParams.model_fields if key in settings}
-        ),
-        kernel=CrfKernel(**{key: settings[key] for key in CrfKernel.model_fields}) if crf else None,
-        probabilities=probabilities,
-        unsure_below=unsure_below,
-        batch=batch or (8 if segmenter.on_gpu else 2),  # on a CPU the next ones are decoded the sooner
-    )
-    with atomic_folder(out.resolve()) as folder:
-        results = PredictionFolder(folder, segmenter.classes, polygons=polygons)
-
-        def write(row: tuple) -> tuple:
-            (path, image_id), (labels, _, probs) = row
-            results.write(image_id, labels, probs=probs)
-            if overlays:
-                from dsrg.figures.overlays import overlay, write_picture
-
-                image = read_sized(path, settings["max_side"]).pixels
-                drawn = overlay(image, enlarged(labels, image.shape[:2]))
-                write_picture(folder / "overlays" / f"{image_id}.png", drawn)
-            return image_id, path, labels
-
-        rows = tracked(zip(checked.pictures, predictions, strict=True), "predict", len(checked.pictures))
-        for one in threaded_map(write, rows):
-            results.add(*one)
-        results.finish()
-    click.echo(f"{out}: masks of {len(checked.pictures)} image{'s' * (len(checked.pictures) > 1)}")
+    return checked.pictures, segmenter, tagged
 
 
 @main.command()
