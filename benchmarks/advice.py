@@ -16,9 +16,8 @@ from torch import Tensor
 from benchmarks import RESULTS
 from dsrg.advise.sweep import MEASURES, Sweep, findings, sweep_thresholds, why_no_witness
 from dsrg.data.batches import WHOLE, crop_labels
-from dsrg.data.classes import read_classes
 from dsrg.data.images import read_mask
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.index import read_ground_truth
 from dsrg.errors import InputError
 from dsrg.files import write_json
 from dsrg.method.grid import UNLABELLED
@@ -61,8 +60,8 @@ def main(name: str, images: int) -> None:
     project = load_project()
     if why := why_no_witness(project.params.saliency):
         raise InputError(f"nothing is advised: {why}")
-    classes = read_classes(project.paths.classes)
-    index, truth = read_index(project.paths.index, classes), read_ground_truth(project.paths.ground_truth)
+    classes = project.classes
+    index, truth = project.index(), read_ground_truth(project.paths.ground_truth)
     row_of = {image_id: row for row, image_id in enumerate(index.ids)}
     sweep, total = Sweep(project.params.seeds), np.zeros(1)
     seeds_at_every_pair = sweep_thresholds(sweep, project, images=images)

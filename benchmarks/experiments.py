@@ -17,8 +17,7 @@ from ruamel.yaml import YAML
 
 from dsrg.artifacts.growth import read_growth
 from dsrg.data.batches import WHOLE, crop_labels
-from dsrg.data.classes import read_classes
-from dsrg.data.index import Masks, read_ground_truth, read_index
+from dsrg.data.index import Masks, read_ground_truth
 from dsrg.errors import InputError
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.evaluation.segmentation import evaluate_segmenter
@@ -119,9 +118,9 @@ def recorded_growth() -> list[dict[str, float]]:
     pixels with a class in the masks. Empty where no watched image has a mask.
     """
     project = load_project()
-    classes = read_classes(project.paths.classes)
+    classes = project.classes
     truth = read_ground_truth(project.paths.ground_truth)
-    index = read_index(project.paths.index, classes, project.data_root).split("train")
+    index = project.index().split("train")
     confusions: dict[int, NDArray[np.int64]] = {}
     for image_id in index.ids[: project.params.dsrg.watch_images]:
         if image_id not in truth:
@@ -150,9 +149,9 @@ def fully_supervised(key: str) -> dict:
 def scored(segmenter: DeepLab, *, size: int) -> dict:
     """A segmenter on the evaluation split of the working folder; size: side of its training squares, pixels."""
     project = load_project()
-    classes = read_classes(project.paths.classes)
+    classes = project.classes
     truth = read_ground_truth(project.paths.ground_truth)
-    index = with_ground_truth(read_index(project.paths.index, classes, project.data_root).split("val"), truth)
+    index = with_ground_truth(project.index().split("val"), truth)
     scores, _ = evaluate_segmenter(
         segmenter,
         index,

@@ -19,8 +19,7 @@ from rich.table import Table
 from benchmarks import RESULTS
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import WHOLE, crop_labels
-from dsrg.data.classes import read_classes
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.index import read_ground_truth
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
 from dsrg.inference.predict import load_segmenter
@@ -46,9 +45,9 @@ THRESHOLDS = {
 def main(name: str, network: Path | None) -> None:
     project = load_project()
     params = project.params
-    classes = read_classes(project.paths.classes)
+    classes = project.classes
     truth = read_ground_truth(project.paths.ground_truth)
-    index = read_index(project.paths.index, classes, project.data_root, max_side=params.data.max_side).split("train")
+    index = project.index(max_side=params.data.max_side).split("train")
     index = with_ground_truth(index, truth)
     seeds = torch.from_numpy(np.asarray(read_seeds(project.paths.seeds, classes=classes).in_order(index.ids)))
     segmenter, model = load_segmenter(network or project.paths.dsrg, stage_name="train_dsrg")

@@ -30,8 +30,7 @@ from benchmarks import RESULTS
 from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place
 from benchmarks.table1 import QUICK
 from benchmarks.table2 import save_figure
-from dsrg.data.classes import read_classes
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.index import read_ground_truth
 from dsrg.files import read_text, write_json, write_text
 from dsrg.inspect.clicks import work_minutes
 from dsrg.inspect.run import Run
@@ -158,8 +157,8 @@ def simulate(marked: list[str], *, radius: float) -> None:
 def simulated_points(ids: list[str], *, radius: float) -> dict[str, list[PointRow]]:
     """A point for each tag of each of these images that its mask shows."""
     project = load_project()
-    classes = read_classes(project.paths.classes)
-    index, truth = read_index(project.paths.index, classes), read_ground_truth(project.paths.ground_truth)
+    classes = project.classes
+    index, truth = project.index(), read_ground_truth(project.paths.ground_truth)
     present = dict(zip(index.ids, index.present, strict=True))
     found: dict[str, list[PointRow]] = {image_id: [] for image_id in ids}
     for image_id, rows in found.items():

@@ -15,8 +15,7 @@ import click
 from benchmarks import RESULTS
 from benchmarks.experiments import scored
 from dsrg.data.batches import Batches
-from dsrg.data.classes import read_classes
-from dsrg.data.index import Masks, read_ground_truth, read_index
+from dsrg.data.index import Masks, read_ground_truth
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
 from dsrg.networks.network import DeepLab
@@ -40,9 +39,9 @@ def full_supervision(scratch: Path, *, fingerprint: str = "") -> DeepLab:
     """The network of `retrain`, trained on the masks; goes on from a checkpoint of this fingerprint in `scratch`."""
     project = load_project()
     params, retrain = project.params, project.params.retrain
-    classes = read_classes(project.paths.classes)
+    classes = project.classes
     truth = read_ground_truth(project.paths.ground_truth)
-    index = read_index(project.paths.index, classes, project.data_root, max_side=params.data.max_side).split("train")
+    index = project.index(max_side=params.data.max_side).split("train")
     train = with_ground_truth(index, truth)
     set_up_torch(params.seed)
     chosen = params.network_of("retrain")

@@ -253,8 +253,7 @@ def look_at_data(project: Project) -> Iterator[Finding]:
     from dsrg.artifacts.label_folder import LabelFolder
     from dsrg.artifacts.model_file import load_model
     from dsrg.artifacts.seeds_h5 import read_seeds
-    from dsrg.data.classes import read_classes
-    from dsrg.data.index import read_ground_truth, read_index
+    from dsrg.data.index import read_ground_truth
 
     paths = project.paths
     if unseen := unseen_data(project.data_root, drawn=paths.shapes):
@@ -263,8 +262,8 @@ def look_at_data(project: Project) -> Iterator[Finding]:
         yield Finding("data", NOTE, f"{paths.index}: not made yet; run: dvc repro prepare")
         return
     try:
-        classes = read_classes(paths.classes)
-        index, truth = read_index(paths.index, classes), read_ground_truth(paths.ground_truth)
+        classes = project.classes
+        index, truth = project.index(), read_ground_truth(paths.ground_truth)
     except InputError as error:
         yield Finding("data", ERROR, _few(error.problems))
         return

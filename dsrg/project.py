@@ -4,8 +4,11 @@ dvc.yaml is the only place that names files; `file:` at its top is read here.
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
+from dsrg.data.classes import read_classes
+from dsrg.data.index import Index, read_index
 from dsrg.errors import InputError
 from dsrg.files import find_in_project, read_yaml
 from dsrg.params import Params, load_params
@@ -42,6 +45,15 @@ class Project:
     @property
     def data_root(self) -> Path:
         return find_in_project(self.params.data.root)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Those that `prepare` found, without background. Raises InputError where it has not run."""
+        return read_classes(self.paths.classes)
+
+    def index(self, *, max_side: int | None = None) -> Index:
+        """The images that `prepare` found, of `max_side` at most. Raises InputError where it has not run."""
+        return read_index(self.paths.index, self.classes, self.data_root, max_side=max_side)
 
 
 def load_project() -> Project:

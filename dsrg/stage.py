@@ -59,6 +59,10 @@ class Stage:
         return self.project.data_root
 
     @property
+    def classes(self) -> list[str]:
+        return self.project.classes
+
+    @property
     def results(self) -> Path:
         return self.paths.results / self.name
 
@@ -76,12 +80,12 @@ class Stage:
         """The processes that share the stage's work, as the environment says."""
         return topology()
 
-    def finish(self) -> None:
-        """The outs are in place: what was kept for going on is not needed any more."""
+    def discard_scratch(self) -> None:
+        """The outs are in place: unfinished work is not needed any more."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """The only run of this stage in this folder, with what a killed one left half-written cleared away.
 
         Raises RunError with the other's pid when there is one.
@@ -167,7 +171,7 @@ def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
             stage = load_stage(name)
             if shared.is_rank_zero:
                 stage.preflight()
-                with stage.alone():
+                with stage.exclusive():
                     work(stage)
                     note_seconds(name, time.monotonic() - started)
             elif together:

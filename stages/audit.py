@@ -2,8 +2,7 @@
 
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
-from dsrg.data.classes import read_classes
-from dsrg.data.index import Masks, read_ground_truth, read_index
+from dsrg.data.index import Masks, read_ground_truth
 from dsrg.evaluation.scores import enlarge_grid, with_ground_truth, write_quality
 from dsrg.files import write_json
 from dsrg.method.metrics import label_quality, total_confusion
@@ -11,9 +10,9 @@ from dsrg.stage import Stage, run_stage
 
 
 def audit(stage: Stage) -> None:
-    classes = read_classes(stage.paths.classes)
+    classes = stage.classes
     truth = read_ground_truth(stage.paths.ground_truth)
-    index = with_ground_truth(read_index(stage.paths.index, classes).split("train"), truth)
+    index = with_ground_truth(stage.project.index().split("train"), truth)
     seeds = read_seeds(stage.paths.seeds, classes=classes).in_order(index.ids)
     shapes = zip(index.heights, index.widths, strict=True)
     label_maps = {

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from platform import python_version
 
-from dsrg.data.classes import read_classes
-from dsrg.data.index import Masks, read_ground_truth, read_index
+from dsrg.data.index import Masks, read_ground_truth
 from dsrg.evaluation.scores import best_and_worst, score_table, with_ground_truth, write_per_class, write_per_image
 from dsrg.evaluation.segmentation import evaluate_segmenter
 from dsrg.figures.overlays import write_label_overlays
@@ -16,37 +15,26 @@ from dsrg.stage import Stage, library_versions, run_stage
 
 
 def evaluate(stage: Stage) -> None:
-    params, settings = stage.params, stage.params.evaluate
-    classes = read_classes(stage.paths.classes)
-    truth = read_ground_truth(stage.paths.ground_truth)
-    whole = read_index(stage.paths.index, classes, stage.data_root)
+    params, settings, classes = stage.params, stage.params.evaluate, stage.classes
+    truth, whole = read_ground_truth(stage.paths.ground_truth), stage.project.index()
     index = with_ground_truth(whole.split("val"), truth)
     masks = Masks(truth, index.ids, folder=stage.paths.masks)
     scores, maps = {}, {}
     share = shard_work(stage.topology, stage.scratch)
     for name, stage_name in (("dsrg", "train_dsrg"), ("retrain", "retrain")):
         segmenter, model = load_segmenter(getattr(stage.paths, name), stage_name=stage_name, classes=classes)
-        scores[name], maps[name] = evaluate_segmenter(
-            segmenter,
-            index,
-            masks,
-            settings,
-            classes=classes,
-            size=model.size,
-            kernel=params.crf.test,
-            keep=settings.overlays,
-            ends=BEST_WORST_COUNT,
-            title=f"{stage.name} {name}",
-            share=replace(share, folder=share.folder / name),
-        )
+        wanted = {"classes": classes, "size": model.size, "kernel": params.crf.test, "title": f"{stage.name} {name}"}
+        wanted |= {
+            "keep": settings.overlays,
+            "ends": BEST_WORST_COUNT,
+            "share": replace(share, folder=share.folder / name),
+        }
+        scores[name], maps[name] = evaluate_segmenter(segmenter, index, masks, settings, **wanted)
     if not share.is_rank_zero:
         return
     ends = best_and_worst(dict(enumerate(scores["retrain"].images)), BEST_WORST_COUNT)
     first = range(min(settings.overlays, len(index)))
-    for folder, rows, found in (
-        ("overlays", first, maps),
-        ("best_worst", ends, {"prediction": maps["retrain"]}),
-    ):
+    for folder, rows, found in (("overlays", first, maps), ("best_worst", ends, {"prediction": maps["retrain"]})):
         shown = {"truth": (masks[row] for row in rows)}
         shown |= {name: [labels[row] for row in rows] for name, labels in found.items()}
         write_label_overlays(stage.results / folder, index.pick(rows), shown)
@@ -62,7 +50,7 @@ def evaluate(stage: Stage) -> None:
         versions={"Python": python_version()} | library_versions(),
     )
     write_text(stage.paths.report, page)
-    stage.finish()
+    stage.discard_scratch()
     print(f"{score_table(scores)}\n{stage.paths.report}", flush=True)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import written_labels
-from dsrg.data.classes import read_classes
-from dsrg.data.index import read_index
 from dsrg.figures.overlays import write_label_overlays
 from dsrg.inference.label_maps import predicted_labels, resumable_labels
 from dsrg.inference.predict import Prediction, load_segmenter
@@ -18,8 +16,8 @@ from dsrg.stage import Stage, run_stage
 
 def make_pseudo_labels(stage: Stage) -> None:
     params, pseudo = stage.params, stage.params.pseudo_labels
-    classes = read_classes(stage.paths.classes)
-    index = read_index(stage.paths.index, classes, stage.data_root).split("train")
+    classes = stage.classes
+    index = stage.project.index().split("train")
     share = shard_work(stage.topology, stage.scratch)
     segmenter, model = load_segmenter(stage.paths.dsrg, stage_name="train_dsrg", classes=classes)
 
@@ -37,7 +35,7 @@ def make_pseudo_labels(stage: Stage) -> None:
             if len(shown) < pseudo.overlays:
                 shown.append(one.labels)
     write_label_overlays(stage.results / "overlays", index, {"pseudo label": shown})
-    stage.finish()
+    stage.discard_scratch()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ import json
 from collections import deque
 
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
-from dsrg.data.classes import read_classes
-from dsrg.data.index import read_index
 from dsrg.evaluation.seed_statistics import SeedCounts
 from dsrg.figures.seeds import write_contact_sheet, write_seed_overlays
 from dsrg.files import write_json
@@ -19,23 +17,22 @@ from dsrg.stage import Stage, run_stage
 
 def make_seeds(stage: Stage) -> None:
     params, seeds = stage.params, stage.params.seeds
-    classes = read_classes(stage.paths.classes)
-    index = read_index(stage.paths.index, classes, stage.data_root, max_side=params.data.max_side)
+    classes = stage.classes
+    index = stage.project.index(max_side=params.data.max_side)
     rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
     points, pointed = ready_points(params.data.points, index, classes, **rules), PointCounts()
     for warning in points.warnings:
         print(f"warning: {warning}")
     index = points.tagged(index.split("train"))
     size, counts = params.data.size, SeedCounts(classes, seeds)
+    settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
     if seeds.cues is None:
         share = shard_work(stage.topology, stage.scratch)
         classifier = load_classifier(stage.paths.cam, stage_name="train_cam", classes=classes)
-        settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
         rows = resumable_seed_rows(classifier, index, share=share, **settings)
     else:
         cues = ready_cues(seeds, index, grid=grid_size(size), classes=classes)
         print(*cues.remarks(index, classes), sep="\n")
-        settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
         rows = cue_seed_rows(cues, index, **settings)
     if not stage.topology.is_rank_zero:
         deque(rows, maxlen=0)
@@ -56,7 +53,7 @@ def make_seeds(stage: Stage) -> None:
     write_json(stage.results / "metrics.json", counts.metrics() | pointed_metrics)
     counts.write_classes(stage.results / "per_class.csv")
     counts.write_images(stage.results / "per_image.csv")
-    stage.finish()
+    stage.discard_scratch()
 
 
 if __name__ == "__main__":

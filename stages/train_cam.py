@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import Batches
-from dsrg.data.classes import read_classes
-from dsrg.data.index import read_index
 from dsrg.evaluation.classification import mean_average_precision, tag_scores
 from dsrg.files import write_json
 from dsrg.inference.cams import erased_cells
@@ -21,9 +18,8 @@ from dsrg.training.fit import fit, set_up_torch
 
 
 def train_cam(stage: Stage) -> None:
-    params, cam = stage.params, stage.params.cam
-    classes = read_classes(stage.paths.classes)
-    index = read_index(stage.paths.index, classes, stage.data_root, max_side=params.data.max_side)
+    params, cam, classes = stage.params, stage.params.cam, stage.classes
+    index = stage.project.index(max_side=params.data.max_side)
     learned, size, metrics = index.split("train"), params.data.size, {}
     chosen = params.network_of("cam")
     network = chosen.model_dump(include={"backbone", "output_stride", "input"})
@@ -33,20 +29,13 @@ def train_cam(stage: Stage) -> None:
     if not stage.topology.is_rank_zero and topology is SINGLE_PROCESS:
         return
 
-    def train(erased: NDArray[np.bool_] | None, folder: Path, curves: Path) -> CamClassifier | None:
+    def train(erased: NDArray | None, folder: Path, curves: Path) -> CamClassifier | None:
         set_up_torch(params.seed)
         shown = {"size": size, "batch": cam.batch, "seed": params.seed, "augment": cam.augment, "erased": erased}
-        return fit(
-            initial_classifier(classes=len(classes), weights=chosen.weights, **network, erase_thresh=cam.erase_thresh),
-            cam_criterion(cam),
-            Batches(learned, labels=None, **shown),
-            cam,
-            name=stage.name,
-            scratch=folder,
-            fingerprint=stage.scratch.name,
-            curves=curves,
-            topology=topology,
-        )
+        places = {"scratch": folder, "fingerprint": stage.scratch.name, "curves": curves, "topology": topology}
+        start = {"weights": chosen.weights, "erase_thresh": cam.erase_thresh}
+        fresh = initial_classifier(classes=len(classes), **start, **network)
+        return fit(fresh, cam_criterion(cam), Batches(learned, labels=None, **shown), cam, name=stage.name, **places)
 
     classifier = train(None, stage.scratch, stage.results / "curves.tsv")
     if classifier is None:  # in all processes but the first
@@ -58,13 +47,12 @@ def train_cam(stage: Stage) -> None:
         classifier.later.append(train(erased, folder, folder / "curves.tsv"))
     for split in ("train", "val"):
         images = index.split(split)
-        scores = tag_scores(classifier, images, size=size)
-        metrics[f"map_{split}"] = mean_average_precision(scores, images.present)
+        metrics[f"map_{split}"] = mean_average_precision(tag_scores(classifier, images, size=size), images.present)
     write_json(stage.results / "metrics.json", metrics)
     if cam.erase_rounds > 1:
         network |= cam.model_dump(include={"erase_rounds", "erase_thresh"})
     save_model(stage.paths.cam, Model("classifier", classes, network, size, classifier.state_dict()))
-    stage.finish()
+    stage.discard_scratch()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ import numpy as np
 from dsrg.artifacts.model_file import Model, load_model, save_model
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import Batches
-from dsrg.data.classes import read_classes
-from dsrg.data.index import read_index
 from dsrg.figures.growth import write_growth
 from dsrg.method.grid import grid_size
 from dsrg.networks.weights import adopt_backbone, initial_segmenter
@@ -20,34 +18,19 @@ from dsrg.training.weak import build_criterion
 
 def train_dsrg(stage: Stage) -> None:
     params, dsrg = stage.params, stage.params.dsrg
-    classes = read_classes(stage.paths.classes)
-    index = read_index(stage.paths.index, classes, stage.data_root, max_side=params.data.max_side).split("train")
+    classes = stage.classes
+    index = stage.project.index(max_side=params.data.max_side).split("train")
     stored = read_seeds(stage.paths.seeds, classes=classes, grid=grid_size(params.data.size))
     seeds, index = stored.in_order(index.ids), replace(index, present=stored.tags_in_order(index.ids))
     set_up_torch(params.seed)
     chosen = params.network_of("dsrg")
     network = chosen.model_dump(exclude={"weights"})
     criterion, supervisor = build_criterion(dsrg, params.weak, grow=params.grow, crf=params.crf.train)
-    batches = Batches(
-        index,
-        labels=seeds,
-        size=params.data.size,
-        batch=dsrg.batch,
-        seed=params.seed,
-        augment=dsrg.augment,
-    )
+    shown = {"size": params.data.size, "batch": dsrg.batch, "seed": params.seed, "augment": dsrg.augment}
     watched = range(min(dsrg.watch_images, len(index)))
-    recorder = GrowthRecorder(
-        index.pick(watched),
-        np.asarray(stored.in_order(index.ids[: len(watched)])),
-        size=params.data.size,
-        batch=dsrg.batch,
-        supervisor=supervisor,
-        min_prob=dsrg.min_prob,
-        steps=dsrg.steps,
-        times=dsrg.watch_times,
-        folder=stage.scratch / "growth",
-    )
+    few = index.pick(watched), np.asarray(stored.in_order(index.ids[: len(watched)]))
+    folder = stage.scratch / "growth"
+    recorder = GrowthRecorder(*few, dsrg, size=params.data.size, supervisor=supervisor, folder=folder)
     segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
     if dsrg.init == "cam":
         classifier = load_model(stage.paths.cam, kind="classifier", stage_name="train_cam", classes=classes)
@@ -55,7 +38,7 @@ def train_dsrg(stage: Stage) -> None:
     segmenter = fit(
         segmenter,
         criterion,
-        batches,
+        Batches(index, labels=seeds, **shown),
         dsrg,
         name=stage.name,
         scratch=stage.scratch,
@@ -69,7 +52,7 @@ def train_dsrg(stage: Stage) -> None:
         return
     write_growth(recorder, segmenter, maps=stage.paths.growth, strips=stage.results / "growth")
     save_model(stage.paths.dsrg, Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
-    stage.finish()
+    stage.discard_scratch()
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ class TestLabels:
         scores = opinion.scores.numpy()
         expected = [[(0, 4, 7)[int(np.argmax(scores[:, y, x]))] for x in range(15)] for y in range(12)]
         np.testing.assert_array_equal(found.labels, expected)
-        np.testing.assert_array_equal(found.plain, expected)
+        np.testing.assert_array_equal(found.network_labels, expected)
 
     def test_crf_gets_the_image_and_minus_log_probabilities(self):
         opinion = self.opinion()
@@ -247,7 +247,7 @@ class TestLabels:
         (found,) = postprocess([opinion], kernel=KERNEL, probabilities=True)
         np.testing.assert_array_equal(found.labels, np.array([0, 4, 7])[refined.argmax(axis=0)])
         np.testing.assert_allclose(found.probs[[0, 4, 7]], refined, atol=1e-6)
-        assert not found.probs[~self.PRESENT].any() and (found.labels != found.plain).any()
+        assert not found.probs[~self.PRESENT].any() and (found.labels != found.network_labels).any()
 
     @pytest.mark.parametrize("kernel", [None, KERNEL])
     def test_background_alone(self, kernel):
@@ -261,7 +261,7 @@ class TestLabels:
         (found,) = postprocess([opinion], kernel=kernel, unsure_below=0.6)
         unsure = opinion.scores.softmax(dim=0).amax(dim=0).numpy() < 0.6
         assert 0 < unsure.sum() < unsure.size
-        np.testing.assert_array_equal(found.labels, np.where(unsure, 255, found.plain))
+        np.testing.assert_array_equal(found.labels, np.where(unsure, 255, found.network_labels))
 
     @pytest.mark.parametrize("in_flight", [1, 3])
     def test_results_come_in_order(self, monkeypatch, in_flight):
@@ -278,7 +278,7 @@ class TestLabels:
         for opinion, together in zip(several_opinions, found, strict=True):
             (alone,), (plain,) = postprocess([opinion], kernel=KERNEL), postprocess([opinion], kernel=None)
             np.testing.assert_array_equal(together.labels, alone.labels)
-            np.testing.assert_array_equal(together.plain, plain.labels)
+            np.testing.assert_array_equal(together.network_labels, plain.labels)
 
     def test_present_classes_far_below_an_absent_one_are_told_apart(self):
         """Logits summed over scales can be so far apart that a softmax over all holds nothing of the present ones."""
@@ -297,7 +297,7 @@ class TestLabels:
         assert opinion.image.shape == (20, 45, 3) and opinion.scores.shape == (3, 20, 45)
         (found,) = postprocess([opinion], kernel=kernel, probabilities=True)
         (small,) = predictions(Uneven(), [opinion.image], None, settings, size=33, kernel=kernel)
-        for labels, expected in ((found.labels, small.labels), (found.plain, small.plain)):
+        for labels, expected in ((found.labels, small.labels), (found.network_labels, small.network_labels)):
             np.testing.assert_array_equal(labels, expected.repeat(2, axis=0).repeat(2, axis=1))
         assert found.probs.shape == (3, 20, 45)
 
@@ -630,8 +630,8 @@ class TestScoring:
     @pytest.fixture
     def scores(self):
         scores = Scores(self.CLASSES)
-        scores.add(self.TRUTH, plain=self.PLAIN, refined=self.REFINED)
-        scores.add(self.TRUTH.T, plain=self.PLAIN.T, refined=self.REFINED.T)
+        scores.add(self.TRUTH, labels=self.PLAIN, labels_crf=self.REFINED)
+        scores.add(self.TRUTH.T, labels=self.PLAIN.T, labels_crf=self.REFINED.T)
         return scores
 
     def test_metrics_by_hand(self, scores, tmp_path):
@@ -662,7 +662,7 @@ class TestScoring:
 
     def test_each_image_has_an_iou_of_its_own_with_crf(self, scores, tmp_path):
         void = np.full_like(self.TRUTH, 255)
-        scores.add(void, plain=self.PLAIN, refined=self.REFINED)
+        scores.add(void, labels=self.PLAIN, labels_crf=self.REFINED)
         alone = (4 / 5 + 2 / 3) / 2
         assert scores.images[:2] == pytest.approx([alone, alone]) and np.isnan(scores.images[2])
         write_per_image(tmp_path / "a.csv", ["x", "y", "z"], {"dsrg": scores, "retrain": scores})

@@ -186,7 +186,7 @@ def test_background_alone_has_no_mean():
 def test_scores_of_both_networks_as_a_table():
     scores = {name: Scores(["cat"]) for name in ("dsrg", "retrain")}
     labels = np.array([[0, 1], [1, 1]], np.uint8)
-    scores["dsrg"].add(labels, plain=np.array([[0, 0], [1, 1]], np.uint8), refined=labels)
+    scores["dsrg"].add(labels, labels=np.array([[0, 0], [1, 1]], np.uint8), labels_crf=labels)
     assert score_table(scores).splitlines() == [
         "mIoU in %   network alone  with CRF",
         "dsrg                 58.3     100.0",

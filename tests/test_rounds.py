@@ -181,6 +181,7 @@ def test_the_stage_killed_between_rounds_ends_with_the_same_bits(project, monkey
     for name in outs():
         Path(name).unlink()
     stage_module = importlib.import_module("stages.retrain")
+    rounds_module = importlib.import_module("dsrg.training.rounds")
     calls = []
 
     def break_in_the_second(*args, **kwargs):
@@ -189,11 +190,11 @@ def test_the_stage_killed_between_rounds_ends_with_the_same_bits(project, monkey
             raise KeyboardInterrupt
         return fit(*args, **kwargs)
 
-    fit = stage_module.fit
-    monkeypatch.setattr(stage_module, "fit", break_in_the_second)
+    fit = rounds_module.fit
+    monkeypatch.setattr(rounds_module, "fit", break_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         stage_module.retrain(stage)
     assert list(Path(".scratch").glob("retrain-*/round1/labels"))
-    monkeypatch.setattr(stage_module, "fit", fit)
+    monkeypatch.setattr(rounds_module, "fit", fit)
     stage_module.retrain(stage)
     assert outs() == whole

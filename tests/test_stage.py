@@ -271,7 +271,7 @@ class TestScratch:
         first, second = load_stage("make_seeds"), load_stage("make_seeds")
         beside = first.scratch.with_name(f"{first.scratch.name}.1")
         assert second.scratch == beside
-        first.finish()
+        first.discard_scratch()
         assert not first.scratch.exists() and second.scratch.exists()
 
     def test_unfinished_work_of_other_inputs_is_named_with_what_differs(self, capsys):
@@ -291,11 +291,11 @@ def test_alone_counts_for_one_folder(project, tmp_path, monkeypatch):
     monkeypatch.setenv("DSRG_SCRATCH", str(tmp_path / "scratch"))
     other = tiny_project(tmp_path / "other")
     monkeypatch.chdir(project)
-    with load_stage("prepare").alone():
-        with pytest.raises(RunError, match=str(os.getpid())), load_stage("prepare").alone():
+    with load_stage("prepare").exclusive():
+        with pytest.raises(RunError, match=str(os.getpid())), load_stage("prepare").exclusive():
             pass
-        with load_stage("make_seeds").alone():
+        with load_stage("make_seeds").exclusive():
             pass
         monkeypatch.chdir(other)
-        with load_stage("prepare").alone():
+        with load_stage("prepare").exclusive():
             pass

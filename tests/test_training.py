@@ -88,6 +88,10 @@ def rate_factor(step: int, *, steps: int = 8000, **schedule) -> float:
     return lr_factor(step, steps=steps, settings=Optimizer(**SGD | schedule))
 
 
+def watch_params() -> Dsrg:
+    return Dsrg(**recipe()["dsrg"] | {"batch": 1, "min_prob": 1e-4, "steps": 6, "watch_times": 2})
+
+
 class TestRates:
     RATES = Optimizer(**SGD | {"lr": 5e-4})
 
@@ -763,7 +767,7 @@ class TestObjectives:
         """Before growth starts and after."""
         images, _, seeds, present = example(4)
         logits = (5 * torch.randn(2, 3, 5, 5)).requires_grad_()
-        growing = TestSupervisor.GROW | {"start": 3}
+        growing = TestSupervisor.GROW.model_copy(update={"start": 3})
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=growing, boundary_loss=boundary is not None)
         released = {key.replace("ratio_clip", "boundary_clip"): value for key, value in (boundary or {}).items()}
         params = self.dsrg_params(boundary_loss=boundary is not None, seed_loss=seed_loss, **released)
@@ -865,11 +869,7 @@ class TestGrowthWatch:
         eager = TestSupervisor.GROW.model_copy(update={"fg_thresh": 0.0, "bg_thresh": 0.0, "start": 4})
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=eager, boundary_loss=False)
         folder = tmp_path / "growth"
-        watch = GrowthRecorder(
-            *(index, seeds),
-            **{"size": 33, "batch": 1, "supervisor": supervisor, "min_prob": 1e-4},
-            **{"steps": 6, "times": 2, "folder": folder},
-        )
+        watch = GrowthRecorder(*(index, seeds, watch_params()), size=33, supervisor=supervisor, folder=folder)
         before, together = torch.get_rng_state(), []
         network.register_forward_pre_hook(lambda module, inputs: together.append(len(inputs[0])))
         for done in range(1, 7):
@@ -899,9 +899,7 @@ class TestGrowthWatch:
     def test_without_images_there_are_no_strips(self, tmp_path):
         index = save_index(tmp_path, {"im0": picture(40, 60, seed=0)}, [[1, 1]]).pick([])
         watch = GrowthRecorder(
-            *(index, np.empty((0, 5, 5), np.uint8)),
-            **{"size": 33, "batch": 1, "supervisor": None, "min_prob": 1e-4},
-            **{"steps": 6, "times": 2, "folder": tmp_path / "none"},
+            *(index, np.empty((0, 5, 5), np.uint8), watch_params()), size=33, supervisor=None, folder=tmp_path / "none"
         )
         watch(small_segmenter(), 6)
         write_growth(watch, small_segmenter(), maps=tmp_path / "maps", strips=tmp_path / "strips")

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from dsrg.advise.information import border_steps, foreground_overlap, mutual_information, split_tables
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
-from dsrg.data.classes import read_classes
-from dsrg.data.index import Index, read_index
+from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.inference.cams import load_classifier, tag_maps
 from dsrg.inference.preprocess import image_batches, sample_grid_pixels
@@ -229,7 +228,7 @@ def sweep_thresholds(sweep: Sweep, project: Project, *, images: int) -> Iterator
         InputError: when seeds or classifier are missing, or nothing depends on the thresholds.
     """
     params, paths = project.params, project.paths
-    classes = read_classes(paths.classes)
+    classes = project.classes
     seeds = read_seeds(paths.seeds, classes=classes)
     if params.seeds.crf.use == "replace":
         raise InputError("seeds.crf.use: replace: the CRF's label map takes the place of seeds; no threshold matters")
@@ -238,7 +237,7 @@ def sweep_thresholds(sweep: Sweep, project: Project, *, images: int) -> Iterator
     if stored_maps(seeds, seeds.ids[0]) is None:
         raise InputError(f"{paths.seeds}: imported seeds come without the maps that thresholds are put on")
     classifier = load_classifier(paths.cam, stage_name="train_cam")
-    index = read_index(paths.index, classes, project.data_root, max_side=params.data.max_side).split("train")
+    index = project.index(max_side=params.data.max_side).split("train")
     index = index.pick(np.sort(np.random.default_rng(0).permutation(len(index))[:images]))
     seeds.in_order(index.ids)  # complains of images without
     for image_id, *seen in tracked(_seen(classifier, seeds, index, params), "advise", len(index)):

@@ -28,15 +28,13 @@ def import_cues(cues: Path, list_path: Path, out: Path | None, conflict: str) ->
 
     from dsrg.artifacts.cues import read_cues
     from dsrg.artifacts.seeds_h5 import write_seeds
-    from dsrg.data.classes import read_classes
-    from dsrg.data.index import read_index
     from dsrg.method.grid import grid_size
     from dsrg.project import load_project
 
     project = load_project()
     out, grid = out or project.paths.seeds, grid_size(project.params.data.size)
-    classes = read_classes(project.paths.classes)
-    index = read_index(project.paths.index, classes).split("train")
+    classes = project.classes
+    index = project.index().split("train")
     found = read_cues(cues, list_path, index, grid=grid, classes=classes, conflict=conflict)
     origin = {"cues": cues.name, "cues_list": list_path.name, "conflict": conflict}
     write_seeds(out, found.rows(), count=len(index), grid=grid, classes=classes, params=json.dumps(origin))
@@ -51,10 +49,9 @@ def export_cues(seeds: Path | None, list_path: Path, out: Path) -> None:
     """Write seeds as localization cues and list, as the code of SEC and DSRG reads them."""
     from dsrg.artifacts.cues import write_cues
     from dsrg.artifacts.seeds_h5 import read_seeds
-    from dsrg.data.classes import read_classes
     from dsrg.project import load_project
 
     project = load_project()
-    found = read_seeds(seeds or project.paths.seeds, classes=read_classes(project.paths.classes))
+    found = read_seeds(seeds or project.paths.seeds, classes=project.classes)
     write_cues(out, list_path, found)
     click.echo(f"{out}, {list_path}: cues of {len(found.ids)} images")

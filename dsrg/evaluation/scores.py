@@ -42,14 +42,14 @@ class Scores:
     def __init__(self, classes: list[str]) -> None:
         self.names = ["background", *classes]
         shape = len(self.names), len(self.names) + 1
-        self.plain, self.refined = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self.confusion, self.confusion_crf = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         self.images: list[float] = []  # each one's mIoU with CRF; NaN: no class in mask or prediction
 
-    def add(self, mask: NDArray[np.uint8], *, plain: NDArray[np.uint8], refined: NDArray[np.uint8]) -> None:
+    def add(self, mask: NDArray[np.uint8], *, labels: NDArray[np.uint8], labels_crf: NDArray[np.uint8]) -> None:
         classes = len(self.names) - 1
-        self.plain += confusion_matrix(mask, plain, classes=classes)
-        own = confusion_matrix(mask, refined, classes=classes)
-        self.refined += own
+        self.confusion += confusion_matrix(mask, labels, classes=classes)
+        own = confusion_matrix(mask, labels_crf, classes=classes)
+        self.confusion_crf += own
         self.images.append(mean_iou(iou_per_class(own)))
 
     def metrics(self) -> dict[str, object]:
@@ -57,27 +57,27 @@ class Scores:
 
         `miou_of_hits` leaves out classes without a hit, as the released script does: to compare with published figures.
         """
-        plain, refined = iou_per_class(self.plain), iou_per_class(self.refined)
-        absent = [name for name, row in zip(self.names, self.refined, strict=True) if not row.sum()]
+        iou, iou_crf = iou_per_class(self.confusion), iou_per_class(self.confusion_crf)
+        absent = [name for name, row in zip(self.names, self.confusion_crf, strict=True) if not row.sum()]
         return {
-            "miou": mean_iou(plain),
-            "miou_crf": mean_iou(refined),
-            "miou_of_hits": mean_iou_of_hits(plain),
-            "miou_of_hits_crf": mean_iou_of_hits(refined),
-            "pixel_accuracy": pixel_accuracy(self.plain),
-            "pixel_accuracy_crf": pixel_accuracy(self.refined),
+            "miou": mean_iou(iou),
+            "miou_crf": mean_iou(iou_crf),
+            "miou_of_hits": mean_iou_of_hits(iou),
+            "miou_of_hits_crf": mean_iou_of_hits(iou_crf),
+            "pixel_accuracy": pixel_accuracy(self.confusion),
+            "pixel_accuracy_crf": pixel_accuracy(self.confusion_crf),
             "absent": absent,
         }
 
     def per_class(self, *, crf: bool) -> dict[str, float]:
         """IoU by class name, of classes in truth or prediction."""
-        iou = iou_per_class(self.refined if crf else self.plain)
+        iou = iou_per_class(self.confusion_crf if crf else self.confusion)
         return {name: float(value) for name, value in zip(self.names, iou, strict=True) if np.isfinite(value)}
 
     def write_confusion(self, path: Path) -> None:
         """Long CSV actual,predicted,share (with CRF): of the pixels of a class, the share that was called so."""
         rows = []
-        for actual, counts in zip(self.names, self.refined[:, :-1], strict=True):
+        for actual, counts in zip(self.names, self.confusion_crf[:, :-1], strict=True):
             if counts.sum():
                 shares = counts / counts.sum()
                 rows += [(actual, predicted, _cell(share)) for predicted, share in zip(self.names, shares, strict=True)]
@@ -88,16 +88,16 @@ def score_table(scores: dict[str, Scores]) -> str:
     """mIoU of each network in percent, without and with CRF, as a small table; `-` where no class occurs."""
     rows = [("mIoU in %", "network alone", "with CRF")]
     for name, score in scores.items():
-        means = (mean_iou(iou_per_class(confusion)) for confusion in (score.plain, score.refined))
+        means = (mean_iou(iou_per_class(confusion)) for confusion in (score.confusion, score.confusion_crf))
         rows.append((name, *(f"{100 * mean:.1f}" if np.isfinite(mean) else "-" for mean in means)))
-    return "\n".join(f"{name:<10}{plain:>15}{refined:>10}" for name, plain, refined in rows)
+    return "\n".join(f"{name:<10}{alone:>15}{with_crf:>10}" for name, alone, with_crf in rows)
 
 
 def write_per_class(path: Path, scores: dict[str, Scores]) -> None:
     """CSV class, then IoU of each network without and with CRF; classes in neither truth nor prediction left out."""
     columns = {}
     for name, score in scores.items():
-        columns[name], columns[f"{name}_crf"] = iou_per_class(score.plain), iou_per_class(score.refined)
+        columns[name], columns[f"{name}_crf"] = iou_per_class(score.confusion), iou_per_class(score.confusion_crf)
     names = next(iter(scores.values())).names
     rows = zip(names, *columns.values(), strict=True)
     kept = ([name, *map(_cell, values)] for name, *values in rows if np.isfinite(values).any())

@@ -47,13 +47,13 @@ def evaluate_segmenter(
     if share is None:
         found = predict(np.arange(len(index)))
     else:
-        found = resumable_labels(predict, share, total=len(index), plain=True)
+        found = resumable_labels(predict, share, total=len(index), network=True)
         if not share.is_rank_zero:
             deque(found, maxlen=0)
             return scores, {}
     for row, (mask, one) in enumerate(zip(masks, tracked(found, title, len(index)), strict=True)):
         labels = one.labels
-        scores.add(mask, plain=one.plain, refined=labels)
+        scores.add(mask, labels=one.network_labels, labels_crf=labels)
         if row < keep:
             kept[row] = labels
         extreme[row] = labels

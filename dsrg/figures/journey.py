@@ -5,9 +5,8 @@ from pathlib import Path
 from dsrg.artifacts.growth import read_growth
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import read_seeds
-from dsrg.data.classes import read_classes
 from dsrg.data.images import limit_side
-from dsrg.data.index import read_ground_truth, read_index
+from dsrg.data.index import read_ground_truth
 from dsrg.errors import InputError
 from dsrg.figures.overlays import SIDE, overlay, panels, stacked, write_picture
 from dsrg.figures.steps import growth_pictures, seed_pictures
@@ -21,8 +20,8 @@ def draw_journey(image_id: str, out: Path, project: Project) -> None:
     Evaluation images have only prediction and ground truth. Raises InputError for an unknown id or missing files.
     """
     paths, params = project.paths, project.params
-    classes = read_classes(paths.classes)
-    index = read_index(paths.index, classes, project.data_root)
+    classes = project.classes
+    index = project.index()
     if image_id not in index.ids:
         raise InputError(f"{image_id}: no such image in {paths.index}")
     row = index.ids.index(image_id)

@@ -19,10 +19,10 @@ from dsrg.runtime.workers import threaded_map
 
 
 class Labelled(NamedTuple):
-    """A prediction's label maps as PNGs: with CRF and unsure pixels, and, where it was to be kept, `plain`."""
+    """A prediction's label maps as PNGs: with CRF and unsure pixels, and, if kept, the network alone."""
 
     png: bytes
-    plain_png: bytes
+    network_png: bytes
 
     @property
     def labels(self) -> NDArray[np.uint8]:
@@ -30,9 +30,9 @@ class Labelled(NamedTuple):
         return mask_from(self.png, "label map")
 
     @property
-    def plain(self) -> NDArray[np.uint8]:
+    def network_labels(self) -> NDArray[np.uint8]:
         """The one without CRF, uint8 (H, W)."""
-        return mask_from(self.plain_png, "label map")
+        return mask_from(self.network_png, "label map")
 
 
 def predicted_labels(
@@ -53,7 +53,7 @@ def predicted_labels(
 
 
 def resumable_labels(
-    predict: Callable[[NDArray[np.int64]], Iterable[Prediction]], share: WorkShard, *, total: int, plain: bool = False
+    predict: Callable[[NDArray[np.int64]], Iterable[Prediction]], share: WorkShard, *, total: int, network: bool = False
 ) -> Iterator[Labelled]:
     """Label maps of the images 0..total-1, in order, those that are kept already not predicted again, see `kept`.
 
@@ -61,11 +61,11 @@ def resumable_labels(
     """
 
     def item(one: Prediction) -> Item:
-        found = {"labels": one.labels} | ({"plain": one.plain} if plain else {})
+        found = {"labels": one.labels} | ({"network_labels": one.network_labels} if network else {})
         return {name: np.frombuffer(label_png(labels), np.uint8) for name, labels in found.items()}
 
     def make(rows: NDArray[np.int64]) -> Iterator[Item]:
         return threaded_map(item, predict(rows))
 
     for found in resumable_rows(make, share, total=total):
-        yield Labelled(found["labels"].tobytes(), found["plain"].tobytes() if plain else b"")
+        yield Labelled(found["labels"].tobytes(), found["network_labels"].tobytes() if network else b"")

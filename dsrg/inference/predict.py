@@ -48,14 +48,14 @@ class ImageGrids(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """labels uint8 (H, W), a label map; plain, the same by the network alone: without CRF, no pixel unsure.
+    """labels uint8 (H, W), a label map; network_labels, the same by the network alone: without CRF, no pixel unsure.
 
     probs: float32 (C+1, h, w) of the size worked on or, if not asked for, None; after the CRF if there is one, 0 for
     classes out of question.
     """
 
     labels: NDArray[np.uint8]
-    plain: NDArray[np.uint8]
+    network_labels: NDArray[np.uint8]
     probs: NDArray[np.float32] | None
 
 

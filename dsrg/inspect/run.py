@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from dsrg.artifacts.growth import read_growth
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
-from dsrg.data.classes import read_classes
 from dsrg.data.images import limit_side
-from dsrg.data.index import GroundTruth, read_ground_truth, read_index
+from dsrg.data.index import GroundTruth, read_ground_truth
 from dsrg.errors import InputError
 from dsrg.figures.overlays import overlay
 from dsrg.files import find_in_project
@@ -91,8 +90,8 @@ class Run:
         self.project, self.paths, self.params = project, project.paths, project.params
         if not self.paths.index.is_file():
             raise InputError(f"{self.paths.index}: {_run('prepare')} first")
-        self.classes = read_classes(self.paths.classes)
-        self.index = read_index(self.paths.index, self.classes, project.data_root)
+        self.classes = project.classes
+        self.index = project.index()
         self.row = {image_id: row for row, image_id in enumerate(self.index.ids)}
         self.before = Thresholds.of(self.params)
         path, data = self.params.data.points, self.params.data

@@ -59,15 +59,13 @@ def fit(
     the step's number, so the weights come out the same to the bit (on CPU) however often it was interrupted.
 
     With several processes each step is what it would be in one, up to the rounding of sums. The first of them alone
-    reads and writes files and returns the network; the others return None.
+    reads and writes files and returns the network, the others None.
 
     Args:
         settings: params of the training's section: steps, precision, optimizer, skip_bad_steps.
         scratch, fingerprint: where unfinished work is kept, and what it belongs to, see `Checkpoints`.
-        curves: TSV to write, of the loss, the other values and the gradient's norm over the steps.
-        classes: background and the classes, for a criterion that has values a class, see `Curves`.
+        curves: TSV of the loss, other values and the gradient's norm; values a class need `classes`, see `Curves`.
         on_step_end: called with the network and the number of steps done after every step.
-        topology: the processes that train together.
 
     Raises:
         NotFiniteError: when the loss, another value or the gradient is not finite once too often.
@@ -77,7 +75,6 @@ def fit(
     fabric = init_fabric(topology, precision=PRECISIONS[settings.precision])
     first, steps = fabric.is_global_zero, settings.steps
     checkpoints = Checkpoints(scratch, fingerprint=fingerprint)
-    # to be watched; in their place only when they are whole
     lines = Curves(scratch / "growing.tsv" if first else None, classes)
     loop = _Loop(fabric, network, criterion, batches, settings, lines, name)
     if (saved := fabric.broadcast(checkpoints.load() if first else None)) is not None:

@@ -13,6 +13,7 @@ from dsrg.data.palette import label_png
 from dsrg.files import atomic_file
 from dsrg.inference.preprocess import warp_to_square
 from dsrg.method.losses import smoothed_softmax
+from dsrg.params import Dsrg
 from dsrg.training.dsrg import Supervisor
 
 
@@ -27,8 +28,8 @@ class GrowthRecorder:
     Args:
         index: the images to watch, K of them; seen whole, not augmented, as squares of `size` pixels.
         seeds: uint8 (K, h, w).
-        batch: images in the network at once, as many as the training has memory for.
-        steps, times: look at `times` moments of a training of `steps` steps, see `watched_steps`.
+        settings: params `dsrg`; the network sees `batch` images at once, as many as the training has memory for, at
+            `watch_times` moments of its `steps`, see `watched_steps`.
         folder: where unfinished trainings keep their files, so that a resumed one has the early moments too.
     """
 
@@ -36,20 +37,17 @@ class GrowthRecorder:
         self,
         index: Index,
         seeds: NDArray[np.uint8],
+        settings: Dsrg,
         *,
         size: int,
-        batch: int,
         supervisor: Supervisor,
-        min_prob: float,
-        steps: int,
-        times: int,
         folder: Path,
     ) -> None:
         self.ids, self.folder = list(index.ids), folder
         self.pictures = [index.image(row) for row in range(len(index))]
         self.seeds, self.present = seeds, torch.from_numpy(index.present)
-        self.size, self.batch, self.supervisor, self.min_prob = size, batch, supervisor, min_prob
-        self.moments = watched_steps(steps, times)
+        self.settings, self.size, self.supervisor = settings, size, supervisor
+        self.moments = watched_steps(settings.steps, settings.watch_times)
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, step: int) -> None:
@@ -73,7 +71,7 @@ class GrowthRecorder:
 
     def _seen(self, network: nn.Module) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Rows, their images as squares, uint8 (b, 3, S, S), and the network's probabilities, on its device."""
-        for start in range(0, len(self.ids), self.batch):
-            rows = slice(start, start + self.batch)
+        for start in range(0, len(self.ids), self.settings.batch):
+            rows = slice(start, start + self.settings.batch)
             images = warp_to_square(self.pictures[rows], self.size).to(next(network.parameters()).device)
-            yield rows, images, smoothed_softmax(network(images).float(), min_prob=self.min_prob)
+            yield rows, images, smoothed_softmax(network(images).float(), min_prob=self.settings.min_prob)

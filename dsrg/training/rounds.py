@@ -15,10 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import LabelFolder, written_labels
-from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.model_file import Model, load_weights, save_model
+from dsrg.data.batches import Batches
+from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.method.metrics import iou_per_class, total_confusion
+from dsrg.networks.weights import initial_segmenter
+from dsrg.params import Params
 from dsrg.runtime.workers import threaded_map
+from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.retrain import retrain_criterion
 
 MODEL, CURVES = "model.safetensors", "curves.tsv"  # of a round, in its folder
 
@@ -64,6 +70,25 @@ def train_in_rounds(
         done = [*(earlier._replace(kept=False) for earlier in done), Round(number, agreement, True)]
         labels = own
     return folder, done
+
+
+def train_round(
+    params: Params, index: Index, labels: LabelFolder, *, classes: list[str], dsrg: Path, **options: object
+) -> Model | None:
+    """Train the final network on label maps, from the network in the file `dsrg` if params say so.
+
+    options: those of `fit`. None in all processes but the first.
+    """
+    settings, size, chosen = params.retrain, params.data.size, params.network_of("retrain")
+    network = chosen.model_dump(exclude={"weights"})
+    set_up_torch(params.seed)
+    segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
+    if settings.init == "dsrg":
+        load_weights(segmenter, dsrg, kind="segmenter", stage_name="train_dsrg", classes=classes)
+    shown = {"size": size, "batch": settings.batch, "seed": params.seed, "augment": settings.augment}
+    batches = Batches(index, labels=labels, **shown)
+    segmenter = fit(segmenter, retrain_criterion(settings), batches, settings, **options)
+    return segmenter and Model("segmenter", classes, network, size, segmenter.state_dict())
 
 
 def mean_agreement(learned: Iterable[NDArray], own: Iterable[NDArray], *, classes: int) -> float:

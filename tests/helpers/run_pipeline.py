@@ -57,7 +57,7 @@ def main() -> None:
     for name in YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]:
         if not (done / name).exists():
             stage = load_stage(name)
-            with stage.alone():
+            with stage.exclusive():
                 getattr(importlib.import_module(f"stages.{name}"), name)(stage)
             (done / name).touch()
 
