@@ -84,12 +84,12 @@ def main(
     seeds = [*first_seeds, *more_seeds] or ([0] if quick else [0, 1, 2])
     name = (name or (recipe.stem if recipe else "demo")) + "-quick" * quick
     rows = [row for row in ROWS[1:] if not only or row.name in only]
-    path, found = RESULTS / "points.json", {}
-    with recipe_in_place(recipe), points_in_place():
+    path, table, found = RESULTS / "points.json", load_project().paths.points, {}
+    with recipe_in_place(recipe), points_in_place(table):
         experiments = Experiments(RESULTS / f"points-{name}.json", common=[*common, *QUICK * quick], fresh=fresh)
         for seed in seeds:
-            run, changes = f"points-{name}-{{}}-seed{seed}", [f"seed={seed}"]
-            write_point_rows(load_project().paths.points, [])
+            run, changes = f"points-{name}-{{}}-seed{seed}", [f"seed={seed}", f"data.points={table}"]
+            write_point_rows(table, [])
             tags = experiments.figures(run.format("tags"), changes, network=network, variant="-tags", also=work)
             found.setdefault("tags", []).append(tags | {"images": 0, "clicks": 0})
             for row in rows:
@@ -112,14 +112,13 @@ def main(
 
 
 @contextmanager
-def points_in_place() -> Iterator[None]:
+def points_in_place(table: Path) -> Iterator[None]:
     """The project's points are those of the rows meanwhile, and what they were afterwards."""
-    path = load_project().paths.points
-    before = read_text(path)
+    before = read_text(table)
     try:
         yield
     finally:
-        write_text(path, before)
+        write_text(table, before)
 
 
 def work() -> dict:

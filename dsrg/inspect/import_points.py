@@ -251,8 +251,9 @@ def _result_shapes(
     value = value if isinstance(value, dict) else {}
     kind = next((kind for kind in ("keypoint", "brush") if _is_kind(kind, result, value)), None)
     if kind is None:
-        named = [key for key in (result.get("type"), *value) if isinstance(key, str) and key.endswith("labels")]
-        found.left_out[f"{(named or ['other results'])[0][:40]} of Label Studio"] += 1
+        named = [result.get("type"), *(key for key in value if key.endswith("labels")), "results"]
+        what = next(name for name in named if isinstance(name, str))
+        found.left_out[f"{what[:40]} of Label Studio"] += 1
         return []
     names = value.get(f"{kind}labels") or (labels.get(result["id"]) if isinstance(result.get("id"), str) else None)
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
