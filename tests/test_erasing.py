@@ -11,9 +11,12 @@ from dsrg.artifacts.model_file import load_model
 from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.batches import PAD_COLOR, erase
 from dsrg.data.classes import read_classes
+from dsrg.errors import RunError
+from dsrg.files import sha256
 from dsrg.inference.cams import activation_maps, erased_cells, load_classifier, stored_cams, tag_maps
 from dsrg.inspect.run import Run
 from dsrg.project import load_project
+from dsrg.training.cam import cam_criterion
 from helpers.project import run_stage, tiny_project
 
 LOOK = {"size": 33, "scales": [1.0], "flip": False}
@@ -92,3 +95,28 @@ def test_rounds_from_the_stages(project):
         assert all(np.allclose(cam, maps[number - 1], atol=2e-3) for number, cam in stored.maps(image_id)[1].items())
     alone = stored_cams(activation_maps(classifier, images, **look), tags)
     assert (found >= alone).all() and (rounds == 1) == torch.equal(found, alone)
+
+
+def test_killed_in_a_later_round_it_ends_with_the_same_bits(project, monkeypatch, capsys):
+    if project.params.cam.erase_rounds == 1:
+        pytest.skip("has no later round")
+    before, seen = sha256(project.paths.cam), []
+
+    def breaking(*settings):
+        learn = cam_criterion(*settings)
+
+        def criterion(network, batch, step):
+            seen.append(step)
+            if len(seen) == project.params.cam.steps + 7:
+                raise RunError("no more")
+            return learn(network, batch, step)
+
+        return criterion
+
+    monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "4")
+    with monkeypatch.context() as broken, pytest.raises(RunError, match="no more"):
+        broken.setattr("stages.train_cam.cam_criterion", breaking)
+        run_stage("train_cam")
+    run_stage("train_cam")
+    assert sha256(project.paths.cam) == before
+    assert "going on from step 4 of 12" in capsys.readouterr().out
