@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import written_labels
+from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.figures.overlays import write_label_overlays
 from dsrg.inference.label_maps import predicted_labels, resumable_labels
 from dsrg.inference.predict import Prediction, load_segmenter
@@ -17,7 +18,7 @@ from dsrg.stage import Stage, run_stage
 def make_pseudo_labels(stage: Stage) -> None:
     params, pseudo = stage.params, stage.params.pseudo_labels
     classes = stage.classes
-    index = stage.project.index().split("train")
+    index = read_seeds(stage.paths.seeds, classes=classes).with_tags(stage.project.index().split("train"))
     share = shard_work(stage.topology, stage.scratch)
     segmenter, model = load_segmenter(stage.paths.dsrg, stage_name="train_dsrg", classes=classes)
 

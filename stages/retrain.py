@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import LabelFolder
 from dsrg.artifacts.model_file import Model
+from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.files import atomic_file, write_csv
 from dsrg.inference.label_maps import predicted_labels
 from dsrg.inference.predict import load_segmenter
@@ -30,7 +31,8 @@ def retrain(stage: Stage) -> None:
 
     def label(path: Path) -> Iterator[NDArray]:
         segmenter, model = load_segmenter(path, stage_name=stage.name)
-        found = predicted_labels(segmenter, index, params.pseudo_labels, size=model.size, kernel=params.crf.test)
+        tagged = read_seeds(stage.paths.seeds, classes=classes).with_tags(index)
+        found = predicted_labels(segmenter, tagged, params.pseudo_labels, size=model.size, kernel=params.crf.test)
         return (one.labels for one in tracked(found, f"{stage.name} labels", len(index)))
 
     first = LabelFolder(stage.paths.pseudo_labels, index.ids, stage_name="make_pseudo_labels")

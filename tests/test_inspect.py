@@ -54,19 +54,43 @@ def project(finished, monkeypatch) -> Run:
     return opened()
 
 
-def asked(project: Run, *paths: str, method: str = "GET", other: Other | None = None, **headers: str) -> list:
-    """(status, body, headers) of each path, from a server of its own."""
+TOKEN = "only-who-has-the-address"
+
+
+def asked(
+    project: Run,
+    *paths: str,
+    method: str = "GET",
+    other: Other | None = None,
+    token: str | None = None,
+    data: str | None = None,
+    **headers: str,
+) -> list:
+    """(status, body, headers) of each path, from a server of its own, which can be written to if it has a token."""
 
     async def talk() -> list:
-        async with TestClient(TestServer(create_app(project, other=other))) as client:
+        async with TestClient(TestServer(create_app(project, other=other, token=token))) as client:
             answers = []
             for path in paths:
                 url = URL(str(client.make_url("/")).rstrip("/") + path, encoded=True)
-                async with client.session.request(method, url, headers=headers) as answer:
+                async with client.session.request(method, url, headers=headers, data=data) as answer:
                     answers.append((answer.status, await answer.read(), answer.headers))
             return answers
 
     return asyncio.run(talk())
+
+
+POINT = '{"add": [{"class": "background", "radius": 0, "path": [[1, 2]]}], "remove": []}'
+MALFORMED = [
+    ("[[1, 2]]", "[]"),
+    ("[[1, 2]]", "[[1, 2, 3]]"),
+    ("[[1, 2]]", '[["1", 2]]'),
+    ("[[1, 2]]", "[[NaN, 2]]"),
+    ("[[1, 2]]", "[[true, 2]]"),
+    ('"radius": 0', '"radius": 1e999'),
+    ('"class": "background"', '"class": 0'),
+    ('"radius": 0, ', ""),
+]
 
 
 def told(project: Run, path: str) -> dict:
@@ -441,6 +465,42 @@ class TestDoor:
     def test_nothing_can_be_written(self, project, method):
         found = asked(project, "/", "/api/state", "/image/train0000", method=method)
         assert [status for status, *_ in found] == [405] * 3
+
+    @pytest.mark.parametrize("token", [None, TOKEN], ids=["without --edit", "with"])
+    @pytest.mark.parametrize("sent", ["", "only-who-has-the-addres", TOKEN.upper(), "größe"])
+    def test_points_are_set_by_those_alone_who_have_the_token(self, project, token, sent):
+        before = (project.editor.path).read_bytes()
+        headers = {"X-Token": sent} if sent else {}
+        ((status, *_),) = asked(project, "/api/points/train0000", method="POST", token=token, data=POINT, **headers)
+        assert status == (404 if token is None else 403) and project.editor.path.read_bytes() == before
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            *("", "[]", "null", '{"add": []}', '{"add": [], "remove": [], "more": []}', "[" * 100_000),
+            *(POINT.replace(old, new) for old, new in MALFORMED),
+        ],
+    )
+    def test_what_is_no_change_of_points_is_refused(self, project, data):
+        before = project.editor.path.read_bytes()
+        write = {"method": "POST", "token": TOKEN, "X-Token": TOKEN}
+        ((status, body, _),) = asked(project, "/api/points/train0000", data=data, **write)
+        assert status == 400 and body.startswith(b"expected {") and project.editor.path.read_bytes() == before
+
+    def test_points_are_set_where_they_make_sense(self, finished_copy):
+        project, write = opened(), {"method": "POST", "token": TOKEN, "X-Token": TOKEN}
+        for path, data, expected in (
+            ("/api/points/val0000", POINT, 400),
+            ("/api/points/nothing", POINT, 404),
+            ("/api/points/train0000", POINT.replace("[1, 2]", "[1, 2000]"), 409),
+            ("/api/points/train0000", POINT.replace("background", "dragon"), 409),
+            ("/api/points/train0000", POINT, 200),
+        ):
+            ((status, body, _),) = asked(project, path, data=data, **write)
+            assert status == expected, body
+        added = json.loads(POINT)["add"]
+        assert json.loads(body) == {"marks": added, "added": added}
+        assert told(project, "/api/image/train0000")["marks"] == added
 
     def test_a_strange_name_is_refused_everywhere(self, project):
         for path in ("/", "/api/state", "/image/train0000", "/nowhere"):

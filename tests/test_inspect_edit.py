@@ -11,11 +11,10 @@ from playwright.sync_api import expect
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.sources.points import read_point_rows, read_points
-from helpers.inspect_page import PIXELS, pixels_change, shows_image, wait_until
+from helpers.inspect_page import INSPECT, PIXELS, draw_stroke, on_image, pixels_change, serving, shows_image, wait_until
 from helpers.project import run_stage
 
 IMAGE = "train0000"
-ARGUMENTS = ("-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--edit", "--port")
 
 
 @pytest.fixture
@@ -31,7 +30,11 @@ def server():
 
     def start(folder: Path, port: int = 0, **options: object) -> tuple[subprocess.Popen, str]:
         process = subprocess.Popen(
-            [sys.executable, *ARGUMENTS, str(port)], cwd=folder, stdout=subprocess.PIPE, text=True, **options
+            [sys.executable, *INSPECT[:-1], str(port), "--edit"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            **options,
         )
         started.append(process)
         return process, process.stdout.readline().strip()
@@ -47,6 +50,12 @@ def address(server, folder):
     return server(folder)[1]
 
 
+@pytest.fixture
+def page(server, new_page):
+    """A tab that is closed before its server ends."""
+    return new_page()
+
+
 def open_image(page, address: str, image_id: str = IMAGE) -> None:
     page.goto(f"{address}#{image_id}")
     shows_image(page, image_id)
@@ -59,22 +68,8 @@ def choose(page, place: int = 0) -> str:
     return button.get_attribute("data-class")
 
 
-def at(page, along: float, down: float) -> tuple[float, float]:
-    """A place on the screen by its shares of the shown image."""
-    box = page.locator("#canvas").bounding_box()
-    return box["x"] + along * box["width"], box["y"] + down * box["height"]
-
-
 def click(page, along: float, down: float) -> None:
-    page.mouse.click(*at(page, along, down))
-
-
-def draw(page, *places: tuple[float, float]) -> None:
-    page.mouse.move(*at(page, *places[0]))
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*at(page, *place), steps=5)
-    page.mouse.up()
+    page.mouse.click(*on_image(page, along, down))
 
 
 def saved(page, count: int) -> None:
@@ -111,7 +106,7 @@ def test_click_stroke_erase_undo_and_reload(page, address, folder):
     assert (label, radius) == (name, 0) and abs(x - width / 2) < 1 and abs(y - height / 4) < 1
 
     page.keyboard.press("b")
-    draw(page, (0.1, 0.9), (0.5, 0.8), (0.9, 0.9))
+    draw_stroke(page, (0.1, 0.9), (0.5, 0.8), (0.9, 0.9))
     saved(page, 2)
     assert marks(folder)[1][0] == "background" and len(marks(folder)[1][2]) > 5
 
@@ -135,6 +130,10 @@ def test_click_stroke_erase_undo_and_reload(page, address, folder):
     saved(page, 0)
     page.click("#undo")
     saved(page, 1)
+    page.click("#changes-count")
+    changes = page.locator("#changes li")
+    expect(changes).to_have_count(1)  # what is undone is none
+    expect(changes).to_contain_text(f"{IMAGE}+ {name}, ")
     assert page.inner_text("#remake") == "dvc repro make_seeds"
     assert [mark[0] for mark in marks(folder)] == [name]
 
@@ -145,13 +144,13 @@ def test_seeds_answer_at_once_by_the_stage_s_own_rule(page, address, folder):
     choose(page)
     click(page, 0.02, 0.02)
     saved(page, 1)
-    page.mouse.move(*at(page, 0.02, 0.02))
+    page.mouse.move(*on_image(page, 0.02, 0.02))
     name = marks(folder)[0][0]
     expect(page.locator("#readout")).to_contain_text(f"seeds: {name}")
     run_stage("make_seeds")
     page.reload()
     shows_image(page, IMAGE)
-    page.mouse.move(*at(page, 0.02, 0.02))
+    page.mouse.move(*on_image(page, 0.02, 0.02))
     expect(page.locator("#readout")).to_contain_text(f"seeds: {name}")
 
 
@@ -178,18 +177,18 @@ def test_by_keys_alone(page, address, folder):
     assert page.is_visible("#viewer") and len(marks(folder)) == 2
 
 
-def test_a_phone(new_page, address, folder):
+def test_a_phone(address, new_page, folder):
     page = new_page(390, 780, mobile=True)
     open_image(page, address)
     choose(page)
-    page.mouse.click(*at(page, 0.3, 0.4))
-    draw(page, (0.2, 0.2), (0.6, 0.3))
+    page.mouse.click(*on_image(page, 0.3, 0.4))
+    draw_stroke(page, (0.2, 0.2), (0.6, 0.3))
     saved(page, 2)
     assert [len(path) > 1 for *_, path in marks(folder)] == [False, True]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_two_windows_at_once_and_an_editor_of_text(new_page, address, folder):
+def test_two_windows_at_once_and_an_editor_of_text(address, new_page, folder):
     """None writes over what another wrote."""
     one, two = new_page(), new_page()
     for page in (one, two):
@@ -278,7 +277,7 @@ def test_a_class_that_is_no_tag(page, server, folder):
     open_image(page, server(folder)[1])
     other = page.locator("#other-class option").nth(1).get_attribute("value")
     page.select_option("#other-class", other)
-    assert page.inner_text("#tag-note") == f"{other} is no tag of this image: its first point adds it"
+    expect(page.locator("#tag-note")).to_contain_text(f"{other} is no tag of this image: its first point adds it")
     click(page, 0.5, 0.5)
     saved(page, 1)
     expect(page.locator("#saved")).to_have_text("saved in data/points.csv")
@@ -299,14 +298,11 @@ def test_a_class_that_is_refused_is_not_written(browser, server, folder):
 
 
 def test_without_edit_nothing_can_be_set(page, folder):
-    arguments = [argument for argument in ARGUMENTS if argument != "--edit"]
-    with subprocess.Popen([sys.executable, *arguments, "0"], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-        address = process.stdout.readline().strip()
+    before = (folder / "data/points.csv").read_bytes()
+    with serving(folder, *INSPECT) as address:
         assert "token" not in address
         open_image(page, address)
         assert page.is_hidden("#editing")
         click(page, 0.5, 0.5)
-        before = (folder / "data/points.csv").read_bytes()
         page.wait_for_timeout(200)
-        assert (folder / "data/points.csv").read_bytes() == before
-        process.terminate()
+    assert (folder / "data/points.csv").read_bytes() == before

@@ -1,14 +1,10 @@
 """`dsrg inspect` as a person uses it, in a headless Chromium."""
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
+from dsrg.inspect.server import KINDS
 from helpers import ROOT
-from helpers.inspect_page import PIXELS, pixels_change, shows_image, wait_until
+from helpers.inspect_page import INSPECT, PIXELS, pixels_change, serving, shows_image, wait_until
 
 # the run itself, as a second one beside it, or one whose seeds differ in the upper third
 TWICE = """
@@ -29,28 +25,23 @@ serve(run, port=0, ready=lambda url: print(url, flush=True), other=Other("before
 
 @pytest.fixture(scope="module")
 def address(browser, finished):
-    """Of a server of the tiny project, in a process of its own, as people start it."""
-    yield from serving(
-        finished, "-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--port", "0"
-    )
+    """Of a server of the tiny project."""
+    with serving(finished, *INSPECT) as found:
+        yield found
 
 
 @pytest.fixture
 def twice(browser, finished):
     """Of a server of two runs."""
-    yield from serving(finished, "-c", TWICE.replace("KIND", "Run"))
+    with serving(finished, "-c", TWICE.replace("KIND", "Run")) as found:
+        yield found
 
 
 @pytest.fixture
 def two(browser, finished):
     """Of a server of two runs that differ."""
-    yield from serving(finished, "-c", TWICE.replace("KIND", "Elsewhere"))
-
-
-def serving(folder: Path, *arguments: str) -> Iterator[str]:
-    with subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True) as server:
-        yield server.stdout.readline().strip()
-        server.terminate()
+    with serving(finished, "-c", TWICE.replace("KIND", "Elsewhere")) as found:
+        yield found
 
 
 @pytest.fixture
@@ -380,6 +371,8 @@ def test_an_address_leads_to_an_image(page, address):
 
 def test_the_page_names_no_other_place():
     """Not even in what it might load later."""
-    for name in ("page.html", "page.css", "page.js", "drawing.js"):
-        source = (ROOT / "dsrg" / "inspect" / name).read_text(encoding="utf-8")
-        assert "http" not in source and "//" not in source.replace("// ", ""), name
+    files = [path for path in (ROOT / "dsrg/inspect").iterdir() if path.suffix in KINDS]
+    assert len(files) == 8
+    for path in files:
+        source = path.read_text(encoding="utf-8")
+        assert "http" not in source and "//" not in source.replace("// ", ""), path

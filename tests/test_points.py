@@ -16,6 +16,7 @@ from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.errors import InputError
 from dsrg.files import sha256
+from dsrg.inference.label_maps import predicted_labels
 from dsrg.inspect.editing import Editor
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import NO_MARK, Mark, mark_cells, with_marks
@@ -301,7 +302,7 @@ def test_without_points_the_same_bytes(finished_copy):
     assert made(finished_copy) == before
 
 
-def test_points_reach_seeds_report_cues_and_the_tags(finished_copy):
+def test_points_reach_seeds_report_cues_and_the_tags(finished_copy, monkeypatch):
     classes = read_classes(finished_copy / "data/classes.txt")
     index = read_index(finished_copy / "data/index.csv", classes).split("train")
     before = read_seeds(finished_copy / "data/seeds.h5", classes=classes)
@@ -320,6 +321,15 @@ def test_points_reach_seeds_report_cues_and_the_tags(finished_copy):
     labels = {"background": 1, classes[new - 1]: 1}
     counts = {"images": 2, "points": 2, "strokes": 0, "erasures": 1, "cells": 2, "ties": 0, "labels": labels}
     assert metrics["points"] == counts
+    labelled = []
+
+    def recorded(segmenter, index, *rest, **options):
+        labelled.append(index)
+        return predicted_labels(segmenter, index, *rest, **options)
+
+    monkeypatch.setattr("stages.make_pseudo_labels.predicted_labels", recorded)
+    run_stage("make_pseudo_labels")
+    assert labelled[0].present[0, new], "the pseudo label may show it"
     result = CliRunner().invoke(main, ["export-cues", "--list", "list.txt", "--out", "cues.pickle"])
     assert result.exit_code == 0, result.output
 

@@ -1,6 +1,7 @@
 """docs/own-data.md: every command in it runs, in order, on a folder as it describes."""
 
 import csv
+import json
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from dsrg.sources.scan import read_source
 from helpers import ROOT
 from helpers.data import picture
 from helpers.dvc_yaml import STAGES
+from helpers.inspect_page import INSPECT, draw_stroke, on_image, serving, wait_until
 from helpers.project import TINY, run_stage, tiny_project
 
 TEXT = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
@@ -28,7 +30,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
+ALL_COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
+INSPECT_EDIT, REMAKE = ["dsrg", "inspect", "--edit"], ["dvc", "repro", "make_seeds"]  # in a browser, after the others
+COMMANDS = [command for command in ALL_COMMANDS if command not in (INSPECT_EDIT, REMAKE)]
 COLORS = {"cat": (200, 60, 40), "dog": (40, 160, 60), "sofa": (50, 70, 200)}
 
 
@@ -108,6 +112,38 @@ def test_every_command_runs(said):
     exec(snippet, values)
     assert set(values["share"]) == set(COLORS) and not values["probs"][1].any()
     assert not list(Path().rglob("*.tmp"))
+
+
+def test_ten_minutes_of_clicks(said, project, page):
+    """As the text says: the first pictures of the queue, by its keys, and the line that the page shows."""
+    assert INSPECT_EDIT in ALL_COMMANDS and REMAKE in ALL_COMMANDS
+    assert ["dsrg", INSPECT[2], "--edit"] == INSPECT_EDIT
+    with serving(project, *INSPECT, "--edit") as address:
+        page.goto(address)
+        page.select_option("#tag", "cat")
+        page.select_option("#sort", label="where a click helps most")
+        page.wait_for_selector("#total:text-matches('minutes of clicks$')")
+        page.locator(".tile").first.click()
+        for number in range(1, 4):
+            wait_until(page, "document.querySelector('#viewer').dataset.ready")
+            image_id = page.inner_text("#title")
+            page.keyboard.press("q")
+            page.mouse.click(*on_image(page, 0.25, 0.4))
+            page.keyboard.press("b")
+            draw_stroke(page, (0.1, 0.9), (0.9, 0.9))
+            page.wait_for_selector("#saved:text-is('saved in data/points.csv')")
+            page.wait_for_selector(f"#changes-count:has-text('{2 * number} changes')", state="attached")
+            page.keyboard.press("x")
+            page.mouse.click(*on_image(page, 0.5, 0.1))
+            page.wait_for_selector("#marks-count:has-text('3 points')")
+            page.keyboard.press("z")
+            page.wait_for_selector("#marks-count:has-text('2 points')")
+            page.keyboard.press("ArrowRight")
+            wait_until(page, f"document.querySelector('#title').innerText !== {json.dumps(image_id)}")
+        assert page.inner_text("#remake").split() == REMAKE
+    run_stage("make_seeds")
+    points = json.loads(Path("results/make_seeds/metrics.json").read_text())["points"]
+    assert (points["images"], points["points"], points["strokes"], points["erasures"]) == (3, 3, 3, 0)
 
 
 def test_an_exported_table_gives_the_same_data(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import atomic_file
 from dsrg.method.grid import UNLABELLED
@@ -166,6 +167,10 @@ class Seeds:
     def tags_in_order(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         """Tags in the order of `ids`, bool (K, C+1): the index's, but for seeds imported with tags of their own."""
         return self.present[self._rows(ids)]
+
+    def with_tags(self, index: Index) -> Index:
+        """The index with the tags that points or imported seeds have beyond its own."""
+        return replace(index, present=index.present | self.tags_in_order(index.ids))
 
     def _rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         if missing := [image_id for image_id in ids if image_id not in self._row]:

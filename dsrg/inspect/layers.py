@@ -1,9 +1,12 @@
 """What the page can lay over an image: label maps and maps of numbers, as JSON that holds their very values."""
 
 from base64 import b64encode
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dsrg.errors import InputError
 
 SIDE_MAX = 1200  # pixels; a larger image and its label maps are shown with fewer
 
@@ -26,6 +29,14 @@ def steps_layer(key: str, name: str, grown: dict[int, NDArray[np.uint8]]) -> dic
 
 def missing_layer(key: str, name: str, why: str) -> dict:
     return {"kind": "missing", "key": key, "name": name, "why": why}
+
+
+def or_missing(key: str, name: str, make: Callable[..., dict], *arguments: object) -> dict:
+    """A layer, or in its place what is wrong with its file."""
+    try:
+        return make(*arguments)
+    except InputError as error:
+        return missing_layer(key, name, str(error))
 
 
 def at_most(labels: NDArray) -> NDArray:

@@ -1,7 +1,8 @@
 // The page: a grid of all images, and one image large with its layers and thresholds.
 
+import { $, address, ask, make } from "./dom.js";
 import { UNLABELLED, canvasSize, decode, drawLabels, drawMap, drawVeil, nameRegions, valueAt } from "./drawing.js";
-import { createEditor } from "./editing.js";
+import { Editor } from "./editing.js";
 
 const PAGE = 100; // images asked for at once
 const AHEAD = 600; // pixels below the window within which more of the grid is asked for
@@ -20,7 +21,6 @@ const MEANING = {
 };
 const THIS_RUN = "this run"; // what stands beside another
 const FRAME = 700; // milliseconds that playing stays at a step of growth
-const $ = id => document.getElementById(id);
 
 let state; // of the project, see Project.state
 let palette, viridis;
@@ -32,33 +32,17 @@ let shown = null; // the image that is large
 let settings = null; // of layers, by key, kept from image to image: {on, fade}
 let before, now; // thresholds
 let playing = null;
-let editor; // of points, see createEditor
-
-// Talking to the server
-
-async function ask(path) {
-  const response = await fetch(path);
-  if (response.ok) return response.json();
-  const isJson = response.headers.get("Content-Type").includes("json");
-  throw new Error(isJson ? (await response.json()).problem : await response.text());
-}
+let editor; // of points, see Editor
 
 function complain(error) {
   $("problem").textContent = error.message;
   $("problem").hidden = false;
 }
 
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
 const percent = share => share === null || share === undefined ? "?" : `${(100 * share).toFixed(1)} %`;
 const namesOf = tags => tags.map(k => state.classes[k]).join(", ") || "no class";
 const nameOf = label => label === UNLABELLED ? "unlabelled" : state.classes[label];
 const rgb = (colors, k) => `rgb(${colors.slice(3 * k, 3 * k + 3).join()})`;
-const path = (start, id) => `${start}/${encodeURIComponent(id)}`;
 
 // The grid
 
@@ -105,13 +89,14 @@ function tile(row) {
   const names = namesOf(row.tags);
   const number = $("sort").value === "id" ? "coverage" : $("sort").value;
   const told = number === "clicks" ? row.reasons[0] : row[number] !== null && `${percent(row[number])} ${number}`;
-  const value = told ? `${told} · ` : "";
+  const points = row.marks && `${row.marks} point${row.marks === 1 ? "" : "s"}`;
+  const facts = [told, points, row.split].filter(Boolean).join(" · ");
   const image = make("img", { alt: "" });
-  image.dataset.src = `${path("/thumb", row.id)}?seeds=${Number($("seeded").checked)}`;
+  image.dataset.src = `${address("/thumb", row.id)}?seeds=${Number($("seeded").checked)}`;
   const title = [`${row.id}: ${names}`, ...row.reasons].join("; ");
   const button = make("button", { className: "tile", type: "button", title },
     image, make("b", { textContent: row.id }), make("span", { textContent: names }),
-    make("span", { textContent: `${value}${row.split}` }));
+    make("span", { textContent: facts }));
   button.setAttribute("role", "listitem");
   button.dataset.id = row.id;
   button.addEventListener("click", () => { location.hash = encodeURIComponent(row.id); });
@@ -140,9 +125,9 @@ function moveInGrid(key) {
 
 async function open(id) {
   stop();
-  const answer = await ask(path("/api/image", id));
+  const answer = await ask(address("/api/image", id));
   const picture = new Image();
-  picture.src = path("/image", id);
+  picture.src = address("/image", id);
   await picture.decode();
   if (decodeURIComponent(location.hash.slice(1)) !== id) return;
   const layers = [{ kind: "image", key: "image", name: "image" }, ...answer.layers];
@@ -195,7 +180,7 @@ async function openBeside(image) {
   if (!state.other) return;
   let layers = [], caption = state.other;
   try {
-    layers = (await ask(`${path("/api/image", image.id)}?run=other`)).layers;
+    layers = (await ask(`${address("/api/image", image.id)}?run=other`)).layers;
   } catch (error) {
     caption += `: ${error.message}`;
   }
@@ -219,8 +204,8 @@ async function fetchLater() {
       layer.name = "prediction (working ...)";
       listLayers();
       draw();
-      replace(image, await ask(path("/api/prediction", image.id)));
-      if (image.other) replace(image.other, await ask(`${path("/api/prediction", image.id)}?run=other`));
+      replace(image, await ask(address("/api/prediction", image.id)));
+      if (image.other) replace(image.other, await ask(`${address("/api/prediction", image.id)}?run=other`));
       if (image === shown) listLayers();
     }
   }
@@ -477,7 +462,7 @@ async function recompute() {
   if (!image?.training) return;
   const grow = Number(state.fixed.grow === null && GROWING.some(key => settings[key].on));
   const query = new URLSearchParams([...state.thresholds.map(({ key }, place) => [key, now[place]]), ["grow", grow]]);
-  const answer = await ask(`${path("/api/live", image.id)}?${query}`);
+  const answer = await ask(`${address("/api/live", image.id)}?${query}`);
   for (const key of ["seeds", ...GROWING]) if (answer[key]) replace(image, answer[key]);
   if (image !== shown) return;
   $("took").textContent = `${answer.ms} ms`;
@@ -595,7 +580,7 @@ async function start() {
   $("order").value = "ascending";
   $("missing").replaceChildren(...state.missing.map(text => make("li", { textContent: text })));
   listThresholds();
-  editor = createEditor({
+  editor = new Editor({
     classes: state.classes, edit: state.edit, colorOf: label => rgb(palette, label), copy, complain,
     changed: () => hasSeeds() && refresh(), redraw: () => shown && draw(),
   });

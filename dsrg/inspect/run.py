@@ -1,6 +1,5 @@
 """A run as the page shows it: which images there are, what is known of each, and what no stage has made yet."""
 
-from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from dsrg.files import find_in_project
 from dsrg.inference.predict import enlarged, load_segmenter, postprocess, predict_logits
 from dsrg.inspect.clicks import ClickValue, Evidence, click_value, work_minutes
 from dsrg.inspect.editing import Editor
-from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, steps_layer
+from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, or_missing, steps_layer
 from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
 from dsrg.inspect.tally import Coverage, Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
@@ -211,7 +210,8 @@ class Run:
         numbers = {name: _number(self.values(name)[row]) for name in SORTS if name != "id"}
         image_id = self.index.ids[row]
         facts = {"id": image_id, "split": self.index.splits[row], "tags": self.tags(row)}
-        return facts | numbers | {"reasons": self.reasons(image_id)}
+        marks = 0 if self.editor.problem() else len(self.editor.points().marks.get(image_id, ()))
+        return facts | numbers | {"reasons": self.reasons(image_id), "marks": marks}
 
     def tags(self, row: int) -> list[int]:
         return (np.flatnonzero(self.index.present[row, 1:]) + 1).tolist()
@@ -220,9 +220,7 @@ class Run:
 
     def to_click(self) -> list[str]:
         """Training images with seeds."""
-        return (
-            [image_id for image_id in self.seeds.ids if self.known(image_id)] if isinstance(self.seeds, Seeds) else []
-        )
+        return [image_id for image_id in getattr(self.seeds, "ids", ()) if self.known(image_id)]
 
     def reasons(self, image_id: str) -> list[str]:
         """Why to click on an image, in words; empty as long as `click_value` has not looked at it."""
@@ -230,8 +228,10 @@ class Run:
         return value.reasons(self.classes) if value else []
 
     def minutes(self, rows: list[int]) -> float:
-        """How long clicks on those of the images take on which they bring something."""
-        return work_minutes(self.index.present[[row for row in rows if self.clicks[row] > 0]], self.params)
+        """How long clicks on those of the images take on which they bring something, and which have no points yet."""
+        marks = {} if self.editor.problem() else self.editor.points().marks
+        left = [row for row in rows if self.clicks[row] > 0 and self.index.ids[row] not in marks]
+        return work_minutes(self.index.present[left], self.params)
 
     def click_value(self, image_id: str) -> ClickValue:
         """What clicks on a training image may bring, by all that is made so far; noted for the order `clicks`."""
@@ -270,60 +270,51 @@ class Run:
 
     def layers(self, image_id: str) -> list[dict]:
         """What stages have made of an image, in their order, or why there is nothing; prediction comes by itself."""
-        training = self.is_training(image_id)
-        found = self._seed_layers(image_id) if training else []
-        makers: list[tuple[str, str, Callable[[], dict]]] = []
-        if training:
-            makers = [
-                ("grown", "grown in training", lambda: self._growth_layer(image_id)),
-                ("pseudo", "pseudo label", lambda: self._pseudo_layer(image_id)),
-            ]
-        else:
-            makers = [("truth", "ground truth", lambda: self._truth_layer(image_id))]
-        return found + [_or_missing(key, name, make) for key, name, make in makers]
+        if not self.is_training(image_id):
+            return [or_missing("truth", "ground truth", self._truth_layer, image_id)]
+        return [
+            *self._map_layers(image_id),
+            or_missing("grown", "grown in training", self._growth_layer, image_id),
+            or_missing("pseudo", "pseudo label", self._pseudo_layer, image_id),
+        ]
 
-    def _seed_layers(self, image_id: str) -> list[dict]:
+    def _map_layers(self, image_id: str) -> list[dict]:
+        """Seeds, and what they are made of."""
         if not isinstance(self.seeds, Seeds):
             return [missing_layer("seeds", "seeds", self.seeds)]
         if image_id not in self._seed_row:
             return [missing_layer("seeds", "seeds", f"no seeds of this image; {_run('make_seeds')} again")]
-        labels = self.seeds.seeds[self._seed_row[image_id]]
-        layers = [labels_layer("seeds", "seeds", labels, corners=True)]
+        seeds = labels_layer("seeds", "seeds", self.seeds.seeds[self._seed_row[image_id]], corners=True)
         try:
             maps = self.seed_maps(image_id)
         except InputError as error:
-            return [missing_layer("maps", "CAM, saliency", str(error)), *layers]
+            return [missing_layer("maps", "CAM, saliency", str(error)), seeds]
         if maps is None:
-            return [missing_layer("maps", "CAM, saliency", "imported cues come without maps"), *layers]
+            return [missing_layer("maps", "CAM, saliency", "imported cues come without maps"), seeds]
         numbers = (np.flatnonzero(maps.present[0, 1:].numpy()) + 1).tolist()
         cams = [
             map_layer(f"cam{k}", f"CAM {self.classes[k - 1]}", maps.cams[0, k - 1].numpy(), label=k) for k in numbers
         ]
         saliency = map_layer("saliency", "saliency", maps.saliency[0].numpy())
         crf = labels_layer("crf", "CRF of CAM and saliency", maps.labels[0].numpy(), corners=True)
-        return [*cams, saliency, *layers, crf]
+        return [*cams, saliency, seeds, crf]
 
     def _growth_layer(self, image_id: str) -> dict:
         if grown := self.grown(image_id):
             return steps_layer("grown", "grown in training", grown)
-        if self.paths.growth.is_dir():
-            return missing_layer("grown", "grown in training", "not recorded; dsrg.watch_images says how many are")
-        return missing_layer("grown", "grown in training", _run("train_dsrg"))
+        recorded = self.paths.growth.is_dir()
+        raise InputError("not recorded; dsrg.watch_images says how many are" if recorded else _run("train_dsrg"))
 
     def _pseudo_layer(self, image_id: str) -> dict:
         folder = self.paths.pseudo_labels
         if not folder.is_dir():
-            return missing_layer("pseudo", "pseudo label", _run("make_pseudo_labels"))
-
-        def make() -> dict:
-            labels = LabelFolder(folder, [image_id], stage_name="make_pseudo_labels")[0]
-            return labels_layer("pseudo", "pseudo label", at_most(labels), corners=False)
-
-        return _or_missing("pseudo", "pseudo label", make)
+            raise InputError(_run("make_pseudo_labels"))
+        labels = LabelFolder(folder, [image_id], stage_name="make_pseudo_labels")[0]
+        return labels_layer("pseudo", "pseudo label", at_most(labels), corners=False)
 
     def _truth_layer(self, image_id: str) -> dict:
         if image_id not in self.masks:
-            return missing_layer("truth", "ground truth", "this image has no mask")
+            raise InputError("this image has no mask")
         return labels_layer("truth", "ground truth", at_most(self.truth(image_id)), corners=False)
 
     def truth(self, image_id: str) -> NDArray[np.uint8]:
@@ -332,19 +323,16 @@ class Run:
 
     def prediction(self, image_id: str) -> dict:
         """The layer of the final network's prediction with CRF, and how sure the network itself is of it."""
-        name = "prediction"
-        key = next((key for key in ("retrain", "dsrg") if self._path(key).is_file()), None)
-        if key is None:
-            return missing_layer("prediction", name, _run("retrain"))
-        if key == "dsrg":
-            name = "prediction (first network)"
+        first = not self.paths.retrain.is_file() and self.paths.dsrg.is_file()
+        name = "prediction (first network)" if first else "prediction"
+        return or_missing("prediction", name, self._prediction_layer, image_id, "dsrg" if first else "retrain", name)
 
-        def make() -> dict:
-            labels, sure = (at_most(values) for values in self.predicted(image_id, key))
-            known = map_layer("sure", "network's probability", sure)
-            return labels_layer("prediction", name, labels, corners=False) | {"sure": known | {"corners": False}}
-
-        return _or_missing("prediction", name, make)
+    def _prediction_layer(self, image_id: str, key: str, name: str) -> dict:
+        if not self._path(key).is_file():
+            raise InputError(_run(MAKERS[key]))
+        labels, sure = (at_most(values) for values in self.predicted(image_id, key))
+        known = map_layer("sure", "network's probability", sure) | {"corners": False}
+        return labels_layer("prediction", name, labels, corners=False) | {"sure": known}
 
     def _predicted(self, image_id: str, key: str) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
         """Label map with CRF, uint8, and the network's probability of these labels, float16.
@@ -468,9 +456,7 @@ class Run:
 
     def to_count(self) -> list[str]:
         """Training images whose seeds can be made anew, in a drawn order: any first part of it stands for the whole."""
-        if not self.has_maps:
-            return []
-        known = [image_id for image_id in self.seeds.ids if self.known(image_id)]
+        known = self.to_click() if self.has_maps else []
         return [known[place] for place in np.random.default_rng(0).permutation(len(known))]
 
     def count(self, image_id: str) -> None:
@@ -512,14 +498,6 @@ class Run:
 
 def _run(stage: str) -> str:
     return f"not made yet: run `dvc repro {stage}`"
-
-
-def _or_missing(key: str, name: str, make: Callable[[], dict]) -> dict:
-    """A layer, or in its place what is wrong with its file."""
-    try:
-        return make()
-    except InputError as error:
-        return missing_layer(key, name, str(error))
 
 
 def _share(labels: torch.Tensor) -> float:

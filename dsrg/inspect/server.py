@@ -5,8 +5,7 @@ token, with `dsrg inspect --edit`.
     /api/state            classes, thresholds     /image/ID   JPEG
     /api/images           rows of the grid        /api/image/ID, /api/prediction/ID, /api/live/ID   layers
                                                  (?run=other: of the run beside)
-    POST /api/points/ID   with the header X-Token: {"add": [mark ...], "remove": [mark ...]}; a mark is
-                          {"class": "dog", "radius": 0, "path": [[x, y] ...]}, in pixels of the image
+    POST /api/points/ID   with the header X-Token: see Changes
 
 What whole data sets amount to is counted beside, and told as far as it is known.
 """
@@ -14,8 +13,6 @@ What whole data sets amount to is counted beside, and told as far as it is known
 import asyncio
 import contextlib
 import ipaddress
-import json
-import math
 import secrets
 import socket
 import time
@@ -23,26 +20,20 @@ import webbrowser
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 from dsrg.files import write_text
 from dsrg.inspect.run import KEYS, SORTS, Run, Thresholds
 
-PAGE = {
-    "/": ("page.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/drawing.js": ("drawing.js", "text/javascript"),
-    "/editing.js": ("editing.js", "text/javascript"),
-}
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}  # of the page's files, beside this one
 HEADERS = {
     # the page may load nothing from elsewhere, and nobody elsewhere may load or frame anything from here
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
@@ -54,6 +45,23 @@ HOST = "127.0.0.1"  # this machine alone: the page shows whatever the project ho
 SPLIT_OF = {"iou": "val", "clicks": "train"}  # orders that are of one split, and found out when they are asked for
 ROWS_MAX = 500  # of the grid, in one answer
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Mark(_Strict):
+    name: str = Field(alias="class")
+    radius: float
+    path: list[tuple[float, float]] = Field(min_length=1)
+
+
+class Changes(_Strict):
+    """Of an image's points: marks {"class": "dog", "radius": 0, "path": [[x, y] ...]}, in pixels of the image."""
+
+    add: list[_Mark]
+    remove: list[_Mark]
 
 
 class Other(NamedTuple):
@@ -92,8 +100,9 @@ def create_app(run: Run, *, other: Other | None = None, token: str | None = None
     pages = _Pages(run, other, token)
     if token is not None:
         app.router.add_post("/api/points/{id:[^/]+}", pages.change_points)
-    for path, (name, kind) in PAGE.items():
-        app.router.add_get(path, _file(Path(__file__).with_name(name), kind))
+    for file in Path(__file__).parent.iterdir():
+        if kind := KINDS.get(file.suffix):
+            app.router.add_get("/" if file.name == "page.html" else f"/{file.name}", _file(file, kind))
     app.router.add_get("/api/state", pages.state)
     app.router.add_get("/api/images", pages.images)
     for path, answer in {
@@ -238,9 +247,12 @@ class _Pages:
         image_id, editor = self._id(request), self.run.editor
         if not self.run.is_training(image_id):
             raise web.HTTPBadRequest(text="evaluation images are not learned from")
-        add, remove = _changes(await request.text())
-        kept = await asyncio.to_thread(editor.change, image_id, add=add, remove=remove)
-        return web.json_response({"marks": editor.marks(image_id), "added": kept, "tags": editor.added(image_id)})
+        try:
+            changes = Changes.model_validate_json(await request.text()).model_dump(mode="json", by_alias=True)
+        except ValidationError:
+            raise web.HTTPBadRequest(text='expected {"add": [mark ...], "remove": [mark ...]}') from None
+        kept = await asyncio.to_thread(editor.change, image_id, **changes)
+        return web.json_response({"marks": editor.marks(image_id), "added": kept})
 
     def _run(self, request: web.Request) -> Run:
         """The run that a request asks about: the other run's with ?run=other, if there is one."""
@@ -300,34 +312,6 @@ def _thresholds(request: web.Request) -> Thresholds:
     if not all(0 <= value <= 1 for value in values):
         raise web.HTTPBadRequest(text="expected thresholds from 0 to 1")
     return values
-
-
-def _changes(text: str) -> tuple[list[dict], list[dict]]:
-    """The marks to add and to remove that the body of a request names."""
-
-    def is_number(value: object) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-    def is_mark(mark: object) -> bool:
-        if (
-            not isinstance(mark, dict)
-            or mark.keys() != {"class", "radius", "path"}
-            or not isinstance(mark["class"], str)
-        ):
-            return False
-        path = mark["path"]
-        places = isinstance(path, list) and all(isinstance(place, list) and len(place) == 2 for place in path)
-        named = isinstance(mark["class"], str)
-        return named and places and len(path) > 0 and all(map(is_number, (mark["radius"], *chain(*path))))
-
-    try:
-        changes = json.loads(text)
-        add, remove = changes["add"], changes["remove"]
-        if not all(isinstance(marks, list) and all(map(is_mark, marks)) for marks in (add, remove)):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        raise web.HTTPBadRequest(text='expected {"add": [mark ...], "remove": [mark ...]}') from None
-    return add, remove
 
 
 def _whole_number(text: str) -> int | None:

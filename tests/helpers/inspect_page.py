@@ -1,6 +1,13 @@
 """What tests of `dsrg inspect` in a browser look at and wait for."""
 
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+INSPECT = ("-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--port", "0")
 
 # of the pixels of the large image, as it is shown
 PIXELS = """(() => {
@@ -26,3 +33,25 @@ def shows_image(page, image_id: str) -> None:
 
 def pixels_change(page, before: int) -> None:
     wait_until(page, f"{PIXELS} !== {before}")
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[str]:
+    """The address of a server of a project, in a process of its own, as people start it."""
+    with subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True) as server:
+        yield server.stdout.readline().strip()
+        server.terminate()
+
+
+def on_image(page, along: float, down: float) -> tuple[float, float]:
+    """A place on the screen by its shares of the shown image."""
+    box = page.locator("#canvas").bounding_box()
+    return box["x"] + along * box["width"], box["y"] + down * box["height"]
+
+
+def draw_stroke(page, *places: tuple[float, float]) -> None:
+    page.mouse.move(*on_image(page, *places[0]))
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*on_image(page, *place), steps=5)
+    page.mouse.up()
