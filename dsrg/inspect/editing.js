@@ -4,7 +4,7 @@ import { $, address, ask, make } from "./dom.js";
 import { BACKGROUND, ERASE, inWords, paintCross, paintMark } from "./marks.js";
 import { Outbox } from "./outbox.js";
 
-const KEYS = "qwrtyuiop"; // of the image's tags, in their order
+const KEYS = "qwertyuiop"; // of the image's tags, in their order
 const MOVED = 4; // pixels of the screen after which a press is a stroke
 const LISTED = 100; // marks or changes that are listed, the newest first
 const STEPS = 40; // presses of an arrow from side to side
