@@ -263,17 +263,18 @@ class TestReadme:
         text = "a\n<!-- limits -->\nold\n<!-- end -->\nb\n"
         assert readme.updated(text).count("| not measured yet |") > 5
         timed = {"ours, CPU": {"median_s": 0.012}, "released loops in Python": {"times_ours": {"median": 99.9}}}
-        growth = {"machine": {"device": "CPU"}, "sides": {"41 x 41": timed}}
+        timed["released loops in Python"]["median_s"] = 1.2
+        growth = {"machine": {"device": "CPU"}, "sides": {"41 x 41": timed}, "floor_s": {"41 x 41": 0.001}}
         (tmp_path / "growth.json").write_text(json.dumps(growth))
         lines = readme.updated(text).splitlines()
         assert lines[:2] == ["a", "<!-- limits -->"] and lines[-2:] == ["<!-- end -->", "b"]
-        assert lines[4].endswith("| at least 100 times | 99.9 times | **no** |")
-        assert lines[5].endswith("| at most 12 ms | 12 ms | yes |")
-        assert lines[6].endswith("| at most 500 ms | not measured yet |  |")
-        assert lines[7].endswith("| at most 0.5 ms | no card at hand |  |")
+        assert lines[4].endswith("| at least 100 times | 99.9 times | 1200 times | **no** |")
+        assert lines[5].endswith("| at most 12 ms | 12 ms | 1 ms | yes |")
+        assert lines[6].endswith("| at most 500 ms | not measured yet |  |  |")
+        assert lines[7].endswith("| at most 0.5 ms | no card at hand |  |  |")
         timed["ours, GPU"], growth["machine"]["device"] = {"median_s": 0.0004}, "NVIDIA"
         (tmp_path / "growth.json").write_text(json.dumps(growth))
-        assert readme.updated(text).splitlines()[7].endswith("| at most 0.5 ms | 0.4 ms | yes |")
+        assert readme.updated(text).splitlines()[7].endswith("| at most 0.5 ms | 0.4 ms |  | yes |")
 
 
 class TestTimings:
