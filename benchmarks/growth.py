@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks import RESULTS
 from benchmarks.floors import copy_rate, size_of
 from benchmarks.released_growth import released_growth
-from benchmarks.timing import COLUMNS, in_turn, ratio, write_figures
+from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, write_figures
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 
@@ -134,8 +134,9 @@ def main(quick: bool, out: Path) -> None:
         found = figures[f"{side} x {side}"] = {}
         for name, run in runs.items():
             # sides on the CPU are single threads, so other programs need not count; for a GPU the processor only waits
-            times = (run.wall, runs[OURS].wall) if name == ON_GPU else (run.processor, runs[OURS].processor)
-            against = ratio(*times)
+            if name != ON_GPU:
+                run = Runs(run.processor, run.processor)
+            against = ratio(run.wall, runs[OURS].wall if name == ON_GPU else runs[OURS].processor)
             table.add_row(name, str(side), *run.cells(), f"{against['median']:.1f}")
             found[name] = {**run.figures(), "times_ours": against}
     Console().print(table)

@@ -179,7 +179,7 @@ LIMITS = [
         for size in ("VOC's", "a camera's")
     ),
     Limit(
-        "the same, trained network, a camera's size: pixels of another class than decoded whole",
+        "`dsrg predict`, trained network, a camera's size: pixels of another class than if decoded whole",
         *("predicting-trained.json", _of_size("a camera's", "pixels_changed", 100), 1, "%"),
         floor=0,
     ),

@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import TextIO
 from xml.etree import ElementTree
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from dsrg.errors import InputError
 
 CACHED = r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$"  # where DVC keeps a file, and to where it may link
@@ -190,6 +187,9 @@ def read_yaml(path: str | Path) -> object:
 
     Raises InputError for a file that cannot be read or is no YAML.
     """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     text = read_text(path)
     try:
         return YAML(typ="safe", pure=True).load(text)

@@ -33,7 +33,7 @@ GridSize = Annotated[int, Field(ge=9), AfterValidator(_grid_size)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)  # built when used
 
 
 class ShapesParams(Section):

@@ -4,11 +4,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from dsrg.runtime.environment import env_float
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Tracker:
@@ -39,7 +40,7 @@ class _Silent(Tracker):
 
 
 class _Bar(Tracker):
-    def __init__(self, name: str, total: int, start: int, progress: Progress) -> None:
+    def __init__(self, name: str, total: int, start: int, progress: "Progress") -> None:
         super().__init__(name, total, start)
         self.progress, self.task = progress, progress.add_task(name, total=total, completed=start, note="")
 
@@ -56,6 +57,9 @@ def track(name: str, total: int, *, start: int = 0, shown: bool = True) -> Itera
     if not sys.stderr.isatty():
         yield Tracker(name, total, start)
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
         yield _Bar(name, total, start, progress)
