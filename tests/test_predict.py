@@ -219,7 +219,7 @@ def test_a_command_imports_what_it_needs(place, command, needed):
         shape = NETWORK | {"backbone": "mobilenet_v2", "head_channels": 2}
         values = network.DeepLab(classes=1, **shape).to_empty(device="cpu").state_dict()
     zeros = {name: torch.zeros_like(value) for name, value in values.items()}
-    save_model(Path("data/retrain.pt"), Model("segmenter", ["cat"], shape, 33, zeros))
+    save_model(Path("data/retrain.safetensors"), Model("segmenter", ["cat"], shape, 33, zeros))
     save("a.jpg")
     code = "import sys; from dsrg.commands import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True)
