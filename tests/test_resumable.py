@@ -11,7 +11,7 @@ from dsrg.errors import RunError
 from dsrg.runtime import resumable
 from dsrg.runtime.checksummed import DamagedError, read_checksummed, write_checksummed
 from dsrg.runtime.launcher import WorkShard
-from dsrg.runtime.resumable import SHARD, resumable_rows
+from dsrg.runtime.resumable import resumable_rows
 
 
 class Killed(Exception):
@@ -135,11 +135,6 @@ def test_whole_files_of_other_content_are_made_again(tmp_path, content, capsys):
     write_checksummed(tmp_path, "from-00000000", content, suffix=".npz")
     assert plain(resumable_rows(Work(), WorkShard(tmp_path), total=4, shard=3)) == plain(Work()(np.arange(4)))
     assert "no unfinished work (" in capsys.readouterr().out
-
-
-def test_nobodys_neighbors_change():
-    """Networks see eight images at a time, see `image_batches`; another eight could change the last bits."""
-    assert SHARD % 8 == 0
 
 
 def test_sealed_files(tmp_path):

@@ -4,7 +4,6 @@ What it was made from is not in the model file; dvc.lock has it, by checksums: s
 to exactly this file.
 """
 
-import hashlib
 import io
 import json
 from collections import Counter
@@ -16,6 +15,7 @@ from ruamel.yaml import YAML, YAMLError
 from dsrg.artifacts.model_file import Model
 from dsrg.errors import InputError
 from dsrg.files import read_text
+from dsrg.runtime.dvc_lock import md5
 
 ABOUT = (
     "A semantic segmentation network trained from image tags alone, by Deep Seeded Region Growing (Huang et al., CVPR "
@@ -43,7 +43,7 @@ def provenance(path: Path, lock: Path) -> Provenance | None:
         maker = {out["md5"]: name for name, stage in stages.items() for out in stage.get("outs", []) if "md5" in out}
     except (InputError, YAMLError, KeyError, TypeError, AttributeError):
         return None
-    own = _md5(path)
+    own = md5(path)
     if own not in maker:
         return None
     found = Provenance(maker[own])
@@ -67,12 +67,7 @@ def provenance(path: Path, lock: Path) -> Provenance | None:
 def _unchanged(entries: list[dict], root: Path, name: str) -> list[Path]:
     """Those of a stage's deps or outs that have a name, and still the checksum of the lock."""
     files = [(root / entry["path"], entry.get("md5")) for entry in entries if Path(entry["path"]).name == name]
-    return [path for path, checksum in files if path.is_file() and _md5(path) == checksum]
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return [path for path, checksum in files if path.is_file() and md5(path) == checksum]
 
 
 def _put(values: dict, keys: list[str], value: object) -> None:

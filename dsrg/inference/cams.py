@@ -12,7 +12,7 @@ from dsrg.artifacts.model_file import built, load_model
 from dsrg.data.batches import erase
 from dsrg.data.index import Index
 from dsrg.inference.dcsm import dcsm_maps
-from dsrg.inference.preprocess import image_batches, mean_over_looks
+from dsrg.inference.preprocess import BATCH, image_batches, mean_over_looks
 from dsrg.method.grid import grid_size
 from dsrg.method.seeds import normalize_cams
 from dsrg.networks.network import CamClassifier, corner_aligned
@@ -89,7 +89,7 @@ def erased_cells(classifier: CamClassifier, index: Index, *, size: int) -> NDArr
     """Cells of each image where one of its tags is above `classifier.erase_thresh`, at one scale: bool (N, h, w)."""
     maps = (
         tag_maps(classifier, images, torch.from_numpy(index.present[rows]), size=size, scales=[1.0], flip=False)
-        for rows, images in image_batches(index, batch=8)
+        for rows, images in image_batches(index, batch=BATCH)
     )
     return np.concatenate([(found > classifier.erase_thresh).any(dim=1).numpy() for found in maps])
 

@@ -11,7 +11,7 @@ from dsrg.data.images import mask_from
 from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.inference.predict import Prediction, predictions
-from dsrg.inference.preprocess import read_images
+from dsrg.inference.preprocess import SHARD, read_images
 from dsrg.params import CrfKernel, PseudoLabels
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import Item, resumable_rows
@@ -67,5 +67,5 @@ def resumable_labels(
     def make(rows: NDArray[np.int64]) -> Iterator[Item]:
         return threaded_map(item, predict(rows))
 
-    for found in resumable_rows(make, share, total=total):
+    for found in resumable_rows(make, share, total=total, shard=SHARD):
         yield Labelled(found["labels"].tobytes(), found["network_labels"].tobytes() if network else b"")

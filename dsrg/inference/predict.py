@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dsrg.artifacts.model_file import Model, built, load_model
 from dsrg.data.images import SizedImage, limit_side
-from dsrg.inference.preprocess import resize_native, scaled_side, warp_to_square
+from dsrg.inference.preprocess import BATCH, resize_native, scaled_side, warp_to_square
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.grid import UNLABELLED
@@ -174,7 +174,7 @@ def predict_grids(
     settings: PredictParams,
     *,
     size: int,
-    batch: int = 8,
+    batch: int = BATCH,
 ) -> Iterator[ImageGrids]:
     """What the network says of any number of images, `batch` of which are in it at once, in order.
 
@@ -224,7 +224,7 @@ def predictions(
     *,
     size: int,
     kernel: CrfKernel | None,
-    batch: int = 8,
+    batch: int = BATCH,
     unsure_below: float = 0.0,
     probabilities: bool = False,
 ) -> Iterator[Prediction]:

@@ -12,6 +12,9 @@ from dsrg.data.batches import WHOLE, crop_and_resize
 from dsrg.data.index import Index
 from dsrg.method.grid import STRIDE, nearest_side, pixels_of
 
+BATCH = 8  # images in a network at once
+SHARD = 2 * BATCH  # images in a file of unfinished work: whole batches, so that nobody's neighbors change
+
 
 def scaled_side(size: int, scale: float) -> int:
     """The side of the form 8k+1 nearest to scale * size: 0.75 of 321 -> 241."""

@@ -21,7 +21,7 @@ from dsrg.files import find_in_project
 from dsrg.inference.cams import tag_maps
 from dsrg.inference.crf import image_mean_field
 from dsrg.inference.gradient_saliency import gradient_saliency
-from dsrg.inference.preprocess import image_batches, sample_grid_pixels
+from dsrg.inference.preprocess import BATCH, SHARD, image_batches, sample_grid_pixels
 from dsrg.method.crf_pydensecrf import Kernel
 from dsrg.method.grid import grid_size
 from dsrg.method.points import PointCounts, mark_cells, with_marks
@@ -134,7 +134,7 @@ def resumable_seed_rows(
     def make(rows: NDArray[np.int64]) -> Iterator[Item]:
         return map(vars, seed_rows(classifier, index.pick(rows), size=size, seeds=seeds, saliency=saliency))
 
-    for item in resumable_rows(make, share, total=len(index)):
+    for item in resumable_rows(make, share, total=len(index), shard=SHARD):
         yield SeedRow(**item | {"image_id": str(item["image_id"])})
 
 
@@ -145,7 +145,7 @@ def seed_rows(
     size: int,
     seeds: SeedParams,
     saliency: Saliency,
-    batch: int = 8,
+    batch: int = BATCH,
 ) -> Iterator[SeedRow]:
     """Seeds, saliency and the tagged classes' activation maps of each image of the index, in order.
 

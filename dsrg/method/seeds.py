@@ -17,7 +17,13 @@ def normalize_cams(cams: Tensor) -> Tensor:
 
 
 def make_seeds(
-    cams: Tensor, saliency: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float, conflict: str
+    cams: Tensor,
+    saliency: Tensor,
+    present: Tensor,
+    *,
+    fg_thresh: float | Tensor,
+    bg_thresh: float | Tensor,
+    conflict: str,
 ) -> Tensor:
     """Foreground where a tagged class's map is high, background where saliency is low, the rest unlabelled.
 
@@ -30,6 +36,7 @@ def make_seeds(
         cams: float (B, C, h, w), >= 0, class 1 first.
         saliency: float (B, h, w), 0..1, high = object.
         present: bool (B, C+1).
+        fg_thresh, bg_thresh: numbers, or one for each of the B: float (B, 1, 1, 1) and (B, 1, 1).
         conflict: "smaller" or "unlabelled".
 
     Returns:
@@ -52,7 +59,9 @@ def make_seeds(
     return seeds.to(torch.uint8)
 
 
-def seed_claims(cams: Tensor, saliency: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float) -> Tensor:
+def seed_claims(
+    cams: Tensor, saliency: Tensor, present: Tensor, *, fg_thresh: float | Tensor, bg_thresh: float | Tensor
+) -> Tensor:
     """Which classes claim a pixel, before `make_seeds` decides between them: bool (B, C+1, h, w), background first."""
     highest = cams.amax(dim=(2, 3), keepdim=True)
     fires = (cams > fg_thresh * highest) & present[:, 1:, None, None]

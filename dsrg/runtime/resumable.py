@@ -18,12 +18,11 @@ from dsrg.runtime.launcher import WorkShard
 
 Item = dict[str, NDArray]
 
-SHARD = 16  # images in a file; a multiple of what networks are given at once, so that nobody's neighbors change
 LOOK = 0.2  # seconds between two looks for another process's files
 
 
 def resumable_rows(
-    make: Callable[[NDArray[np.int64]], Iterator[Item]], share: WorkShard, *, total: int, shard: int = SHARD
+    make: Callable[[NDArray[np.int64]], Iterator[Item]], share: WorkShard, *, total: int, shard: int
 ) -> Iterator[Item]:
     """The items 0..total-1: those that whole files in the share's folder hold, the others made now, which go there too.
 

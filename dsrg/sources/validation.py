@@ -166,7 +166,20 @@ def check_records(
         raise InputError(dict.fromkeys([*scan.problems, *(fault.problem for fault in faults), *against_tags]))
     if lost := _lost(records, [record for record, _ in good]):
         raise InputError([*dict.fromkeys(fault.problem for fault in faults), lost])
+    kept = {record.id: facts for (record, _), facts in zip(masked, masks, strict=True) if record.id not in bad}
+    index, ground_truth = _index_of(good, kept, classes, root=root)
+    remarks = {record.id: facts.remarks for record, facts in good}
+    masks_there = (record.mask for record, _ in good if isinstance(record.mask, str))
+    elsewhere = linked_elsewhere([*index.paths, *masks_there], root)
+    linked = warn_of(f"files lie outside of {root}; links lead to them", elsewhere)
+    warnings = [*scan.warnings, *linked, *_warnings(index, kept, remarks, classes), *masks_warnings]
+    return ValidatedData(index, ground_truth, warnings, faults)
 
+
+def _index_of(
+    good: list[tuple[Record, ImageFacts]], masks: dict[str, _MaskFacts], classes: list[str], *, root: Path
+) -> tuple[Index, list[GroundTruth]]:
+    """The index of records and what their images turned out to be, and the ground truth of those with a mask."""
     index = Index(
         ids=[record.id for record, _ in good],
         splits=[record.split for record, _ in good],
@@ -177,18 +190,8 @@ def check_records(
         checksums=[facts.checksum for _, facts in good],
         root=root,
     )
-    kept = {record.id: facts for (record, _), facts in zip(masked, masks, strict=True) if record.id not in bad}
-    ground_truth = [
-        GroundTruth(record.id, record.split, kept[record.id].path, kept[record.id].checksum)
-        for record, _ in good
-        if record.id in kept
-    ]
-    remarks = {record.id: facts.remarks for record, facts in good}
-    masks_there = (record.mask for record, _ in good if isinstance(record.mask, str))
-    elsewhere = linked_elsewhere([*index.paths, *masks_there], root)
-    linked = warn_of(f"files lie outside of {root}; links lead to them", elsewhere)
-    warnings = [*scan.warnings, *linked, *_warnings(index, kept, remarks, classes), *masks_warnings]
-    return ValidatedData(index, ground_truth, warnings, faults)
+    found = [(record, masks[record.id]) for record, _ in good if record.id in masks]
+    return index, [GroundTruth(record.id, record.split, facts.path, facts.checksum) for record, facts in found]
 
 
 def _untagged(records: list[Record]) -> list[ImageProblem]:
