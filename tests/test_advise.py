@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ruamel.yaml import YAML
 
-from benchmarks.advice import confusions, mean_f1, rank_correlation
 from dsrg.advise.figure import draw_advice
 from dsrg.advise.information import border_steps, foreground_overlap, mutual_information, split_tables
 from dsrg.advise.sweep import (
@@ -34,7 +33,6 @@ from dsrg.commands import main
 from dsrg.inference.cams import load_classifier
 from dsrg.inspect.reseeding import SeedMaps, live_seeds
 from dsrg.method.growing import UNLABELLED
-from dsrg.method.metrics import confusion_matrix
 from dsrg.params import load_params
 from helpers import ROOT
 from helpers.inspected import drawn_maps, imported, opened, seed_maps, seed_settings
@@ -327,29 +325,3 @@ class TestCommand:
         write_seeds(project.paths.seeds, rows, count=len(rows), grid=grid, classes=project.classes, params="{}")
         code, output = run_advise()
         assert code == 2 and "imported" in output
-
-
-# The benchmark
-
-
-@settings(max_examples=15, deadline=None)
-@given(label_maps, arrays(np.uint8, (3, 4), elements=st.sampled_from([0, 1, 2, 3, 255])))
-def test_confusions_of_an_image_s_own_classes(seeds, mask):
-    tags = np.array([0, 1, 3])
-    renamed = np.array([tags[k] if k < 3 else UNLABELLED for k in seeds.flatten()], np.uint8).reshape(seeds.shape)
-    found = confusions(mask, seeds, tags, classes=3)
-    for one, expected in zip(found, renamed, strict=True):
-        np.testing.assert_array_equal(one, confusion_matrix(mask, expected, classes=3))
-
-
-def test_mean_f1_by_hand():
-    quality = {"fg_precision": 0.5, "fg_recall": 1.0, "bg_precision": np.nan, "bg_recall": 0.0}
-    assert mean_f1(quality) == pytest.approx((2 / 3 + 0) / 2)
-
-
-def test_rank_correlation_by_hand():
-    rising = np.array([[1.0, 2.0], [3.0, np.nan]])
-    assert rank_correlation(rising, np.array([[10.0, 20.0], [500.0, 0.0]])) == pytest.approx(1)
-    assert rank_correlation(rising, -rising) == pytest.approx(-1)
-    assert rank_correlation(np.array([1.0, 1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(0.9486833)
-    assert np.isnan(rank_correlation(rising, np.ones((2, 2))))
