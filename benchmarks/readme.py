@@ -81,7 +81,7 @@ def _large_image(found: dict) -> float:
 def _supply(found: dict) -> float:
     """The loader's images per second over those of the steps that are fed."""
     best = max(row["images_per_s"]["median"] for cores, row in found["work"]["loader"].items() if "cores" in cores)
-    step = _read(f"step-{found['recipe']}.json")
+    step = found.get("step") or _read(f"step-{found['recipe']}.json")
     return best * step["parts"]["step, with"]["median_s"] / step["batch"]
 
 
@@ -206,12 +206,14 @@ LIMITS = [
 def limits() -> Iterator[list[str]]:
     """Rows: what, limit, measured, its floor, whether it holds."""
     yield ["what must hold", "limit", "measured", "floor", "holds"]
+    parts = _parts_on_gpu()
     for what, file, value, limit, unit, least, gpu, floor in LIMITS:
         stated = f"{'at least' if least else 'at most'} {limit:g} {unit}".rstrip()
-        found = _value(file, value)
-        bound = _value(file, floor) if callable(floor) else floor
+        figures = parts.get(re.split(r"[-.]", file)[0], {}) if gpu else _read(file)
+        found = _value(figures, value)
+        bound = _value(figures, floor) if callable(floor) else floor
         bound = "" if bound is None else f"{_number(bound)} {unit}".rstrip()
-        if gpu and _read(file).get("machine", {}).get("device", "CPU") == "CPU":
+        if gpu and not parts:
             yield [what, stated, "no card at hand", "", ""]
         elif found is None:
             yield [what, stated, "not measured yet", "", ""]
@@ -323,11 +325,17 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _value(file: str, value: Callable[[dict], float]) -> float | None:
+def _value(found: dict, value: Callable[[dict], float]) -> float | None:
     try:
-        return value(_read(file))
+        return value(found)
     except (KeyError, StopIteration, ValueError):  # a file, side or engine that is not there
         return None
+
+
+def _parts_on_gpu() -> dict[str, dict]:
+    """What the benchmarks wrote on a GPU, by name; `benchmarks.device` keeps it."""
+    found = _read("device.json")
+    return found["parts"] if found.get("machine", {}).get("device", "CPU") != "CPU" else {}
 
 
 def _named(kind: str) -> list[str]:

@@ -84,8 +84,9 @@ class Step:
             with torch.no_grad():
                 crf_probs = supervisor.crf_probs(batch.images, probs)
                 laps.end("CRF")
+                thresholds = {"fg_thresh": supervisor.grow.fg_thresh, "bg_thresh": supervisor.grow.bg_thresh}
                 deciding = supervisor.growth_probs(probs, crf_probs, batch.present)
-                labels = grow(batch.labels, deciding, batch.present, **supervisor.thresholds)
+                labels = grow(batch.labels, deciding, batch.present, **thresholds)
                 laps.end("growth")
             clip, gradient = settings.boundary_clip, settings.crf_gradient
             loss = boundary_loss(probs, crf_probs, ratio_clip=clip, crf_gradient=gradient)

@@ -37,8 +37,9 @@ def dense_crf_over_workers(images: Tensor, unary: Tensor, **kernel: float) -> Te
 
 
 def image_mean_field(job: tuple[NDArray[np.uint8], NDArray[np.float32], Kernel]) -> NDArray[np.float32]:
-    """`mean_field` of a job for `ordered_map`: its image, energies and kernel."""
-    return mean_field(*job)
+    """`dense_crf` of a job for `ordered_map`: its image, energies and kernel."""
+    image, energies, kernel = job
+    return dense_crf(torch.tensor(image)[None], torch.tensor(energies)[None], **vars(kernel))[0].numpy()
 
 
 def _mean_fields(job: Job) -> None:

@@ -1,5 +1,7 @@
 """Fully connected CRF (Kraehenbuehl and Koltun 2011): probabilities that follow the image's edges."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -46,8 +48,17 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
 
 
 def engine_on(device: torch.device) -> str:
-    """The engine "auto" takes for energies on a device: "lattice" on CUDA, else "pydensecrf", faster on a CPU."""
-    return "lattice" if device.type == "cuda" else "pydensecrf"
+    """The engine "auto" takes for energies on a device: pydensecrf, faster on a CPU, where it is installed."""
+    return "pydensecrf" if device.type != "cuda" and _has_pydensecrf() else "lattice"
+
+
+@cache
+def _has_pydensecrf() -> bool:
+    try:
+        import pydensecrf.densecrf  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def unary_energies(probs: Tensor, *, unary: str, min_prob: float) -> Tensor:
