@@ -26,7 +26,7 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
     """Why the network cannot be made and filled, or seeds not be had from points, or ready cues or maps; and batches
     that the GPU here has no memory for.
 
-    What is missing is not told again; ImageNet weights are not fetched.
+    What is missing is not reported again; ImageNet weights are not fetched.
     """
     from dsrg.inference.seeding import ready_cues, ready_maps, ready_points
     from dsrg.method.grid import grid_size

@@ -112,7 +112,7 @@ def crop_and_resize(image: NDArray[np.uint8], window: CropWindow, *, size: int |
 
 
 def crop_labels(labels: NDArray[np.uint8], window: CropWindow, *, size: int) -> NDArray[np.uint8]:
-    """uint8 (H, W) label map of any size -> uint8 (size, size), nearest, aligned with cut_image; outside 255."""
+    """uint8 (H, W) label map -> uint8 (size, size), nearest, aligned with `crop_and_resize`; outside 255."""
     places = np.linspace(0, 1, size)
     y = window.top + window.height * places
     x = window.left + window.width * (places[::-1] if window.flip else places)

@@ -55,7 +55,7 @@ def predicted_labels(
 def resumable_labels(
     predict: Callable[[NDArray[np.int64]], Iterable[Prediction]], share: WorkShard, *, total: int, network: bool = False
 ) -> Iterator[Labelled]:
-    """Label maps of the images 0..total-1, in order, those that are kept already not predicted again, see `kept`.
+    """Label maps of the images 0..total-1, in order, those kept ones not predicted again, see `resumable_rows`.
 
     predict: predictions of the images of the given rows. Threads make PNGs of them, while the next ones are made.
     """

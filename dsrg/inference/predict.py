@@ -247,7 +247,7 @@ def postprocess(
     """The most probable of the classes in question at each pixel, after the fully connected CRF if there is a kernel.
 
     kernel: params `crf.test`; pixels whose highest probability is below `unsure_below` become 255. The CRF runs on the
-    GPU if the scores are there, else over processes, while this one makes the next opinions. Results are in order.
+    GPU if the scores are there, else over processes, while this one makes the next logits. Results are in order.
     """
     if kernel is None:
         for _, present, scores, shape in found:
@@ -278,7 +278,7 @@ def postprocess(
 
 
 class _CrfJob(NamedTuple):
-    """An opinion's energies (K, H, W): an array is light enough to be sent to another process, a tensor stays."""
+    """Energies (K, H, W): an array is light enough to be sent to another process, a tensor stays."""
 
     image: NDArray[np.uint8]
     present: NDArray[np.bool_]

@@ -45,7 +45,7 @@ def saliency_map(
     """One image's saliency by the chosen method, float32 (grid, grid), 0..1, corners on corners as released.
 
     `maps` reads a ready map (8- or 16-bit gray PNG, scaled to 0..1) from the file `path` instead of the image. The file
-    must be the one that was `noted`; a larger image is looked at scaled down to `max_side`.
+    must be the `expected` one; a larger image is looked at scaled down to `max_side`.
     """
     cv2.setNumThreads(1)  # processes use the cores already
     if saliency.method == "maps":
@@ -129,7 +129,7 @@ def resumable_seed_rows(
     saliency: Saliency,
     share: WorkShard,
 ) -> Iterator[SeedRow]:
-    """`seed_rows`, those of a run that was killed and of other processes taken from files, see `kept`."""
+    """`seed_rows`, those of a run that was killed and of other processes taken from files, see `resumable_rows`."""
 
     def make(rows: NDArray[np.int64]) -> Iterator[Item]:
         return map(vars, seed_rows(classifier, index.pick(rows), size=size, seeds=seeds, saliency=saliency))

@@ -55,7 +55,7 @@ def init_fabric(topology: LaunchConfig, *, precision: str = "32-true") -> Fabric
 
 
 def destroy_processes() -> None:
-    """End what `connect` began; nothing passes between the processes any more."""
+    """End what `init_fabric` began; nothing passes between the processes any more."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -63,7 +63,7 @@ def destroy_processes() -> None:
 def shard_work(topology: LaunchConfig, folder: Path) -> WorkShard:
     """This process's share of work on many images, which all processes of `topology` keep in the first one's `folder`.
 
-    Starts them where no launcher did, gives each its GPU, and leaves them alone then. Raises InputError as `connect`.
+    Starts them where no launcher did, gives each its GPU, then leaves them alone. Errors: see `init_fabric`.
     """
     fabric = init_fabric(topology)
     share = WorkShard(Path(fabric.broadcast(str(folder))), fabric.global_rank, fabric.world_size)
