@@ -203,6 +203,8 @@ def draw(path: Path, sets: dict[str, dict]) -> None:
     for axes, (name, own) in zip(panels[0], sets.items(), strict=True):
         for number, choice in enumerate(("random", "order")):
             rows = [row for row in ROWS if row.choice in ("", choice) and row.name in own["rows"]]
+            if all(row.choice == "" for row in rows):
+                continue  # nothing measured in between: no line
             runs = [own["rows"][row.name] for row in rows]
             scores = [mean_and_deviation(100 * value for value in run["miou_crf"]) for run in runs]
             means, deviations = zip(*scores, strict=True)
