@@ -136,7 +136,7 @@ def project(tmp_path_factory):
     folder = tiny_project(tmp_path_factory.mktemp("rounds"), retrain={"rounds": 3, "steps": 4, "init": "weights"})
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        for name in ("draw_shapes", "prepare"):
+        for name in ("draw_shapes", "prepare", "train_cam", "make_seeds"):
             run_stage(name)
         shutil.copytree(FILE["masks"], FILE["pseudo_labels"])
         note_checksums(Path(FILE["pseudo_labels"]))
