@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -166,17 +166,21 @@ def test_bits_are_those_of_a_plain_loop(sizes, batch, max_side, shape):
 
 @settings(max_examples=15, deadline=None)
 @given(st.tuples(st.integers(64, 900), st.integers(64, 900)), st.integers(1, 8), st.integers(0, 99))
+@example((97, 364), 1, 1)  # an island where two classes are equally likely
 def test_masks_of_large_jpegs_differ_at_borders_alone(shape, orientation, seed):
     """They are decoded at less than their size. Masks are the same but for pixels less than half a cell from another
-    class. Measured on 60 pictures of random weights' making: 0.6 % of the pixels, 2.4 % at most."""
+    class, and those of which the network is unsure. Measured on 60 pictures of random weights' making: 0.6 % of the
+    pixels, 2.4 % at most."""
     own, exif = segmenter_of(3), Image.Exif()
     exif[0x0112] = orientation
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.jpg"
         Image.fromarray(picture(*shape, seed=seed)).save(path, quality=95, exif=exif)
         labels, whole = own.predict(path, max_side=128), read_image(path)
-    small, near = own.predict(limit_side(whole, 128)), np.ones((17, 17), np.uint8)
-    inside = cv2.erode(small, near) == cv2.dilate(small, near)
+    small, probs = own.predict(limit_side(whole, 128), probabilities=True)
+    second, first = np.sort(probs, axis=0)[-2:]
+    near = np.ones((17, 17), np.uint8)
+    inside = (cv2.erode(small, near) == cv2.dilate(small, near)) & (first - second > 0.05)
     expected, inside = (enlarged(one.astype(np.uint8), whole.shape[:2]) for one in (small, inside))
     assert labels.shape == expected.shape and np.mean(labels != expected) < 0.06
     assert not (labels != expected)[inside > 0].any()
