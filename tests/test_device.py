@@ -187,7 +187,7 @@ def test_activation_maps_wait_for_the_squares_of_each_scale():
         classifier = on_cuda(classifier_of(params)).eval()
         found = activation_maps(classifier, pictures(), size=65, scales=[0.75, 1.0], flip=True)
         assert found.is_cuda and found.shape == (2, CLASSES, 9, 9)
-    assert cuda.waits == Counter({"cams.activation_maps: copy to the device": 2})
+    assert cuda.waits == Counter({"preprocess.mean_over_looks: copy to the device": 2})
 
 
 def test_gradient_saliency_asks_for_no_value():

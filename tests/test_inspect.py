@@ -404,7 +404,7 @@ class TestMissing:
 
     def test_a_missing_picture_is_told(self, finished_copy):
         project = opened()
-        (project.root / project.index.paths[0]).unlink()
+        (project.index.root / project.index.paths[0]).unlink()
         ((status, body, _),) = asked(project, "/image/train0000")
         assert status == 409 and "train0000.jpg" in json.loads(body)["problem"]
 
