@@ -6,6 +6,7 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,6 +31,23 @@ from dsrg.project import load_project
 
 MADE_BY = {"dsrg": "train_dsrg", "retrain": "retrain", "full": "prepare"}
 yaml = YAML(typ="safe", pure=True)
+
+
+def experiment_options(*, seeds: str | None = None) -> Callable[[Callable], Callable]:
+    """The options that tables of experiments share; `seeds` says the default of --seeds 0 1 2, of which `first_seeds`
+    has the first and `more_seeds` the others. None: without it.
+    """
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    options = [
+        click.option("--recipe", type=file, help="Params file to use."),
+        click.option("--set", "common", multiple=True, metavar="KEY=VALUE", help="A param changed in every row."),
+        click.option("--fresh", is_flag=True, help="Run again what the JSON has."),
+    ]
+    if seeds is not None:
+        several = {"multiple": True, "type": int, "metavar": "SEED...", "help": f"Default: {seeds}."}
+        options += [click.option("--seeds", "first_seeds", **several)]
+        options += [click.argument("more_seeds", nargs=-1, type=int, metavar="")]
+    return lambda command: reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import RESULTS
-from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place
+from benchmarks.experiments import Experiments, experiment_options, mean_and_deviation, percent, recipe_in_place
 from benchmarks.table1 import QUICK
 from benchmarks.table2 import save_figure
 from dsrg.data.index import read_ground_truth
@@ -57,18 +57,14 @@ ROWS = [
 
 
 @click.command()
-@click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Params file to use.")
-@click.option("--set", "common", multiple=True, metavar="KEY=VALUE", help="A param changed in every row.")
+@experiment_options(seeds="0 1 2; --quick: 0")
 @click.option("--name", help="Of the set in points.json.  [default: the recipe's, or demo]")
-@click.option("--seeds", "first_seeds", multiple=True, type=int, metavar="SEED...", help="Default: 0 1 2; --quick: 0.")
 @click.option("--only", multiple=True, type=click.Choice([row.name for row in ROWS[1:]]), help="Rows besides tags.")
 @click.option("--network", type=click.Choice(["dsrg", "retrain"]), default="dsrg", show_default=True)
 @click.option(
     "--radius", type=click.FloatRange(0), default=0, show_default=True, help="Of a point, pixels at most; 0: a cell."
 )
 @click.option("--quick", is_flag=True, help="A dozen steps on a dozen images of the demo.")
-@click.option("--fresh", is_flag=True, help="Run again what the JSON has.")
-@click.argument("more_seeds", nargs=-1, type=int, metavar="")
 def main(
     recipe: Path | None,
     common: tuple[str, ...],
@@ -214,7 +210,7 @@ def draw(path: Path, sets: dict[str, dict]) -> None:
         axes.set_xscale("symlog", linthresh=10)
         axes.set_xlabel("clicks")
         axes.set_ylabel("mIoU with CRF, percent")
-        axes.set_title(f"{name}, {len(own['seeds'])} seeds", fontsize="medium")
+        axes.set_title(f"{name}, seeds {', '.join(map(str, own['seeds']))}", fontsize="medium")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     save_figure(path, figure)

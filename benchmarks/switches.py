@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
-from benchmarks.experiments import Experiments, recipe_in_place
+from benchmarks.experiments import Experiments, experiment_options, recipe_in_place
 
 SWITCHES = [
     [],
@@ -40,11 +40,9 @@ SWITCHES = [
 
 
 @click.command()
-@click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Params file to use.")
-@click.option("--set", "common", multiple=True, metavar="KEY=VALUE", help="A param changed in every line.")
+@experiment_options()
 @click.option("--seed", type=int, default=0)
 @click.option("--only", multiple=True, metavar="TEXT", help="Lines whose switch holds this text, beside the first.")
-@click.option("--fresh", is_flag=True, help="Run again what the JSON has.")
 def main(recipe: Path | None, common: tuple[str, ...], seed: int, only: tuple[str, ...], fresh: bool) -> None:
     name = recipe.stem if recipe else "params"
     table = Table("changed", "mIoU", "with CRF")

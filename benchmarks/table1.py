@@ -21,7 +21,14 @@ import matplotlib.pyplot as plt
 from ruamel.yaml import YAML
 
 from benchmarks import RESULTS
-from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place, save_figure
+from benchmarks.experiments import (
+    Experiments,
+    experiment_options,
+    mean_and_deviation,
+    percent,
+    recipe_in_place,
+    save_figure,
+)
 from dsrg.files import write_json, write_text
 from dsrg.method.grid import STRIDE
 from dsrg.method.weak import LOSSES
@@ -69,13 +76,9 @@ NOT_RUN: dict[str, dict] = TABLE["not_run"]
 
 
 @click.command()
-@click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Params file to use.")
-@click.option("--set", "common", multiple=True, metavar="KEY=VALUE", help="A param changed in every row.")
-@click.option("--seeds", "first_seeds", multiple=True, type=int, metavar="SEED...", help="Default: 0 1 2; --quick: 0.")
+@experiment_options(seeds="0 1 2; --quick: 0")
 @click.option("--only", multiple=True, metavar="NAME", help="Rows of these names.")
 @click.option("--quick", is_flag=True, help="A dozen steps on a dozen images of the demo.")
-@click.option("--fresh", is_flag=True, help="Run again what the JSON has.")
-@click.argument("more_seeds", nargs=-1, type=int, metavar="")
 def main(
     recipe: Path | None,
     common: tuple[str, ...],

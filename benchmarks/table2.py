@@ -23,7 +23,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import RESULTS, table1
-from benchmarks.experiments import Experiments, mean_and_deviation, percent, recipe_in_place, save_figure
+from benchmarks.experiments import (
+    Experiments,
+    experiment_options,
+    mean_and_deviation,
+    percent,
+    recipe_in_place,
+    save_figure,
+)
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.files import write_json, write_text
 
@@ -89,16 +96,12 @@ OPPONENT = Row(
 
 
 @click.command()
-@click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Params file to use.")
-@click.option("--set", "common", multiple=True, metavar="KEY=VALUE", help="A param changed in every row.")
-@click.option("--seeds", "first_seeds", multiple=True, type=int, metavar="SEED...", help="Default: 0 1 2.")
+@experiment_options(seeds="0 1 2")
 @click.option("--neighbors", is_flag=True, help="Add SEC and the opponent without growing.")
 @click.option("--retrained", is_flag=True, help="Add the final network that is trained on each row's masks.")
 @click.option("--full", is_flag=True, help="Add the final network trained on the true masks.")
 @click.option("--ladder", metavar="NAME", help="Put the figures into benchmarks/results/ladder.json under this name.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Rows whose title holds this text.")
-@click.option("--fresh", is_flag=True, help="Run again what the JSON has.")
-@click.argument("more_seeds", nargs=-1, type=int, metavar="")
 def main(
     recipe: Path | None,
     common: tuple[str, ...],

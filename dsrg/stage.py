@@ -204,10 +204,10 @@ def read_seconds() -> dict[str, float]:
     """How long each stage took when it last ran in this folder, in the order of dvc.yaml; of a training that was
     interrupted, since it went on. No outs of the stages: no two runs have the same. Raises InputError if none ran.
     """
-    expected = noted_seconds()
-    if not expected:
+    noted = noted_seconds()
+    if not noted:
         raise InputError("no times are noted; no stage has run in this folder yet, run `dvc repro`")
-    return {name: expected[name] for name in read_dvc_yaml()["stages"] if name in expected}
+    return {name: noted[name] for name in read_dvc_yaml()["stages"] if name in noted}
 
 
 def load_stage(name: str) -> Stage:

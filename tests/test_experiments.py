@@ -69,8 +69,8 @@ def test_experiment_reruns_growth_and_what_follows_only(project):
 
 def test_times_of_the_stages_are_noted_and_told_in_a_copy_of_the_page(project, tmp_path, monkeypatch):
     monkeypatch.chdir(project)
-    expected = json.loads((project / ".scratch" / "seconds.json").read_text())[str(project)]
-    assert set(expected) == set(DAG["stages"]) and all(seconds > 0 for seconds in expected.values())
+    noted = json.loads((project / ".scratch" / "seconds.json").read_text())[str(project)]
+    assert set(noted) == set(DAG["stages"]) and all(seconds > 0 for seconds in noted.values())
     made = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
     assert made.exit_code == 0, made.output
     page, timed = (path.read_text() for path in (project / "results" / "report.html", tmp_path / "timed.html"))
@@ -81,15 +81,15 @@ def test_times_of_the_stages_are_noted_and_told_in_a_copy_of_the_page(project, t
 
 def test_no_times_no_copy(project, tmp_path, monkeypatch):
     monkeypatch.chdir(project)
-    expected = project / ".scratch" / "seconds.json"
-    text = expected.read_text()
+    noted = project / ".scratch" / "seconds.json"
+    text = noted.read_text()
     try:
         for wrong in ("", "{}"):
-            expected.write_text(wrong)
+            noted.write_text(wrong)
             refused = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
             assert refused.exit_code == 2 and "no stage has run in this folder yet" in refused.output
     finally:
-        expected.write_text(text)
+        noted.write_text(text)
     monkeypatch.chdir(tmp_path)
     shutil.copy(project / "dvc.yaml", tmp_path)
     shutil.copy(project / "params.yaml", tmp_path)

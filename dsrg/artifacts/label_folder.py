@@ -76,9 +76,9 @@ class LabelFolder:
         if not self.in_tars:
             missing = [image_id for image_id in self.ids if not (folder / f"{image_id}.png").is_file()]
             self._refuse(missing, f"{folder}: ", "are missing", again)
-        expected, line_is = (folder / PLACES, PLACE) if self.in_tars else (folder / CHECKSUMS, CHECKSUM)
-        there, sums, places = _read(expected, line_is, again=again)
-        self._refuse([image_id for image_id in self.ids if image_id not in there], f"{expected}: ", "lack", again)
+        listing, line_is = (folder / PLACES, PLACE) if self.in_tars else (folder / CHECKSUMS, CHECKSUM)
+        there, sums, places = _read(listing, line_is, again=again)
+        self._refuse([image_id for image_id in self.ids if image_id not in there], f"{listing}: ", "lack", again)
         rows = [there[image_id] for image_id in self.ids]
         self._sums = [sums[row] for row in rows]
         if self.in_tars:

@@ -81,7 +81,7 @@ def disputed_share(
     """Share of the cells that either some class's activation or saliency calls an object, but not both."""
     fires = np.zeros(saliency.shape, bool)
     for cam in cams:
-        fires |= cam >= fg_thresh
+        fires |= cam > fg_thresh  # as in `make_seeds`
     return float((fires != (saliency >= bg_thresh)).mean())
 
 

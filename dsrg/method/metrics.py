@@ -54,7 +54,7 @@ def mean_iou(iou: NDArray[np.float64]) -> float:
 
 
 def mean_iou_of_hits(iou: NDArray[np.float64]) -> float:
-    """Mean over the classes with at least one pixel right: the optimiztic mean of the released `evaluate.py`."""
+    """Mean over the classes with at least one pixel right: the optimistic mean of the released `evaluate.py`."""
     hits = iou[np.nan_to_num(iou) > 0]
     return float(hits.mean()) if hits.size and np.isfinite(iou[1:]).any() else float("nan")
 

@@ -39,10 +39,8 @@ class Normalize(nn.Module):
 
     def __init__(self, convention: str) -> None:
         super().__init__()
-        (
-            mean,
-            std,
-        ) = {  # by NumPy: products of the meta tensors that a network is sketched with would import torch._dynamo
+        # by NumPy: products of the meta tensors that a network is sketched with would import torch._dynamo
+        mean, std = {
             "torchvision": (np.float32(IMAGENET_MEAN) * 255, np.float32(IMAGENET_STD) * 255),
             "caffe": (CAFFE_MEAN, (1.0, 1.0, 1.0)),
             "caffe_rgb": (CAFFE_MEAN[::-1], (1.0, 1.0, 1.0)),

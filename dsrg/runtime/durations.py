@@ -14,8 +14,8 @@ def note_seconds(stage: str, seconds: float) -> None:
     """Note that a stage of the working folder took so many seconds; folders that are no more are forgotten."""
     path, here = scratch_root() / NAME, str(Path.cwd())
     with one_writer(path.with_suffix(".lock"), "noting a time"):
-        expected = {folder: times for folder, times in _noted(path).items() if Path(folder).is_dir()}
-        write_json(path, expected | {here: expected.get(here, {}) | {stage: seconds}})
+        noted = {folder: times for folder, times in _noted(path).items() if Path(folder).is_dir()}
+        write_json(path, noted | {here: noted.get(here, {}) | {stage: seconds}})
 
 
 def noted_seconds() -> dict[str, float]:
@@ -25,9 +25,8 @@ def noted_seconds() -> dict[str, float]:
 
 def _noted(path: Path) -> dict[str, dict[str, float]]:
     try:
-        expected = json.loads(path.read_text(encoding="utf-8"))
+        noted = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a damaged note must not stop a stage
         return {}
-    return (
-        {key: value for key, value in expected.items() if isinstance(value, dict)} if isinstance(expected, dict) else {}
-    )
+    folders = noted.items() if isinstance(noted, dict) else ()
+    return {folder: times for folder, times in folders if isinstance(times, dict)}
