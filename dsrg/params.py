@@ -151,13 +151,16 @@ class Augment(Section):
         return self
 
 
+TRAININGS = ("cam", "dsrg", "retrain")
+
+
 class Training(Section):
     network: dict[str, Any] | None  # params `network` that differ for this training, see `Params.network_of`
     steps: Count
     batch: Batch
     precision: Literal["fp32", "bf16"]
     skip_bad_steps: Annotated[int, Field(ge=0)]
-    optimizer: Optimizer
+    optimizer: Optimizer  # whole: in params.yaml stand the keys that differ, see `Params._optimizers`
     augment: Augment
 
 
@@ -383,6 +386,7 @@ class Params(Section):
     data: Data
     clicks: Clicks
     network: NetworkParams
+    optimizer: Optimizer
     cam: Cam
     saliency: Saliency
     seeds: SeedParams
@@ -393,6 +397,17 @@ class Params(Section):
     pseudo_labels: PseudoLabels
     retrain: Retrain
     evaluate: Evaluate
+
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizers(cls, values: dict) -> dict:
+        """Each training's optimizer is params `optimizer`, but for the keys that the training's own names."""
+        common = values.get("optimizer")
+        for name in TRAININGS if isinstance(common, dict) else ():
+            section = values.get(name)
+            if isinstance(section, dict) and isinstance(own := section.get("optimizer", ""), dict | None):
+                values = values | {name: section | {"optimizer": common | (own or {})}}
+        return values
 
     def network_of(self, training: Literal["cam", "dsrg", "retrain"]) -> NetworkParams:
         """The network of a training: params `network`, but for what the training's own `network` says.
@@ -420,16 +435,13 @@ def restricted(section: Section, keys: Iterable[str]) -> Section:
     return type(section).model_construct(**parts)
 
 
-TRAININGS = ("cam", "dsrg", "retrain")
-
-
 RENAMED = {  # keys of older params files
-    "cam.optimiser": "cam.optimizer",
-    "dsrg.optimiser": "dsrg.optimizer",
-    "retrain.optimiser": "retrain.optimizer",
-    "cam.augment.colour": "cam.augment.color",
-    "dsrg.augment.colour": "dsrg.augment.color",
-    "retrain.augment.colour": "retrain.augment.color",
+    old: new
+    for name in TRAININGS
+    for old, new in {
+        f"{name}.optimiser": f"{name}.optimizer",
+        f"{name}.augment.colour": f"{name}.augment.color",
+    }.items()
 }
 
 
@@ -442,6 +454,12 @@ def _renamed(raw: dict) -> Iterator[str]:
             values = values.get(section) if isinstance(values, dict) else None
         if isinstance(values, dict) and key in values:
             yield f"{old}: is called {new} now; rename it"
+    dsrg = raw.get("dsrg")
+    if "optimizer" not in raw and isinstance(dsrg, dict) and isinstance(dsrg.get("optimizer"), dict):
+        yield (
+            "dsrg.optimizer: what all trainings share is called optimizer now, a section of its own; move it there, "
+            "and leave in cam.optimizer, dsrg.optimizer and retrain.optimizer the keys that differ, or null"
+        )
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -461,7 +479,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise InputError([_explain(path, problem) for problem in error.errors()]) from None
+        found = (problem for problem in error.errors() if not _inherited(raw, *problem["loc"]))
+        raise InputError([_explain(path, problem) for problem in found]) from None
     problems = list(_network_problems(path, params))
     by_classifier = params.saliency.with_cam or params.saliency.method in ("cam", "gradient")
     if params.seeds.cues is not None and params.seeds.cues_use == "foreground" and by_classifier:
@@ -472,6 +491,14 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     if problems:
         raise InputError(problems)
     return params
+
+
+def _inherited(raw: dict, training: str = "", section: str = "", key: str = "", *_: object) -> bool:
+    """Is this a key of a training's optimizer that stands in `optimizer` alone, where it is reported?"""
+    if section != "optimizer" or training not in TRAININGS:
+        return False
+    own = raw[training].get("optimizer", "")
+    return own is None or isinstance(own, dict) and key not in own
 
 
 def _network_problems(path: Path, params: Params) -> Iterator[str]:

@@ -9,9 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from dsrg.errors import InputError
-from dsrg.params import load_params
+from dsrg.files import read_yaml
+from dsrg.params import TRAININGS, load_params
 from helpers import ROOT
-from helpers.project import recipe
 
 SHIPPED = [*sorted((ROOT / "recipes").glob("*.yaml")), ROOT / "params.yaml"]
 
@@ -21,7 +21,7 @@ def put(tmp_path):
     """Write params -> their path. Values may be changed by dotted key."""
 
     def put(changes: dict | None = None, *, without: str = "") -> Path:
-        values = recipe()
+        values = read_yaml(ROOT / "recipes/shapes.yaml")
         for dotted, value in (changes or {}).items():
             *sections, key = dotted.split(".")
             section = values
@@ -49,7 +49,12 @@ def problems(path: Path) -> list[str]:
 def test_shipped_files_are_valid(path):
     if not path.exists():
         pytest.skip("no params.yaml here")
-    assert load_params(path).model_dump() == YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    params, values = load_params(path), read_yaml(path)
+    for name in TRAININGS:
+        own = values[name]["optimizer"] or {}
+        assert not own.items() & values["optimizer"].items(), "what does not differ is not said twice"
+        values[name]["optimizer"] = values["optimizer"] | own
+    assert params.model_dump() == values
 
 
 SOURCES = ("vgg16", "vgg16-released", "sec")
@@ -106,7 +111,7 @@ def test_recipes_of_the_tables_have_the_numbers_of_their_sources(source):
 
 @pytest.mark.parametrize("written", ["1e-5", "1e-05", "1E-5", "0.00001", "1.0e-5"])
 def test_learning_rate_in_any_notation_is_a_number(put, written):
-    path = put({"dsrg.optimizer.lr": "LR"})
+    path = put({"dsrg.optimizer": {"lr": "LR"}})
     path.write_text(path.read_text().replace("lr: LR", f"lr: {written}"))
     assert load_params(path).dsrg.optimizer.lr == 1e-5
 
@@ -127,11 +132,11 @@ def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
         ("dsrg.steps", "many", "integer, not 'many'"),
         ("dsrg.steps", 10.5, "integer"),
         ("dsrg.steps", 0, "greater than or equal to 1"),
-        ("dsrg.optimizer.lr", 0, "greater than 0"),
-        ("dsrg.optimizer.lr", -1e-3, "greater than 0"),
-        ("dsrg.optimizer.lr", float("nan"), "finite number"),
+        ("optimizer.lr", 0, "greater than 0"),
+        ("optimizer.lr", -1e-3, "greater than 0"),
+        ("optimizer.lr", float("nan"), "finite number"),
         ("dsrg.batch", 10**6, "less than or equal to 4096"),
-        ("dsrg.optimizer.name", "adam", "'sgd' or 'adamw', not 'adam'"),
+        ("optimizer.name", "adam", "'sgd' or 'adamw', not 'adam'"),
         ("network.rates.2", 0, "greater than or equal to 1"),
         ("network.rates", [], "at least 1 item"),
         ("data.size", 320, "8k+1"),
@@ -140,6 +145,9 @@ def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
         ("seeds.scales", [], "at least 1 item"),
         ("crf.test.min_prob", 0, "greater than 0"),
         ("cam", 3, "dictionary"),
+        ("optimizer", 3, "dictionary"),
+        ("dsrg.optimizer", 3, "dictionary"),
+        ("cam.optimizer.lr", 0, "greater than 0"),
         ("shapes.train", 0, "greater than or equal to 1"),
         ("shapes.objects_max", 6, "less than or equal to 5"),
         ("shapes.hue_spread", 200, "less than or equal to 180"),
@@ -183,6 +191,24 @@ def test_values_that_contradict_each_other(put, changes, section, said):
     assert problem.startswith(f"{path}: {section}: ") and said in problem
 
 
+def test_a_training_may_have_an_optimizer_of_its_own(put):
+    params = load_params(put({"retrain.optimizer": {"lr": 0.5}, "cam.optimizer": None}))
+    assert params.cam.optimizer == params.dsrg.optimizer == params.optimizer
+    assert params.retrain.optimizer == params.optimizer.model_copy(update={"lr": 0.5})
+    path = put()
+    assert problems(put({"dsrg.optimizer": {"rl": 1}})) == [
+        f"{path}: dsrg.optimizer.rl: no such parameter; a typo? Recipes in recipes/ show every key"
+    ]
+
+
+def test_keys_of_older_files_are_named_with_the_new_ones(put):
+    whole = {f"{name}.optimizer": {"name": "sgd", "lr": 1} for name in TRAININGS}
+    (problem,) = problems(put(whole, without="optimizer"))
+    assert "dsrg.optimizer: what all trainings share is called optimizer now" in problem
+    (problem,) = problems(put({"cam.optimiser": {}}))
+    assert "cam.optimiser: is called cam.optimizer now" in problem
+
+
 def test_a_training_may_have_a_network_of_its_own(put):
     changed = {"backbone": "resnet101", "head_layers": 1}
     params = load_params(put({"retrain.network": changed, "retrain.init": "weights"}))
@@ -207,7 +233,9 @@ def test_networks_of_trainings_that_cannot_be(put, changes, said):
 
 
 def test_all_problems_come_at_once(put):
-    path = put({"grow.fg_thresh": 2, "data.size": 320, "dsrg.extra": 1, "retrain.optimizer.lr": "x"}, without="seeds")
+    path = put(
+        {"grow.fg_thresh": 2, "data.size": 320, "dsrg.extra": 1, "retrain.optimizer": {"lr": "x"}}, without="seeds"
+    )
     found = {line.split(": ")[1] for line in problems(path)}
     assert found == {"grow.fg_thresh", "data.size", "dsrg.extra", "retrain.optimizer.lr", "seeds"}
 

@@ -37,8 +37,7 @@ HINTS = {  # what files that are no use here are likely to be
 }
 FROM_SCRATCH = "folder-scratch"  # the recipe for folders that needs no weights
 SIZED_FOR = {"folder": 642, FROM_SCRATCH: 400}  # training images that the trainings of these recipes were sized with
-STEPS = ("cam.steps", "grow.start", "dsrg.steps", "retrain.steps")
-WARMUPS = ("cam.optimizer.warmup", "dsrg.optimizer.warmup", "retrain.optimizer.warmup")
+STEPS = ("cam.steps", "grow.start", "dsrg.steps", "retrain.steps", "optimizer.warmup")
 STEPS_RANGE = 0.25, 2.0  # times a recipe's: fewer steps learn too little, more bring little
 SIZE_MIN = 145  # pixels, the demo's
 
@@ -122,7 +121,7 @@ def fitted(params: str, images: int, *, sized_for: int) -> str:
     """
     factor = min(max(sqrt(images / sized_for), STEPS_RANGE[0]), STEPS_RANGE[1])
     note = f"dsrg init: for {images} training image{'s' * (images > 1)}, recipe "
-    for key in (*STEPS, *WARMUPS):
+    for key in STEPS:
         params = _changed(params, key, lambda steps: max(min(steps, 1), round(steps * factor)), note=note)
     smaller = min(1.0, factor) ** 0.5
     return _changed(params, "data.size", lambda size: min(size, max(SIZE_MIN, _on_grid(size * smaller))), note=note)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from dsrg.params import load_params
 from dsrg.stage import load_stage
 from helpers import ROOT
 from helpers.dvc_yaml import STAGES
@@ -45,8 +46,8 @@ def tiny_project(folder: Path, **changes: dict) -> Path:
 
 
 def recipe() -> dict:
-    """The params of recipes/shapes.yaml as plain values, free to be changed."""
-    return YAML(typ="safe", pure=True).load((ROOT / "recipes/shapes.yaml").read_text(encoding="utf-8"))
+    """The params of recipes/shapes.yaml as plain values, free to be changed; each training's optimizer is whole."""
+    return load_params(ROOT / "recipes/shapes.yaml").model_dump()
 
 
 def run_stage(name: str) -> None:
