@@ -32,7 +32,7 @@ from dsrg.runtime.environment import scratch_root
 from dsrg.runtime.launcher import LaunchConfig, topology
 from dsrg.runtime.lock import one_writer, try_lock
 from dsrg.runtime.problems import report_problems
-from dsrg.runtime.signals import Stopped, leave_keyboard_to_starter, starter, stop_with, stoppable
+from dsrg.runtime.signals import Stopped, die_of_ctrl_c, leave_keyboard_to_starter, starter, stop_with, stoppable
 
 ORIGIN = "origin.json"  # in a scratch folder: what its name is the digest of
 LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python", "pydensecrf", "timm")  # that results may depend on
@@ -186,6 +186,7 @@ def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
         kept = f"goes on with what is in {stage.scratch}" if began else "starts it again"
         code, message = 128 + stop.number, f"{stop}; the same command {kept}"
     else:
+        die_of_ctrl_c()
         return
     print(f"{name}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

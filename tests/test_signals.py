@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -75,12 +75,13 @@ def test_only_the_first_signal_counts_but_for_a_second_ctrl_c():
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_stop_that_was_swallowed_is_raised_again():
+@pytest.mark.parametrize("then", [uninterrupted, nullcontext], ids=["in the next block", "at the end"])
+def test_a_stop_that_was_swallowed_is_raised_again(then):
     """Python ignores exceptions in finalizers, among other places."""
     with pytest.raises(Stopped), stoppable():
         with suppress(Stopped):
             signal.raise_signal(signal.SIGTERM)
-        with uninterrupted():
+        with then():
             pass
 
 

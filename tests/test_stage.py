@@ -71,6 +71,15 @@ def test_stopped_by_a_signal(project, number, code):
     assert files(project) == []
 
 
+def test_ctrl_c_while_python_shuts_down(project):
+    """It would be lost there; the exit code is what tells `dvc`, which ignores the signal while a stage runs."""
+    wait = "import atexit; atexit.register(lambda: (print('ready', flush=True), time.sleep(60)))"
+    process = start(project, wait)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == -signal.SIGINT
+
+
 def test_stopped_with_something_kept(project):
     process = start(project, "print(stage.scratch, flush=True); time.sleep(60)")
     scratch = process.stdout.readline().strip()

@@ -50,6 +50,8 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, _ask)
     try:
         yield
+        if _Stop.number is not None:  # lost in a place that swallows exceptions, a finalizer for one
+            raise Stopped(_Stop.number)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -64,7 +66,7 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         _Stop.waits = False
-    if _Stop.number is not None:  # asked for meanwhile, or lost before, in a place that swallows exceptions
+    if _Stop.number is not None:  # asked for meanwhile, or lost before
         raise Stopped(_Stop.number)
 
 
@@ -89,6 +91,12 @@ def leave_keyboard_to_starter() -> None:
     """Let what a terminal says to all processes, Ctrl-C or that it closes, be answered by the one that started this."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+
+
+def die_of_ctrl_c() -> None:
+    """Let Ctrl-C end this process by the kernel, for Python loses it while it shuts down, and `dvc` would go on."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def starter() -> int:
