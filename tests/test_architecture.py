@@ -261,3 +261,51 @@ def test_what_could_run_code_is_noticed(source):
 )
 def test_what_only_reads_data_is_let_be(source):
     assert not dangers(ast.parse(source))
+
+
+# Nothing half-written under a final name
+
+WRITERS = {"write_text", "write_bytes", "imwrite", "savez", "savez_compressed", "savetxt", "tofile", "savefig"}
+WRITE_ELSEWHERE = {
+    "dsrg/artifacts/predictions.py": "into the folder that its caller fills by atomic_folder",
+    "dsrg/runtime/lock.py": "the pid in a lock's own file",
+    "dsrg/sources/shapes.py": "into the folder that draw_dataset fills by atomic_folder",
+    "dsrg/sources/validation.py": "into the folder of masks that its callers fill by atomic_folder",
+    "dsrg/training/curves.py": "lines added to unfinished work, which is cut to the last checkpoint's when it goes on",
+}
+
+
+def bare_writes(tree: ast.AST) -> list[str]:
+    """Calls that write a file which no `with` of the source has as an atomic or temporary one."""
+    nodes, safe = [*ast.walk(tree)], {"buffer"}
+    for item in (item for node in nodes if isinstance(node, ast.With) for item in node.items):
+        if item.optional_vars and re.match(r"atomic_f|_Unfailing|open|gzip", ast.unparse(item.context_expr)):
+            safe.add(ast.unparse(item.optional_vars))  # an open file was looked at where it was opened
+    calls = [call for call in nodes if isinstance(call, ast.Call) and writes(call)]
+    return [ast.unparse(call) for call in calls if safe.isdisjoint(re.findall(r"\w+", target(call)))]
+
+
+def target(call: ast.Call) -> str:
+    function = ast.unparse(call.func)
+    return function if function.endswith(("write_text", "write_bytes")) else ast.unparse(call)
+
+
+def writes(call: ast.Call) -> bool:
+    function = ast.unparse(call.func)
+    values = [node.value for node in [*call.args, *(word.value for word in call.keywords)] if hasattr(node, "value")]
+    if re.search(r"(\bopen|File)$", function):
+        return any(re.fullmatch(r"[wax].{0,3}|r.?\+.?", str(value)) for value in values)
+    return function in ("np.save", "torch.save") or "." in function and function.split(".")[-1] in WRITERS
+
+
+def test_files_are_written_atomically():
+    found = {file: bare_writes(ast.parse((ROOT / file).read_text(encoding="utf-8"))) for file in MODULES.values()}
+    assert {file for file, calls in found.items() if calls} == {*WRITE_ELSEWHERE}, found
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["open(p, 'w')", "p.open(mode='x')", "p.write_text(t)", "cv2.imwrite(p, i)", "np.save(p, a)", "h5py.File(p, 'r+')"],
+)
+def test_a_bare_write_is_noticed(source):
+    assert bare_writes(ast.parse(source)) and not bare_writes(ast.parse(f"with atomic_file(path) as p: {source}"))
