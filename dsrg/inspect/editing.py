@@ -16,10 +16,19 @@ from dsrg.files import require_writable
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import Mark, mark_cells
 from dsrg.runtime.lock import try_lock
-from dsrg.sources.points import BACKGROUND, ERASE, PointReader, PointRow, Points, read_point_rows, write_point_rows
+from dsrg.sources.points import (
+    BACKGROUND,
+    DIGITS,
+    ERASE,
+    PointReader,
+    PointRow,
+    Points,
+    place_text,
+    read_point_rows,
+    write_point_rows,
+)
 
 PATIENCE = 10.0  # seconds to wait for another writer of the table
-DIGITS = 1  # of a place in pixels, after the point: finer than any hand
 
 
 class Editor:
@@ -153,10 +162,11 @@ class Editor:
     def _rows_for(self, image_id: str, marks: Sequence[dict], *, first_stroke: int) -> list[PointRow]:
         image, rows = self.index.paths[self.reader.row[image_id]], []
         for number, mark in enumerate(marks, first_stroke):
-            radius = _text(mark["radius"]) if mark["radius"] else ""
+            radius = place_text(mark["radius"]) if mark["radius"] else ""
             stroke = str(number) if len(mark["path"]) > 1 else ""
             rows += [
-                PointRow(image_id, image, _text(x), _text(y), mark["class"], radius, stroke) for x, y in mark["path"]
+                PointRow(image_id, image, place_text(x), place_text(y), mark["class"], radius, stroke)
+                for x, y in mark["path"]
             ]
         return rows
 
@@ -169,11 +179,6 @@ def _free_stroke(marks: Sequence[Sequence[PointRow]]) -> int:
 def _key(mark: Mark) -> tuple[int, float, bytes]:
     """The same for marks that are alike in the table."""
     return mark.label, round(mark.radius, DIGITS), mark.path.round(DIGITS).tobytes()
-
-
-def _text(value: float) -> str:
-    """A number as short as it may be: 12.0 -> 12."""
-    return f"{round(value, DIGITS):.{DIGITS}f}".removesuffix(".0")
 
 
 @contextmanager

@@ -13,24 +13,31 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
 from dsrg.data.images import ENDINGS
 from dsrg.errors import InputError
 from dsrg.files import parse_xml, read_text
-from dsrg.sources.points import PointReader, PointRow
+from dsrg.sources.points import PointReader, PointRow, place_text
 from dsrg.sources.validation import warn_of
 
 FILE_MAX = 256 * 2**20  # bytes of an export: all of it is in memory, several times
 BRUSH_MAX = 2**26  # pixels of a painted image, 4 bytes each
 EXPECTED = "expected an export of Label Studio (JSON), CVAT (XML, `CVAT for images 1.1`) or labelme (JSON)"
-Path2D = list[tuple[float, float]]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Side = Annotated[Number, Field(ge=1, lt=2**20, multiple_of=1)]  # pixels
+Path2D = Annotated[list[Annotated[list[Number], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+Size = tuple[float, float]  # width, height
+SIZE = TypeAdapter(tuple[Side, Side])
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Shape(NamedTuple):
@@ -44,9 +51,9 @@ class Shape(NamedTuple):
     where: str
     image: str
     label: str
-    path: Path2D
-    unit: tuple[float, float] | None = None
-    size: tuple[float, float] | None = None
+    path: list[list[float]]
+    unit: Size | None = None
+    size: Size | None = None
     radius: float | None = None
 
 
@@ -64,6 +71,14 @@ class Export:
         named = [f"{name} = {path}" for name, path in self.elsewhere.items()]
         return kinds + warn_of("images are named by a path or address elsewhere, and found by its end", named)
 
+    @contextmanager
+    def noting(self, where: object) -> Iterator[None]:
+        """A ValueError becomes a problem at a place."""
+        try:
+            yield
+        except ValueError as error:
+            self.problems.append(f"{where}: {error}")
+
 
 def read_exports(paths: Iterable[Path]) -> Export:
     """All marks in files, or in the JSON and XML files of folders. Whatever is wrong is among the problems."""
@@ -75,7 +90,8 @@ def read_exports(paths: Iterable[Path]) -> Export:
             found.problems.append(f"{path}: no JSON or XML file in this folder; {EXPECTED}")
         for file in files:
             try:
-                _read_export(file, found)
+                with found.noting(file):
+                    (_read_cvat if file.suffix.lower() == ".xml" else _read_json)(file, found)
             except InputError as error:
                 found.problems += error.problems
     return found
@@ -88,214 +104,206 @@ def point_rows(export: Export, reader: PointReader, *, radius: float = 0) -> lis
     """
     rows = []
     for number, shape in enumerate(export.shapes, 1):
-        image_id = _image_id(shape.image, reader)
+        # by its name, else by the end of its name, as of a path elsewhere
+        found = (reader.find(name) for name in (shape.image, f"/{shape.image}"))
+        image_id = next((one for one in found if isinstance(one, str)), None)
         if image_id is None:  # whoever reads the rows says what is wrong
             rows.append(PointRow(shape.where, shape.image, "0", "0", shape.label, "", ""))
             continue
         row = reader.row[image_id]
         if shape.image not in (image_id, reader.index.paths[row]):
             export.elsewhere[shape.image] = reader.index.paths[row]
-        own = int(reader.index.widths[row]), int(reader.index.heights[row])
-        if shape.size and not _same_shape(shape.size, own):
-            drawn, here = (f"{width:g} x {height:g}" for width, height in (shape.size, own))
-            what = f"drawn on {drawn} pixels, but {image_id} has {here} (as turned by its EXIF orientation)"
-            export.problems.append(f"{shape.where}: {what}; draw on that image")
+        width, height = own = int(reader.index.widths[row]), int(reader.index.heights[row])
+        drawn = shape.size or own
+        if abs(drawn[1] * width - height * drawn[0]) > max(*drawn, *own):  # another shape, but for rounding
+            what = f"drawn on {drawn[0]:g} x {drawn[1]:g} pixels, but {image_id} has {width} x {height}"
+            export.problems.append(f"{shape.where}: {what} (as turned by its EXIF orientation); draw on that image")
             continue
-        across, down = (a / b for a, b in zip(own, shape.unit or shape.size or own, strict=True))
-        wide = radius if shape.radius is None else shape.radius * own[0] / (shape.size or own)[0]
+        across, down = (a / b for a, b in zip(own, shape.unit or drawn, strict=True))
+        wide = radius if shape.radius is None else shape.radius * width / drawn[0]
         stroke = str(number) if len(shape.path) > 1 else ""
         for x, y in shape.path:
-            cells = _text(x * across), _text(y * down), shape.label, _text(wide) if wide else "", stroke
+            cells = place_text(x * across), place_text(y * down), shape.label, place_text(wide) if wide else "", stroke
             rows.append(PointRow(shape.where, image_id, *cells))
     return rows
 
 
-def _image_id(name: str, reader: PointReader) -> str | None:
-    """The id of an image by its name, else by the end of its name, as of a path elsewhere."""
-    found = (reader.find(one) for one in (name, f"/{name}"))
-    return next((image_id for image_id in found if isinstance(image_id, str)), None)
-
-
-def _same_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two sizes are those of one image, but for its scale and rounding."""
-    (width, height), (other_width, other_height) = one, other
-    return abs(height * other_width - other_height * width) <= max(*one, *other)
-
-
-def _text(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def _read_export(path: Path, found: Export) -> None:
-    """Add one file's. Raises InputError for what is no export at all."""
-    if path.suffix.lower() == ".xml":
-        return _read_cvat(path, found)
+def _parsed(model: type[Model], content: object, expected: str, *, strict: bool = True) -> Model:
+    """Raises ValueError with what was expected, and what is wrong."""
     try:
-        content = json.loads(read_text(path, most=FILE_MAX))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no readable JSON ({error}); {EXPECTED}") from None
-    if isinstance(content, dict) and "shapes" in content:
-        return _read_labelme(path, content, found)
-    tasks = content if isinstance(content, list) else [content]
-    if not all(isinstance(task, dict) and ("data" in task or "image" in task) for task in tasks):
-        raise InputError(f"{path}: neither tasks of Label Studio nor shapes of labelme; {EXPECTED}")
-    for number, task in enumerate(tasks, 1):
-        where = f"{path}: task {number}"
-        try:
-            _read_task(where, task, found)
-        except ValueError as error:
-            found.problems.append(f"{where}: {error}")
+        return model.model_validate(content, strict=strict)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"expected {expected} ({'.'.join(map(str, first['loc']))}: {first['msg']})") from None
+
+
+def _size(width: object, height: object) -> Size | None:
+    """Raises ValueError where they are given, and no whole pixels."""
+    try:
+        return None if width is None or height is None else SIZE.validate_python((width, height))
+    except ValidationError:
+        raise ValueError(f"a size of {width!s:.20} x {height!s:.20}; expected whole pixels") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# labelme
+# labelme, CVAT
+
+
+class _Labelme(BaseModel):
+    imagePath: str = Field(min_length=1)
+    shapes: list[dict]
+
+
+class _Drawn(BaseModel):
+    label: str = Field(min_length=1)
+    points: Path2D
 
 
 def _read_labelme(path: Path, content: dict, found: Export) -> None:
-    image, shapes = content.get("imagePath"), content["shapes"]
-    if not isinstance(image, str) or not image or not isinstance(shapes, list):
-        raise InputError(f"{path}: expected imagePath and a list of shapes, as labelme writes them")
-    image = os.path.abspath(path.parent / image.replace("\\", "/"))  # it is relative to the file; found by its end
+    file = _parsed(_Labelme, content, "imagePath and a list of shapes, as labelme writes them")
+    image = os.path.abspath(path.parent / file.imagePath.replace("\\", "/"))  # relative to the file; found by its end
     size = _size(content.get("imageWidth"), content.get("imageHeight"))
-    for number, shape in enumerate(shapes, 1):
-        where = f"{path}: shape {number}"
-        kind = shape.get("shape_type") if isinstance(shape, dict) else None
+    for number, shape in enumerate(file.shapes, 1):
+        where, kind = f"{path}: shape {number}", str(shape.get("shape_type"))[:40]
         if kind not in ("point", "line", "linestrip"):
-            found.left_out[f"{kind} of labelme" if isinstance(kind, str) else "shapes without a type"] += 1
+            found.left_out[f"{kind} of labelme"] += 1
             continue
-        path2d = _path(shape.get("points"))
-        if path2d is None or not isinstance(shape.get("label"), str):
-            found.problems.append(f"{where}: expected a label and points [[x, y], ...], both numbers")
-            continue
-        paths = [[place] for place in path2d] if kind == "point" else [path2d]
-        found.shapes += [Shape(where, image, shape["label"], one, size, size) for one in paths]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# CVAT
+        with found.noting(where):
+            drawn = _parsed(_Drawn, shape, "a label and points [[x, y], ...], both numbers")
+            paths = [[place] for place in drawn.points] if kind == "point" else [drawn.points]
+            found.shapes += [Shape(where, image, drawn.label, one, size, size) for one in paths]
 
 
 def _read_cvat(path: Path, found: Export) -> None:
     try:
         annotations = parse_xml(path, most=FILE_MAX)
     except ValueError as error:
-        raise InputError(f"{path}: no readable XML ({error}); {EXPECTED}") from None
+        raise ValueError(f"no readable XML ({error}); {EXPECTED}") from None
     if annotations.tag != "annotations" or annotations.find("track") is not None:
         what = "tracks of a video" if annotations.tag == "annotations" else f"<{annotations.tag}>"
-        raise InputError(f"{path}: {what}; export the task as `CVAT for images 1.1`")
+        raise ValueError(f"{what}; export the task as `CVAT for images 1.1`")
     for image in annotations.iter("image"):
         name = image.get("name", "")
-        size = _size(image.get("width"), image.get("height"))
         for number, shape in enumerate(image, 1):
             where = f"{path}: image {name!r}, shape {number}"
             if shape.tag not in ("points", "polyline"):
                 found.left_out[f"{shape.tag} of CVAT"] += 1
                 continue
-            path2d = _path([pair.split(",") for pair in shape.get("points", "").split(";")])
-            if path2d is None or not shape.get("label"):
-                found.problems.append(f"{where}: expected a label and points as 12.5,30.0;14.0,31.5")
-                continue
-            paths = [[place] for place in path2d] if shape.tag == "points" else [path2d]
-            found.shapes += [Shape(where, name, shape.get("label"), one, size, size) for one in paths]
+            with found.noting(where):
+                points = [pair.split(",") for pair in shape.get("points", "").split(";")]
+                content = {"label": shape.get("label"), "points": points}
+                drawn = _parsed(_Drawn, content, "a label and points as 12.5,30.0;14.0,31.5", strict=False)
+                size = _size(image.get("width"), image.get("height"))
+                paths = [[place] for place in drawn.points] if shape.tag == "points" else [drawn.points]
+                found.shapes += [Shape(where, name, drawn.label, one, size, size) for one in paths]
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Label Studio
 
 
+class _Result(BaseModel):
+    id: str | int | None = None
+    type: str | None = None
+    value: dict | None = None
+    image_rotation: float | None = None
+    original_width: Side | None = None
+    original_height: Side | None = None
+
+
+class _Annotation(BaseModel):
+    was_cancelled: bool | None = None
+    result: list[_Result] | None = None
+
+
+class _Task(BaseModel):
+    data: dict
+    annotations: list[_Annotation] | None = Field(None, validation_alias=AliasChoices("annotations", "completions"))
+    predictions: list[dict] | None = None
+
+
+class _KeyPoint(BaseModel):
+    x: Number
+    y: Number
+
+
+class _Brush(BaseModel):
+    format: Literal["rle"]
+    rle: list[Annotated[int, Field(ge=0, le=255)]]
+
+
+def _read_json(path: Path, found: Export) -> None:
+    """A file of Label Studio, or of labelme."""
+    try:
+        content = json.loads(read_text(path, most=FILE_MAX))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no readable JSON ({error}); {EXPECTED}") from None
+    if isinstance(content, dict) and "shapes" in content:
+        return _read_labelme(path, content, found)
+    tasks = content if isinstance(content, list) else [content]
+    if not all(isinstance(task, dict) and ("data" in task or "image" in task) for task in tasks):
+        raise ValueError(f"neither tasks of Label Studio nor shapes of labelme; {EXPECTED}")
+    for number, task in enumerate(tasks, 1):
+        where = f"{path}: task {number}"
+        with found.noting(where):
+            _read_task(where, task, found)
+
+
 def _read_task(where: str, task: dict, found: Export) -> None:
-    """Add one task's. Raises ValueError for what is no task."""
-    results = _whole_results(task, found) if "data" in task else _short_results(task)
-    image = _image_of(task.get("data", task))
-    labels = {result["id"]: result["value"].get("labels") for result in results if _is_labels(result)}
+    """Raises ValueError for what is no task."""
+    if "data" in task:  # JSON
+        whole = _parsed(_Task, task, "a task as Label Studio writes it")
+        counts = {
+            "cancelled annotations of Label Studio": sum(bool(one.was_cancelled) for one in whole.annotations or ()),
+            "predictions of Label Studio": len(whole.predictions or ()),
+        }
+        found.left_out += Counter(counts)
+        kept = (one.result or () for one in whole.annotations or () if not one.was_cancelled)
+        results = [result for own in kept for result in own]
+    else:  # JSON-MIN: what a result has stands by the name of its control
+        lists = (values for values in task.values() if isinstance(values, list))
+        values = [value for own in lists for value in own if isinstance(value, dict)]
+        results = [_parsed(_Result, one | {"value": one}, "results as Label Studio writes them") for one in values]
+    labels = {one.id: (one.value or {}).get("labels") for one in results if one.type == "labels" and one.id}
     for number, result in enumerate(results, 1):
-        if _is_labels(result):
-            continue
-        try:
-            found.shapes += _result_shapes(f"{where}, result {number}", result, image, labels, found)
-        except ValueError as error:
-            found.problems.append(f"{where}, result {number}: {error}")
+        if result.type != "labels":  # that is the label of another one of the same id
+            with found.noting(f"{where}, result {number}"):
+                found.shapes += _result_shapes(f"{where}, result {number}", task, result, labels, found)
 
 
-def _whole_results(task: dict, found: Export) -> list[dict]:
-    """The results in all annotations of a task (JSON)."""
-    results = []
-    for annotation in _dicts(task.get("annotations", task.get("completions")), "annotations"):
-        if annotation.get("was_cancelled"):
-            found.left_out["cancelled annotations of Label Studio"] += 1
-        else:
-            results += _dicts(annotation.get("result"), "result")
-    if predictions := _dicts(task.get("predictions"), "predictions"):
-        found.left_out["predictions of Label Studio"] += len(predictions)
-    return results
-
-
-def _short_results(task: dict) -> list[dict]:
-    """The values that stand by the names of controls (JSON-MIN), as results."""
-    lists = (values for values in task.values() if isinstance(values, list))
-    return [{"value": value} | value for values in lists for value in values if isinstance(value, dict)]
-
-
-def _is_labels(result: dict) -> bool:
-    """Whether a result only names the label of another one of the same id."""
-    return (
-        result.get("type") == "labels" and isinstance(result.get("value"), dict) and isinstance(result.get("id"), str)
-    )
-
-
-def _result_shapes(
-    where: str, result: dict, image: str | None, labels: dict[str, object], found: Export
-) -> list[Shape]:
+def _result_shapes(where: str, task: dict, result: _Result, labels: dict, found: Export) -> list[Shape]:
     """The marks of one result. Raises ValueError with what is wrong."""
-    value = result.get("value")
-    value = value if isinstance(value, dict) else {}
-    kind = next((kind for kind in ("keypoint", "brush") if _is_kind(kind, result, value)), None)
-    if kind is None:
-        named = [result.get("type"), *(key for key in value if key.endswith("labels")), "results"]
-        what = next(name for name in named if isinstance(name, str))
+    value = result.value or {}
+    kinds = (kind for kind in ("keypoint", "brush") if f"{kind}labels" in value or kind in (result.type or ""))
+    if (kind := next(kinds, None)) is None:
+        what = next(filter(None, [result.type, *(key for key in value if key.endswith("labels")), "results"]))
         found.left_out[f"{what[:40]} of Label Studio"] += 1
         return []
-    names = value.get(f"{kind}labels") or (labels.get(result["id"]) if isinstance(result.get("id"), str) else None)
+    names = value.get(f"{kind}labels") or labels.get(result.id)
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise ValueError(f'labels {str(names)[:80]}; expected one, as ["cat"]')
-    if image is None:
+    if (image := _image_of(task.get("data", task))) is None:
         raise ValueError("its task names no image; expected its address or path under data.image")
-    if turned := result.get("image_rotation"):
-        raise ValueError(f"the image was turned by {str(turned)[:20]} degrees; turn it back, then export anew")
-    size = _size(result.get("original_width"), result.get("original_height"))
+    if turned := result.image_rotation:
+        raise ValueError(f"the image was turned by {turned:g} degrees; turn it back, then export anew")
+    size = _size(result.original_width, result.original_height)
     if kind == "keypoint":
-        path = _path([[value.get("x"), value.get("y")]])
-        if path is None:
-            raise ValueError("expected x and y, in percent of the image's size")
-        return [Shape(where, image, names[0], path, (100, 100), size)]
-    discs = painted_discs(_painted(value, size))
-    return [Shape(where, image, names[0], [(x + 0.5, y + 0.5)], size, size, radius) for x, y, radius in discs]
-
-
-def _is_kind(kind: str, result: dict, value: dict) -> bool:
-    return f"{kind}labels" in value or result.get("type") in (kind, f"{kind}labels")
-
-
-def _image_of(data: object) -> str | None:
-    """The address or path of a task's image: under `image`, else the only text that ends as images do."""
-    texts = {key: text for key, text in data.items() if isinstance(text, str)} if isinstance(data, dict) else {}
-    if texts.get("image"):
-        return texts["image"]
-    likely = [text for text in texts.values() if text.lower().endswith(tuple(ENDINGS))]
-    return likely[0] if len(likely) == 1 else None
-
-
-def _painted(value: dict, size: tuple[float, float] | None) -> NDArray[np.bool_]:
-    """The painted pixels of a brush, bool (H, W). Raises ValueError for what is no such thing."""
-    code = value.get("rle")
-    if value.get("format") != "rle" or not isinstance(code, list) or size is None:
-        raise ValueError("expected format rle, a list rle, original_width and original_height")
+        point = _parsed(_KeyPoint, value, "x and y, in percent of the image's size")
+        return [Shape(where, image, names[0], [[point.x, point.y]], (100, 100), size)]
+    code = _parsed(_Brush, value, "format rle and a list rle of numbers from 0 to 255").rle
+    if size is None or size[0] * size[1] > BRUSH_MAX:
+        raise ValueError(f"a brush without original_width and original_height, or of more than {BRUSH_MAX:,} pixels")
     width, height = map(int, size)
-    if width * height > BRUSH_MAX:
-        raise ValueError(f"painted on {width} x {height} pixels; expected at most {BRUSH_MAX:,}")
-    if not all(type(number) is int and 0 <= number < 256 for number in code):
-        raise ValueError("rle holds something other than numbers from 0 to 255")
-    return decode_rle(bytes(code), 4 * width * height).reshape(height, width, 4)[..., 3] > 0
+    painted = decode_rle(bytes(code), 4 * width * height).reshape(height, width, 4)[..., 3] > 0
+    discs = painted_discs(painted)
+    return [Shape(where, image, names[0], [[x + 0.5, y + 0.5]], size, size, radius) for x, y, radius in discs]
+
+
+def _image_of(data: dict) -> str | None:
+    """The address or path of a task's image: under `image`, else the only text that ends as images do."""
+    texts = {key: text for key, text in data.items() if isinstance(text, str)}
+    likely = [text for text in texts.values() if text.lower().endswith(tuple(ENDINGS))]
+    return texts.get("image") or (likely[0] if len(likely) == 1 else None)
 
 
 def decode_rle(code: bytes, count: int) -> NDArray[np.uint8]:
@@ -365,49 +373,3 @@ def _raise(values: NDArray[np.float64], x: int, y: int, radius: float, *, to: fl
     rows, columns = np.ogrid[: window.shape[0], : window.shape[1]]
     inside = (rows + top - y) ** 2 + (columns + left - x) ** 2 <= radius**2
     np.maximum(window, to, out=window, where=inside)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Values of any file
-
-
-def _dicts(value: object, what: str) -> list[dict]:
-    """A list of objects; nothing counts as an empty one. Raises ValueError for anything else."""
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise ValueError(f"{what}: expected a list of objects")
-    return value
-
-
-def _size(width: object, height: object) -> tuple[float, float] | None:
-    """Width and height that are whole positive numbers of pixels, else None."""
-    size = _number(width), _number(height)
-    fine = all(value is not None and 1 <= value < 2**20 and value == int(value) for value in size)
-    return size if fine else None
-
-
-def _path(places: object) -> Path2D | None:
-    """Pairs of finite numbers, at least one; None for anything else."""
-    if not isinstance(places, list) or not places:
-        return None
-    path = []
-    for place in places:
-        if not isinstance(place, list) or len(place) != 2:
-            return None
-        pair = _number(place[0]), _number(place[1])
-        if None in pair:
-            return None
-        path.append(pair)
-    return path
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or text that is one."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None

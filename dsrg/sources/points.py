@@ -37,6 +37,7 @@ BACKGROUND, ERASE = "background", "erase"  # what a row may name besides a class
 COLUMNS = ("image", "x", "y", "class", "radius", "stroke")
 REQUIRED = COLUMNS[:4]
 ROWS_MAX = 2_000_000  # a table is read at once
+DIGITS = 1  # of a place in pixels, after the point: finer than any hand
 NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 
 
@@ -118,6 +119,11 @@ def write_point_rows(path: Path, rows: Iterable[PointRow]) -> None:
     more = list(dict.fromkeys(name for row in rows for name, _ in row.more))
     cells = ((*row[1:-1], *(dict(row.more).get(name, "") for name in more)) for row in rows)
     write_csv(path, [*COLUMNS, *more], cells)
+
+
+def place_text(value: float) -> str:
+    """A place or radius as short as it may be: 12.0 -> 12."""
+    return f"{round(value, DIGITS):.{DIGITS}f}".removesuffix(".0")
 
 
 class Place(NamedTuple):
