@@ -24,14 +24,13 @@ from dsrg.advise.sweep import (
     Sweep,
     Views,
     findings,
-    own_classes,
     summary_lines,
     view_maps,
 )
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.commands import main
 from dsrg.inference.cams import load_classifier
-from dsrg.inspect.reseeding import SeedMaps, live_seeds
+from dsrg.inspect.reseeding import SeedMaps, live_seeds, own_classes
 from dsrg.method.growing import UNLABELLED
 from dsrg.params import load_params
 from helpers import ROOT
@@ -124,8 +123,6 @@ class TestSweep:
     @given(maps=seed_maps)
     def test_its_seeds_are_the_stage_s_at_every_pair(self, use, conflict, maps):
         """Whatever their tags: classes that an image does not show are left out and the others counted from 1."""
-        if use == "agree":  # a CRF chooses among the tags
-            maps = maps._replace(labels=torch.where(maps.present[0][maps.labels.long()], maps.labels, 0))
         sweep = swept_over(use=use, conflict=conflict)
         made = sweep.seeds(own_classes(maps, 0)).unflatten(0, (3, 2))
         numbers = torch.full((256,), UNLABELLED)

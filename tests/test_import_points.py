@@ -151,7 +151,10 @@ def test_points_and_linestrips_of_labelme(tmp_path, reader):
         ("{", "no readable JSON"),
         ([1], "neither tasks of Label Studio nor shapes of labelme"),
         ({"images": [], "annotations": []}, "expected an export of Label Studio"),
-        ([{"data": {"image": "a.png"}, "annotations": 5}], "export.json: task 1: expected a task as Label Studio writes it (annotations"),
+        (
+            [{"data": {"image": "a.png"}, "annotations": 5}],
+            "task 1: expected a task as Label Studio writes it (annotations",
+        ),
         ([{"data": {}, "annotations": TASKS[0]["annotations"]}], "task 1, result 1: its task names no image"),
         ([{"image": "a.png", "k": [{"keypointlabels": ["cat"]}]}], "task 1, result 1: expected x and y, in percent"),
         ([{"image": "a.png", "k": [{"x": 1, "y": 1, "keypointlabels": []}]}], 'expected one, as ["cat"]'),

@@ -24,7 +24,7 @@ from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.inference.cams import load_classifier, tag_maps
 from dsrg.inference.preprocess import image_batches, sample_grid_pixels
-from dsrg.inspect.reseeding import SeedMaps, stored_maps, with_crf
+from dsrg.inspect.reseeding import SeedMaps, own_classes, stored_maps, with_crf
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import make_seeds, with_crf_labels
 from dsrg.networks.network import CamClassifier
@@ -283,16 +283,6 @@ def view_maps(
     wanted = params.seeds.maps_wanted | {"scales": [scale], "flip": False}
     maps = tag_maps(classifier, looks, present, size=params.data.size, **wanted)
     return maps.flip(3) if mirrored else maps
-
-
-def own_classes(maps: SeedMaps, place: int) -> SeedMaps:
-    """One of several images' maps (B = 1), without the classes that it does not show; the others counted from 1."""
-    tags = maps.present[place].nonzero()[:, 0]
-    if len(tags) == 1:
-        tags = torch.tensor([0, 1])  # its map is 0, so it claims nothing
-    labels = torch.searchsorted(tags, maps.labels[place].long())
-    present = torch.ones(1, len(tags), dtype=torch.bool)
-    return SeedMaps(maps.cams[place, tags[1:] - 1][None], maps.saliency[place][None], present, labels[None])
 
 
 def colors_on_grid(image: NDArray[np.uint8], grid: int) -> Tensor:

@@ -47,8 +47,16 @@ class Editor:
         self._lock = threading.RLock()
 
     def points(self) -> Points:
-        """What the table says now. Raises InputError where it is no sound table of points."""
-        return self._read()[1]
+        """What the table says now; nothing where it is no sound table of points, see `problem`."""
+        return Points() if self.problem() else self._read()[1]
+
+    def problem(self) -> str | None:
+        """What is wrong with the table, if anything."""
+        try:
+            self._read()
+        except InputError as error:
+            return str(error)
+        return None
 
     def _read(self) -> tuple[list[PointRow], Points]:
         with self._lock:
@@ -60,17 +68,8 @@ class Editor:
             return self._known[1:]
 
     def _state(self) -> tuple[int, ...]:
-        """By which one sees that the table has changed."""
         status = self.path.stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def problem(self) -> str | None:
-        """What is wrong with the table, if anything."""
-        try:
-            self.points()
-        except InputError as error:
-            return str(error)
-        return None
 
     def why_not(self) -> str | None:
         """Why nothing can be written, None if it can."""
@@ -116,7 +115,7 @@ class Editor:
         with self._lock, _only_writer(self.path):
             rows, points = self._read()
             own = points.rows.get(image_id, [])
-            fresh = self._rows_for(image_id, add, first_stroke=_free_stroke(own))
+            fresh = self._rows_for(image_id, add, own)
             kept = self.reader.read(fresh).marks.get(image_id, [])
             gone = {id(row) for row in self._rows_of(image_id, remove, points)}
             rows = [*(row for row in rows if id(row) not in gone), *fresh]
@@ -143,7 +142,7 @@ class Editor:
             for image_id, own in new.marks.items():
                 unlike = {_key(mark): self._described(mark) for mark in own}
                 added = [mark for key, mark in unlike.items() if (image_id, key) not in there]
-                fresh += self._rows_for(image_id, added, first_stroke=_free_stroke(points.rows.get(image_id, [])))
+                fresh += self._rows_for(image_id, added, points.rows.get(image_id, []))
                 known += len(own) - len(added)
             write_point_rows(self.path, [*before, *fresh])
         return replace(self.reader.read(fresh), warnings=new.warnings), known
@@ -159,9 +158,11 @@ class Editor:
                     break
         return gone
 
-    def _rows_for(self, image_id: str, marks: Sequence[dict], *, first_stroke: int) -> list[PointRow]:
+    def _rows_for(self, image_id: str, marks: Sequence[dict], own: list[list[PointRow]]) -> list[PointRow]:
+        """Rows of new marks; strokes get numbers that none of the image's `own` has."""
         image, rows = self.index.paths[self.reader.row[image_id]], []
-        for number, mark in enumerate(marks, first_stroke):
+        free = 1 + max((int(one[0].stroke or 0) for one in own), default=0)
+        for number, mark in enumerate(marks, free):
             radius = place_text(mark["radius"]) if mark["radius"] else ""
             stroke = str(number) if len(mark["path"]) > 1 else ""
             rows += [
@@ -169,11 +170,6 @@ class Editor:
                 for x, y in mark["path"]
             ]
         return rows
-
-
-def _free_stroke(marks: Sequence[Sequence[PointRow]]) -> int:
-    """A number that no stroke of these has."""
-    return 1 + max((int(rows[0].stroke or 0) for rows in marks), default=0)
 
 
 def _key(mark: Mark) -> tuple[int, float, bytes]:

@@ -32,14 +32,8 @@ class SeedMaps(NamedTuple):
     labels: Tensor
 
 
-def seed_maps(seeds: Seeds, image_id: str, image: NDArray[np.uint8], settings: SeedSettings) -> SeedMaps | None:
-    """One image's (B = 1), or None where its seeds were imported without maps. image uint8 (H, W, 3)."""
-    stored = stored_maps(seeds, image_id)
-    return stored and with_crf([image], *stored, settings)
-
-
 def stored_maps(seeds: Seeds, image_id: str) -> tuple[Tensor, Tensor, Tensor] | None:
-    """One image's activation maps, saliency and tags, as in SeedMaps; None where there are no maps."""
+    """One image's activation maps, saliency and tags, as in SeedMaps (B = 1); None where seeds came without maps."""
     saliency, by_class = seeds.maps(image_id)
     if saliency is None:
         return None
@@ -58,9 +52,14 @@ def with_crf(
     return SeedMaps(cams, saliency, present, labels)
 
 
-def joined(maps: list[SeedMaps]) -> SeedMaps:
-    """Maps of several images as those of one batch."""
-    return SeedMaps(*map(torch.cat, zip(*maps, strict=True)))
+def own_classes(maps: SeedMaps, place: int) -> SeedMaps:
+    """One of several images' maps (B = 1), without the classes that it does not show; the others counted from 1."""
+    tags = maps.present[place].nonzero()[:, 0]
+    if len(tags) == 1:
+        tags = torch.tensor([0, 1])  # its map is 0, so it claims nothing
+    labels = torch.searchsorted(tags, maps.labels[place].long())
+    present = torch.ones(1, len(tags), dtype=torch.bool)
+    return SeedMaps(maps.cams[place, tags[1:] - 1][None], maps.saliency[place][None], present, labels[None])
 
 
 def live_seeds(maps: SeedMaps, settings: SeedSettings, *, fg_thresh: float, bg_thresh: float) -> Tensor:

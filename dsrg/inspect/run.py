@@ -21,8 +21,8 @@ from dsrg.inference.predict import enlarged, load_segmenter, postprocess, predic
 from dsrg.inspect.clicks import ClickValue, Evidence, click_value, work_minutes
 from dsrg.inspect.editing import Editor
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, or_missing, steps_layer
-from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, joined, live_seeds, seed_maps
-from dsrg.inspect.tally import Coverage, Tally, threshold_steps
+from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, live_seeds, stored_maps, with_crf
+from dsrg.inspect.tally import Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
 from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
@@ -66,15 +66,6 @@ class Thresholds(NamedTuple):
 KEYS = ("seeds.fg_thresh", "seeds.bg_thresh", "grow.fg_thresh", "grow.bg_thresh")
 
 
-class Watched(NamedTuple):
-    """The images whose growth the training recorded, as one batch: their maps, deciding probabilities and points."""
-
-    maps: SeedMaps
-    deciding: torch.Tensor
-    cells: NDArray[np.int16]  # (B, h, w), see `mark_cells`
-    before: float  # share of their cells that is labelled once grown at params.yaml's thresholds
-
-
 class Run:
     """Artifacts of one run, read when asked for. Nothing is written but the table of points, by its `editor`.
 
@@ -97,7 +88,8 @@ class Run:
         rules = {"tags": data.points_tags, "unknown": data.on_bad}
         self.editor = Editor(path and find_in_project(path), self.index, self.classes, **rules)
         self.tally = Tally(self.params.seeds)
-        self.watched: Watched | None = None
+        # of the images whose growth the training recorded, as one batch: their maps, growth probabilities and points
+        self.watched: tuple[SeedMaps, torch.Tensor, NDArray[np.int16]] | None = None
         self.disagreement = np.full(len(self.index), np.nan)
         self.iou = np.full(len(self.index), np.nan)
         self.clicks = np.full(len(self.index), np.nan)
@@ -105,7 +97,7 @@ class Run:
         # bounded memory: what is asked for again soon is kept, the rest is made again
         self.thumbnail = lru_cache(2048)(self._thumbnail)  # some kilobytes each
         self.seed_maps = lru_cache(64)(self._seed_maps)
-        self.growth_probs = lru_cache(64)(self._deciding)
+        self.growth_probs = lru_cache(64)(self._growth_probs)
         self.predicted = lru_cache(32)(self._predicted)
         self.segmenter = lru_cache(2)(lambda key: load_segmenter(self._path(key), stage_name=MAKERS[key]))
 
@@ -135,28 +127,27 @@ class Run:
             return _run("make_seeds") if not self.paths.seeds.exists() else str(error)
 
     @cached_property
+    def seeded(self) -> dict[str, int]:
+        """Rows of the seeds, by id; of images of the index alone."""
+        ids = self.seeds.ids if isinstance(self.seeds, Seeds) else ()
+        return {image_id: row for row, image_id in enumerate(ids) if self.known(image_id)}
+
+    @cached_property
     def has_maps(self) -> bool:
         """Whether seeds can be made anew; imported ones cannot."""
-        return isinstance(self.seeds, Seeds) and self.seeds.maps(self.seeds.ids[0])[0] is not None
+        return bool(self.seeded) and self.seeds.maps(next(iter(self.seeded)))[0] is not None
 
     @cached_property
     def masks(self) -> dict[str, GroundTruth]:
         """Ground truth by id, of evaluation images alone: thresholds are not to be chosen by training masks."""
-        if not self.paths.ground_truth.is_file():
-            return {}
-        truth = read_ground_truth(self.paths.ground_truth)
-        return {
-            image_id: row for image_id, row in truth.items() if image_id in self.row and not self.is_training(image_id)
-        }
+        truth = read_ground_truth(self.paths.ground_truth) if self.paths.ground_truth.is_file() else {}
+        return {one: mask for one, mask in truth.items() if self.known(one) and not self.is_training(one)}
 
     @cached_property
     def watched_ids(self) -> list[str]:
         """Training images with recorded growth, in the index's order."""
-        if not isinstance(self.seeds, Seeds):
-            return []
-        seeded = set(self.seeds.ids)
         found = {path.name for path in self.paths.growth.glob("*") if path.is_dir()}
-        return [image_id for image_id in self.index.ids if image_id in found & seeded]
+        return [image_id for image_id in self.index.ids if image_id in found and image_id in self.seeded]
 
     def grown(self, image_id: str) -> dict[int, NDArray[np.uint8]]:
         return read_growth(self.paths.growth, image_id)
@@ -167,12 +158,8 @@ class Run:
     def coverage(self) -> NDArray[np.float64]:
         """Share of an image's cells that are seeds."""
         values = np.full(len(self.index), np.nan)
-        if isinstance(self.seeds, Seeds):
-            rows = [self.row.get(image_id, -1) for image_id in self.seeds.ids]
-            shares = (self.seeds.seeds != UNLABELLED).mean(axis=(1, 2))
-            for row, share in zip(rows, shares, strict=True):
-                if row >= 0:
-                    values[row] = share
+        for image_id, row in self.seeded.items():
+            values[self.row[image_id]] = (self.seeds.seeds[row] != UNLABELLED).mean()
         return values
 
     @cached_property
@@ -180,37 +167,30 @@ class Run:
         """How much more is labelled at the last recorded step than by the seeds."""
         values = np.full(len(self.index), np.nan)
         for image_id in self.watched_ids:
-            *_, (_, last) = sorted(self.grown(image_id).items())
+            *_, last = self.grown(image_id).values()
             values[self.row[image_id]] = (last != UNLABELLED).mean() - self.coverage[self.row[image_id]]
         return values
+
+    def values(self, sort: str) -> NDArray[np.float64]:
+        return getattr(self, sort)
 
     def find(self, *, search: str, tag: str, split: str, sort: str, descending: bool) -> list[int]:
         """Rows of the index: ids that hold `search`, of a class and a split ("" = any), sorted; unknown values last."""
         wanted = search.casefold()
-        rows = [
-            row
-            for row, (image_id, own) in enumerate(zip(self.index.ids, self.index.splits, strict=True))
-            if wanted in image_id.casefold() and split in ("", own)
-        ]
-        if tag:
-            column = self.index.present[:, self.classes.index(tag) + 1]
-            rows = [row for row in rows if column[row]]
+        shows = self.index.present[:, self.classes.index(tag) + 1] if tag else np.ones(len(self.index), bool)
+        own = enumerate(zip(self.index.ids, self.index.splits, shows, strict=True))
+        rows = [row for row, (one, of, shown) in own if shown and wanted in one.casefold() and split in ("", of)]
         if sort == "id":
             return sorted(rows, key=lambda row: self.index.ids[row], reverse=descending)
-        values = self.values(sort)
-        known = [row for row in rows if np.isfinite(values[row])]
-        known.sort(key=lambda row: values[row], reverse=descending)
-        return known + [row for row in rows if not np.isfinite(values[row])]
-
-    def values(self, sort: str) -> NDArray[np.float64]:
-        return getattr(self, sort)
+        sign = -1 if descending else 1
+        return sorted(rows, key=lambda row: np.nan_to_num(sign * self.values(sort)[row], nan=np.inf))
 
     def described(self, row: int) -> dict:
         """An image in the grid."""
         numbers = {name: _number(self.values(name)[row]) for name in SORTS if name != "id"}
         image_id = self.index.ids[row]
         facts = {"id": image_id, "split": self.index.splits[row], "tags": self.tags(row)}
-        marks = 0 if self.editor.problem() else len(self.editor.points().marks.get(image_id, ()))
+        marks = len(self.editor.points().marks.get(image_id, ()))
         return facts | numbers | {"reasons": self.reasons(image_id), "marks": marks}
 
     def tags(self, row: int) -> list[int]:
@@ -220,7 +200,7 @@ class Run:
 
     def to_click(self) -> list[str]:
         """Training images with seeds."""
-        return [image_id for image_id in getattr(self.seeds, "ids", ()) if self.known(image_id)]
+        return [*self.seeded]
 
     def reasons(self, image_id: str) -> list[str]:
         """Why to click on an image, in words; empty as long as `click_value` has not looked at it."""
@@ -229,18 +209,21 @@ class Run:
 
     def minutes(self, rows: list[int]) -> float:
         """How long clicks on those of the images take on which they bring something, and which have no points yet."""
-        marks = {} if self.editor.problem() else self.editor.points().marks
+        marks = self.editor.points().marks
         left = [row for row in rows if self.clicks[row] > 0 and self.index.ids[row] not in marks]
         return work_minutes(self.index.present[left], self.params)
 
     def click_value(self, image_id: str) -> ClickValue:
         """What clicks on a training image may bring, by all that is made so far; noted for the order `clicks`."""
-        present, labels = self.seeds.tags_in_order([image_id])[0], self.seeds.in_order([image_id])[0]
         saliency, cams = self.seeds.maps(image_id)
-        grown = [labels for _, labels in sorted(self.grown(image_id).items())]
-        has_network = self.paths.dsrg.is_file()
-        probs = self.grower.network_probs(self._learned_from(image_id)) if has_network else None
-        known = Evidence(present, labels, [*cams.values()], saliency, grown, probs)
+        known = Evidence(
+            self.seeds.tags_in_order([image_id])[0],
+            self.seeds.in_order([image_id])[0],
+            [*cams.values()],
+            saliency,
+            [*self.grown(image_id).values()],
+            self.grower.network_probs(self._learned_from(image_id)) if self.paths.dsrg.is_file() else None,
+        )
         value = self.click_values[image_id] = click_value(known, self.params)
         self.clicks[self.row[image_id]] = value.priority
         return value
@@ -258,13 +241,9 @@ class Run:
     def _thumbnail(self, image_id: str, seeded: bool) -> bytes:
         """A small JPEG, with the seeds over it if there are any and they are wanted."""
         image = limit_side(self.image(image_id), THUMBNAIL)
-        if seeded and isinstance(self.seeds, Seeds) and image_id in self._seed_row:
-            image = overlay(image, self.seeds.seeds[self._seed_row[image_id]])
+        if seeded and image_id in self.seeded:
+            image = overlay(image, self.seeds.seeds[self.seeded[image_id]])
         return _jpeg(image, quality=80)
-
-    @cached_property
-    def _seed_row(self) -> dict[str, int]:
-        return {image_id: row for row, image_id in enumerate(self.seeds.ids)}
 
     # Layers of one image
 
@@ -280,20 +259,19 @@ class Run:
 
     def _map_layers(self, image_id: str) -> list[dict]:
         """Seeds, and what they are made of."""
-        if not isinstance(self.seeds, Seeds):
-            return [missing_layer("seeds", "seeds", self.seeds)]
-        if image_id not in self._seed_row:
-            return [missing_layer("seeds", "seeds", f"no seeds of this image; {_run('make_seeds')} again")]
-        seeds = labels_layer("seeds", "seeds", self.seeds.seeds[self._seed_row[image_id]], corners=True)
+        if image_id not in self.seeded:
+            why = f"no seeds of this image; {_run('make_seeds')} again" if isinstance(self.seeds, Seeds) else self.seeds
+            return [missing_layer("seeds", "seeds", why)]
+        seeds = labels_layer("seeds", "seeds", self.seeds.seeds[self.seeded[image_id]], corners=True)
         try:
             maps = self.seed_maps(image_id)
         except InputError as error:
             return [missing_layer("maps", "CAM, saliency", str(error)), seeds]
         if maps is None:
             return [missing_layer("maps", "CAM, saliency", "imported cues come without maps"), seeds]
-        numbers = (np.flatnonzero(maps.present[0, 1:].numpy()) + 1).tolist()
         cams = [
-            map_layer(f"cam{k}", f"CAM {self.classes[k - 1]}", maps.cams[0, k - 1].numpy(), label=k) for k in numbers
+            map_layer(f"cam{k}", f"CAM {self.classes[k - 1]}", maps.cams[0, k - 1].numpy(), label=k)
+            for k in (np.flatnonzero(maps.present[0, 1:].numpy()) + 1).tolist()
         ]
         saliency = map_layer("saliency", "saliency", maps.saliency[0].numpy())
         crf = labels_layer("crf", "CRF of CAM and saliency", maps.labels[0].numpy(), corners=True)
@@ -321,16 +299,22 @@ class Run:
         """Ground truth of an evaluation image, uint8 (H, W)."""
         return self.masks[image_id].labels(self.paths.masks)
 
-    def prediction(self, image_id: str) -> dict:
-        """The layer of the final network's prediction with CRF, and how sure the network itself is of it."""
-        first = not self.paths.retrain.is_file() and self.paths.dsrg.is_file()
-        name = "prediction (first network)" if first else "prediction"
-        return or_missing("prediction", name, self._prediction_layer, image_id, "dsrg" if first else "retrain", name)
+    # Predictions
 
-    def _prediction_layer(self, image_id: str, key: str, name: str) -> dict:
-        if not self._path(key).is_file():
-            raise InputError(_run(MAKERS[key]))
-        labels, sure = (at_most(values) for values in self.predicted(image_id, key))
+    @property
+    def network(self) -> str:
+        """The key of the last network that there is."""
+        return "dsrg" if not self.paths.retrain.is_file() and self.paths.dsrg.is_file() else "retrain"
+
+    def prediction(self, image_id: str) -> dict:
+        """The layer of the last network's prediction with CRF, and how sure the network itself is of it."""
+        name = "prediction (first network)" if self.network == "dsrg" else "prediction"
+        return or_missing("prediction", name, self._prediction_layer, image_id, name)
+
+    def _prediction_layer(self, image_id: str, name: str) -> dict:
+        if not self._path(self.network).is_file():
+            raise InputError(_run(MAKERS[self.network]))
+        labels, sure = (at_most(values) for values in self.predicted(image_id, self.network))
         known = map_layer("sure", "network's probability", sure) | {"corners": False}
         return labels_layer("prediction", name, labels, corners=False) | {"sure": known}
 
@@ -349,12 +333,11 @@ class Run:
 
     def to_score(self) -> list[str]:
         """Evaluation images, where there is a network."""
-        return [*self.masks] if self.paths.retrain.is_file() or self.paths.dsrg.is_file() else []
+        return [*self.masks] if self._path(self.network).is_file() else []
 
     def score(self, image_id: str) -> None:
         """Note an evaluation image's IoU: the mean over the classes in its mask or its prediction."""
-        key = "retrain" if self.paths.retrain.is_file() else "dsrg"
-        (labels, _), truth = self.predicted(image_id, key), self.truth(image_id)
+        (labels, _), truth = self.predicted(image_id, self.network), self.truth(image_id)
         confusion = confusion_matrix(truth, enlarged(labels, truth.shape), classes=len(self.classes))
         self.iou[self.row[image_id]] = mean_iou(iou_per_class(confusion))
 
@@ -362,95 +345,81 @@ class Run:
 
     def why_fixed(self) -> dict[str, str | None]:
         """Why the thresholds of seeds and of growth cannot be moved, None where they can."""
-        seeds: str | None = None
         if not isinstance(self.seeds, Seeds):
-            seeds = self.seeds
-        elif not self.has_maps:
-            seeds = "the seeds are imported, without the maps they come from"
-        elif self.params.seeds.crf.use == "replace":
-            seeds = "the CRF's label map replaces the seeds (seeds.crf.use)"
-        growth = seeds if not isinstance(self.seeds, Seeds) else None
-        if not self.paths.dsrg.is_file():
-            growth = _run("train_dsrg")
-        return {"seeds": seeds, "grow": growth}
+            seeds = growth = self.seeds
+        else:
+            seeds = growth = None
+            if not self.has_maps:
+                seeds = "the seeds are imported, without the maps they come from"
+            elif self.params.seeds.crf.use == "replace":
+                seeds = "the CRF's label map replaces the seeds (seeds.crf.use)"
+        return {"seeds": seeds, "grow": growth if self.paths.dsrg.is_file() else _run("train_dsrg")}
 
     def _seed_maps(self, image_id: str) -> SeedMaps | None:
-        return seed_maps(self.seeds, image_id, self._learned_from(image_id), self.params.seeds)
+        """What an image's seeds are made from; None where they were imported without."""
+        stored = stored_maps(self.seeds, image_id)
+        return stored and with_crf([self._learned_from(image_id)], *stored, self.params.seeds)
 
     @cached_property
     def grower(self) -> Grower:
         return Grower(self.paths.dsrg, self.params)
 
-    def _deciding(self, image_id: str) -> torch.Tensor:
-        _, present = self._seeds_and_tags([image_id])
-        return self.grower.growth_probs([self._learned_from(image_id)], present)
+    def _growth_probs(self, image_id: str) -> torch.Tensor:
+        return self.grower.growth_probs([self._learned_from(image_id)], self._present(image_id))
 
     def _learned_from(self, image_id: str) -> NDArray[np.uint8]:
         """The image as the trainings see it."""
         return limit_side(self.image(image_id), self.params.data.max_side)
 
-    def _seeds_and_tags(self, ids: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(np.asarray(self.seeds.in_order(ids))), torch.from_numpy(self.seeds.tags_in_order(ids))
+    def _present(self, image_id: str) -> torch.Tensor:
+        """Its tags as the training had them, bool (1, C+1)."""
+        return torch.from_numpy(self.seeds.tags_in_order([image_id]))
 
     def live(self, image_id: str, now: Thresholds, *, growing: bool) -> dict:
         """An image's seeds and, if wanted, what they grow into at the thresholds `now`, with what that changes.
 
         Raises InputError for an image without seeds.
         """
-        if not isinstance(self.seeds, Seeds) or image_id not in self._seed_row:
+        if image_id not in self.seeded:
             raise InputError(f"{image_id}: has no seeds to make anew ({TRAINING_ONLY})")
         answer = {"command": now.command(self.before), "counted": self.tally.images, "of": len(self.seeds.ids)}
-        old, new = (self._seeds_at(image_id, thresholds) for thresholds in (self.before, now))
+        maps = self.seed_maps(image_id)
+        as_made = torch.from_numpy(np.asarray(self.seeds.in_order([image_id])))
+        old, new = (as_made if maps is None else self._live_seeds(maps, one) for one in (self.before, now))
         if (cells := self._cells(image_id)) is not None:
             new = with_marks(new, cells[None])
         answer["seeds"] = labels_layer("seeds", "seeds", new[0].numpy(), corners=True)
-        answer["coverage"] = {
-            "image": [_share(old), _share(new)],
-            "set": [_labelled(self._tallied(thresholds)) for thresholds in (self.before, now)],
-        }
+        in_all = [self.tally.coverage(fg_thresh=one.seeds_fg, bg_thresh=one.seeds_bg) for one in (self.before, now)]
+        answer["coverage"] = {"image": [_share(old), _share(new)], "set": in_all}
         if growing:
             answer |= self._live_growth(image_id, new, now)
             if self.watched is not None:
-                answer["coverage"]["watched"] = [self.watched.before, self._share_grown(*self.watched[:3], now)]
+                answer["coverage"]["watched"] = [self._share_grown(self.before), self._share_grown(now)]
         return answer
 
     def _cells(self, image_id: str) -> NDArray[np.int16] | None:
-        """What points say of an image's cells, int16 (h, w); None without points, or where their table is broken."""
-        try:
-            return self.editor.cells(image_id, grid=self.seeds.seeds.shape[-1])
-        except InputError:
-            return None
+        """What points say of an image's cells, int16 (h, w); None without points."""
+        return self.editor.cells(image_id, grid=self.seeds.seeds.shape[-1])
 
-    def _seeds_at(self, image_id: str, thresholds: Thresholds) -> torch.Tensor:
-        """uint8 (1, h, w)."""
-        maps = self.seed_maps(image_id)
-        if maps is None:
-            return self._seeds_and_tags([image_id])[0]
-        return self._live_seeds(maps, thresholds)
-
-    def _live_seeds(self, maps: SeedMaps, thresholds: Thresholds) -> torch.Tensor:
-        return live_seeds(maps, self.params.seeds, fg_thresh=thresholds.seeds_fg, bg_thresh=thresholds.seeds_bg)
+    def _live_seeds(self, maps: SeedMaps, at: Thresholds) -> torch.Tensor:
+        return live_seeds(maps, self.params.seeds, fg_thresh=at.seeds_fg, bg_thresh=at.seeds_bg)
 
     def _live_growth(self, image_id: str, seeds: torch.Tensor, now: Thresholds) -> dict:
-        deciding, (_, present) = self.growth_probs(image_id), self._seeds_and_tags([image_id])
-        if added := self.editor.added(image_id) if self.editor.problem() is None else []:
-            present[0, added] = True
-        grown = grow(seeds, deciding, present, fg_thresh=now.grow_fg, bg_thresh=now.grow_bg)
-        sure, likeliest = deciding[0].masked_fill(~present[0, :, None, None], 0).max(dim=0)
+        probs, present = self.growth_probs(image_id), self._present(image_id)
+        present[0, self.editor.added(image_id)] = True
+        grown = grow(seeds, probs, present, fg_thresh=now.grow_fg, bg_thresh=now.grow_bg)
+        sure, likeliest = probs[0].masked_fill(~present[0, :, None, None], 0).max(dim=0)
         output = labels_layer("deciding", GROWN_ON[self.params.grow.on], likeliest.numpy(), corners=True)
         return {
             "deciding": output | {"sure": map_layer("sure", "probability", sure.numpy())},
             "regrown": labels_layer("regrown", "grown anew", grown[0].numpy(), corners=True),
         }
 
-    def _tallied(self, thresholds: Thresholds) -> Coverage | None:
-        return self.tally.coverage(fg_thresh=thresholds.seeds_fg, bg_thresh=thresholds.seeds_bg)
-
-    def _share_grown(
-        self, maps: SeedMaps, deciding: torch.Tensor, cells: NDArray[np.int16], thresholds: Thresholds
-    ) -> float:
-        seeds = with_marks(self._live_seeds(maps, thresholds), cells)
-        return _share(grow(seeds, deciding, maps.present, fg_thresh=thresholds.grow_fg, bg_thresh=thresholds.grow_bg))
+    def _share_grown(self, at: Thresholds) -> float:
+        """Share of the watched images' cells that is labelled once grown."""
+        maps, probs, cells = self.watched
+        seeds = with_marks(self._live_seeds(maps, at), cells)
+        return _share(grow(seeds, probs, maps.present, fg_thresh=at.grow_fg, bg_thresh=at.grow_bg))
 
     # What is counted beside
 
@@ -461,34 +430,29 @@ class Run:
 
     def count(self, image_id: str) -> None:
         """Enter one image into the tally and note how far its classes disagree."""
-        if (maps := self._seed_maps(image_id)) is not None:
-            self.tally.add(maps, self._cells(image_id))
-            self.disagreement[self.row[image_id]] = disagreement(maps, fg_thresh=self.params.seeds.fg_thresh)
+        maps = self._seed_maps(image_id)
+        self.tally.add(maps, self._cells(image_id))
+        self.disagreement[self.row[image_id]] = disagreement(maps, fg_thresh=self.params.seeds.fg_thresh)
 
     def to_watch(self) -> list[str]:
         """Images with recorded growth that can be grown anew, the first WATCHED_MAX of them."""
-        fixed = any(self.why_fixed().values())
-        return [] if fixed else [image_id for image_id in self.watched_ids if self.known(image_id)][:WATCHED_MAX]
+        return [] if any(self.why_fixed().values()) else self.watched_ids[:WATCHED_MAX]
 
     def watch(self) -> None:
         """Keep what growth of the recorded images needs, so that it is grown anew at once for any thresholds."""
         if ids := self.to_watch():
-            maps = joined([self.seed_maps(image_id) for image_id in ids])
-            deciding = torch.cat([self.growth_probs(image_id) for image_id in ids])
+            maps = SeedMaps(*map(torch.cat, zip(*map(self.seed_maps, ids), strict=True)))
             none = np.full(maps.labels.shape[1:], NO_MARK, np.int16)
             cells = np.stack([none if own is None else own for own in map(self._cells, ids)])
-            self.watched = Watched(maps, deciding, cells, self._share_grown(maps, deciding, cells, self.before))
+            self.watched = maps, torch.cat([*map(self.growth_probs, ids)]), cells
 
     def state(self) -> dict:
         """What the page needs before any image."""
-        lists = [threshold_steps(value) for value in self.before]
+        four = zip(KEYS, self.before, strict=True)
         return {
             "classes": ["background", *self.classes],
             "splits": {split: len(self.index.split(split)) for split in ("train", "val")},
-            "thresholds": [
-                {"key": key, "value": value, "steps": steps}
-                for key, value, steps in zip(KEYS, self.before, lists, strict=True)
-            ],
+            "thresholds": [{"key": key, "value": value, "steps": threshold_steps(value)} for key, value in four],
             "fixed": self.why_fixed(),
             "grown_on": GROWN_ON[self.params.grow.on],
             "missing": self.missing(),
@@ -502,10 +466,6 @@ def _run(stage: str) -> str:
 
 def _share(labels: torch.Tensor) -> float:
     return float((labels != UNLABELLED).float().mean())
-
-
-def _labelled(coverage: Coverage | None) -> float | None:
-    return coverage and coverage.labelled
 
 
 def _number(value: float) -> float | None:

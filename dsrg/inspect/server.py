@@ -21,12 +21,12 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
@@ -42,24 +42,35 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 HOST = "127.0.0.1"  # this machine alone: the page shows whatever the project holds, and asks nobody who they are
-SPLIT_OF = {"iou": "val", "clicks": "train"}  # orders that are of one split, and found out when they are asked for
 ROWS_MAX = 500  # of the grid, in one answer
+SPLIT_OF = {"iou": "val", "clicks": "train"}  # orders that are of one split, and found out when they are asked for
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+FOUR = TypeAdapter(tuple[(Annotated[float, Field(ge=0, le=1)],) * len(KEYS)])  # thresholds, in the order of KEYS
 
 
-class _Strict(BaseModel):
+class Wanted(BaseModel):
+    """Rows of the grid."""
+
+    search: str = ""
+    tag: str = ""
+    split: Literal["", "train", "val"] = ""
+    sort: Literal[SORTS] = "id"
+    order: Literal["ascending", "descending"] = "ascending"
+    start: int = Field(0, ge=0, lt=10**9)
+    count: int = Field(100, ge=0, lt=10**9)
+
+
+class _Mark(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Mark(_Strict):
     name: str = Field(alias="class")
     radius: float
     path: list[tuple[float, float]] = Field(min_length=1)
 
 
-class Changes(_Strict):
+class Changes(BaseModel):
     """Of an image's points: marks {"class": "dog", "radius": 0, "path": [[x, y] ...]}, in pixels of the image."""
 
+    model_config = ConfigDict(extra="forbid")
     add: list[_Mark]
     remove: list[_Mark]
 
@@ -98,21 +109,22 @@ def create_app(run: Run, *, other: Other | None = None, token: str | None = None
     """The application, to be served at loopback. Without a token it writes nothing."""
     app = web.Application(middlewares=[_guard, _problems])
     pages = _Pages(run, other, token)
-    if token is not None:
-        app.router.add_post("/api/points/{id:[^/]+}", pages.change_points)
     for file in Path(__file__).parent.iterdir():
         if kind := KINDS.get(file.suffix):
             app.router.add_get("/" if file.name == "page.html" else f"/{file.name}", _file(file, kind))
-    app.router.add_get("/api/state", pages.state)
-    app.router.add_get("/api/images", pages.images)
+    one = "{id:[^/]+}"  # aiohttp's own pattern knows no braces in ids
     for path, answer in {
-        "/thumb": pages.thumbnail,
-        "/image": pages.image,
-        "/api/image": pages.layers,
-        "/api/prediction": pages.prediction,
-        "/api/live": pages.live,
+        "/api/state": pages.state,
+        "/api/images": pages.images,
+        f"/thumb/{one}": pages.thumbnail,
+        f"/image/{one}": pages.image,
+        f"/api/image/{one}": pages.layers,
+        f"/api/prediction/{one}": pages.prediction,
+        f"/api/live/{one}": pages.live,
     }.items():
-        app.router.add_get(path + "/{id:[^/]+}", answer)  # aiohttp's own pattern knows no braces in ids
+        app.router.add_get(path, answer)
+    if token is not None:
+        app.router.add_post(f"/api/points/{one}", pages.change_points)
     app.cleanup_ctx.append(pages.beside)
     return app
 
@@ -145,9 +157,11 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What is wrong with a file of the project becomes a message for the page."""
+    """What is wrong with a file of the project, or with a request, becomes a message for the page."""
     try:
         return await handler(request)
+    except ValidationError as error:
+        raise web.HTTPBadRequest(text="; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors())) from None
     except InputError as error:
         return web.json_response({"problem": str(error)}, status=409)
 
@@ -180,26 +194,26 @@ class _Pages:
         return web.json_response(state | colors | {"other": self.other and self.other.name, "edit": edit})
 
     async def images(self, request: web.Request) -> web.Response:
-        query, run = request.query, self.run
-        wanted = {name: query.get(name, "") for name in ("search", "tag", "split")}
-        sort, order = query.get("sort", "id"), query.get("order", "ascending")
-        start, count = (_whole_number(query.get(name, default)) for name, default in (("start", "0"), ("count", "100")))
-        expected = {"tag": ["", *run.classes], "split": ["", "train", "val"]}
-        if sort not in SORTS or order not in ("ascending", "descending") or None in (start, count):
-            raise web.HTTPBadRequest(text="no such order or range")
-        if any(wanted[name] not in values for name, values in expected.items()):
-            raise web.HTTPBadRequest(text="no such class or split")
+        run, wanted = self.run, Wanted(**request.query)
+        sort = wanted.sort
+        if wanted.tag not in ("", *run.classes):
+            raise web.HTTPBadRequest(text="no such class")
         if sort in SPLIT_OF:
-            wanted["split"] = SPLIT_OF[sort]
+            wanted.split = SPLIT_OF[sort]
             self._find_out(sort)
 
         def found() -> dict:
-            rows = run.find(**wanted, sort=sort, descending=order == "descending")
-            part = rows[start : start + min(count, ROWS_MAX)]
+            asked = wanted.model_dump(include={"search", "tag", "split", "sort"})
+            rows = run.find(**asked, descending=wanted.order == "descending")
+            part = rows[wanted.start :][: min(wanted.count, ROWS_MAX)]
             known = len(rows) if sort == "id" else int(np.isfinite(run.values(sort)[rows]).sum())
             minutes = run.minutes(rows) if sort == "clicks" else None
-            described = [run.described(row) for row in part]
-            return {"total": len(rows), "known": known, "minutes": minutes, "rows": described}
+            return {
+                "total": len(rows),
+                "known": known,
+                "minutes": minutes,
+                "rows": [run.described(row) for row in part],
+            }
 
         working = self._working(sort)  # before the look: it may end meanwhile
         return web.json_response(await asyncio.to_thread(found) | {"working": working})
@@ -222,7 +236,7 @@ class _Pages:
         facts = {"id": image_id, "split": run.index.splits[row], "tags": run.tags(row)}
         facts |= {"width": int(run.index.widths[row]), "height": int(run.index.heights[row])}
         facts["reasons"] = run.reasons(image_id)
-        facts["marks"] = [] if run.editor.problem() else run.editor.marks(image_id)
+        facts["marks"] = run.editor.marks(image_id)
         return web.json_response(facts | {"layers": await asyncio.to_thread(run.layers, image_id)})
 
     async def prediction(self, request: web.Request) -> web.Response:
@@ -231,7 +245,7 @@ class _Pages:
 
     async def live(self, request: web.Request) -> web.Response:
         image_id, began = self._id(request), time.perf_counter()
-        now = _thresholds(request)
+        now = Thresholds(*FOUR.validate_python([request.query.get(key) for key in KEYS]))
         growing = request.query.get("grow") == "1" and self.run.why_fixed()["grow"] is None
         if growing:
             await self._with_network(self.run.growth_probs, image_id)
@@ -247,10 +261,7 @@ class _Pages:
         image_id, editor = self._id(request), self.run.editor
         if not self.run.is_training(image_id):
             raise web.HTTPBadRequest(text="evaluation images are not learned from")
-        try:
-            changes = Changes.model_validate_json(await request.text()).model_dump(mode="json", by_alias=True)
-        except ValidationError:
-            raise web.HTTPBadRequest(text='expected {"add": [mark ...], "remove": [mark ...]}') from None
+        changes = Changes.model_validate_json(await request.text()).model_dump(mode="json", by_alias=True)
         kept = await asyncio.to_thread(editor.change, image_id, **changes)
         return web.json_response({"marks": editor.marks(image_id), "added": kept})
 
@@ -301,21 +312,6 @@ class _Pages:
             with contextlib.suppress(InputError):
                 await asyncio.to_thread(self.run.count, image_id)
         self.counted = True
-
-
-def _thresholds(request: web.Request) -> Thresholds:
-    """From the query, all four by their keys in params.yaml."""
-    try:
-        values = Thresholds(*(float(request.query[key]) for key in KEYS))
-    except (KeyError, ValueError):
-        raise web.HTTPBadRequest(text=f"expected numbers {', '.join(KEYS)}") from None
-    if not all(0 <= value <= 1 for value in values):
-        raise web.HTTPBadRequest(text="expected thresholds from 0 to 1")
-    return values
-
-
-def _whole_number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def _picture(data: bytes) -> web.Response:

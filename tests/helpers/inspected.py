@@ -39,6 +39,7 @@ def drawn_maps(cams: np.ndarray, saliency: np.ndarray, labels: np.ndarray, tags:
     present[0, [0, *tags]] = True
     highest = cams.amax(dim=(2, 3), keepdim=True)
     cams = (cams / highest.clamp(min=1e-6)).half().float() * present[:, 1:, None, None]
+    labels = np.where(present[0].numpy()[labels], labels, 0)  # a CRF chooses among the tags
     return SeedMaps(cams, torch.from_numpy(saliency)[None].half().float(), present, torch.from_numpy(labels)[None])
 
 
