@@ -5,6 +5,7 @@ import json
 from functools import reduce
 from operator import getitem
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -88,7 +89,7 @@ class TestExperiments:
     def runs(self, project, monkeypatch):
         """Commands that would run, instead of DVC's work; a network's figures are the number of its run."""
         runs = []
-        monkeypatch.setattr(experiments.subprocess, "run", lambda command, **_: runs.append(command))
+        monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(run=lambda command, **_: runs.append(command)))
         monkeypatch.setattr(experiments, "evaluated", lambda network: {"miou": len(runs)})
         return runs
 
@@ -101,7 +102,7 @@ class TestExperiments:
             seen.append(params.read_text())
             params.write_text(seen[-1].replace("on: crf", "on: softmax"))
 
-        monkeypatch.setattr(experiments.subprocess, "run", as_dvc_does)
+        monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(run=as_dvc_does))
         table = Experiments(Path("a.json"), common=[], fresh=False)
         for number in range(2):
             table.figures("x", [f"seed={number}", "grow.on=softmax"], network="dsrg")
@@ -158,7 +159,7 @@ class TestTables:
     @pytest.fixture(autouse=True)
     def found(self, project, monkeypatch):
         figures = {"miou": 0.25, "miou_crf": 0.5} | self.REST
-        monkeypatch.setattr(experiments.subprocess, "run", lambda command, **_: None)
+        monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(run=lambda command, **_: None))
         monkeypatch.setattr(experiments, "evaluated", lambda network: figures)
         for name in ("table1", "table2", "switches"):
             monkeypatch.setattr(f"benchmarks.{name}.RESULTS", project)
@@ -236,7 +237,7 @@ def test_table1_quick(tmp_path, monkeypatch):
         for name in ("draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg"):
             run_stage(name)
 
-    monkeypatch.setattr(experiments.subprocess, "run", dvc)
+    monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(run=dvc))
     options = ["--quick", "--only", "ccnn", "--only", "em_adapt_rate6"]
     run = CliRunner().invoke(table1.main, options, catch_exceptions=False)
     assert run.exit_code == 0 and run.output.index("Predicted before the run") < run.output.index("| CCNN |")
