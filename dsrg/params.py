@@ -232,6 +232,7 @@ class SeedParams(Section):
     crf: SeedCrf
     cues: str | None
     cues_list: str | None
+    cues_size: GridSize | None
     cues_use: Literal["all", "foreground"]
     overlays: Annotated[int, Field(ge=0)]
 

@@ -31,7 +31,7 @@ def make_seeds(stage: Stage) -> None:
         classifier = load_classifier(stage.paths.cam, stage_name="train_cam", classes=classes)
         rows = resumable_seed_rows(classifier, index, share=share, **settings)
     else:
-        cues = ready_cues(seeds, index, grid=grid_size(size), classes=classes)
+        cues = ready_cues(seeds, index, size=size, classes=classes)
         print(*cues.remarks(index, classes), sep="\n")
         rows = cue_seed_rows(cues, index, **settings)
     if not stage.topology.is_rank_zero:

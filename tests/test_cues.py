@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from dsrg.artifacts.cues import CONFLICTS, label_map, read_cues, write_cues
+from dsrg.artifacts.cues import CONFLICTS, Cues, label_map, read_cues, write_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
 from dsrg.commands import main
 from dsrg.data.classes import VOC_CLASSES, write_classes
@@ -22,7 +22,7 @@ from dsrg.errors import InputError
 from dsrg.figures.overlays import panels
 from dsrg.figures.seeds import write_seed_overlays
 from dsrg.figures.steps import seed_pictures
-from dsrg.inference.seeding import cue_seed_rows, saliency_maps
+from dsrg.inference.seeding import cue_seed_rows, ready_cues, saliency_maps
 from dsrg.method.grid import UNLABELLED
 from dsrg.params import load_params
 from helpers import REAL_CUES
@@ -198,7 +198,7 @@ class TestProblems:
             ("7_cues", np.zeros((3, 1)), "expected whole numbers of shape (3, K), found float64 of shape (3, 1)"),
             ("7_cues", np.array([[-1], [0], [0]]), "class -1; expected 0 to 3"),
             ("7_cues", np.array([[4], [0], [0]]), "class 4; expected 0 to 3"),
-            ("7_cues", np.array([[1], [5], [0]]), "row 5; expected 0 to 4, the grid of data.size 33"),
+            ("7_cues", np.array([[1], [5], [0]]), "row 5; expected 0 to 4, the grid of 33 pixels"),
             ("7_cues", np.array([[1], [-1], [0]]), "row -1; expected 0 to 4"),
             ("7_cues", np.array([[1], [0], [5]]), "column 5; expected 0 to 4"),
             ("7_cues", np.array([[1] * 5, [0] * 5, [5, 9, 8, 7, 6]]), "column 5, 6, 7 ...; expected 0 to 4"),
@@ -223,7 +223,7 @@ class TestProblems:
             assert line.startswith(beginning)
 
     def test_cues_of_a_larger_grid(self, files):
-        assert "(the authors' 41 rows and columns are the grid of data.size 321)" in problems(files, grid=4)[0]
+        assert "the authors' 41 rows and columns are the grid of 321 pixels)" in problems(files, grid=4)[0]
 
     @pytest.mark.parametrize("content", [[], None, np.zeros(3), "0_cues"])
     def test_no_dict(self, files, content):
@@ -330,6 +330,31 @@ def test_foreground_of_cues_and_background_of_saliency(files, tmp_path):
         foreground = (theirs != 0) & (theirs != UNLABELLED)
         np.testing.assert_array_equal(seeds, np.where(foreground, theirs, np.where(values < 0.5, 0, UNLABELLED)))
     assert (np.array(made) == 0).any()
+
+
+@given(data=st.data(), theirs=st.integers(2, 50), ours=st.integers(2, 50))
+def test_resampled_cells_are_the_nearest(data, theirs, ours):
+    """No cell of the cues' grid is nearer to ours, with corners on corners; the same grid stays as it is."""
+    seeds = data.draw(arrays(np.uint8, (1, theirs, theirs), elements=st.integers(0, 20)))
+    cues = Cues(["a"], np.ones((1, 21), bool), seeds, np.ones((1, 21), bool), np.zeros(1), "highest", 0)
+    found = cues.resampled(ours).seeds[0]
+    row, column = (data.draw(st.integers(0, ours - 1)) for _ in range(2))
+    distance = [np.abs(np.arange(theirs) / (theirs - 1) - place / (ours - 1)) for place in (row, column)]
+    nearest = (np.flatnonzero(np.isclose(values, values.min())) for values in distance)
+    assert found[row, column] in seeds[0][np.ix_(*nearest)]
+    np.testing.assert_array_equal(cues.resampled(theirs).seeds, seeds)
+
+
+def test_cues_of_another_grid(files):
+    """The authors' cues are of squares of 321 pixels; `seeds.cues_size` says so where data.size is another."""
+    read(files)
+    params = load_params(Path(__file__).parents[1] / "params.yaml").seeds
+    params = params.model_copy(update={"cues": str(files[0]), "cues_list": str(files[1])})
+    with pytest.raises(InputError, match="seeds.cues_size"):
+        ready_cues(params, index_of(TAGS), size=17, classes=CLASSES)
+    params = params.model_copy(update={"cues_size": 8 * GRID - 7})
+    found = ready_cues(params, index_of(TAGS), size=17, classes=CLASSES)
+    np.testing.assert_array_equal(found.seeds, np.array([*SEEDS.values()])[:, ::2, ::2])
 
 
 @pytest.mark.skipif(not REAL_CUES.is_file(), reason="SEC's cues are not at hand")

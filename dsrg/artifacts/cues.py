@@ -11,7 +11,7 @@ As read by `AnnotationLayer` in pylayers.py of the released code.
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -53,6 +53,11 @@ class Cues:
         unknown, none = np.full(grid, np.nan, np.float16), np.empty((0, *grid), np.float16)
         for image_id, present, seeds in zip(self.ids, self.present, self.seeds, strict=True):
             yield SeedRow(image_id, present, seeds, unknown, none, np.empty(0, np.uint8))
+
+    def resampled(self, grid: int) -> "Cues":
+        """The seeds of a grid with so many cells along a side: each cell takes the nearest one, corners on corners."""
+        cells = np.rint(np.linspace(0, self.seeds.shape[1] - 1, grid)).astype(np.int64)
+        return replace(self, seeds=self.seeds[:, cells[:, None], cells])
 
     def remarks(self, index: Index, classes: list[str]) -> list[str]:
         """Lines for people: what the seeds amount to, and where file and index do not say the same.
@@ -256,8 +261,8 @@ def _cue_faults(cues: object, *, classes: int, grid: int) -> Iterable[str]:
     for name, places in (("row", cues[1]), ("column", cues[2])):
         if wrong := _outside(places, 0, grid - 1):
             yield (
-                f"{name} {wrong}; expected 0 to {grid - 1}, the grid of data.size {pixels_of(grid)} "
-                "(the authors' 41 rows and columns are the grid of data.size 321)"
+                f"{name} {wrong}; expected 0 to {grid - 1}, the grid of {pixels_of(grid)} pixels (seeds.cues_size, or "
+                "data.size where that is null; the authors' 41 rows and columns are the grid of 321 pixels)"
             )
 
 

@@ -32,10 +32,11 @@ def import_cues(cues: Path, list_path: Path, out: Path | None, conflict: str) ->
     from dsrg.project import load_project
 
     project = load_project()
-    out, grid = out or project.paths.seeds, grid_size(project.params.data.size)
+    params, out = project.params, out or project.paths.seeds
+    grid, theirs = (grid_size(size) for size in (params.data.size, params.seeds.cues_size or params.data.size))
     classes = project.classes
     index = project.index().split("train")
-    found = read_cues(cues, list_path, index, grid=grid, classes=classes, conflict=conflict)
+    found = read_cues(cues, list_path, index, grid=theirs, classes=classes, conflict=conflict).resampled(grid)
     origin = {"cues": cues.name, "cues_list": list_path.name, "conflict": conflict}
     write_seeds(out, found.rows(), count=len(index), grid=grid, classes=classes, params=json.dumps(origin))
     click.echo("\n".join([f"{out}:", *found.remarks(index, classes)]))

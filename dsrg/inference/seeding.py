@@ -60,10 +60,15 @@ def saliency_map(
     return F.interpolate(whole, (grid, grid), mode="bilinear", align_corners=True)[0, 0].numpy()
 
 
-def ready_cues(seeds: SeedParams, index: Index, *, grid: int, classes: list[str]) -> Cues:
-    """The cues of `seeds.cues`, for the images of an index; see `read_cues`, which refuses any that do not fit."""
+def ready_cues(seeds: SeedParams, index: Index, *, size: int, classes: list[str]) -> Cues:
+    """The cues of `seeds.cues` for the images of an index, on the grid of squares of `size` pixels.
+
+    See `read_cues`, which refuses any that do not fit their own grid, that of `seeds.cues_size`.
+    """
     files = find_in_project(seeds.cues), find_in_project(seeds.cues_list)
-    return read_cues(*files, index, grid=grid, classes=classes, conflict="highest")  # as released
+    grid = grid_size(seeds.cues_size or size)
+    cues = read_cues(*files, index, grid=grid, classes=classes, conflict="highest")  # as released
+    return cues.resampled(grid_size(size))
 
 
 def cue_seed_rows(cues: Cues, index: Index, *, size: int, seeds: SeedParams, saliency: Saliency) -> Iterator[SeedRow]:
