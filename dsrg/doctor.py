@@ -19,16 +19,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from dsrg.errors import InputError
+from dsrg.errors import InputError, few
 from dsrg.files import human_bytes, read_text, sha256
+from dsrg.params import load_params
 from dsrg.project import Project
-from dsrg.runtime.dvc_lock import md5, read_record
+from dsrg.runtime.dvc_lock import md5, read_lock
 
 FINE, NOTE, ERROR = "fine", "note", "wrong"
 MEMORY = 4 * 2**30  # bytes; the demo and the small recipes take up to 3.2 GiB (docs/results.md)
 LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}  # that OpenCV loads: Debian's package
 LEFTOVER = re.compile(r"\..+\.(\d+)\.(tmp|old)")  # of dsrg.files, with the pid of the process that was writing
-SHOWN = 5  # offenders named in a line
+DVC_LOCKS = Path(".dvc/tmp/rwlock")
 
 
 class Finding(NamedTuple):
@@ -48,6 +49,12 @@ class Object(NamedTuple):
     cached: Path
 
 
+def _found(what: str, *, fine: str, wrong: str = "", note: str = "", remove: Iterable[Path] = ()) -> Finding:
+    """What is wrong, or else to be noted, or else fine."""
+    state = ERROR if wrong else NOTE if note else FINE
+    return Finding(what, state, wrong or note or fine, tuple(remove))
+
+
 # The machine
 
 
@@ -60,20 +67,18 @@ def look_at_machine(constraints: Path) -> Iterator[Finding]:
     yield packages(pins, installed, required=required)
     yield compiler(os.environ.get("CXX", "g++"))
     yield libraries(LIBRARIES, ctypes.CDLL)
-    try:
-        record = read_record()
-    except InputError:
-        record = []  # told among DVC's lines
-    yield disk(shutil.disk_usage(".").free, needed=2 * sum(out.size for out in record))
+    outs = []
+    with suppress(InputError):  # reported among DVC's lines
+        outs = [out for stage in read_lock().values() for out in stage.outs]
+    yield disk(shutil.disk_usage(".").free, needed=2 * sum(out.size for out in outs))
     yield memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     yield gpu()
 
 
 def python(version: tuple[int, int]) -> Finding:
     said = f"{version[0]}.{version[1]}"
-    if (3, 11) <= version <= (3, 13):
-        return Finding("python", FINE, said)
-    return Finding("python", ERROR, f"{said}; expected 3.11 to 3.13")
+    wrong = "" if (3, 11) <= version <= (3, 13) else f"{said}; expected 3.11 to 3.13"
+    return _found("python", fine=said, wrong=wrong)
 
 
 def packages(pins: dict[str, str], installed: dict[str, str], *, required: Iterable[str]) -> Finding:
@@ -81,23 +86,23 @@ def packages(pins: dict[str, str], installed: dict[str, str], *, required: Itera
     missing = sorted(name for name in required if name not in installed)
     changed = sorted(name for name in installed if installed[name] != pins.get(name, installed[name]))
     other = [f"{name} {installed[name]} (pinned {pins[name]})" for name in changed]
-    if missing:
-        return Finding("packages", ERROR, f"missing: {_few(missing)}; run: make env")
-    if other:
-        return Finding("packages", NOTE, f"other versions than the tested ones: {_few(other)}")
-    return Finding("packages", FINE, f"{len(installed)} as pinned in constraints.txt")
+    return _found(
+        "packages",
+        fine=f"{len(installed)} as pinned in constraints.txt",
+        wrong=f"missing: {few(missing)}; run: make env" if missing else "",
+        note=f"other versions than the tested ones: {few(other)}" if other else "",
+    )
 
 
 def compiler(name: str) -> Finding:
-    if shutil.which(name) is None:
-        return Finding("compiler", NOTE, f"no {name}: only needed to install pydensecrf; run: apt-get install g++")
-    return Finding("compiler", FINE, name)
+    note = "" if shutil.which(name) else f"no {name}: only needed to install pydensecrf; run: apt-get install g++"
+    return _found("compiler", fine=name, note=note)
 
 
 def read_pins(constraints: Path) -> dict[str, str]:
     """Versions of constraints.txt by name, lower case with `-`."""
     pins = re.findall(r"^([\w.-]+)==(\S+)$", read_text(constraints), re.MULTILINE)
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
+    return {_normal(name): version for name, version in pins}
 
 
 def libraries(wanted: dict[str, str], load: Callable[[str], object]) -> Finding:
@@ -108,23 +113,19 @@ def libraries(wanted: dict[str, str], load: Callable[[str], object]) -> Finding:
             load(name)
         except OSError:
             missing.append(f"{name} (apt-get install {package})")
-    if missing:
-        return Finding("libraries", ERROR, f"OpenCV needs {_few(missing)}")
-    return Finding("libraries", FINE, ", ".join(wanted))
+    return _found("libraries", fine=", ".join(wanted), wrong=f"OpenCV needs {few(missing)}" if missing else "")
 
 
 def disk(free: int, *, needed: int) -> Finding:
     """needed: bytes of all outs as they were last time, twice: DVC keeps a copy."""
     said = f"{human_bytes(free)} free"
-    if free < needed:
-        return Finding("disk", ERROR, f"{said}; the outs took {human_bytes(needed)} with DVC's copies")
-    return Finding("disk", FINE, said)
+    wrong = f"{said}; the outs took {human_bytes(needed)} with DVC's copies" if free < needed else ""
+    return _found("disk", fine=said, wrong=wrong)
 
 
 def memory(total: int) -> Finding:
-    if total < MEMORY:
-        return Finding("memory", NOTE, f"{human_bytes(total)}; small recipes take up to {human_bytes(MEMORY)}")
-    return Finding("memory", FINE, human_bytes(total))
+    note = f"{human_bytes(total)}; small recipes take up to {human_bytes(MEMORY)}" if total < MEMORY else ""
+    return _found("memory", fine=human_bytes(total), note=note)
 
 
 def gpu() -> Finding:
@@ -137,17 +138,18 @@ def gpu() -> Finding:
 
 
 def _installed(name: str) -> str | None:
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _required() -> list[str]:
     """Names of the packages that this one cannot do without."""
     lines = metadata.requires("dsrg") or [] if _installed("dsrg") else []
-    names = (re.match(r"[\w.-]+", line)[0] for line in lines if "extra ==" not in line)
-    return [re.sub(r"[-_.]+", "-", name).lower() for name in names]
+    return [_normal(re.match(r"[\w.-]+", line)[0]) for line in lines if "extra ==" not in line]
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 # The project
@@ -156,7 +158,8 @@ def _required() -> list[str]:
 def look_at_project(folders: Iterable[Path]) -> Iterator[Finding]:
     """git, DVC's own files, params.yaml, and what killed runs left in `folders`."""
     yield git()
-    yield from (locked(path) for path in (Path(".dvc/tmp/rwlock"),) if path.exists())
+    if DVC_LOCKS.exists():
+        yield locked(DVC_LOCKS)
     yield params()
     yield leftovers(folders)
 
@@ -186,12 +189,17 @@ def unseen_data(root: Path, *, drawn: Path) -> str | None:
 
     drawn: the folder of the demo's images, which a stage makes.
     """
-    here, absolute = Path.cwd(), Path(os.path.abspath(root))
-    if absolute == Path(os.path.abspath(drawn)) or not absolute.is_relative_to(here) or not root.is_dir():
-        return None
-    if not _has_repository() or _git("rev-parse", "--verify", "HEAD") is None or _git("ls-files", "--", str(root)):
-        return None
-    if any(Path(f"{folder}.dvc").is_file() for folder in (absolute, *absolute.parents)):
+    absolute = Path(os.path.abspath(root))
+    seen = (
+        absolute == Path(os.path.abspath(drawn))
+        or not absolute.is_relative_to(Path.cwd())
+        or not root.is_dir()
+        or any(Path(f"{folder}.dvc").is_file() for folder in (absolute, *absolute.parents))
+        or not _has_repository()
+        or _git("rev-parse", "--verify", "HEAD") is None
+        or _git("ls-files", "--", str(root))
+    )
+    if seen:
         return None
     lost = "tracked neither by git nor by DVC, so not found by dvc exp run with --temp or --queue"
     return f"{root}: {lost}; run: dvc add {shlex.quote(str(root))}, then git add what it names, git commit"
@@ -225,21 +233,15 @@ def locked(path: Path) -> Finding:
 
 
 def params() -> Finding:
-    from dsrg.params import load_params
-
     return _whole("params", load_params, fine="params.yaml")
 
 
 def leftovers(folders: Iterable[Path]) -> Finding:
     """Unfinished files of processes that are no more."""
-    found = []
-    for folder in folders:
-        for path in sorted(folder.glob("**/.*")) if folder.is_dir() else []:
-            if (match := LEFTOVER.fullmatch(path.name)) and not Path(f"/proc/{match[1]}").exists():
-                found.append(path)
-    if found:
-        return Finding("leftovers", NOTE, f"unfinished files of killed runs: {_few(map(str, found))}", tuple(found))
-    return Finding("leftovers", FINE, "none")
+    named = ((path, LEFTOVER.fullmatch(path.name)) for folder in folders for path in sorted(folder.glob("**/.*")))
+    dead = [path for path, match in named if match and not Path(f"/proc/{match[1]}").exists()]
+    note = f"unfinished files of killed runs: {few(map(str, dead))}" if dead else ""
+    return _found("leftovers", fine="none", note=note, remove=dead)
 
 
 # Data and artifacts
@@ -265,19 +267,22 @@ def look_at_data(project: Project) -> Iterator[Finding]:
         classes = project.classes
         index, truth = project.index(), read_ground_truth(paths.ground_truth)
     except InputError as error:
-        yield Finding("data", ERROR, _few(error.problems))
+        yield Finding("data", ERROR, few(error.problems))
         return
     images = (project.data_root / path for path in index.paths)
     yield checksums("images", dict(zip(images, index.checksums, strict=True)))
     yield checksums("masks", {paths.masks / row.mask: row.checksum for row in truth.values()})
     trained_on = index.split("train").ids
-    model, segmenter = partial(load_model, classes=classes), {"kind": "segmenter"}
-    yield artifact(paths.cam, lambda path: model(path, kind="classifier", stage_name="train_cam"))
+
+    def model(path: Path, kind: str, stage_name: str) -> Finding:
+        return artifact(path, partial(load_model, kind=kind, stage_name=stage_name, classes=classes))
+
+    labels = partial(LabelFolder, ids=trained_on, stage_name="make_pseudo_labels")
+    yield model(paths.cam, "classifier", "train_cam")
     yield artifact(paths.seeds, lambda path: read_seeds(path, classes=classes).in_order(trained_on))
-    yield artifact(paths.dsrg, lambda path: model(path, **segmenter, stage_name="train_dsrg"))
-    pseudo_labels = partial(LabelFolder, ids=trained_on, stage_name="make_pseudo_labels")
-    yield artifact(paths.pseudo_labels, lambda path: deque(pseudo_labels(path), maxlen=0))
-    yield artifact(paths.retrain, lambda path: model(path, **segmenter, stage_name="retrain"))
+    yield model(paths.dsrg, "segmenter", "train_dsrg")
+    yield artifact(paths.pseudo_labels, lambda path: deque(labels(path), maxlen=0))
+    yield model(paths.retrain, "segmenter", "retrain")
 
 
 def checksums(what: str, wanted: dict[Path, str]) -> Finding:
@@ -289,11 +294,8 @@ def checksums(what: str, wanted: dict[Path, str]) -> Finding:
                 bad.append(f"{path}: damaged or changed")
         except OSError as error:
             bad.append(f"{path}: {error.strerror}")
-    if bad:
-        return Finding(
-            what, ERROR, f"{len(bad)} of {len(wanted)}: {_few(bad)}; restore them, or run: dvc repro -f prepare"
-        )
-    return Finding(what, FINE, f"{len(wanted)}, each as `prepare` checked it")
+    wrong = f"{len(bad)} of {len(wanted)}: {few(bad)}; restore them, or run: dvc repro -f prepare" if bad else ""
+    return _found(what, fine=f"{len(wanted)}, each as `prepare` checked it", wrong=wrong)
 
 
 def artifact(path: Path, read: Callable[[Path], object]) -> Finding:
@@ -308,9 +310,9 @@ def artifact(path: Path, read: Callable[[Path], object]) -> Finding:
 def look_at_cache() -> Iterator[Finding]:
     """Every object of DVC's cache that the workspace's dvc.yaml, dvc.lock and .dvc files refer to, and its outs."""
     try:
-        read_record()
+        read_lock()
     except InputError as error:
-        yield Finding("DVC", ERROR, _few(error.problems))
+        yield Finding("DVC", ERROR, few(error.problems))
         return
     if not Path(".dvc").is_dir():
         yield Finding("DVC", NOTE, "no DVC project here; run: dvc init")
@@ -318,11 +320,10 @@ def look_at_cache() -> Iterator[Finding]:
     objects, faults = tracked_objects()
     if dvc_expects_git() and any("not a git repository" in fault for fault in faults):
         yield Finding("DVC", NOTE, "not looked at, as it stops without git (see there)")
-        return
-    if faults:
-        yield Finding("DVC", ERROR, _few(faults))
-        return
-    yield from compared(objects)
+    elif faults:
+        yield Finding("DVC", ERROR, few(faults))
+    else:
+        yield from compared(objects)
 
 
 def tracked_objects() -> tuple[list[Object], list[str]]:
@@ -344,7 +345,7 @@ def tracked_objects() -> tuple[list[Object], list[str]]:
     except (DvcException, OSError, ValueError) as error:
         return [], [" ".join(str(error).split())]
     for folder in [one for one in objects if one.md5.endswith(".dir")]:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # told as a missing or a damaged object
+        with suppress(OSError, ValueError, KeyError, TypeError):  # reported as a missing or a damaged object
             for entry in json.loads(folder.cached.read_text(encoding="utf-8")):
                 add(folder.path / entry["relpath"], entry["md5"])
     return objects, []
@@ -352,9 +353,8 @@ def tracked_objects() -> tuple[list[Object], list[str]]:
 
 def compared(objects: Iterable[Object]) -> Iterator[Finding]:
     """Objects by their content against their names, and the files in the workspace against the objects."""
-    count, missing, damaged, changed = 0, [], {}, []
+    objects, missing, damaged, changed = list(objects), [], {}, []
     for one in objects:
-        count += 1
         name = one.md5.removesuffix(".dir")
         if not one.cached.is_file():
             missing.append(str(one.path))
@@ -362,31 +362,29 @@ def compared(objects: Iterable[Object]) -> Iterator[Finding]:
             damaged[one.cached] = f"{one.cached} ({one.path})"
         if one.path.is_file() and md5(one.path) != name:
             changed.append(str(one.path))
+    wrong = note = ""
     if damaged:
-        said = f"{len(damaged)} of {count} objects are damaged: {_few(damaged.values())}"
-        yield Finding("DVC's cache", ERROR, f"{said}; remove them (--fix), then dvc fetch or dvc repro", tuple(damaged))
-    elif missing:
-        said = (
-            f"{len(missing)} of {count} objects are missing: {_few(missing)}; run: dvc commit, dvc fetch or dvc repro"
-        )
-        yield Finding("DVC's cache", NOTE, said)
-    else:
-        yield Finding("DVC's cache", FINE, f"{count} objects, each of the content that its name says")
+        said = f"{len(damaged)} of {len(objects)} objects are damaged: {few(damaged.values())}"
+        wrong = f"{said}; remove them (--fix), then dvc fetch or dvc repro"
+    if missing:
+        said = f"{len(missing)} of {len(objects)} objects are missing: {few(missing)}"
+        note = f"{said}; run: dvc commit, dvc fetch or dvc repro"
+    fine = f"{len(objects)} objects, each of the content that its name says"
+    yield _found("DVC's cache", fine=fine, wrong=wrong, note=note, remove=damaged)
     if changed:
-        said = f"{_few(changed)}: not as dvc.lock has it; if you changed nothing, remove it and run: dvc checkout"
+        said = f"{few(changed)}: not as dvc.lock has it; if you changed nothing, remove it and run: dvc checkout"
         yield Finding("workspace", NOTE, said)
 
 
 def fix(findings: Iterable[Finding]) -> list[Path]:
     """Remove what findings say could be removed -> what is gone."""
-    gone = []
-    for path in dict.fromkeys(path for finding in findings for path in finding.remove):
+    gone = list(dict.fromkeys(path for finding in findings for path in finding.remove))
+    for path in gone:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.chmod(0o644)  # DVC keeps its objects read-only
             path.unlink()
-        gone.append(path)
     return gone
 
 
@@ -394,10 +392,5 @@ def _whole(what: str, read: Callable[[], object], *, fine: str) -> Finding:
     try:
         read()
     except InputError as error:
-        return Finding(what, ERROR, _few(error.problems))
+        return Finding(what, ERROR, few(error.problems))
     return Finding(what, FINE, fine)
-
-
-def _few(lines: Iterable[str]) -> str:
-    lines = list(lines)
-    return "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")

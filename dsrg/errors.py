@@ -1,6 +1,7 @@
-"""The errors that end with a message and no traceback."""
+"""The errors that end with a message and no traceback, and what messages are made of."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(Exception):
@@ -19,3 +20,25 @@ class RunError(Exception):
 
     The message says what happened and what to do; notes (`add_note`) add what was kept.
     """
+
+
+def few(names: Iterable[object], most: int = 5) -> str:
+    """Names for a line of a message: the first of them, and how many more there are.
+
+    >>> few("abc"), few("abcdefgh", 3)
+    ('a, b, c', 'a, b, c and 5 more')
+    """
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: in another case, or spelled nearly so.
+
+    >>> nearest("Dog", ["dot", "dog"]), nearest("catt", ["dog", "cat"]), nearest("x", ["dog"])
+    ('dog', 'cat', None)
+    """
+    known, name = list(known), name[:80]
+    same = [other for other in known if other.casefold() == name.casefold()]
+    return next(iter(same or get_close_matches(name, known, n=1)), None)

@@ -16,18 +16,12 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from dsrg.errors import InputError, RunError
-from dsrg.files import (
-    read_text,
-    require_room,
-    require_writable,
-    sha256,
-    write_text,
-)
+from dsrg.errors import InputError, RunError, few
+from dsrg.files import read_text, require_room, require_writable, sha256, write_text
 from dsrg.params import Params, restricted
 from dsrg.project import Paths, Project, load_project, read_dvc_yaml
 from dsrg.runtime.durations import note_seconds, noted_seconds
-from dsrg.runtime.dvc_lock import read_record
+from dsrg.runtime.dvc_lock import read_lock
 from dsrg.runtime.environment import scratch_root
 from dsrg.runtime.launcher import LaunchConfig, topology
 from dsrg.runtime.lock import one_writer, try_lock
@@ -103,7 +97,7 @@ class Stage:
 
         Raises InputError with all problems at once.
         """
-        record, problems = read_record(), []
+        lock, problems = read_lock(), []
         for folder in dict.fromkeys([scratch_root(), *(out.parent for out in self.outs)]):
             try:
                 require_writable(folder)
@@ -111,7 +105,8 @@ class Stage:
                 problems += error.problems
         if problems:
             raise InputError(problems)
-        require_room(self.paths.results.parent, sum(out.size for out in record if out.stage == self.name))
+        before = lock[self.name].outs if self.name in lock else []
+        require_room(self.paths.results.parent, sum(out.size for out in before))
 
     @property
     def outs(self) -> list[Path]:
@@ -222,8 +217,7 @@ def _unlike(folder: Path, origin: dict[str, object]) -> Iterator[str]:
         theirs = json.loads(read_text(other))
         changed = sorted(key for key in theirs | origin if theirs.get(key) != origin.get(key))
         if changed:
-            names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-            yield f"unfinished work in {other.parent} is left alone, because of other {names}"
+            yield f"unfinished work in {other.parent} is left alone, because of other {few(changed)}"
 
 
 def _leaves(key: str, value: object) -> dict[str, object]:

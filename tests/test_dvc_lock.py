@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsrg.errors import InputError
-from dsrg.runtime.dvc_lock import Out, read_record
+from dsrg.runtime.dvc_lock import LockedFile, read_lock
 from helpers.project import tiny_project
 
 LOCK = """schema: '2.0'
@@ -50,23 +50,25 @@ def run(stage: str, **environment: str) -> subprocess.CompletedProcess:
 
 def test_what_is_noted(tmp_path):
     (tmp_path / "dvc.lock").write_text(LOCK)
-    assert read_record(tmp_path / "dvc.lock") == [
-        Out("prepare", "data/index.csv", "900150983cd24fb0d6963f7d28e17f72", 3),
-        Out("prepare", "data/masks", "0123456789abcdef0123456789abcdef.dir", 7),
+    found = read_lock(tmp_path / "dvc.lock")
+    assert list(found) == ["prepare", "audit"] and not found["audit"].outs
+    assert found["prepare"].outs == [
+        LockedFile(path="data/index.csv", md5="900150983cd24fb0d6963f7d28e17f72", size=3),
+        LockedFile(path="data/masks", md5="0123456789abcdef0123456789abcdef.dir", size=7),
     ]
-    assert read_record(tmp_path / "none.lock") == []
+    assert read_lock(tmp_path / "none.lock") == {}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "stages: [", "stages: {a: {outs: [{path: x}]}}", "stages: {a: {outs: 3}}", "schema: 1", LOCK[:200], "\0",
+    ["", "stages: [", "stages: {a: {outs: [{md5: x}]}}", "stages: {a: {outs: 3}}", "schema: 1", LOCK[:200], "\0",
      "- 1", "stages: {a: {outs: [{path: x, md5: a, size: much}]}}", "stages: " + "[" * 5000],
     ids=range(10),
 )  # fmt: skip
 def test_a_damaged_one_is_an_input_error(tmp_path, text):
     (tmp_path / "dvc.lock").write_text(text)
     with pytest.raises(InputError, match="dvc.lock: (not valid YAML|no lock of DVC).*; restore it: git checkout"):
-        read_record(tmp_path / "dvc.lock")
+        read_lock(tmp_path / "dvc.lock")
 
 
 def test_all_places_that_cannot_be_written_are_named_before_the_work(project):

@@ -137,7 +137,7 @@ def test_warnings_count_and_quote(root):
     ]
     assert check_records(make_scan(root, *records), **RULES).warnings == [
         "2 classes have no training image, so cannot be learned: cat, dog",
-        "7 training images have no tag, so teach background only: a, c0, c1, c2, c3, ...",
+        "7 training images have no tag, so teach background only: a, c0, c1, c2, c3 and 2 more",
         "1 val images have no mask, so are not evaluated: d",
         "1 val images are byte for byte training images, which flatters the evaluation: d",
         "1 images are byte for byte copies of others, but have other tags: d = a",

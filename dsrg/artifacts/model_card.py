@@ -10,12 +10,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from dsrg.artifacts.model_file import Model
 from dsrg.errors import InputError
 from dsrg.files import read_text
-from dsrg.runtime.dvc_lock import md5
+from dsrg.runtime.dvc_lock import LockedFile, md5, read_lock
 
 ABOUT = (
     "A semantic segmentation network trained from image tags alone, by Deep Seeded Region Growing (Huang et al., CVPR "
@@ -39,10 +39,10 @@ def provenance(path: Path, lock: Path) -> Provenance | None:
     Figures of metrics and index are read only from files that are still those of the lock.
     """
     try:
-        stages = YAML(typ="safe", pure=True).load(read_text(lock))["stages"]
-        maker = {out["md5"]: name for name, stage in stages.items() for out in stage.get("outs", []) if "md5" in out}
-    except (InputError, YAMLError, KeyError, TypeError, AttributeError):
+        stages = read_lock(lock)
+    except InputError:
         return None
+    maker = {out.md5: name for name, stage in stages.items() for out in stage.outs}
     own = md5(path)
     if own not in maker:
         return None
@@ -52,22 +52,22 @@ def provenance(path: Path, lock: Path) -> Provenance | None:
         if (name := waiting.pop()) in seen:
             continue
         seen.add(name)
-        for key, value in stages[name].get("params", {}).get("params.yaml", {}).items():
+        for key, value in stages[name].params.get("params.yaml", {}).items():
             _put(found.params, key.split("."), value)
-        waiting += [maker[dep["md5"]] for dep in stages[name]["deps"] if dep.get("md5") in maker]
-        for file in _unchanged(stages[name]["deps"], lock.parent, "index.csv"):
+        waiting += [maker[dep.md5] for dep in stages[name].deps if dep.md5 in maker]
+        for file in _unchanged(stages[name].deps, lock.parent, "index.csv"):
             found.images = dict(Counter(line.split(",")[1] for line in read_text(file).splitlines()[1:]))
     for stage in stages.values():
-        if any(dep.get("md5") == own for dep in stage["deps"]):
-            for file in _unchanged(stage.get("outs", []), lock.parent, "metrics.json"):
+        if any(dep.md5 == own for dep in stage.deps):
+            for file in _unchanged(stage.outs, lock.parent, "metrics.json"):
                 found.metrics |= json.loads(read_text(file)).get(found.stage.removeprefix("train_"), {})
     return found
 
 
-def _unchanged(entries: list[dict], root: Path, name: str) -> list[Path]:
+def _unchanged(files: list[LockedFile], root: Path, name: str) -> list[Path]:
     """Those of a stage's deps or outs that have a name, and still the checksum of the lock."""
-    files = [(root / entry["path"], entry.get("md5")) for entry in entries if Path(entry["path"]).name == name]
-    return [path for path, checksum in files if path.is_file() and md5(path) == checksum]
+    found = [(root / file.path, file.md5) for file in files if Path(file.path).name == name]
+    return [path for path, checksum in found if path.is_file() and md5(path) == checksum]
 
 
 def _put(values: dict, keys: list[str], value: object) -> None:

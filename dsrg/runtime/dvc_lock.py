@@ -1,38 +1,43 @@
-"""dvc.lock: what DVC noted of the outs of each stage when it last ran."""
+"""dvc.lock: what DVC noted of each stage when it last ran."""
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from dsrg.errors import InputError
 from dsrg.files import read_yaml
 
 
-class Out(NamedTuple):
-    """One out of a stage: md5 of the file, or, ending in `.dir`, of the list of a folder's files; bytes in all."""
+class LockedFile(BaseModel):
+    """A dep or an out: md5 of the file, or, ending in `.dir`, of the list of a folder's files; bytes in all."""
 
-    stage: str
     path: str
-    md5: str
-    size: int
+    md5: str = Field(validation_alias=AliasChoices("md5", "etag", "checksum"))  # the others of files elsewhere
+    size: int = 0
 
 
-def read_record(path: Path = Path("dvc.lock")) -> list[Out]:
-    """What dvc.lock notes, stage by stage; nothing where there is none. Raises InputError for one that is damaged."""
+class LockedStage(BaseModel):
+    deps: list[LockedFile] = []
+    outs: list[LockedFile] = []
+    params: dict[str, dict] = {}  # by file, then by dotted key
+
+
+class _Lock(BaseModel):
+    stages: dict[str, LockedStage]
+
+
+def read_lock(path: Path = Path("dvc.lock")) -> dict[str, LockedStage]:
+    """What dvc.lock notes of each stage; nothing where there is none. Raises InputError for one that is damaged."""
     if not path.is_file():
-        return []
+        return {}
     try:
-        values = read_yaml(path)
+        return _Lock.model_validate(read_yaml(path)).stages
     except InputError as error:
         raise InputError(f"{problem}; restore it: git checkout -- {path}" for problem in error.problems) from None
-    try:
-        return [
-            Out(str(name), str(out["path"]), str(out["md5"]), int(out.get("size", 0)))
-            for name, stage in values["stages"].items()
-            for out in stage.get("outs", [])
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise InputError(f"{path}: no lock of DVC's ({reason}); restore it: git checkout -- {path}") from None
 
 

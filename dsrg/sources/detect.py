@@ -14,12 +14,12 @@ from ruamel.yaml import YAML
 
 from dsrg.data.classes import composites, is_written_out
 from dsrg.data.images import ENDINGS
-from dsrg.errors import InputError
+from dsrg.errors import InputError, few
 from dsrg.files import read_text
 from dsrg.sources.folder import MASKS, find_files
 from dsrg.sources.scan import scan
 from dsrg.sources.table import ENDINGS_OF_TABLES, NoTable, Row, read_cells, read_table, split_role
-from dsrg.sources.validation import EXAMPLES, warn_of
+from dsrg.sources.validation import warn_of
 
 COCO_PARTS = (b'"images"', b'"annotations"', b'"categories"')
 SEPARATORS = "|;,\uff5c\uff1b\uff0c\u3001\n"  # of tags, the least likely in a name first
@@ -174,7 +174,7 @@ def first_look(params: str, root: Path) -> DataSummary:
     drawn = ", drawn at random (data.val_share)" if data["val"] is None else ""
     has = [f"{images['train']} images to train on, {images['val']} to evaluate on{drawn}"]
     if read.classes:
-        has.append(f"{len(read.classes)} classes: {', '.join(read.classes[:10])}{', ...' if read.classes[10:] else ''}")
+        has.append(f"{len(read.classes)} classes: {few(read.classes, 10)}")
     if masks:
         has.append(f"masks of {masks['train']} training and {masks['val']} evaluation images")
     lacks = [*read.problems, *(fault.problem for fault in read.faults)]
@@ -287,7 +287,7 @@ def _split_names(table: Path, splits: Counter[str]) -> tuple[str, str | None]:
     for name, _ in splits.most_common():
         names[split_role(name)].append(name)
     if not names["train"]:
-        found = ", ".join(f"{name!r} ({count} rows)" for name, count in splits.most_common(EXAMPLES))
+        found = few(f"{name!r} ({count} rows)" for name, count in splits.most_common())
         raise InputError(f"{table}: the splits are {found}; none reads as training: name them train and val")
     return names["train"][0], next(iter([*names["val"], *names["test"]]), None)
 

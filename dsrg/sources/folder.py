@@ -1,7 +1,7 @@
 """Data as people have it: a folder of images, with any names and subfolders, and one table of their tags.
 
 ROOT/.../NAME.jpg        the images (or of other kinds, see data.images), wherever they lie below the root
-ROOT/tags.csv            a table with the columns `image` and `tags`, and perhaps `split` (see data.table for the forms)
+ROOT/tags.csv            a table with the columns `image` and `tags`, and perhaps `split` (see sources.table)
 ROOT/classes.txt         one class name a line; without this file the classes are the table's tags, sorted
 ROOT/masks/.../NAME.png  masks, where there are any, in folders as their images are; they need classes.txt
 
@@ -21,30 +21,15 @@ from urllib.parse import parse_qsl, unquote
 from dsrg.data.classes import class_problems, composites, doubts_about, name_fault, read_classes
 from dsrg.data.ids import ListEntry, id_problems, image_ids
 from dsrg.data.images import ENDINGS, HOW_TO_READ, files_left_out
-from dsrg.errors import InputError
+from dsrg.errors import InputError, few
 from dsrg.sources.table import Row, normal, read_table, table_text
-from dsrg.sources.validation import EXAMPLES, TAG_SEPARATORS, ImageProblem, Record, Scan, tag_faults, warn_of
+from dsrg.sources.validation import TAG_SEPARATORS, ImageProblem, Record, Scan, tag_faults, warn_of
 
 NOT_THERE = "expected its path below data.root"
 IMAGES, MASKS = "images", "masks"  # folders below the root; the first is left out of ids
 DRAWN = "Segmentation"  # how folders begin that hold masks in PASCAL VOC's layout
 
-
-class Entry(NamedTuple):
-    """One image of a split."""
-
-    where: str  # where it is said that it belongs there
-    image: str  # path below the root
-    split: str  # "train" or "val"
-
-
-class SplitChoice(NamedTuple):
-    """The images of both splits, and all that is wrong with the choice."""
-
-    entries: list[Entry]
-    problems: list[str]
-    faults: list[ImageProblem]
-    warnings: list[str]
+Located = list[tuple[Row, str]]  # rows of the table with the paths of their images below the root
 
 
 def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, separator: str) -> Scan:
@@ -55,56 +40,63 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
     of the table below the root, `separator` what parts tags within a cell. Never raises for bad data: all problems are
     in the scan.
     """
-    root, path = Path(root), Path(root) / table
-    try:
-        files = find_files(root)
+    scan, path = Scan(Path(root)), Path(root) / table
+    with scan.collecting():
+        files = find_files(scan.root)
+        scan.warnings += files.warnings
+        scan.warnings += files_left_out(name for name in files.others if _ending(name) in HOW_TO_READ)
         rows, notes = read_table(path, separator=separator, images=len(files.images))
-    except InputError as error:
-        return Scan(root, [], [], error.problems)
+        scan.warnings += notes
+    if scan.problems:
+        return scan
     names = Names(files.images, others=files.others)
-    located, faults, elsewhere = _located(rows, names)
-    if any((name or "").endswith(".txt") for name in (train, val)):
-        choice = _choose_by_lists(located, names, root, {"train": train, "val": val})
-    else:
-        choice = _choose_by_column(located, path, {"train": train, "val": val})
-    try:
-        classes, doubts = _read_or_collect_classes(root, path, rows, separator=separator)
-        problems = []
-    except InputError as error:
-        classes, doubts, problems = [], [], error.problems
-
-    ids = image_ids({entry.image: entry.image.removeprefix(f"{IMAGES}/") for entry in choice.entries})
-    problems += choice.problems
-    listed = (ListEntry(ids[entry.image], entry.split, entry.where) for entry in choice.entries)
-    problems += id_problems(listed, again="put all its tags into one row, remove the other")
+    located = [(row, image) for row in rows if (image := _find(scan, names, row.image, row.where)) is not None]
+    elsewhere = (f"{row.image} = {image}" for row, image in located if _is_elsewhere(row.image))
+    scan.warn("images are named by a path or address elsewhere, and found by its end", elsewhere)
     row_of = {image: row for row, image in reversed(located)}  # the first of several rows
-    faults += choice.faults
-    if classes:
-        tagged = ((ids[image], row_of[image].where, row_of[image].tags) for image in ids)
-        faults += tag_faults(tagged, classes)
-    masks, mask_problems, mask_warnings = _match_masks(files.masks, ids, root)
-    records = [
-        Record(ids[image], split, image, row_of[image].tags, masks.get(image)) for _, image, split in choice.entries
+    scan.warn("images are in no row of the table, so not used", sorted(set(files.images) - row_of.keys()))
+    with scan.collecting():
+        scan.classes = _read_or_collect_classes(scan, path, rows, separator=separator)
+
+    splits = {split: name for split, name in {"train": train, "val": val}.items() if name is not None}
+    if any(name.endswith(".txt") for name in splits.values()):
+        entries = _choose_by_lists(scan, located, names, splits)
+    else:
+        entries = _choose_by_column(scan, located, path, splits)
+    ids = image_ids({image: image.removeprefix(f"{IMAGES}/") for image, _, _ in entries})
+    listed = (ListEntry(ids[image], split, where) for image, split, where in entries)
+    scan.problems += id_problems(listed, again="put all its tags into one row, remove the other")
+    if scan.classes:
+        scan.faults += tag_faults(
+            ((ids[image], row_of[image].where, row_of[image].tags) for image in ids), scan.classes
+        )
+    masks = _match_masks(scan, files.masks, ids)
+    scan.records = [
+        Record(ids[image], split, image, row_of[image].tags, masks.get(image)) for image, split, _ in entries
     ]
-    unread = files_left_out(name for name in files.others if PurePosixPath(name).suffix.lower() in HOW_TO_READ)
-    unlisted = warn_of("images are in no row of the table, so not used", sorted(set(files.images) - row_of.keys()))
-    warnings = [*files.warnings, *unread, *notes, *elsewhere, *unlisted, *choice.warnings, *mask_warnings, *doubts]
-    return Scan(root, classes, records, [*problems, *mask_problems], faults, warnings)
+    return scan
+
+
+def _find(scan: Scan, names: "Names", name: str, where: str) -> str | None:
+    """The image that a row or a line names; a fault of the scan where there is none."""
+    try:
+        return names.find(name)
+    except InputError as error:
+        scan.faults.append(ImageProblem(where, f"{where}: {error}"))
+        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Classes
 
 
-def _read_or_collect_classes(
-    root: Path, table: Path, rows: list[Row], *, separator: str
-) -> tuple[list[str], list[str]]:
-    """Of classes.txt, or all tags of the table, sorted; and doubts about them. Raises InputError with every bad name.
+def _read_or_collect_classes(scan: Scan, table: Path, rows: list[Row], *, separator: str) -> list[str]:
+    """Of classes.txt, or all tags of the table, sorted. Raises InputError with every bad name.
 
     Where people do not list their classes, a tag that is made of other tags is taken for several.
     """
-    if (root / "classes.txt").exists():
-        return [normal(name) for name in read_classes(root / "classes.txt")], []
+    if (scan.root / "classes.txt").exists():
+        return [normal(name) for name in read_classes(scan.root / "classes.txt")]
     first = {tag: row.where for row in reversed(rows) for tag in row.tags}
     classes = sorted(first)
     if not classes:
@@ -126,7 +118,8 @@ def _read_or_collect_classes(
     doubts = [line for what, which in doubts_about(sound) for line in warn_of(what, which)]
     if problems := problems or class_problems(classes, [first[name] for name in classes], table):
         raise InputError([*problems, *doubts])
-    return classes, doubts
+    scan.warnings += doubts
+    return classes
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -156,7 +149,7 @@ def find_files(root: Path, *, none_is_fine: bool = False) -> Files:
         below = [Path(folder, name).relative_to(root).as_posix() for name in files if not name.startswith(".")]
         unnameable += [name for name in below if _is_broken(name)]
         found += [name for name in below if not _is_broken(name)]
-    named = sorted(name for name in found if PurePosixPath(name).suffix.lower() in ENDINGS)
+    named = sorted(name for name in found if _ending(name) in ENDINGS)
     masks = [name for name in named if _top(name) == MASKS]
     drawn = [name for name in named if _top(name).startswith(DRAWN) and "/" in name]
     images = sorted({*named} - {*masks, *drawn})
@@ -197,7 +190,7 @@ class Names:
     @cached_property
     def _by_folded(self) -> dict[str, str]:
         """The first path of each name, case aside: for hints, so made only where something is wrong."""
-        return {name.casefold(): first for name, (first, *_) in reversed(self._by_end.items())}
+        return {name.casefold(): paths[0] for name, paths in reversed(self._by_end.items())}
 
     @cached_property
     def _by_number(self) -> dict[str, list[str]]:
@@ -224,9 +217,9 @@ class Names:
         if len(found) == 1:
             return found[0]
         if found:
-            raise InputError(f"image {name!r} may be any of {', '.join(found[:EXAMPLES])}; name more of its path")
+            raise InputError(f"image {name!r} may be any of {few(found)}; name more of its path")
         if there := next((other for other in self._others if _wanted(name) in _ends(other)), None):
-            ending = PurePosixPath(there).suffix.lower()
+            ending = _ending(there)
             how = HOW_TO_READ.get(ending, f"expected one of {', '.join(ENDINGS)}")
             raise InputError(f"image {name!r} is there, but {ending or 'a file without ending'} is not read; {how}")
         raise InputError(f"no image {name!r}; {self._hint(_wanted(name).casefold())}")
@@ -235,50 +228,32 @@ class Names:
         """What may have been meant: a path in another case, with another ending, or below another folder."""
         tried = (name for end in _ends(folded) for name in (end, os.path.splitext(end)[0]))
         near = next((self._by_folded[name] for name in tried if name in self._by_folded), None)
-        if near is None and folded.isdecimal():
-            near = next((path for path in self._by_number.get(folded.lstrip("0"), [])), None)
-            return f"did you mean {near!r}? Spreadsheets drop zeros; keep such names as text" if near else NOT_THERE
+        if near is None and (numbered := self._by_number.get(folded.lstrip("0"))) and folded.isdecimal():
+            return f"did you mean {numbered[0]!r}? Spreadsheets drop zeros; keep such names as text"
         return f"did you mean {near!r}?" if near else NOT_THERE
 
 
-def _located(rows: list[Row], names: Names) -> tuple[list[tuple[Row, str]], list[ImageProblem], list[str]]:
-    """Rows with the paths of their images, the rows that have none, and what is said of names from elsewhere."""
-    located, faults, elsewhere = [], [], []
-    for row in rows:
-        try:
-            located.append((row, names.find(row.image)))
-        except InputError as error:
-            faults.append(ImageProblem(row.where, f"{row.where}: {error}"))
-            continue
-        if _is_elsewhere(row.image):
-            elsewhere.append(f"{row.image} = {located[-1][1]}")
-    return located, faults, warn_of("images are named by a path or address elsewhere, and found by its end", elsewhere)
-
-
-def _match_masks(masks: list[str], ids: dict[str, str], root: Path) -> tuple[dict[str, str], list[str], list[str]]:
-    """The mask of each image -> masks by image, problems, warnings.
+def _match_masks(scan: Scan, masks: list[str], images: Iterable[str]) -> dict[str, str]:
+    """The mask of each image that has one.
 
     A mask's path below `masks`, without its ending, must be the end of its image's path: masks/a/x.png is the mask of
     images/a/x.jpg. Of several that fit, the one that says more of the path is taken.
     """
-    if not masks:
-        return {}, [], []
-    problems = []
-    if not (root / "classes.txt").exists():
-        problems.append(f"{root / 'classes.txt'}: no such file; masks need it: line k names the class of value k")
+    if masks and not (scan.root / "classes.txt").exists():
+        lacks = "no such file; masks need it: line k names the class of value k"
+        scan.problems.append(f"{scan.root / 'classes.txt'}: {lacks}")
     by_name = {normal(_bare(mask).partition("/")[2]): mask for mask in masks}
     owners = defaultdict(list)
-    for image in ids:
+    for image in images:
         if mask := next((by_name[end] for end in _ends(_bare(image)) if end in by_name), None):
             owners[mask].append(image)
-    problems += [
-        f"{root / mask}: the mask of {len(images)} images: {', '.join(images[:EXAMPLES])}; "
-        "put masks in folders as their images are"
-        for mask, images in owners.items()
-        if len(images) > 1
+    scan.problems += [
+        f"{scan.root / mask}: the mask of {len(own)} images: {few(own)}; put masks in folders as their images are"
+        for mask, own in owners.items()
+        if len(own) > 1
     ]
-    warnings = warn_of("masks belong to no image that is used", sorted(set(masks) - owners.keys()))
-    return {images[0]: mask for mask, images in owners.items()}, problems, warnings
+    scan.warn("masks belong to no image that is used", sorted(set(masks) - owners.keys()))
+    return {own[0]: mask for mask, own in owners.items()}
 
 
 def _wanted(name: str) -> str:
@@ -316,73 +291,63 @@ def _bare(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
 
 
+def _ending(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
+
+
 # ---------------------------------------------------------------------------------------------------------------
-# Splits
+# Splits: entries are an image's path below the root, its split, and where it is said that it belongs there
 
 
-def _choose_by_column(located: list[tuple[Row, str]], table: Path, wanted: dict[str, str | None]) -> SplitChoice:
+def _choose_by_column(scan: Scan, located: Located, table: Path, splits: dict[str, str]) -> list[tuple[str, str, str]]:
     """The images whose row says so, in any case; all of them for training where the table has no column `split`."""
-    if not any(row.split is not None for row, _ in located):
-        problem = (
-            f"{table}: no column 'split', so data.val: {wanted['val']!r} names nothing; add the column, name a list "
-            "of images (val.txt), or set data.val: null to draw data.val_share of the images"
-        )
-        entries = [Entry(row.where, image, "train") for row, image in located]
-        return SplitChoice(entries, [problem] if wanted["val"] is not None else [], [], [])
     rows_of = Counter(row.split for row, _ in located)
-    there = {name.casefold() for name in rows_of}
-    split_of = {name.casefold(): split for split, name in wanted.items() if name is not None}
-    problems = [
+    if rows_of.keys() <= {None}:
+        if "val" in splits:
+            scan.problems.append(
+                f"{table}: no column 'split', so data.val: {splits['val']!r} names nothing; add the column, name a "
+                "list of images (val.txt), or set data.val: null to draw data.val_share of the images"
+            )
+        return [(image, "train", row.where) for row, image in located]
+    there, split_of = {name.casefold() for name in rows_of}, {name.casefold(): split for split, name in splits.items()}
+    scan.problems += [
         f"{table}: no row has the split {name!r} (data.{split}); there are {', '.join(sorted(rows_of))}"
-        for split, name in wanted.items()
-        if name is not None and name.casefold() not in there
+        for split, name in splits.items()
+        if name.casefold() not in there
     ]
-    if len(split_of) < sum(name is not None for name in wanted.values()):
-        problems.append(f"{table}: data.train and data.val both name {wanted['train']!r}; expected two splits")
-    entries = [
-        Entry(row.where, image, split_of[row.split.casefold()])
-        for row, image in located
-        if row.split.casefold() in split_of
-    ]
-    others = [
-        f"{name!r} ({count})" if name else f"rows without one ({count})"
-        for name, count in rows_of.items()
-        if name.casefold() not in split_of
-    ]
-    return SplitChoice(entries, problems, [], warn_of("other splits are not used", sorted(others)))
+    if len(split_of) < len(splits):
+        both = f"data.train and data.val both name {splits['train']!r}"
+        scan.problems.append(f"{table}: {both}; expected two splits")
+    others = {name: count for name, count in rows_of.items() if name.casefold() not in split_of}
+    named = (f"{name!r} ({count})" if name else f"rows without one ({count})" for name, count in others.items())
+    scan.warn("other splits are not used", sorted(named))
+    chosen = ((image, split_of.get(row.split.casefold()), row.where) for row, image in located)
+    return [entry for entry in chosen if entry[1]]
 
 
-def _choose_by_lists(
-    located: list[tuple[Row, str]], names: Names, root: Path, wanted: dict[str, str | None]
-) -> SplitChoice:
+def _choose_by_lists(scan: Scan, located: Located, names: Names, splits: dict[str, str]) -> list[tuple[str, str, str]]:
     """The images of two lists."""
-    entries, problems, faults = [], [], []
-    tagged = {image for _, image in located}
-    for split, name in wanted.items():
-        if name is None:
-            continue
+    entries, rows_of = [], Counter(image for _, image in located)
+    for split, name in splits.items():
+        path = scan.root / name
         try:
-            lines = table_text(root / name, images=len(tagged)).split("\n")
+            text = table_text(path, images=len(rows_of))
         except InputError as error:
-            problems += [f"{problem}; expected a list of images (data.{split})" for problem in error.problems]
+            scan.problems += [f"{problem}; expected a list of images (data.{split})" for problem in error.problems]
             continue
-        for number, line in enumerate(lines, start=1):
-            where = f"{root / name}:{number}"
-            if not line.strip():
-                continue
-            try:
-                image = names.find(line.strip())
-            except InputError as error:
-                faults.append(ImageProblem(where, f"{where}: {error}"))
-                continue
-            if image in tagged:
-                entries.append(Entry(where, image, split))
-            else:
-                faults.append(ImageProblem(where, f"{where}: {image} has no row in the table of tags; add one"))
-        if not any(map(str.strip, lines)):
-            problems.append(f"{root / name}: no image in this list; expected one a line (data.{split})")
-    twice = Counter(image for _, image in located)
-    problems += [f"{row.where}: {image} has another row; remove one" for row, image in located if twice[image] > 1]
-    used = {entry.image for entry in entries}
-    warnings = warn_of("tagged images are in no list, so not used", sorted(tagged - used))
-    return SplitChoice(entries, problems, faults, warnings)
+        lines = {f"{path}:{number}": line.strip() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+        if not lines:
+            scan.problems.append(f"{path}: no image in this list; expected one a line (data.{split})")
+        for where, line in lines.items():
+            image = _find(scan, names, line, where)
+            if image in rows_of:
+                entries.append((image, split, where))
+            elif image is not None:
+                lacks = f"{where}: {image} has no row in the table of tags; add one"
+                scan.faults.append(ImageProblem(where, lacks))
+    scan.problems += [
+        f"{row.where}: {image} has another row; remove one" for row, image in located if rows_of[image] > 1
+    ]
+    used = {image for image, _, _ in entries}
+    scan.warn("tagged images are in no list, so not used", sorted(rows_of.keys() - used))
+    return entries

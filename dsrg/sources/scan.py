@@ -1,7 +1,6 @@
 """Where data comes from: each source reads one layout into a Scan."""
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 from dsrg.sources.coco import scan_coco
@@ -19,10 +18,8 @@ def read_source(
 
     Keywords are params `data`, without its root and size. Raises InputError with all that is wrong.
     """
-    found = scan(root, **layout)
-    return found.classes, check_records(
-        found, pixels_max=pixels_max, on_bad=on_bad, untagged=untagged, masks_to=masks_to
-    )
+    found, rules = scan(root, **layout), {"pixels_max": pixels_max, "on_bad": on_bad, "untagged": untagged}
+    return found.classes, check_records(found, **rules, masks_to=masks_to)
 
 
 def scan(
@@ -51,16 +48,12 @@ def scan(
         case _:
             raise ValueError(f"no source {source!r}; there are {', '.join(SOURCES)}")
     if val is None:
-        found = replace(found, records=draw_val(found.records, val_share, seed=split_seed))
-    return found if found.problems else replace(found, problems=_nothing_to_learn(found))
-
-
-def _nothing_to_learn(found: Scan) -> list[str]:
-    """What is wrong with data of which no training image has a tag."""
+        found.records = draw_val(found.records, val_share, seed=split_seed)
     trained_on = [record for record in found.records if record.split == "train"]
-    if not trained_on or any(record.tags for record in trained_on):
-        return []
-    return [f"{found.root}: no tag on any of {len(trained_on)} training images, so nothing to learn; tag them"]
+    if trained_on and not found.problems and not any(record.tags for record in trained_on):
+        lacks = f"no tag on any of {len(trained_on)} training images, so nothing to learn"
+        found.problems.append(f"{found.root}: {lacks}; tag them")
+    return found
 
 
 def draw_val(records: list[Record], share: float, *, seed: int) -> list[Record]:

@@ -15,46 +15,34 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dsrg.errors import InputError
+from dsrg.errors import InputError, few
 from dsrg.files import read_text
 
 ENDINGS_OF_TABLES = (".csv", ".tsv", ".jsonl", ".json")
 DELIMITERS = ",;\t"  # of columns
 TABLE_BYTES, TABLE_LINES = 32 * 1024**2, 200_000  # at most, but for more images: a table is read at once
-EXAMPLES = 5  # names quoted in a note
+EXPECTED_OBJECT = 'expected {"image": "a.jpg", "tags": ["cat"]}, perhaps with a split'
 
 # Usual names of columns, letters and digits alone, the one to prefer first.
 IMAGE_COLUMNS = (
-    *("image", "filename", "fname", "imagename", "imagefile", "imagepath", "filepath", "imageid", "file", "path"),
-    *("img", "imgname", "imgpath", "photo", "picture"),
-)
+    "image filename fname imagename imagefile imagepath filepath imageid file path img imgname imgpath photo picture"
+).split()
 TAG_COLUMNS = (
-    *("tags", "tag", "labelnames", "labelname", "classnames", "classname", "categoryname", "labels", "label"),
-    *("choices", "choice", "classes", "class", "categories", "category"),
-)
-PRESENCE_COLUMNS = ("confidence", "present", "presence", "exists", "positive", "probability", "score", "value")
+    "tags tag labelnames labelname classnames classname categoryname labels label choices choice classes class "
+    "categories category"
+).split()
+PRESENCE_COLUMNS = "confidence present presence exists positive probability score value".split()
 SPLIT_NAMES = {  # letters alone, without "set" or "split" at the end
-    "train": (
-        "train",
-        "training",
-        "trn",
-        "trainval",
-        "trainaug",
-        "learn",
-        "entrenamiento",
-        "entraînement",
-        "apprentissage",
-    ),
-    "val": ("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation", "validierung"),
-    "test": ("test", "testing", "tst", "holdout", "prueba"),
+    "train": "train training trn trainval trainaug learn entrenamiento entraînement apprentissage".split(),
+    "val": "val valid validation validate dev development eval evaluation validierung".split(),
+    "test": "test testing tst holdout prueba".split(),
 }
-YES = frozenset(("1", "1.0", "true", "yes", "wahr", "ja", "vrai", "oui", "verdadero", "si", "sí", "vero"))
-NO = frozenset(("0", "0.0", "false", "no", "falsch", "nein", "faux", "non", "falso", "-1", "-1.0", ""))
-MARKS = frozenset(("x", "\u2713", "\u2714", "y"))  # for yes, where other cells of the column are empty or no
+YES = frozenset("1 1.0 true yes wahr ja vrai oui verdadero si sí vero".split())
+NO = frozenset(["", *"0 0.0 false no falsch nein faux non falso -1 -1.0".split()])
+MARKS = frozenset("x \u2713 \u2714 y".split())  # for yes, where other cells of the column are empty or no
 
 SEP_LINE = re.compile(r'"?sep=([^"\n])"?\s*')  # Excel's, which it neither shows nor counts as a row
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
@@ -110,24 +98,24 @@ def read_table(path: Path, *, separator: str, images: int, key: str = "data.tags
         raise InputError(f"{path}: no such file; {hint} ({key})")
     if path.suffix.lower() not in ENDINGS_OF_TABLES:
         raise InputError(f"{path}: expected a table of tags, .csv, .tsv, .jsonl or .json ({key})")
-    names, lines = read_cells(path, images=images)
-    lines, problems = _separated(lines)
+    names, lines, problems = read_cells(path, images=images)
     columns, notes = _choose_columns(path, names, lines)
-    if columns.tags:
-        flags = []
-        rows, more, more_notes = _rows_of_cells(columns, lines, separator)
-    else:
+    flags = []
+    if not columns.tags:
         flags = _flag_columns(path, columns, names, lines)
-        rows, more, more_notes = _rows_of_flags(columns, flags, lines)
+        columns, lines = columns._replace(tags=["tags"]), [_with_flags(line, flags) for line in lines]
+    rows, more, more_notes = _rows(columns, lines, separator)
     if problems := [*problems, *more]:
         raise InputError(problems)
     if not rows:
         raise NoTable(f"{path}: a table without rows; expected one image a row")
     rows, joined = join_rows(rows)
-    notes += [*more_notes, *joined]
+    notes += more_notes
+    if flags:
+        notes.append(f"its columns of 0 and 1 are the classes: {few(flags)}")
+    notes += joined
     if unused := [name for name in names if name and name not in {*columns.used, *flags}]:
-        more = ", ..." if unused[EXAMPLES:] else ""
-        notes.append(f"{len(unused)} columns are not used: {', '.join(unused[:EXAMPLES])}{more}")
+        notes.append(f"{len(unused)} columns are not used: {few(unused)}")
     return Table(rows, [f"{path.name}: {note}" for note in notes])
 
 
@@ -141,102 +129,77 @@ def table_text(path: Path, *, images: int) -> str:
 
 
 class Line(NamedTuple):
-    """One line of a table: where it is, and its cells by column, or what is wrong with it."""
+    """One line of a table: where it is, and its cells by column."""
 
     where: str
     cells: dict[str, object]
-    problem: str | None = None
 
 
-def read_cells(path: Path, *, images: int) -> tuple[list[str], Iterator[Line]]:
-    """The names of a table's columns, and its lines. Raises InputError for a file that is no such table."""
+class Cells(NamedTuple):
+    """The names of a table's columns, its lines, and what is wrong with those that are not among them."""
+
+    names: list[str]
+    lines: list[Line]
+    problems: list[str]
+
+
+def read_cells(path: Path, *, images: int) -> Cells:
+    """The cells of a table. Raises InputError for a file that is no such table."""
     text, most = table_text(path, images=images), max(TABLE_LINES, 2 * images)
     if (count := text.count("\n")) > most:
         raise InputError(f"{path}: {count:,} lines; expected at most {most:,}, one for each image")
-    match path.suffix.lower():
-        case ".jsonl":
-            lines = list(_jsonl_lines(path, text))
-        case ".json":
-            lines = _json_lines(path, text)
-        case _:
-            return _csv_lines(path, text)
-    names = list(dict.fromkeys(name for line in lines for name in line.cells))
-    return names, iter(lines)
+    return _json_cells(path, text) if path.suffix.lower() in (".json", ".jsonl") else _csv_cells(path, text)
 
 
-def _separated(lines: Iterable[Line]) -> tuple[list[Line], list[str]]:
-    """Sound lines, and what is wrong with the others."""
-    good, problems = [], []
-    for line in lines:
-        good.append(line) if line.problem is None else problems.append(line.problem)
-    return good, problems
-
-
-def _csv_lines(path: Path, text: str) -> tuple[list[str], Iterator[Line]]:
+def _csv_cells(path: Path, text: str) -> Cells:
     header, _, rest = text.partition("\n")
     first, delimiter = 1, None
     if declared := SEP_LINE.fullmatch(header.strip("\r,;\t ")) or SEP_LINE.fullmatch(header.strip("\r ")):
         first, delimiter, text = 2, declared[1], rest
         header = text.partition("\n")[0]
     delimiter = delimiter or max(DELIMITERS, key=header.count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names, lines, problems = None, [], []
     try:
-        names = [cell.strip() for cell in next(lines, [])]
-    except csv.Error as error:
-        raise InputError(f"{path}:{first}: {error}; expected the names of the columns") from None
-
-    def rows() -> Iterator[Line]:
-        while True:
-            try:
-                cells = next(lines, None)
-            except csv.Error as error:
-                where = f"{path}:{lines.line_num + first - 1}"
-                yield Line(where, {}, f"{where}: {error}")
-                return
-            if cells is None:
-                return
-            where = f"{path}:{lines.line_num + first - 1}"
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(names):
+        names = [cell.strip() for cell in next(reader, [])]
+        for cells in reader:
+            where = f"{path}:{reader.line_num + first - 1}"
+            if len(cells) == len(names):
+                if any(cell.strip() for cell in cells):
+                    lines.append(Line(where, dict(zip(names, cells, strict=True))))
+            elif any(cell.strip() for cell in cells):
                 hint = f"quote a name or tags that hold {delimiter!r}"
-                yield Line(where, {}, f"{where}: {len(cells)} cells under {len(names)} columns; {hint}")
-            else:
-                yield Line(where, dict(zip(names, cells, strict=True)))
-
-    return names, rows()
-
-
-EXPECTED_OBJECT = 'expected {"image": "a.jpg", "tags": ["cat"]}, perhaps with a split'
+                problems.append(f"{where}: {len(cells)} cells under {len(names)} columns; {hint}")
+    except csv.Error as error:
+        if names is None:
+            raise InputError(f"{path}:{first}: {error}; expected the names of the columns") from None
+        problems.append(f"{path}:{reader.line_num + first - 1}: {error}")
+    return Cells(names, lines, problems)
 
 
-def _jsonl_lines(path: Path, text: str) -> Iterator[Line]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield Line(where, {}, f"{where}: {EXPECTED_OBJECT} ({error})")
-            continue
-        yield _object_line(where, found)
-
-
-def _json_lines(path: Path, text: str) -> list[Line]:
+def _json_cells(path: Path, text: str) -> Cells:
+    """An object a line, or a list of objects."""
+    found, problems = [], []
     try:
-        found = json.loads(text)
+        if path.suffix.lower() == ".json":
+            found = json.loads(text)
+            if not isinstance(found, list):
+                expected = EXPECTED_OBJECT.removeprefix("expected ")
+                raise InputError(f"{path}: expected a list of objects, each as {expected}")
+            found = [(f"{path}[{number}]", one) for number, one in enumerate(found)]
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: no readable JSON ({error})") from None
-    if not isinstance(found, list):
-        raise InputError(f"{path}: expected a list of objects, each as {EXPECTED_OBJECT.removeprefix('expected ')}")
-    return [_object_line(f"{path}[{number}]", one) for number, one in enumerate(found)]
-
-
-def _object_line(where: str, found: object) -> Line:
-    if not isinstance(found, dict):
-        return Line(where, {}, f"{where}: {EXPECTED_OBJECT}, not {type(found).__name__}")
-    return Line(where, found)
+    for number, line in enumerate(text.split("\n") if path.suffix.lower() == ".jsonl" else (), start=1):
+        try:
+            if line.strip():
+                found.append((f"{path}:{number}", json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{path}:{number}: {EXPECTED_OBJECT} ({error})")
+    problems += [
+        f"{where}: {EXPECTED_OBJECT}, not {type(one).__name__}" for where, one in found if not isinstance(one, dict)
+    ]
+    lines = [Line(where, one) for where, one in found if isinstance(one, dict)]
+    return Cells(list(dict.fromkeys(name for line in lines for name in line.cells)), lines, problems)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -256,18 +219,14 @@ def _choose_columns(path: Path, names: list[str], lines: list[Line]) -> tuple[Co
     columns = Columns(image, [name for name in names if tag and name.isprintable() and _stem(name) == stem])
     others = [name for name in names if name and name not in columns.used]
     values = {name: {_folded(line.cells.get(name)) for line in lines} for name in others}
-    columns = columns._replace(
-        split=_split_column(others, values),
-        is_split=_is_split_column(others, values, alone=not columns.tags),
-        presence=_presence_column(others, lines) if columns.tags else None,
-    )
-    notes = []
-    if columns.split and columns.split.casefold() != "split":
-        notes.append(f"the splits are those of its column {columns.split!r}")
-    if columns.split:
-        columns = columns._replace(is_split=None)
-    if columns.is_split:
-        notes.append(f"its column {columns.is_split!r} says which images are for training, which for evaluation")
+    split = _split_column(values)
+    is_split = None if split else _is_split_column(values, alone=not columns.tags)
+    presence = _presence_column(others, lines) if columns.tags else None
+    columns, notes = columns._replace(split=split, is_split=is_split, presence=presence), []
+    if split and split.casefold() != "split":
+        notes.append(f"the splits are those of its column {split!r}")
+    if is_split:
+        notes.append(f"its column {is_split!r} says which images are for training, which for evaluation")
     if columns.tags[1:]:
         notes.append(f"the tags are those of its columns {', '.join(columns.tags)}")
     return columns, notes
@@ -277,23 +236,19 @@ def _expected(names: list[str]) -> str:
     return f"expected image and tags, perhaps split, found {', '.join(names)!r}"
 
 
-def _split_column(names: list[str], values: dict[str, set[str]]) -> str | None:
+def _split_column(values: dict[str, set[str]]) -> str | None:
     """The column `split`, or one that holds nothing but names of splits, whatever its own."""
-    for name in names:
-        if name.casefold() == "split":
-            return name
-    for name in names:
-        roles = {split_role(value) for value in values[name] - {""}}
-        if len(roles) > 1 and "train" in roles and None not in roles:
-            return name
-    return None
+    roles = {name: {split_role(value) for value in own - {""}} for name, own in values.items()}
+    named = [name for name in values if name.casefold() == "split"]
+    named += [name for name, own in roles.items() if len(own) > 1 and "train" in own and None not in own]
+    return next(iter(named), None)
 
 
-def _is_split_column(names: list[str], values: dict[str, set[str]], *, alone: bool) -> str | None:
+def _is_split_column(values: dict[str, set[str]], *, alone: bool) -> str | None:
     """A column of yes and no such as is_valid. alone: there is no column of tags, so `train` may be a class."""
-    for name in names:
+    for name, own in values.items():
         role = split_role(re.sub(r"^is(?=[^a-z])|^is(?=[tdv])", "", name.casefold()))
-        if role and values[name] <= YES | NO and not (alone and split_role(name)):
+        if role and own <= YES | NO and not (alone and split_role(name)):
             return name
     return None
 
@@ -326,7 +281,7 @@ def _flag_columns(path: Path, columns: Columns, names: list[str], lines: list[Li
     return flags
 
 
-def _first(wanted: tuple[str, ...], names: list[str]) -> str | None:
+def _first(wanted: list[str], names: list[str]) -> str | None:
     """The name that is the first of those wanted, whatever its case, signs and number (tag1)."""
     sound = [name for name in reversed(names) if name.isprintable()]
     by_letters = {_stem(name): name for name in sound} | {_letters(name): name for name in sound}
@@ -355,7 +310,7 @@ def split_role(name: str) -> str | None:
 # Rows
 
 
-def _rows_of_cells(columns: Columns, lines: list[Line], separator: str) -> tuple[list[Row], list[str], list[str]]:
+def _rows(columns: Columns, lines: list[Line], separator: str) -> tuple[list[Row], list[str], list[str]]:
     """A row for each line -> rows, problems, notes."""
     rows, problems, unsure = [], [], 0
     absent: dict[tuple[str, str], str] = {}
@@ -371,26 +326,21 @@ def _rows_of_cells(columns: Columns, lines: list[Line], separator: str) -> tuple
             absent |= {(row.image, tag): row.where for tag in row.tags}
             row = row._replace(tags=())
         rows.append(row)
-    for row in rows:
-        for tag in row.tags:
-            if other := absent.get((row.image, tag)):
-                what = f"{row.image!r} has the tag {tag!r} here, but not at {other} ({columns.presence} 0)"
-                problems.append(f"{row.where}: {what}; remove one")
+    problems += [
+        f"{row.where}: {row.image!r} has the tag {tag!r} here, but not at {other} ({columns.presence} 0); remove one"
+        for row in rows
+        for tag in row.tags
+        if (other := absent.get((row.image, tag)))
+    ]
     if any(row.split is not None for row in rows):
         problems += [f"{row.where}: no split, but other lines have one" for row in rows if row.split is None]
     return rows, problems, [f"{unsure} rows have a {columns.presence} below 1, and count as tags"] * bool(unsure)
 
 
-def _rows_of_flags(columns: Columns, flags: list[str], lines: list[Line]) -> tuple[list[Row], list[str], list[str]]:
-    """The same for a table whose classes are columns of 0 and 1."""
-    named = (
-        Line(
-            line.where, line.cells | {"tags": [name for name in flags if _folded(line.cells.get(name)) in YES | MARKS]}
-        )
-        for line in lines
-    )
-    rows, problems, notes = _rows_of_cells(columns._replace(tags=["tags"]), list(named), "|")
-    return rows, problems, [*notes, f"its columns of 0 and 1 are the classes: {', '.join(flags[:EXAMPLES])}"]
+def _with_flags(line: Line, flags: list[str]) -> Line:
+    """The line with the names of those flags as tags that say yes."""
+    tags = [name for name in flags if _folded(line.cells.get(name)) in YES | MARKS]
+    return line._replace(cells=line.cells | {"tags": tags})
 
 
 def _row(line: Line, columns: Columns, separator: str) -> Row:
@@ -401,7 +351,8 @@ def _row(line: Line, columns: Columns, separator: str) -> Row:
     if not isinstance(image, str) or not isinstance(split, str | None):
         raise ValueError(f"{EXPECTED_OBJECT} (image, tags and split are text)")
     if columns.is_split:
-        split = _split_of(line.cells.get(columns.is_split), columns.is_split)
+        is_train = split_role(re.sub("^is", "", columns.is_split.casefold())) == "train"
+        split = "train" if (_folded(line.cells.get(columns.is_split)) in YES) == is_train else "val"
     cells = (cell_tags(line.cells[name], separator) for name in columns.tags)
     tags = dict.fromkeys(normal(tag.strip()) for cell in cells for tag in cell)
     return Row(line.where, image.strip(), tuple(tag for tag in tags if tag), split and split.strip())
@@ -409,11 +360,6 @@ def _row(line: Line, columns: Columns, separator: str) -> Row:
 
 def _folded(cell: object) -> str:
     return "" if cell is None else str(cell).strip().casefold()
-
-
-def _split_of(cell: object, column: str) -> str:
-    is_train = split_role(re.sub("^is", "", column.casefold())) == "train"
-    return "train" if (_folded(cell) in YES) == is_train else "val"
 
 
 def _number(cell: object) -> float | None:

@@ -6,9 +6,9 @@ and `tag_faults`. `check_records` then opens every image and mask once and turns
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from dsrg.data.classes import composites
 from dsrg.data.images import REMARKS, ImageFacts, check_image, mask_from, read_bytes
 from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
-from dsrg.errors import InputError
+from dsrg.errors import InputError, few, nearest
 from dsrg.files import linked_elsewhere, refuse_outside
 from dsrg.method.grid import UNLABELLED
 from dsrg.runtime.environment import worker_count
@@ -26,7 +26,6 @@ from dsrg.runtime.progress import tracked
 from dsrg.runtime.workers import threaded_map
 from dsrg.sources.cross_check import compare
 
-EXAMPLES = 5  # ids quoted in a warning
 TAG_SEPARATORS = ",;|\t\n\uff0c\uff1b\uff5c\u3001"  # what people separate tags with, also in Chinese and Japanese
 FEW = 5  # training images of a class below which people are warned
 OTHER_TAG = "fix it, or leave it out: the network knows no other classes"  # where one is trained already
@@ -54,16 +53,30 @@ class ImageProblem(NamedTuple):
     problem: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scan:
-    """What a source found under `root`, and all that is wrong with it so far."""
+    """What a source finds under `root`, and all that is wrong with it so far; a source fills it."""
 
     root: Path
-    classes: list[str]
-    records: list[Record]
-    problems: list[str]  # of lists, tables and layout: nobody can go on with them
+    classes: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # of lists, tables and layout: nobody can go on with them
     faults: list[ImageProblem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def collecting(self, image: str | None = None) -> Iterator[None]:
+        """Errors inside become problems, or faults of one image (its id, or the place that names it)."""
+        try:
+            yield
+        except InputError as error:
+            if image is None:
+                self.problems += error.problems
+            else:
+                self.faults += [ImageProblem(image, problem) for problem in error.problems]
+
+    def warn(self, what: str, names: Iterable[str]) -> None:
+        self.warnings += warn_of(what, names)
 
 
 class ValidatedData(NamedTuple):
@@ -90,18 +103,13 @@ def tag_faults(
 
     else_hint: what to do with a tag that looks like no class.
     """
-    known = set(classes)
-    faults = []
-    for image_id, where, names in tagged:
-        for name in dict.fromkeys(names):
-            if name not in known:
-                span = f"the {len(classes)} classes ({classes[0]} ... {classes[-1]})"
-                faults.append(
-                    ImageProblem(
-                        image_id, f"{where}: tag {name!r} is none of {span}; {_tag_hint(name, classes) or else_hint}"
-                    )
-                )
-    return faults
+    known, span = set(classes), f"the {len(classes)} classes ({classes[0]} ... {classes[-1]})"
+    return [
+        ImageProblem(image_id, f"{where}: tag {name!r} is none of {span}; {_tag_hint(name, classes) or else_hint}")
+        for image_id, where, names in tagged
+        for name in dict.fromkeys(names)
+        if name not in known
+    ]
 
 
 def _tag_hint(name: str, classes: list[str]) -> str | None:
@@ -109,19 +117,12 @@ def _tag_hint(name: str, classes: list[str]) -> str | None:
         return "tags are names of classes, not their numbers"
     if made := composites([name], classes):
         return made[name].hint
-    in_another_case = [known for known in classes if known.casefold() == name.casefold()]
-    if near := in_another_case or get_close_matches(name, classes, n=1):
-        return f"did you mean {near[0]!r}?"
-    return None
+    near = nearest(name, classes)
+    return near and f"did you mean {near!r}?"
 
 
 def check_records(
-    scan: Scan,
-    *,
-    pixels_max: int,
-    on_bad: str,
-    untagged: str,
-    masks_to: Path | None = None,
+    scan: Scan, *, pixels_max: int, on_bad: str, untagged: str, masks_to: Path | None = None
 ) -> ValidatedData:
     """Open every image and mask of a scan once -> index, ground truth, warnings, in the order of the records.
 
@@ -148,7 +149,12 @@ def check_records(
         record, image = pair
         if callable(record.mask) and image is None:
             return None
-        labels, content = _labels(record, image, root=root, pixels_max=pixels_max)
+        if callable(record.mask):
+            labels, content = record.mask(image.height, image.width), None
+        else:
+            refuse_outside(record.mask, root)
+            content = read_bytes(root / record.mask)
+            labels = mask_from(content, root / record.mask, pixels_max=pixels_max)
         held[record.id] = np.bincount(labels.ravel(), minlength=256) > 0
         _refuse_unfit(labels.shape, held[record.id], image, classes, path=root / f"{record.mask}")
         return _keep_mask(record, labels, content, masks_to=None if record.id in bad else masks_to)
@@ -228,18 +234,6 @@ def _each(
     return results, faults
 
 
-def _labels(
-    record: Record, image: ImageFacts | None, *, root: Path, pixels_max: int
-) -> tuple[np.ndarray, bytes | None]:
-    """The label map of a record, and the bytes of its file, which is read once; None of one that is drawn."""
-    if callable(record.mask):
-        return record.mask(image.height, image.width), None
-    refuse_outside(record.mask, root)
-    path = root / record.mask
-    content = read_bytes(path)
-    return mask_from(content, path, pixels_max=pixels_max), content
-
-
 def _refuse_unfit(
     shape: tuple[int, int], held: np.ndarray, image: ImageFacts | None, classes: list[str], *, path: Path
 ) -> None:
@@ -288,7 +282,7 @@ def _cross_check(
     warnings = [
         *warn_of(
             "classes are tagged on images with masks, but occur in none of the masks",
-            [classes[k - 1] for k in found.never],
+            (classes[k - 1] for k in found.never),
         ),
         *warn_of("images have a mask that holds none of their tags", ids[found.strangers & good]),
         *warn_of("images have a class in their mask that is not among their tags", ids[found.untagged & good]),
@@ -303,39 +297,37 @@ def _warnings(
 ) -> list[str]:
     rows = list(zip(index.ids, index.splits, index.present, index.checksums, strict=True))
     trained_on = {checksum for _, split, _, checksum in rows if split == "train"}
+    val = [(image_id, checksum) for image_id, split, _, checksum in rows if split == "val"]
     tags = index.split("train").present[:, 1:]
     images_of = tags.sum(axis=0)
     everywhere = np.flatnonzero((images_of > 0) & (images_of == len(tags)))
     often = [classes[k] for k in np.flatnonzero(images_of >= FEW)]
-    few = [_few(classes[k], images_of[k], often) for k in np.flatnonzero((images_of > 0) & (images_of < FEW))]
-    same_bytes = defaultdict(list)
-    for image_id, split, present, checksum in rows:
-        same_bytes[checksum].append((image_id, split, present.tobytes()))
-    copies = [(first, copy) for first, *others in same_bytes.values() for copy in others]
+    few_of = [_few(classes[k], images_of[k], often) for k in np.flatnonzero((images_of > 0) & (images_of < FEW))]
+    first: dict[str, tuple] = {}
+    copies = [(first.setdefault(row[3], row), row) for row in rows]
+    copies = [(one, copy, f"{copy[0]} = {one[0]}") for one, copy in copies if one is not copy]
     offenders = {
         "classes have no training image, so cannot be learned": [classes[k] for k in np.flatnonzero(images_of == 0)],
-        f"classes have fewer than {FEW} training images": few,
-        "classes are on every training image, so cannot be learned: that needs images without them": [
+        f"classes have fewer than {FEW} training images": few_of,
+        "classes are on every training image, so cannot be learned: that needs images without them": (
             classes[k] for k in everywhere
-        ],
+        ),
         "groups of classes never occur apart, so nothing says which of them is which": _inseparable(
             tags, classes, besides=everywhere
         ),
-        "training images have no tag, so teach background only": [
+        "training images have no tag, so teach background only": (
             image_id for image_id, split, present, _ in rows if split == "train" and not present[1:].any()
-        ],
-        "val images have no mask, so are not evaluated": [
-            image_id for image_id, split, _, _ in rows if split == "val" and image_id not in masks
-        ],
-        "val images are byte for byte training images, which flatters the evaluation": [
-            image_id for image_id, split, _, checksum in rows if split == "val" and checksum in trained_on
-        ],
-        "images are byte for byte copies of others in their split": [
-            f"{copy[0]} = {first[0]}" for first, copy in copies if copy[1] == first[1]
-        ],
-        "images are byte for byte copies of others, but have other tags": [
-            f"{copy[0]} = {first[0]}" for first, copy in copies if copy[2] != first[2]
-        ],
+        ),
+        "val images have no mask, so are not evaluated": (image_id for image_id, _ in val if image_id not in masks),
+        "val images are byte for byte training images, which flatters the evaluation": (
+            image_id for image_id, checksum in val if checksum in trained_on
+        ),
+        "images are byte for byte copies of others in their split": (
+            line for one, copy, line in copies if copy[1] == one[1]
+        ),
+        "images are byte for byte copies of others, but have other tags": (
+            line for one, copy, line in copies if (copy[2] != one[2]).any()
+        ),
     }
     for what in REMARKS:
         offenders[f"images {what}"] = [image_id for image_id in index.ids if what in remarks[image_id]]
@@ -353,12 +345,11 @@ def _inseparable(present: np.ndarray, classes: list[str], *, besides: np.ndarray
 
 def _few(name: str, images: int, often: list[str]) -> str:
     """A class of few images: without classes.txt, a misspelt tag becomes one."""
-    near = get_close_matches(name, often, n=1)
-    return f"{name} ({images}; or is it {near[0]!r} misspelt?)" if near else f"{name} ({images})"
+    near = nearest(name, often)
+    return f"{name} ({images}; or is it {near!r} misspelt?)" if near else f"{name} ({images})"
 
 
 def warn_of(what: str, names: Iterable[str]) -> list[str]:
     """A warning about names, if there are any: how many, and the first of them."""
     names = list(names)
-    more = ", ..." if len(names) > EXAMPLES else ""
-    return [f"{len(names)} {what}: {', '.join(names[:EXAMPLES])}{more}"] if names else []
+    return [f"{len(names)} {what}: {few(names)}"] if names else []

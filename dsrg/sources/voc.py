@@ -8,6 +8,7 @@ ROOT/ImageSets/Segmentation/SPLIT.txt     one id a line
 ROOT/classes.txt                          one class name a line; without this file, VOC's twenty
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,42 +31,30 @@ def scan_voc(root: str | Path, *, train: str, val: str | None) -> Scan:
     `train` and `val` name the lists (`trainaug`, `val`); without `val` there are training images only. Never raises for
     bad data: all problems are in the scan.
     """
-    root = Path(root)
-    if problems := _layout_problems(root, FOLDERS):
-        return Scan(root, [], [], problems)
-    try:
-        classes = read_classes(root / "classes.txt") if (root / "classes.txt").exists() else VOC_CLASSES
-    except InputError as error:
-        return Scan(root, [], [], error.problems)
+    scan = Scan(Path(root), VOC_CLASSES, problems=_layout_problems(Path(root), FOLDERS))
+    if not scan.problems and (own := scan.root / "classes.txt").exists():
+        with scan.collecting():
+            scan.classes = read_classes(own)
+    if scan.problems:
+        return scan
 
     listed: list[ListEntry] = []
     for split, name in {"train": train, "val": val}.items():
-        if name is None:
-            continue
-        try:
-            listed += _read_list(list_path(root, name), split, key=f"data.{split}")
-        except InputError as error:
-            problems += error.problems
-    problems += id_problems(listed)
-    listed = [entry for entry in listed if not id_fault(entry.id)]
-
-    images = _images_by_id(root)
-    faults = _image_faults(listed, images)
-
+        with scan.collecting():
+            listed += _read_list(scan.root, name, split, key=f"data.{split}") if name is not None else []
+    listed, images = _find_images(scan, listed)
     tags: dict[str, tuple[str, ...]] = {}
     for image_id in dict.fromkeys(entry.id for entry in listed):
-        try:
-            tags[image_id] = _read_tags(_annotation(root, image_id))
-        except InputError as error:
-            faults += [ImageProblem(image_id, problem) for problem in error.problems]
-    faults += tag_faults(((i, str(_annotation(root, i)), names) for i, names in tags.items()), classes)
-
-    records = [
-        Record(entry.id, entry.split, images[entry.id][0], tags.get(entry.id, ()), _mask(root, entry.id))
+        with scan.collecting(image_id):
+            tags[image_id] = _read_tags(_annotation(scan.root, image_id))
+    tagged = ((image_id, str(_annotation(scan.root, image_id)), names) for image_id, names in tags.items())
+    scan.faults += tag_faults(tagged, scan.classes)
+    scan.records = [
+        Record(entry.id, entry.split, images[entry.id], tags.get(entry.id, ()), _mask(scan.root, entry.id))
         for entry in listed
         if entry.id in images
     ]
-    return Scan(root, classes, records, problems, faults)
+    return scan
 
 
 def untagged_index(root: str | Path, name: str, classes: list[str], *, key: str, pixels_max: int) -> Index:
@@ -74,16 +63,11 @@ def untagged_index(root: str | Path, name: str, classes: list[str], *, key: str,
     Needs neither annotations nor masks (the test split has none) and opens every image once. `key` is where the person
     named the list. Raises InputError with all problems at once, as `check_records` does.
     """
-    root = Path(root)
-    if problems := _layout_problems(root, ("JPEGImages", "ImageSets/Segmentation")):
+    scan = Scan(Path(root), classes)
+    if problems := _layout_problems(scan.root, ("JPEGImages", "ImageSets/Segmentation")):
         raise InputError(problems)
-    listed = _read_list(list_path(root, name), "val", key=key)
-    images = _images_by_id(root)
-    problems = id_problems(listed)
-    listed = [entry for entry in listed if not id_fault(entry.id)]
-    faults = _image_faults(listed, images)
-    records = [Record(entry.id, entry.split, images[entry.id][0], (), None) for entry in listed if entry.id in images]
-    scan = Scan(root, classes, records, problems, faults)
+    listed, images = _find_images(scan, _read_list(scan.root, name, "val", key=key))
+    scan.records = [Record(entry.id, "val", images[entry.id], (), None) for entry in listed if entry.id in images]
     return check_records(scan, pixels_max=pixels_max, on_bad="fail", untagged="background").index
 
 
@@ -101,7 +85,8 @@ def _layout_problems(root: Path, folders: Iterable[str]) -> list[str]:
     return [f"{folder}: no such folder; {hint} (data.root)" for folder in ([root] if not root.is_dir() else missing)]
 
 
-def _read_list(path: Path, split: str, *, key: str) -> list[ListEntry]:
+def _read_list(root: Path, name: str, split: str, *, key: str) -> list[ListEntry]:
+    path = list_path(root, name)
     if not path.is_file():
         others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
         raise InputError(f"{path}: no such list; set {key} to one of those there: {others}")
@@ -112,24 +97,20 @@ def _read_list(path: Path, split: str, *, key: str) -> list[ListEntry]:
     return listed
 
 
-def _image_faults(listed: Iterable[ListEntry], images: dict[str, list[str]]) -> list[ImageProblem]:
-    """Ids that have no image, or several."""
-    faults = []
+def _find_images(scan: Scan, listed: list[ListEntry]) -> tuple[list[ListEntry], dict[str, str]]:
+    """Entries with sound ids, and images by id, relative to the root; an id with none or several is a fault."""
+    images: dict[str, list[str]] = defaultdict(list)
+    for path in sorted((scan.root / "JPEGImages").iterdir()):
+        if path.suffix.lower() in ENDINGS or path.suffix.lower() in HOW_TO_READ:  # reading one says what it needs
+            images[path.stem].append(f"JPEGImages/{path.name}")
+    scan.problems += id_problems(listed)
+    listed = [entry for entry in listed if not id_fault(entry.id)]
     for entry in listed:
         if len(found := images.get(entry.id, [])) != 1:
             what = f"has {len(found)} images: {', '.join(found)}; keep one" if found else "has no image"
             problem = f"{entry.where}: id {entry.id!r} {what}; expected JPEGImages/{entry.id}.jpg (or .png ...)"
-            faults.append(ImageProblem(entry.id, problem))
-    return faults
-
-
-def _images_by_id(root: Path) -> dict[str, list[str]]:
-    """Images by id, their paths relative to the root."""
-    images: dict[str, list[str]] = {}
-    for path in sorted((root / "JPEGImages").iterdir()):
-        if path.suffix.lower() in ENDINGS or path.suffix.lower() in HOW_TO_READ:  # reading one says what it needs
-            images.setdefault(path.stem, []).append(f"JPEGImages/{path.name}")
-    return images
+            scan.faults.append(ImageProblem(entry.id, problem))
+    return listed, {image_id: found[0] for image_id, found in images.items()}
 
 
 def _annotation(root: Path, image_id: str) -> Path:
