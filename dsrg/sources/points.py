@@ -17,7 +17,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dsrg.data.index import Index
-from dsrg.errors import InputError
+from dsrg.errors import InputError, nearest
 from dsrg.files import write_csv
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import Mark
@@ -78,7 +77,7 @@ class Points:
 
 def read_point_rows(path: Path) -> list[PointRow]:
     """The rows of a table of points. Raises InputError for what is no such table, with every malformed line."""
-    names, lines = read_cells(path, images=ROWS_MAX // 2)
+    names, lines, line_problems = read_cells(path, images=ROWS_MAX // 2)
     columns = [name.casefold() for name in names]
     problems = [
         f"{path}:1: {'no' if name not in columns else 'more than one'} column {name!r}; "
@@ -86,19 +85,14 @@ def read_point_rows(path: Path) -> list[PointRow]:
         for name in COLUMNS
         if columns.count(name) > 1 or (name in REQUIRED and name not in columns)
     ]
-    if problems:
+    if problems := problems or line_problems:
         raise InputError(problems)
     rows = []
-    for where, cells, problem in lines:
-        if problem is not None:
-            problems.append(problem)
-            continue
+    for where, cells in lines:
         texts = {name: "" if value is None else str(value).strip() for name, value in cells.items()}
         own = {name.casefold(): normal(text) for name, text in texts.items()}
         more = tuple((name, text) for name, text in texts.items() if name.casefold() not in COLUMNS)
         rows.append(PointRow(where, *(own.get(name, "") for name in COLUMNS), more))
-    if problems:
-        raise InputError(problems)
     return rows
 
 
@@ -129,14 +123,12 @@ def place_text(value: float) -> str:
 class Place(NamedTuple):
     """A row that is understood."""
 
-    number: int  # of the row
-    where: str
+    row: PointRow
     image_id: str
     label: int
     x: float
     y: float
     radius: float
-    stroke: str
 
 
 class PointReader:
@@ -156,122 +148,110 @@ class PointReader:
     def read(self, rows: Sequence[PointRow]) -> Points:
         """Raises InputError with every offender, kind by kind."""
         self.problems: dict[str, list[str]] = defaultdict(list)
-        self.unused: dict[str, None] = {}
-        lost = self._find_images(rows)
-        places = [place for number, row in enumerate(rows) if (place := self._place(number, row)) is not None]
-        strokes = self._strokes(places)
-        added = self._added(places)
+        first = {row.image: row.where for row in reversed(rows)}
+        found = {name: self.find(name) for name in first}
+        self.problems["image"] += [f"{first[name]}: {one}" for name, one in found.items() if type(one) is InputError]
+        unused: dict[str, None] = {}
+        places = []
+        for place in filter(None, map(self._place, rows)):
+            if self.index.splits[self.row[place.image_id]] == "train":
+                places.append(place)
+            else:
+                unused[place.image_id] = None
+        strokes, added = self._strokes(places), self._added(places)
         self._class_problems(rows)
         if any(self.problems.values()):
             raise InputError(line for kind in self.problems.values() for line in kind)
         marks, rows_of = defaultdict(list), defaultdict(list)
-        for (image_id, *_), own in strokes.items():
+        for (image_id, _), own in strokes.items():
             path = np.array([(place.x, place.y) for place in own])
             marks[image_id].append(Mark(own[0].label, own[0].radius, path))
-            rows_of[image_id].append([rows[place.number] for place in own])
+            rows_of[image_id].append([place.row for place in own])
         names = {image_id: ", ".join(self.classes[k - 1] for k in sorted(own)) for image_id, own in added.items()}
-        named = [f"{image_id} ({text})" for image_id, text in names.items()]
+        lost = (name for name, one in found.items() if one is None)
         warnings = [
-            *warn_of("images have points of a class that is not among their tags, which is added", named),
-            *warn_of("images of points are evaluated, not learned from; their points are not used", self.unused),
+            *warn_of(
+                "images have points of a class that is not among their tags, which is added",
+                (f"{image_id} ({text})" for image_id, text in names.items()),
+            ),
+            *warn_of("images of points are evaluated, not learned from; their points are not used", unused),
             *warn_of("images of points are not among the data; their points are left out", lost),
         ]
         return Points(dict(marks), dict(rows_of), added, warnings)
 
-    def _find_images(self, rows: Sequence[PointRow]) -> list[str]:
-        """Find out what images the rows mean -> names of those that are left out."""
-        first = {row.image: row.where for row in reversed(rows)}
-        faults = [(name, fault) for name in first if isinstance(fault := self.find(name), InputError)]
-        self.problems["image"] += [f"{first[name]}: {fault}" for name, fault in faults]
-        return [name for name in first if self.found[name] is None]
-
     def find(self, name: str) -> str | InputError | None:
         """The id of an image, what is wrong with its name, or None for one that is left out."""
         if name not in self.found:
-            self.found[name] = self._find(name)
+            self.found[name] = name if name in self.row else self._find(name)
         return self.found[name]
 
     def _find(self, name: str) -> str | InputError | None:
-        if name in self.row:
-            return name
         try:
             return self.by_path[self.names.find(name)]
         except InputError as error:
             return None if self.unknown == "skip" and not self.names.fitting(name) else error
 
-    def _place(self, number: int, row: PointRow) -> Place | None:
-        """A row's place on a training image, or None with the reason noted."""
-        image_id = self.found[row.image]
-        label = self.labels.get(row.name)
+    def _place(self, row: PointRow) -> Place | None:
+        """A row's place on an image, or None with the reason noted."""
+        image_id, label = self.found[row.image], self.labels.get(row.name)
         if not isinstance(image_id, str) or label is None:
             return None
-        height, width = int(self.index.heights[self.row[image_id]]), int(self.index.widths[self.row[image_id]])
-        x, y, radius = _number(row.x), _number(row.y), _number(row.radius or "0")
-        for name, text, value in (("x", row.x, x), ("y", row.y, y), ("radius", row.radius, radius)):
-            if value is None:
-                self.problems["number"].append(f"{row.where}: {name} {text[:40]!r}; expected a number, as 12 or 12.5")
+        numbers = {"x": row.x, "y": row.y, "radius": row.radius or "0"}
+        values = {name: _number(text) for name, text in numbers.items()}
+        for name in (name for name, value in values.items() if value is None):
+            wrong = f"{row.where}: {name} {numbers[name][:40]!r}"
+            self.problems["number"].append(f"{wrong}; expected a number, as 12 or 12.5")
         if row.stroke and not re.fullmatch("[0-9]{1,9}", row.stroke):
             self.problems["number"].append(f"{row.where}: stroke {row.stroke[:40]!r}; expected a whole number")
-            return None
-        if None in (x, y, radius):
-            return None
-        if not (0 <= x <= width and 0 <= y <= height):
-            size = f"{row.image} has {width} x {height} pixels (as turned by its EXIF orientation)"
-            self.problems["outside"].append(f"{row.where}: {row.x}, {row.y} lies outside of the image; {size}")
-            return None
-        if not 0 <= radius <= max(height, width):
-            limit = f"expected 0 to {max(height, width)} pixels, the longer side of {row.image}"
-            self.problems["radius"].append(f"{row.where}: radius {row.radius}; {limit}")
-            return None
-        if self.index.splits[self.row[image_id]] != "train":
-            self.unused[image_id] = None
-            return None
-        return Place(number, row.where, image_id, label, x, y, radius, row.stroke)
+        elif None not in values.values():
+            height, width = (int(sides[self.row[image_id]]) for sides in (self.index.heights, self.index.widths))
+            if not (0 <= values["x"] <= width and 0 <= values["y"] <= height):
+                size = f"{row.image} has {width} x {height} pixels (as turned by its EXIF orientation)"
+                self.problems["outside"].append(f"{row.where}: {row.x}, {row.y} lies outside of the image; {size}")
+            elif not 0 <= values["radius"] <= max(height, width):
+                limit = f"expected 0 to {max(height, width)} pixels, the longer side of {row.image}"
+                self.problems["radius"].append(f"{row.where}: radius {row.radius}; {limit}")
+            else:
+                return Place(row, image_id, label, **values)
+        return None
 
-    def _strokes(self, places: list[Place]) -> dict[tuple, list[Place]]:
+    def _strokes(self, places: list[Place]) -> dict[tuple[str, str | int], list[Place]]:
         """Places by the mark that they belong to: those with a stroke's number together, others each alone."""
-        strokes: dict[tuple, list[Place]] = defaultdict(list)
-        for place in places:
-            key = (place.image_id, place.stroke) if place.stroke else (place.image_id, place.number)
-            first = strokes[key][0] if strokes[key] else place
-            if (first.label, first.radius) != (place.label, place.radius):
-                what = f"stroke {place.stroke} of {place.image_id} begins with another class or radius ({first.where})"
-                self.problems["stroke"].append(f"{place.where}: {what}; give this one a number of its own")
-            strokes[key].append(place)
+        strokes: dict[tuple[str, str | int], list[Place]] = {}
+        for number, place in enumerate(places):
+            own = strokes.setdefault((place.image_id, place.row.stroke or number), [])
+            own.append(place)
+            if (own[0].label, own[0].radius) != (place.label, place.radius):
+                what = f"stroke {place.row.stroke} of {place.image_id} begins with another class or radius"
+                hint = f"({own[0].row.where}); give this one a number of its own"
+                self.problems["stroke"].append(f"{place.row.where}: {what} {hint}")
         return strokes
 
     def _added(self, places: list[Place]) -> dict[str, set[int]]:
         """Classes that are no tag of the image on which they have a place."""
         added: dict[str, set[int]] = defaultdict(set)
-        for place in places:
-            known = place.label == UNLABELLED or self.index.present[self.row[place.image_id], place.label]
-            if known or place.label in added[place.image_id]:
+        for row, image_id, label, *_ in places:
+            if label == UNLABELLED or self.index.present[self.row[image_id], label] or label in added.get(image_id, ()):
                 continue
-            added[place.image_id].add(place.label)
+            added[image_id].add(label)
             if self.tags == "refuse":
-                name = self.classes[place.label - 1]
-                self.problems["tag"].append(
-                    f"{place.where}: {name!r} is no tag of {place.image_id}; tag the image with it, or set "
-                    "data.points_tags: add"
-                )
-        return {image_id: own for image_id, own in added.items() if own}
+                hint = "tag the image with it, or set data.points_tags: add"
+                name = self.classes[label - 1]
+                self.problems["tag"].append(f"{row.where}: {name!r} is no tag of {image_id}; {hint}")
+        return dict(added)
 
     def _class_problems(self, rows: Sequence[PointRow]) -> None:
+        span = f"the {len(self.classes)} classes ({self.classes[0]} ... {self.classes[-1]})"
         for row in rows:
             if row.name not in self.labels:
-                hint = _class_hint(row.name, [*self.classes, BACKGROUND, ERASE])
-                span = f"the {len(self.classes)} classes ({self.classes[0]} ... {self.classes[-1]})"
-                self.problems["class"].append(
-                    f"{row.where}: class {row.name[:80]!r} is none of {span}, nor {BACKGROUND} or {ERASE}; {hint}"
-                )
+                none = f"class {row.name[:80]!r} is none of {span}, nor {BACKGROUND} or {ERASE}"
+                self.problems["class"].append(f"{row.where}: {none}; {self._class_hint(row.name)}")
 
-
-def _class_hint(name: str, known: list[str]) -> str:
-    if name.isdecimal():
-        return "classes are named, not numbered"
-    in_another_case = [other for other in known if other.casefold() == name.casefold()]
-    near = in_another_case or get_close_matches(name[:80], known, n=1)
-    return f"did you mean {near[0]!r}?" if near else "fix it, or remove the row"
+    def _class_hint(self, name: str) -> str:
+        if name.isdecimal():
+            return "classes are named, not numbered"
+        near = nearest(name, [*self.classes, BACKGROUND, ERASE])
+        return f"did you mean {near!r}?" if near else "fix it, or remove the row"
 
 
 def _number(text: str) -> float | None:
