@@ -1,7 +1,6 @@
 """From networks to label maps, activation maps, seeds and scores."""
 
 import csv
-import json
 from dataclasses import replace
 from itertools import islice
 
@@ -19,7 +18,6 @@ from dsrg.artifacts.model_file import Model, save_model
 from dsrg.data.batches import WHOLE, crop_and_resize
 from dsrg.data.images import limit_side, read_image
 from dsrg.data.index import GroundTruth
-from dsrg.errors import InputError
 from dsrg.evaluation.classification import mean_average_precision, tag_scores
 from dsrg.evaluation.scores import (
     Scores,
@@ -31,9 +29,9 @@ from dsrg.evaluation.scores import (
     write_quality,
 )
 from dsrg.evaluation.segmentation import evaluate_segmenter
-from dsrg.files import sha256, write_json
+from dsrg.files import sha256
 from dsrg.inference import released
-from dsrg.inference.cams import activation_maps, load_classifier
+from dsrg.inference.cams import activation_maps
 from dsrg.inference.gradient_saliency import gradient_saliency
 from dsrg.inference.predict import (
     ImageLogits,
@@ -42,9 +40,8 @@ from dsrg.inference.predict import (
     merged_labels,
     postprocess,
     predict_logits,
-    predictions,
 )
-from dsrg.inference.preprocess import image_batches, read_images, resize_native, scaled_side, warp_to_square
+from dsrg.inference.preprocess import resize_native, scaled_side, warp_to_square
 from dsrg.inference.seeding import crf_labels, resumable_seed_rows, saliency_map, saliency_maps, seed_rows
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.metrics import total_confusion
@@ -109,79 +106,34 @@ class TestSquares:
             for row, column in ((0, 0), (-1, -1), (0, -1)):  # corners stay corners
                 assert (square[:, row, column].numpy() == image[row, column]).all()
 
-    def test_batches_of_images_go_over_the_index_once(self, tmp_path):
-        pictures = {name: picture(9, 12, seed=k) for k, name in enumerate("abcde")}
-        index = save_index(tmp_path, pictures, [[1]] * 5)
-        batches = list(image_batches(index, batch=2))
-        assert [rows for rows, _ in batches] == [[0, 1], [2, 3], [4]]
-        found = [image for _, images in batches for image in images]
-        for image, expected in zip(found, pictures.values(), strict=True):
-            np.testing.assert_array_equal(image, expected)
-
-
-def class_probs(network, images, settings):
-    """Probabilities float (C+1, H, W) of each image."""
-    return [one.scores.softmax(dim=0) for one in predict_logits(network, images, None, settings, size=33)]
-
 
 class TestPrediction:
     IMAGES = [picture(40, 60, seed=3), picture(33, 20, seed=4)]
+    # sides of each image at each scale: squares; released `test-ms-f.py`: scales of its own size, sides brought to 8k+1
+    SIDES = {
+        "square": [[25, 33, 49]] * 2,
+        "native": [[(33, 49), (41, 57), (57, 89)], [(25, 17), (33, 17), (49, 33)]],
+    }
 
-    @pytest.mark.parametrize("merge", ["sum", "mean"])
-    @pytest.mark.parametrize("flip", [False, True])
-    def test_against_a_plain_transcription(self, merge, flip):
-        network, scales = Uneven(), [0.75, 1.0, 1.5]
-        settings = PredictParams(shape="square", scales=scales, flip=flip, merge=merge, max_side=1024)
-        found = class_probs(network, self.IMAGES, settings)
-        for image, probs in zip(self.IMAGES, found, strict=True):
+    @pytest.mark.parametrize("classes", [3, 7, 8, 21])
+    @pytest.mark.parametrize("shape", SIDES)
+    @pytest.mark.parametrize(("merge", "flip"), [("sum", True), ("mean", False)])
+    def test_against_a_plain_transcription(self, shape, merge, flip, classes):
+        network = Uneven() if classes == 3 else nn.Sequential(Uneven(), nn.Conv2d(3, classes, 1)).eval()
+        settings = PredictParams(shape=shape, scales=[0.75, 1.0, 1.5], flip=flip, merge=merge, max_side=1024)
+        found = predict_logits(network, self.IMAGES, None, settings, size=33)
+        for image, sides, one in zip(self.IMAGES, self.SIDES[shape], found, strict=True):
             logits = []
-            for side in (25, 33, 49):
-                square = warp_to_square([image], side)
-                seen = [network(square)]
-                if flip:
-                    seen.append(torch.flip(network(torch.flip(square, [3])), [3]))
-                for grid in seen:
-                    logits.append(F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0])
+            for side in sides:
+                pixels = crop_and_resize(image, WHOLE, size=side) if shape == "native" else None
+                seen = warp_to_square([image], side) if pixels is None else torch.tensor(pixels).permute(2, 0, 1)[None]
+                grids = [network(seen), *([network(seen.flip(3)).flip(3)] if flip else [])]
+                logits += [F.interpolate(g, image.shape[:2], mode="bilinear", align_corners=True)[0] for g in grids]
             merged = sum(logits) if merge == "sum" else sum(logits) / len(logits)
-            torch.testing.assert_close(probs, merged.exp() / merged.exp().sum(dim=0))
-
-    def test_native_shape_against_a_plain_transcription(self):
-        """Released `test-ms-f.py`: each image at scales of its own size, sides brought to 8k+1."""
-        network, settings = (
-            Uneven(),
-            PredictParams(shape="native", scales=[0.75, 1.25], flip=True, merge="sum", max_side=1024),
-        )
-        sides = [[(33, 49), (49, 73)], [(25, 17), (41, 25)]]
-        for image, own, probs in zip(self.IMAGES, sides, class_probs(network, self.IMAGES, settings), strict=True):
-            logits = 0
-            for side in own:
-                seen = torch.from_numpy(crop_and_resize(image, WHOLE, size=side).transpose(2, 0, 1).copy())[None]
-                for grid in (network(seen), network(seen.flip(3)).flip(3)):
-                    logits = logits + F.interpolate(grid, image.shape[:2], mode="bilinear", align_corners=True)[0]
-            torch.testing.assert_close(probs, logits.softmax(dim=0))
-
-    @pytest.mark.parametrize("classes", [7, 8, 21])
-    def test_many_classes_are_interpolated_as_few(self, classes):
-        network = Uneven()
-        many = nn.Sequential(network, nn.Conv2d(3, classes, 1)).eval()
-        settings = PredictParams(shape="square", scales=[0.75, 1.0], flip=False, merge="sum", max_side=1024)
-        (found,) = predict_logits(many, self.IMAGES[:1], None, settings, size=33)
-        grids = (many(warp_to_square(self.IMAGES[:1], side)) for side in (25, 33))
-        expected = sum(F.interpolate(grid, (40, 60), mode="bilinear", align_corners=True)[0] for grid in grids)
-        torch.testing.assert_close(found.scores, expected)
+            torch.testing.assert_close(one.scores, merged)
 
     def test_native_sides_are_never_too_small(self):
         assert resize_native(picture(1, 100, seed=0), 0.5).shape == (1, 3, 9, 49)
-
-    def test_a_mirror_image_is_predicted_alike(self):
-        mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
-        settings = PredictParams(shape="square", scales=[1.0], flip=True, merge="mean", max_side=1024)
-        pairs = [class_probs(Uneven(), images, settings) for images in (self.IMAGES, mirrored)]
-        for here, there in zip(*pairs, strict=True):
-            torch.testing.assert_close(here, there.flip(2), rtol=0, atol=0.02)  # a gray level of rounding
-        settings = settings.model_copy(update={"flip": False})
-        here, there = (class_probs(Uneven(), images, settings)[0] for images in (self.IMAGES, mirrored))
-        assert (here - there.flip(2)).abs().max() > 0.2  # without flip it is not
 
 
 class TestMergedLabels:
@@ -212,14 +164,6 @@ class TestMergedLabels:
         assert (labels[:, :50] == 0).all() and (labels[:, 51:] == 1).all()
         assert pixels == [80 * 20]  # one column of cells
         assert (merged_labels([grids[0][:1], grids[0][2:]], (80, 81)) == 0).all() and len(pixels) == 1
-
-    def test_label_maps_alone_are_those_of_the_probabilities(self):
-        images = [picture(40, 60, seed=seed) for seed in range(4)] + [np.full((20, 30, 3), (10, 20, 250), np.uint8)]
-        arguments = (Colors(), images, None, PredictParams(**released.PREDICT))
-        alone = predictions(*arguments, size=33, kernel=None)
-        for one, whole in zip(alone, predictions(*arguments, size=33, kernel=None, probabilities=True), strict=True):
-            np.testing.assert_array_equal(one.labels, whole.labels)
-            assert whole.probs.shape[0] == 3 and (whole.probs > 0).all()
 
 
 class TestLabels:
@@ -289,48 +233,8 @@ class TestLabels:
         (found,) = postprocess([opinion], kernel=None, probabilities=True)
         assert (found.labels == 1).all() and np.allclose(found.probs.sum(axis=0), 1) and not found.probs[2].any()
 
-    @pytest.mark.parametrize("kernel", [None, KERNEL])
-    def test_a_large_image_is_worked_on_smaller(self, kernel):
-        """Its label maps have its own size all the same, its probabilities that worked on."""
-        large, settings = picture(40, 90, seed=6), PredictParams(**released.PREDICT | {"max_side": 45})
-        (opinion,) = predict_logits(Uneven(), [large], None, settings, size=33)
-        assert opinion.image.shape == (20, 45, 3) and opinion.scores.shape == (3, 20, 45)
-        (found,) = postprocess([opinion], kernel=kernel, probabilities=True)
-        (small,) = predictions(Uneven(), [opinion.image], None, settings, size=33, kernel=kernel)
-        for labels, expected in ((found.labels, small.labels), (found.network_labels, small.network_labels)):
-            np.testing.assert_array_equal(labels, expected.repeat(2, axis=0).repeat(2, axis=1))
-        assert found.probs.shape == (3, 20, 45)
-
-    @pytest.mark.parametrize("tags_only", [False, True])
-    def test_tags_exclude_the_other_classes(self, tmp_path, tags_only):
-        """Red is background, green class 1, blue class 2. A blue picture without the tag is no blue."""
-        blue = np.zeros((20, 30, 3), np.uint8)
-        blue[..., 2] = 250
-        green = np.zeros((16, 40, 3), np.uint8)
-        green[..., 1], green[:, 20:, 2] = 100, 200  # its right half is more blue than green
-        pictures = {"blue": blue, "green": green, "both": green}
-        index = save_index(tmp_path, pictures, [[0, 0], [1, 0], [1, 1]])
-        settings = PredictParams(shape="square", scales=[1.0], flip=True, merge="sum", max_side=1024)
-        present, images = index.present if tags_only else None, read_images(index)
-        found = list(predict_logits(Colors(), images, present, settings, size=33, batch=2))
-        assert [opinion.image.shape for opinion in found] == [(20, 30, 3), (16, 40, 3), (16, 40, 3)]
-        assert [len(opinion.scores) for opinion in found] == ([1, 2, 3] if tags_only else [3] * 3)
-        blue, green, both = (set(np.unique(one.labels)) for one in postprocess(found, kernel=None))
-        assert blue == ({0} if tags_only else {2}) and green == ({1} if tags_only else {1, 2}) and both == {1, 2}
-
 
 class TestLoading:
-    def test_segmenter_comes_ready_to_predict(self, tmp_path):
-        torch.manual_seed(0)
-        network = DeepLab(classes=2, **NETWORK, **HEAD)
-        save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], {**NETWORK, **HEAD}, 65, network.state_dict()))
-        loaded, model = load_segmenter(tmp_path / "m.pt", stage_name="train_dsrg")
-        assert not loaded.training and model.size == 65 and model.classes == ["a", "b"]
-        images = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
-        assert torch.equal(loaded(images.to(next(loaded.parameters()).device)).cpu(), network.eval()(images))
-        with pytest.raises(InputError, match="expected a classifier; run the stage `train_cam` again"):
-            load_classifier(tmp_path / "m.pt", stage_name="train_cam")
-
     @pytest.mark.parametrize("backbone", ["vgg_mini", "mobilenet_v2"])
     def test_no_weight_is_drawn_to_be_replaced(self, tmp_path, backbone):
         keywords = {**NETWORK, "backbone": backbone, **HEAD}
@@ -339,7 +243,7 @@ class TestLoading:
         save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], keywords, 65, network.state_dict()))
         before = torch.random.get_rng_state()
         loaded, _ = load_segmenter(tmp_path / "m.pt", stage_name="train_dsrg")
-        assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.equal(torch.random.get_rng_state(), before) and not loaded.training
         everything = [dict([*one.named_parameters(), *one.named_buffers()]) for one in (loaded, network)]
         assert everything[0].keys() == everything[1].keys()
         assert all(torch.equal(everything[0][name].cpu(), value) for name, value in everything[1].items())
@@ -360,13 +264,6 @@ class TestActivationMaps:
                 expected += F.interpolate(maps.clamp(min=0), (5, 5), mode="bilinear", align_corners=True) / 4
         torch.testing.assert_close(found, expected)
         assert (found == 0).any() and (found > 0).any()
-
-    def test_mirror_images_have_mirrored_maps(self):
-        mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in self.IMAGES]
-        here, there = (
-            activation_maps(Uneven(), images, size=33, scales=[1.0], flip=True) for images in (self.IMAGES, mirrored)
-        )
-        torch.testing.assert_close(here, there.flip(3), rtol=0, atol=0.03)
 
     def test_maps_at_stride_16_lie_where_those_at_stride_8_do(self):
         class Coarse(Colors):
@@ -474,23 +371,19 @@ class TestSeeding:
         assert rows[2].seeds.size == 81 and (rows[2].seeds == 0).sum() in (8, 9)  # no tag: no seed is in the way
 
     def test_crf_takes_away_the_seeds_that_it_disagrees_with(self, data):
-        index, root = data
-        plain, saliency = self.sections(method="mbd", with_cam=False)
-        plain = plain.model_copy(update={"fg_thresh": 0.05})  # so low that seeds cover the background
-        strict = plain.model_copy(update={"crf": plain.crf.model_copy(update={"use": "agree"})})
-        few, many = (
+        index, _ = data
+        seeds, saliency = self.sections(method="mbd", with_cam=False)
+        plain, agreed, replaced = (
             np.stack([row.seeds for row in seed_rows(Colors(), index, size=65, seeds=how, saliency=saliency)])
-            for how in (strict, plain)
+            for how in (
+                # so low a threshold that seeds cover the background
+                seeds.model_copy(update={"fg_thresh": 0.05, "crf": seeds.crf.model_copy(update={"use": use})})
+                for use in ("none", "agree", "replace")
+            )
         )
-        alone = plain.model_copy(update={"crf": plain.crf.model_copy(update={"use": "replace"})})
-        whole = np.stack([row.seeds for row in seed_rows(Colors(), index, size=65, seeds=alone, saliency=saliency)])
-        np.testing.assert_array_equal(few, np.where(many == whole, many, 255))
-        assert (whole != 255).all()
-        kept = few != 255
-        np.testing.assert_array_equal(few[kept], many[kept])
-        assert 0 < kept.sum() < (many != 255).sum()
-        assert many[0, 0, 0] == 1 and few[0, 0, 0] == 255
-        assert few[0, 4, 4] == 1 and few[1, 4, 4] == 2 and (few[2] == 0).all()
+        np.testing.assert_array_equal(agreed, np.where(plain == replaced, plain, 255))
+        assert (replaced != 255).all() and plain[0, 0, 0] == 1 and agreed[0, 0, 0] == 255
+        assert agreed[0, 4, 4] == 1 and agreed[1, 4, 4] == 2 and (agreed[2] == 0).all()
 
     def test_crf_sees_every_eighth_pixel_of_the_square_and_the_tagged_classes(self):
         images = [picture(40, 60, seed=0), picture(70, 30, seed=1)]
@@ -538,13 +431,12 @@ class TestSeeding:
         assert found.shape == (10, 10) and found.dtype == np.float32
         np.testing.assert_allclose(found[:, [0, 4, 5, 9]], [[0.2, 0.2, 1, 1]] * 10, atol=1e-4)
 
-    @pytest.mark.parametrize("method", ["mbd", "rbd", "combined"])
-    def test_a_large_image_is_looked_at_smaller(self, tmp_path, method):
+    def test_a_large_image_is_looked_at_smaller(self, tmp_path):
         pictures = {"a": picture(60, 90, seed=1), "b": picture(40, 40, seed=2)}
         index = save_index(tmp_path, pictures, [[1], [1]])
         (tmp_path / "small").mkdir()
         small = save_index(tmp_path / "small", pictures | {"a": limit_side(pictures["a"], 45)}, [[1], [1]])
-        settings = {"saliency": self.sections(method=method)[1], "grid": 7}
+        settings = {"saliency": self.sections(method="mbd")[1], "grid": 7}
         found = list(saliency_maps(replace(index, max_side=45), **settings))
         np.testing.assert_array_equal(found, list(saliency_maps(small, **settings)))
         assert not np.array_equal(found[0], next(saliency_maps(index, **settings)))
@@ -564,18 +456,6 @@ class TestSeeding:
                 expected = across[0] + (y - top) * (across[1] - across[0])
                 assert found[row, column] == pytest.approx(expected / 255, abs=1e-5)
 
-    def test_bad_and_missing_ready_maps(self, data, tmp_path):
-        index, root = data
-        folder = tmp_path / "maps"
-        folder.mkdir()
-        cv2.imwrite(str(folder / "red.png"), np.zeros((5, 5, 3), np.uint8))
-        _, saliency = self.sections(method="maps", maps=str(folder))
-        with pytest.raises(InputError) as error:
-            saliency_maps(index, saliency=saliency, grid=9)
-        assert [problem.rsplit(" ", 1)[1] for problem in error.value.problems] == ["green.png", "none.png"]
-        with pytest.raises(InputError, match="red.png: expected a gray PNG"):
-            saliency_map(folder / "red.png", saliency=saliency, grid=9)
-
 
 def read_csv(path) -> list[dict]:
     with open(path, newline="") as file:
@@ -594,12 +474,6 @@ def literal_average_precision(scores, tagged) -> float:
 
 
 class TestTags:
-    def test_by_hand(self):
-        """Class 1 ranks right, wrong, right: (1/1 + 2/3) / 2. Class 2 finds its one image last: 1/3. No image has 3."""
-        scores = torch.tensor([[30.0, 1, 9], [20, 2, 9], [10, 3, 9]])
-        present = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
-        assert mean_average_precision(scores, present) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2)
-
     @settings(max_examples=100, deadline=None)
     @given(
         scores=arrays(np.float32, (12, 3), elements=st.sampled_from([-50, -1, 0, 0.5, 2, 40, 41])),
@@ -634,7 +508,7 @@ class TestScoring:
         scores.add(self.TRUTH.T, labels=self.PLAIN.T, labels_crf=self.REFINED.T)
         return scores
 
-    def test_metrics_by_hand(self, scores, tmp_path):
+    def test_metrics_by_hand(self, scores):
         metrics = scores.metrics()
         # plain: background 3/4, cat 2/4, dog 0 (called, never there); with CRF: background 4/5, cat 2/3
         assert metrics["miou"] == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
@@ -644,21 +518,13 @@ class TestScoring:
         assert metrics["pixel_accuracy"] == pytest.approx(5 / 7)
         assert metrics["pixel_accuracy_crf"] == pytest.approx(6 / 7)
         assert metrics["absent"] == ["dog", "owl"]
-        write_json(tmp_path / "metrics.json", metrics)
-        assert json.loads((tmp_path / "metrics.json").read_text())["absent"] == ["dog", "owl"]
 
     def test_per_class_leaves_out_what_nobody_saw(self, scores, tmp_path):
         write_per_class(tmp_path / "a.csv", {"dsrg": scores, "retrain": scores})
         table = read_csv(tmp_path / "a.csv")
         assert list(table[0]) == ["class", "dsrg", "dsrg_crf", "retrain", "retrain_crf"]
         assert [line["class"] for line in table] == ["background", "cat", "dog"]
-        assert table[0]["dsrg"] == "0.75" and table[2] == {
-            "class": "dog",
-            "dsrg": "0.0",
-            "dsrg_crf": "",
-            "retrain": "0.0",
-            "retrain_crf": "",
-        }
+        assert table[0]["dsrg"] == "0.75" and [*table[2].values()] == ["dog", "0.0", "", "0.0", ""]
 
     def test_each_image_has_an_iou_of_its_own_with_crf(self, scores, tmp_path):
         void = np.full_like(self.TRUTH, 255)
@@ -686,10 +552,7 @@ class TestScoring:
     def test_label_maps_of_the_first_and_of_the_best_and_worst_images_are_kept(self, tmp_path):
         pictures = {f"im{k}": picture(24, 30, seed=k) for k in range(6)}
         index = save_index(tmp_path, pictures, [[1, 1]] * 6)
-        segmenter, settings = (
-            Colors(),
-            PredictParams(shape="square", scales=[1.0], flip=False, merge="mean", max_side=1024),
-        )
+        segmenter, settings = Colors(), PredictParams(**released.PREDICT | {"scales": [1.0]})
         told = {"classes": ["a", "b"], "size": 33, "kernel": KERNEL}
         blank = [np.zeros((24, 30), np.uint8)] * 6
         _, found = evaluate_segmenter(segmenter, index, blank, settings, keep=6, **told)
