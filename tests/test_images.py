@@ -5,7 +5,6 @@ import io
 import os
 import struct
 import zlib
-from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import cv2
@@ -128,7 +127,7 @@ def test_every_kind_of_png_becomes_rgb(put, mode):
 def test_cmyk_jpeg_becomes_rgb(put):
     path = put(b"", "cmyk.jpg")
     Image.fromarray(QUARTERS).convert("CMYK").save(path, quality=100, subsampling=0)
-    check_image(path, pixels_max=1000)
+    assert check_image(path, pixels_max=1000).remarks == (CMYK,)
     assert np.abs(read_image(path).astype(int) - QUARTERS).max() < 40
 
 
@@ -165,13 +164,10 @@ def test_odd_image_is_read_by_one_rule_and_said(put, content, name, remarks):
     np.testing.assert_array_equal(read_image(path), QUARTERS)
 
 
-def test_gray_transparent_palette_and_cmyk(put):
-    assert check_image(put(encode(LABELS, "PNG")), pixels_max=1000).remarks == ()
-    path = put(b"", "a.png")
+def test_a_transparent_color_of_a_palette_is_said(put):
+    path = put(b"")
     palette_image(LABELS).save(path, transparency=0)
     assert check_image(path, pixels_max=1000).remarks == (TRANSPARENT,)
-    Image.fromarray(QUARTERS).convert("CMYK").save(path.with_suffix(".jpg"))
-    assert check_image(path.with_suffix(".jpg"), pixels_max=1000).remarks == (CMYK,)
 
 
 @pytest.mark.parametrize("kind", ["gray PNG", "gray TIFF", "RGB PNG", "RGB TIFF"])
@@ -329,8 +325,8 @@ def test_bad_image_is_refused_in_one_line(put, content, reason):
     assert problem.startswith(f"{path}: ") and reason in problem and "\n" not in problem
 
 
-@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (24, 24)])
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("shape", [(24, 60), (24, 24)])
+@pytest.mark.parametrize("orientation", [1, 6, 8])
 @pytest.mark.parametrize("file_format", [*FORMATS, "PNG with EXIF behind"])
 def test_large_images_are_what_small_ones_are(put, monkeypatch, file_format, orientation, shape):
     """Size, remarks and every pixel: nothing depends on how much memory is thought of."""
@@ -377,13 +373,14 @@ def test_a_file_larger_than_its_pixels_can_need_is_not_read(put):
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, lambda path: check_image(path, pixels_max=10)])
-def test_a_pipe_is_refused_not_waited_for(tmp_path, read):
-    os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(InputError, match="a folder or device; expected a file"):
-        read(tmp_path / "a.png")
-    (tmp_path / "b.png").symlink_to(Path("/dev/zero"))
-    with pytest.raises(InputError, match="a folder or device; expected a file"):
-        read(tmp_path / "b.png")
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "device.png", ""):
+        with pytest.raises(InputError, match="a folder or device; expected a file"):
+            read(tmp_path / name)
+    with pytest.raises(InputError, match="No such file"):
+        read(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3)])
@@ -391,14 +388,6 @@ def test_extreme_shapes(put, shape):
     path = put(encode(np.full((*shape, 3), 7, np.uint8), "PNG"))
     facts = check_image(path, pixels_max=6000)
     assert (facts.height, facts.width) == shape == read_image(path).shape[:2]
-
-
-@pytest.mark.parametrize("read", [read_image, read_mask, lambda path: check_image(path, pixels_max=10)])
-def test_missing_file_and_folder(tmp_path, read):
-    with pytest.raises(InputError, match="No such file"):
-        read(tmp_path / "none.png")
-    with pytest.raises(InputError, match="expected a file"):
-        read(tmp_path)
 
 
 def test_mask_is_its_indices_not_its_colors(put):

@@ -109,6 +109,7 @@ BAD_INDEX = {
     "no size": (f"{HEADER}\na,train,a.jpg,0,x,cat,{SHA}", ["line 2: width '0'", "line 2: height 'x'"]),
     "tag": (f"{HEADER}\na,train,a.jpg,5,4,cat|cta,{SHA}", ["line 2: tag 'cta' is no class"]),
     "split": (f"{HEADER}\na,test,a.jpg,5,4,cat,{SHA}", ["line 2: split 'test' is none of train, val"]),
+    "id": (f"{HEADER}\n../a,train,a.jpg,5,4,cat,{SHA}", ["line 2: '../a' is no image id"]),
     "path": (f"{HEADER}\na,train,../a.jpg,5,4,cat,{SHA}", ["line 2: path '../a.jpg' does not lie under"]),
     "checksum": (f"{HEADER}\na,train,a.jpg,5,4,cat,123", ["line 2: sha256 '123'"]),
     "twice": (f"{HEADER}\n{GOOD}\n{GOOD}\n", ["line 3: id 'a' is already in use"]),

@@ -31,16 +31,9 @@ def address(browser, finished):
 
 
 @pytest.fixture
-def twice(browser, finished):
-    """Of a server of two runs."""
-    with serving(finished, "-c", TWICE.replace("KIND", "Run")) as found:
-        yield found
-
-
-@pytest.fixture
-def two(browser, finished):
-    """Of a server of two runs that differ."""
-    with serving(finished, "-c", TWICE.replace("KIND", "Elsewhere")) as found:
+def beside(browser, finished, request):
+    """The address of a server of two runs, of which the second is of the class that the test names."""
+    with serving(finished, "-c", TWICE.replace("KIND", request.param)) as found:
         yield found
 
 
@@ -325,8 +318,9 @@ def test_everything_fits_the_width(new_page, address, mobile):
         assert box["y"] + box["height"] <= height
 
 
-def test_two_runs_side_by_side(page, twice):
-    page.goto(f"{twice}#train0000")
+@pytest.mark.parametrize("beside", ["Run"], indirect=True)
+def test_two_runs_side_by_side(page, beside):
+    page.goto(f"{beside}#train0000")
     shows_image(page, "train0000")
     other = PIXELS.replace("#canvas", "#other")
     assert page.evaluate(PIXELS) == page.evaluate(other)
@@ -345,8 +339,9 @@ def test_two_runs_side_by_side(page, twice):
         page.evaluate("document.querySelector('#readout').textContent = ''")
 
 
-def test_where_two_runs_differ(page, two):
-    page.goto(f"{two}#train0000")
+@pytest.mark.parametrize("beside", ["Elsewhere"], indirect=True)
+def test_where_two_runs_differ(page, beside):
+    page.goto(f"{beside}#train0000")
     shows_image(page, "train0000")
     share = page.inner_text("#share")
     assert share.startswith("seeds: ") and share.endswith(" % of the pixels differ")
@@ -362,11 +357,6 @@ def test_where_two_runs_differ(page, two):
     assert page.evaluate(PIXELS) == before
     page.keyboard.press("4")  # the seeds are off
     assert page.inner_text("#share") == "no label map of both runs is on"
-
-
-def test_an_address_leads_to_an_image(page, address):
-    page.goto(f"{address}#train0002")
-    shows_image(page, "train0002")
 
 
 def test_the_page_names_no_other_place():

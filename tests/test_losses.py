@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck
 
 from dsrg.method import losses
 from dsrg.method.grid import UNLABELLED as U
@@ -92,13 +91,6 @@ def test_uniform_probabilities_cost_log_of_the_classes_a_term(classes, shape):
     assert float(seeding_loss(probs, labels, balanced=False)) == pytest.approx(log(classes + 1))
 
 
-def test_sure_and_right_costs_nothing():
-    labels = label_map([0, 1], [2, U])
-    probs = torch.nn.functional.one_hot(torch.tensor([[[0, 1], [2, 0]]]), 3).movedim(3, 1).double()
-    probs[..., 1, 1] = 1 / 3
-    assert seeding_loss(probs, labels, balanced=True) == 0 and seeding_loss(probs, labels, balanced=False) == 0
-
-
 def literal_seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> float:
     """Equation 1 pixel by pixel; the plain loss is its one-term form."""
     losses = []
@@ -118,17 +110,10 @@ def literal_seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool) -> fl
 @pytest.mark.parametrize("seed", range(5))
 def test_seeding_loss_equals_the_literal_loops(seed, balanced):
     probs, labels = random_probs(seed), random_labels(seed)
+    labels[0] = U if seed % 2 else labels[0]  # an image without seeds adds nothing but counts
     expected = literal_seeding_loss(probs, labels, balanced=balanced)
     assert float(seeding_loss(probs, labels, balanced=balanced)) == pytest.approx(expected, rel=1e-12)
     assert float(seeding_loss(probs.float(), labels, balanced=balanced)) == pytest.approx(expected, rel=1e-5)
-
-
-@both_seeding_losses
-def test_an_image_without_seeds_adds_nothing_but_counts(balanced):
-    probs, labels = random_probs(0), random_labels(0)
-    alone = seeding_loss(probs[:1], labels[:1], balanced=balanced)
-    labels[1:] = U
-    torch.testing.assert_close(seeding_loss(probs, labels, balanced=balanced), alone / 3)
 
 
 @both_seeding_losses
@@ -143,14 +128,6 @@ def test_gradients_are_finite_and_vanish_at_unlabelled_pixels(balanced, kept):
     assert not logits.grad.movedim(1, 3)[labels == U].any()
 
 
-@both_seeding_losses
-def test_seeding_loss_has_the_right_gradient(balanced):
-    logits = random_probs(1, (2, 4, 2, 3)).log().requires_grad_()
-    labels = random_labels(1, (2, 2, 3))
-    assert (labels == 0).any() and (labels == U).any()
-    gradcheck(lambda z: seeding_loss(smoothed_softmax(z, min_prob=1e-4), labels, balanced=balanced), logits)
-
-
 # Boundary loss
 
 
@@ -161,58 +138,12 @@ def test_boundary_loss_by_hand():
     assert float(boundary_loss(probs, crf_probs)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_boundary_loss_equals_the_literal_loops(seed):
-    probs, crf_probs = random_probs(seed), random_probs(seed + 100)
-    batch, classes, height, width = probs.shape
-    total = 0.0
-    for n in range(batch):
-        for y in range(height):
-            for x in range(width):
-                for c in range(classes):
-                    p, q = float(probs[n, c, y, x]), float(crf_probs[n, c, y, x])
-                    total += q * log(q / p)
-    assert float(boundary_loss(probs, crf_probs)) == pytest.approx(total / (batch * height * width), rel=1e-12)
-
-
-def test_boundary_loss_and_its_gradient_vanish_only_where_both_agree():
-    logits = random_probs(0).log().requires_grad_()
-    probs = smoothed_softmax(logits, min_prob=1e-4)
-    loss = boundary_loss(probs, probs)
-    loss.backward()
-    assert abs(loss.item()) < 1e-15 and logits.grad.abs().max() < 1e-15
-    other = boundary_loss(smoothed_softmax(logits, min_prob=1e-4), random_probs(1))
-    logits.grad = None
-    other.backward()
-    assert other > 0.1 and logits.grad.abs().max() > 1e-3
-
-
-def test_no_gradient_passes_the_crf():
-    probs, crf_probs = random_probs(0).requires_grad_(), random_probs(1).requires_grad_()
-    boundary_loss(probs, crf_probs).backward()
-    assert probs.grad is not None and crf_probs.grad is None
-
-
-def test_boundary_loss_has_the_right_gradient():
-    logits, crf_probs = random_probs(2, (2, 4, 2, 3)).log().requires_grad_(), random_probs(3, (2, 4, 2, 3))
-    gradcheck(lambda z: boundary_loss(smoothed_softmax(z, min_prob=1e-4), crf_probs), logits)
-
-
 def test_a_step_along_the_gradient_brings_the_network_towards_the_crf():
     """KL(Q || P), not KL(P || Q): by hand its gradient in the logits is (P - Q) / pixels."""
     logits, crf_probs = random_probs(0).log().requires_grad_(), random_probs(1)
     boundary_loss(logits.softmax(1), crf_probs).backward()
     pixels = logits.numel() / logits.shape[1]
     torch.testing.assert_close(logits.grad, (logits.softmax(1) - crf_probs).detach() / pixels)
-
-
-@pytest.mark.parametrize("q, ratio", [(0.9, 0.9 / 0.5), (1.0, 2.0), (0.2, 0.5), (0.01, 0.5)])
-def test_ratio_clip_by_hand(q, ratio):
-    """Of a pixel's two classes both at .5, with ratios held within 1/2..2."""
-    probs = torch.full((1, 2, 1, 1), 0.5, dtype=torch.float64)
-    crf_probs = torch.tensor([q, 1e-9], dtype=torch.float64).view(1, 2, 1, 1)
-    loss = losses.boundary_loss(probs, crf_probs, ratio_clip=2.0, crf_gradient=False)
-    assert float(loss) == pytest.approx(q * log(ratio) + 1e-9 * log(0.5))
 
 
 def far_apart(seed: int, shape: tuple[int, ...] = (3, 4, 5, 6)) -> tuple[Tensor, Tensor]:
@@ -260,20 +191,6 @@ def test_loss_and_gradient_are_the_released_ones(seed, ratio_clip, crf_gradient)
     )
     assert loss.item() == pytest.approx(expected, rel=1e-12) and crf_probs.grad is None
     np.testing.assert_allclose(probs.grad.numpy(), gradient, rtol=1e-9, atol=1e-15)
-
-
-def test_options_change_what_they_say():
-    probs, crf_probs = far_apart(0)
-    found = {}
-    for ratio_clip in (None, 20.0):
-        for crf_gradient in (False, True):
-            own = probs.clone().requires_grad_()
-            loss = losses.boundary_loss(own, crf_probs, ratio_clip=ratio_clip, crf_gradient=crf_gradient)
-            loss.backward()
-            found[ratio_clip, crf_gradient] = loss.item(), own.grad
-    assert found[None, False][0] == found[None, True][0] > found[20.0, False][0] == found[20.0, True][0]
-    gradients = [gradient for _, gradient in found.values()]
-    assert not any(torch.equal(a, b) for i, a in enumerate(gradients) for b in gradients[:i])
 
 
 def test_a_batch_without_images_costs_nothing():

@@ -74,18 +74,6 @@ def test_label_quality_by_hand():
     )
 
 
-def test_void_pixels_do_not_count():
-    truth, guess = labels("01", "12"), labels("01", "22")
-    void = confusion_matrix(np.vstack([truth, labels("..", "..")]), np.vstack([guess, labels("01", "2.")]), classes=2)
-    assert_array_equal(void, confusion_matrix(truth, guess, classes=2))
-
-
-def test_an_unlabelled_prediction_is_a_miss():
-    found, missed = labels("0011"), labels("001.")
-    assert_allclose(iou_per_class(confusion_matrix(found, missed, classes=1)), [1, 0.5])
-    assert pixel_accuracy(confusion_matrix(found, missed, classes=1)) == 3 / 4
-
-
 @pytest.mark.parametrize("block", [1, 3, 1000])
 def test_counted_in_blocks(monkeypatch, block):
     expected = confusion_matrix(TRUTH, GUESS, classes=3)

@@ -97,26 +97,6 @@ class TestGrid:
             step = 32 // stride
             torch.testing.assert_close(network(images)[:, :, ::step, ::step], expected)
 
-    def test_vgg16_is_deeplabs(self):
-        """Released train-s.prototxt: pool4 and pool5 without stride, conv5 dilated by 2, an average pool at the end."""
-        with torch.device("meta"):
-            network = build("vgg16", 8)
-        described = []
-        for module in network:
-            match module:
-                case nn.Conv2d():
-                    assert module.kernel_size == (3, 3) and module.padding == module.dilation
-                    described.append(f"{module.out_channels}d{module.dilation[0]}")
-                case nn.MaxPool2d():
-                    assert module.kernel_size == 3 and module.padding == 1
-                    described.append(f"max{module.stride}")
-                case nn.AvgPool2d():
-                    described.append(f"mean{module.stride}")
-        assert " ".join(described) == (
-            "64d1 64d1 max2 128d1 128d1 max2 256d1 256d1 256d1 max2 512d1 512d1 512d1 max1 512d2 512d2 512d2 max1 mean1"
-        )
-
-
 def children(network: nn.Module, start: str) -> list[nn.Module]:
     return [child for name, child in network.named_children() if name.startswith(start)]
 
@@ -279,23 +259,6 @@ class TestClassifier:
         torch.testing.assert_close(classifier(images), maps.mean(dim=(2, 3)))
         assert torch.equal(classifier.maps_of(classifier.backbone(classifier.normalize(images))), maps)
         assert classifier.head.bias is None and maps.min() < 0 < maps.max()
-
-    def test_vgg16_is_secs(self):
-        """Released foreground/deploy.prototxt: no pool4, pool5 or dilation; fc6_CAM, ReLU, fc7_CAM without one."""
-        with torch.device("meta"):
-            network = CamClassifier(classes=20, backbone="vgg16", output_stride=8, **COMMON | {"dropout": 0.5})
-        chain = [*network.backbone, *network.inner, network.head]
-        names = {nn.ReLU: "relu", nn.MaxPool2d: "pool", BatchDropout: "drop", nn.Identity: ""}
-        described = [
-            f"{module.out_channels}k{module.kernel_size[0]}d{module.dilation[0]}"
-            if isinstance(module, nn.Conv2d)
-            else names[type(module)]
-            for module in chain
-        ]
-        blocks = [(2, 64, "pool"), (2, 128, "pool"), (3, 256, "pool"), (3, 512, ""), (3, 512, "")]
-        expected = [text for n, width, end in blocks for text in [f"{width}k3d1", "relu"] * n + [end]]
-        assert described == expected + ["1024k3d1", "relu", "drop", "1024k3d1", "drop", "20k1d1"]
-        assert {module.p for module in network.inner if isinstance(module, BatchDropout)} == {0.5}
 
     def test_secs_layers_by_hand(self):
         """Negative activations of the last one count; all start from one deviation, biases from zero."""

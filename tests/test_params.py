@@ -266,12 +266,6 @@ def test_missing_file_and_folder(tmp_path):
     assert "a folder or device" in problems(tmp_path)[0]
 
 
-def test_params_cannot_be_changed_afterwards(put):
-    params = load_params(put())
-    with pytest.raises(ValueError, match="frozen"):
-        params.grow.fg_thresh = 0.5
-
-
 def test_experiments_of_the_readme_change_something():
     """Of the demo, which they are shown with: an experiment with its own values would run nothing."""
     lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("dvc exp run -S ")]

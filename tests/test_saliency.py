@@ -105,13 +105,6 @@ def test_disc_stands_out(method, noise):
     assert ranking(result, inside) > 0.97
 
 
-@every_method
-def test_gray_image_works_too(method):
-    image, inside = disc(noise=5)
-    gray = np.repeat(image[..., :1], 3, axis=2)
-    assert ranking(method(gray), inside) > 0.97
-
-
 @pytest.mark.parametrize("name", ["mbd", "rbd"])
 def test_disc_cut_by_the_left_edge_is_seen_less_well(name):
     whole, inside = disc(noise=5)

@@ -1,6 +1,5 @@
 """The drawn demo set: laid out as VOC, true to its own tags, the same from the same numbers, and a fair problem."""
 
-import os
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -193,13 +192,3 @@ def test_an_older_set_is_replaced_but_no_folder_of_other_things(tmp_path: Path):
         with pytest.raises(InputError, match=name):
             draw(tmp_path / name)
         assert (tmp_path / name / "photo.jpg").read_bytes() == b"precious"
-
-
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="no space"):
-        draw(tmp_path / "shapes", train=2, val=1)
-    assert list(tmp_path.iterdir()) == []

@@ -129,19 +129,6 @@ def test_exit_codes(project, work, code, message):
     assert (project / ".scratch" / NAME).exists() == (code == 0), "of work that was not done there is no time"
 
 
-def test_a_stage_of_a_dvc_that_was_killed_stops(project):
-    start(project, WRITE).kill()  # for the file
-    command = f"import subprocess; subprocess.run(['{sys.executable}', '-m', 'stages.prepare'])"
-    settings = os.environ | {"PYTHONPATH": ".", "DVC_STAGE": "prepare"}
-    settings.pop("DVC_ROOT", None)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    dvc = subprocess.Popen([sys.executable, "-c", command], cwd=project, env=settings, **pipes)
-    dvc.stdout.readline()
-    dvc.kill()
-    assert "prepare: stopped by SIGTERM" in dvc.communicate()[1]  # the stage has the same pipe
-    assert files(project) == []
-
-
 DRAW = """
     import os, time
     from pathlib import Path
@@ -215,11 +202,6 @@ class TestTogether:
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             child.send_signal(number)
         assert "stopped by SIGTERM" in child.communicate()[1] and child.returncode == 143
-
-    def test_numbers_that_do_not_fit_together(self, project):
-        stage = start(project, self.SHOW, together=True, **TORCHRUN | {"DSRG_NODES": "1"})
-        said = stage.communicate()[1]
-        assert stage.returncode == 2 and said.startswith("prepare: DSRG_NODES=1, but torchrun started 2")
 
 
 @pytest.mark.parametrize("text", ["[1]", "3", "{", ""])

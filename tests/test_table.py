@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dsrg.data.classes import composites, doubts_about, name_fault, reads_as_nothing
 from dsrg.errors import InputError
 from dsrg.sources.detect import _separator
-from dsrg.sources.table import NoTable, read_table, split_role
+from dsrg.sources.table import read_table, split_role
 
 # Names that people give their classes, each with what a hasty rule would stumble over.
 HONEST = [
@@ -149,14 +149,6 @@ def test_splits_by_what_a_column_holds(tmp_path, column, values, expected):
 )
 def test_contradictions_are_refused(tmp_path, text, reason):
     with pytest.raises(InputError, match=f"t.csv.*{reason}"):
-        table(tmp_path, text)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a.jpg,cat\n", "image,width,height\na,3,4\n", "image,tags\n", "image,tags,tags\na,b,c\n"]
-)
-def test_what_is_no_table(tmp_path, text):
-    with pytest.raises(NoTable):
         table(tmp_path, text)
 
 

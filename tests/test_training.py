@@ -38,7 +38,7 @@ from dsrg.training.cam import cam_criterion
 from dsrg.training.checkpoints import Checkpoints
 from dsrg.training.curves import NotFiniteError
 from dsrg.training.dsrg import Supervisor, class_shares, dsrg_criterion
-from dsrg.training.fit import fit, let_stops_through, set_up_torch
+from dsrg.training.fit import Criterion, fit, let_stops_through, set_up_torch
 from dsrg.training.growth_recorder import GrowthRecorder, watched_steps
 from dsrg.training.optim import lr_factor, parameter_groups
 from dsrg.training.retrain import retrain_criterion
@@ -173,6 +173,21 @@ def assert_same_weights(network: nn.Module, other: nn.Module) -> None:
         assert torch.equal(value, theirs), name
 
 
+def changed(change: Callable[[torch.Tensor, Batch, int], torch.Tensor]) -> Criterion:
+    """The tags' objective with another loss: change(loss, batch, step)."""
+
+    def objective(network, batch: Batch, step: int):
+        loss, values = tags(network, batch, step)
+        loss = change(loss, batch, step)
+        return loss, values | {"loss": loss.detach()}
+
+    return objective
+
+
+def bad_at(*steps: int) -> Criterion:
+    return changed(lambda loss, batch, step: loss * math.nan if step in steps else loss)
+
+
 class TestFit:
     """A toy problem: red pictures and green ones, told apart by a small classifier."""
 
@@ -289,7 +304,7 @@ class TestFit:
 
         def watch(network, step):
             lines = (tmp_path / "run/scratch/per_class.tsv").read_text().splitlines()
-            assert len(lines) == (1 + (step - 1) // 10 * 3 if step > 10 else 0), "those after the checkpoint are forgotten"
+            assert len(lines) == (1 + (step - 1) // 10 * 3 if step > 10 else 0), "later ones are forgotten"
             assert not (tmp_path / "run/per_class.tsv").exists(), "in its place only when it is whole"
             if step == 21 and not failed:
                 failed.append(step)
@@ -317,16 +332,13 @@ class TestFit:
     def test_a_loss_that_is_no_number_stops_with_step_and_images(self, train, tmp_path, monkeypatch, bad):
         seen = {}
 
-        def objective(network, batch: Batch, step: int):
+        def spoil(loss, batch: Batch, step: int):
             seen[step] = batch.ids
-            loss, values = tags(network, batch, step)
-            if step >= 23:
-                loss = loss * bad
-            return loss, {"loss": loss.detach()}
+            return loss * bad if step >= 23 else loss
 
         monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "3")
         with pytest.raises(NotFiniteError) as error:
-            train("run", objective=objective)
+            train("run", objective=changed(spoil))
         assert f"loss is {bad} at step 24 with the images {', '.join(seen[23])}. A lower" in str(error.value)
         (note,) = error.value.__notes__
         assert note.startswith("last good checkpoint: of step 21, ") and str(tmp_path / "run/scratch") in note
@@ -334,14 +346,12 @@ class TestFit:
 
     @pytest.mark.parametrize("where", ["logits", "gradient"])
     def test_so_do_logits_and_gradients(self, train, where):
-        def objective(network, batch: Batch, step: int):
-            if step != 3:
-                return tags(network, batch, step)
-            if where == "logits":
-                return tags(lambda images: network(images) / 0, batch, step)
-            loss, values = tags(network, batch, step)  # finite; the square root's derivative at 0 is not
-            return loss + (loss - loss.detach()).sqrt(), values
+        def divided(network, batch: Batch, step: int):
+            return tags(lambda images: network(images) / (step != 3), batch, step)
 
+        # finite; the square root's derivative at 0 is not
+        rooted = changed(lambda loss, batch, step: loss + (loss - loss.detach()).sqrt() if step == 3 else loss)
+        objective = {"logits": divided, "gradient": rooted}[where]
         name = {"logits": "loss", "gradient": "gradient"}[where]
         with pytest.raises(NotFiniteError, match=f"{name} is (nan|inf) at step 4 ") as error:
             train("run", objective=objective)
@@ -350,25 +360,19 @@ class TestFit:
     def test_bad_steps_can_be_left_out_up_to_a_limit(self, train, tmp_path, monkeypatch, capsys):
         """... and the training is that of the other steps alone, killed or not."""
 
-        def objective(bad_steps):
-            def objective(network, batch: Batch, step: int):
-                loss, values = tags(network, batch, step)
-                return (loss * math.nan, {"loss": loss.detach() * math.nan}) if step in bad_steps else (loss, values)
-
-            return objective
-
         with pytest.raises(NotFiniteError, match="loss is nan at step 30 "):
-            train("run", objective=objective({4, 5, 29}), skip=2)
+            train("run", objective=bad_at(4, 5, 29), skip=2)
         said = capsys.readouterr().out
         assert "run: step left out, 2 of at most 2: loss is nan at step 6 with the images im" in said
-        whole = train("whole", objective=objective({4, *range(10, 20)}), skip=11)
+        some = {"objective": bad_at(4, *range(10, 20)), "skip": 11}
+        whole = train("whole", **some)
         steps = [line.split("\t")[0] for line in (tmp_path / "whole/curves.tsv").read_text().splitlines()]
         assert steps == ["step", "10", "30", "40"]
 
         monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "6")
         with pytest.raises(Failing):
-            train("killed", objective=objective({4, *range(10, 20)}), skip=11, on_step_end=fail_at(16))
-        resumed = train("killed", objective=objective({4, *range(10, 20)}), skip=11)
+            train("killed", on_step_end=fail_at(16), **some)
+        resumed = train("killed", **some)
         assert_same_weights(whole, resumed)
         assert (tmp_path / "whole/curves.tsv").read_text() == (tmp_path / "killed/curves.tsv").read_text()
 
@@ -377,14 +381,13 @@ class TestFit:
         """Wherever it is, even within a long backward pass, and goes on to the same weights."""
         whole, told = train("whole", steps=20), []
 
-        def objective(network, batch: Batch, step: int):
-            loss, values = tags(network, batch, step)
+        def stop(loss, batch: Batch, step: int):
             if step == 12 and not told and moment != "after the step":
                 told.append(step)
                 if moment == "forward":
                     signal.raise_signal(signal.SIGTERM)
                 loss.register_hook(lambda gradient: os.kill(os.getpid(), signal.SIGTERM))
-            return loss, values
+            return loss
 
         def watch(network, step):
             if step == 13 and not told:
@@ -392,7 +395,7 @@ class TestFit:
                 signal.raise_signal(signal.SIGINT)
 
         with pytest.raises(Stopped), stoppable():
-            train("run", steps=20, objective=objective, on_step_end=watch)
+            train("run", steps=20, objective=changed(stop), on_step_end=watch)
         done = 13 if moment == "after the step" else 12
         assert Checkpoints(tmp_path / "run/scratch", fingerprint="red-green").load()["step"] == done
         resumed = train("run", steps=20)
@@ -400,16 +403,12 @@ class TestFit:
         assert (tmp_path / "whole/curves.tsv").read_text() == (tmp_path / "run/curves.tsv").read_text()
 
     def test_told_to_stop_after_a_bad_step_it_keeps_nothing_of_it(self, train, tmp_path):
-        def objective(network, batch: Batch, step: int):
-            loss, values = tags(network, batch, step)
-            return (loss * math.nan, {"loss": loss.detach() * math.nan}) if step == 2 else (loss, values)
-
         def watch(network, step):
             if step == 5:
                 signal.raise_signal(signal.SIGTERM)
 
         with pytest.raises(NotFiniteError, match="at step 3"), stoppable():
-            train("run", objective=objective, on_step_end=watch)
+            train("run", objective=bad_at(2), on_step_end=watch)
         assert Checkpoints(tmp_path / "run/scratch", fingerprint="red-green").load() is None
 
     def test_a_stop_gets_through_in_a_long_backward_pass(self, train, tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dsrg.data.images import check_image, read_gray, read_mask
 from dsrg.errors import InputError
-from dsrg.files import linked_elsewhere, read_yaml
+from dsrg.files import linked_elsewhere
 from dsrg.params import load_params
 from dsrg.sources.download import _unpack_voc
 from dsrg.sources.sbd import MASK_MAX, read_sbd_mask
@@ -160,11 +160,6 @@ def test_no_gray_png(tmp_path, content):
 
 
 # YAML
-
-
-def test_an_alias_as_people_use_it_is_fine(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: [1, 2]}\nb: *a\n")
-    assert read_yaml(tmp_path / "a.yaml")["b"] == {"x": 1, "y": [1, 2]}
 
 
 def test_what_a_message_quotes_of_params_is_short(tmp_path):

@@ -71,40 +71,6 @@ def test_sound_records_become_an_index(root):
     assert read_index(root / "index.csv", CLASSES).ids == index.ids
 
 
-def test_size_is_that_of_the_turned_image(root):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    save_image(root, "a.jpg", exif=exif)
-    (problem,) = problems_of(make_scan(root, A, C))
-    assert problem.startswith(f"{root / 'a.png'}: 6 x 4 pixels, but its image has 4 x 6 (as turned by its EXIF")
-    save_mask(root, "a.png", 0, 2, shape=(W, H))
-    index = check_records(make_scan(root, A, C), **RULES).index
-    assert (index.heights[0], index.widths[0]) == (W, H)
-
-
-BAD_FILES = {  # beside tests/test_odd_inputs.py
-    "mask of another size": (lambda root: save_mask(root, "a.png", 0, 2, shape=(4, 4)), "a.png: 4 x 4 pixels, but"),
-    "mask value beyond the classes": (
-        lambda root: save_mask(root, "a.png", 0, 3, 254, 255),
-        "a.png: holds 3, 254; expected 0 (background), 1 to 2 (cat ... dog) or 255 (unlabelled)",
-    ),
-    "missing mask": (lambda root: (root / "a.png").unlink(), "a.png: No such file"),
-    "missing image": (lambda root: (root / "a.jpg").unlink(), "a.jpg: No such file"),
-    "large mask": (
-        lambda root: save_mask(root, "a.png", 0, shape=(11, 10)),
-        "a.png: 10 x 11 pixels; expected at most 100",
-    ),
-    "large image": (lambda root: save_image(root, "a.jpg", shape=(11, 10)), "a.jpg: more than 100 pixels"),
-}
-
-
-@pytest.mark.parametrize(("spoil", "reason"), BAD_FILES.values(), ids=BAD_FILES)
-def test_bad_file(root, spoil, reason):
-    spoil(root)
-    (problem,) = problems_of(make_scan(root, A, B, C))
-    assert problem.startswith(f"{root}/{reason}")
-
-
 def test_all_offenders_come_at_once_and_grouped(root):
     (root / "a.jpg").write_bytes(b"")
     (root / "b.jpg").unlink()

@@ -11,14 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.autograd import gradcheck
 
 from dsrg.data.batches import Batch
 from dsrg.inference.predict import predictions
 from dsrg.method.crf import clamped, dense_crf
 from dsrg.method.grid import STRIDE
 from dsrg.method.grid import UNLABELLED as U
-from dsrg.method.losses import smoothed_softmax
 from dsrg.method.pooling import pooled_scores
 from dsrg.method.weak import LOSSES, bfbp, ccnn, em_adapt, sec
 from dsrg.params import Dsrg, Evaluate, Params
@@ -223,13 +221,6 @@ def test_mil_teaches_one_pixel_a_class(seed, scale):
         assert touched[row].sum() <= tags.sum()
 
 
-def test_mil_two_classes_stick_in_one_pixel():
-    logits, present = torch.zeros(1, 2, 1, 1, requires_grad=True), torch.tensor([[True, True]])
-    loss = call("mil", logits, present, torch.zeros(1, 1, 1, dtype=torch.uint8))
-    loss.sum().backward()
-    assert loss.item() == pytest.approx(log(2)) and not logits.grad.any()
-
-
 # Log-sum-exp
 
 
@@ -291,9 +282,9 @@ def assert_nearest(logits: Tensor, present: Tensor, found: ccnn.Projection) -> N
     assert (shares[biases < 2] >= 0.05 - 1e-4).all() and (shares[biases > 0] <= 0.05 + 1e-3).all()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_ccnn_finds_the_optimum(seed):
-    """The dual is convex, so its conditions say all; 500 images in all."""
+    """The dual is convex, so its conditions say all; 200 images in all."""
     logits, present = crowd(seed, images=100)
     assert_nearest(logits, present, ccnn.project(logits, present, **CONSTRAINTS))
 
@@ -485,13 +476,6 @@ def test_expansion_loss_by_hand(tags, expected):
     assert float(expansion(EXPAND, present, fg_decay=0.5, bg_decay=1.0)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("decay, background", [(0.0, 0.4), (0.5, 4.9 / 15), (1.0, 0.25)])
-def test_decay_goes_from_the_maximum_to_the_mean(decay, background):
-    """No class but background, whose ranked probabilities are .4 .3 .2 .1."""
-    loss = expansion(EXPAND[:, :1], torch.tensor([[True]]), fg_decay=0.5, bg_decay=decay)
-    assert float(loss) == pytest.approx(-log(background))
-
-
 def literal_expansion_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> float:
     """The released `ExpandLossLayer` for any number of classes and pixels: ascending sort, weights q^(n-1) .. q^0."""
 
@@ -511,6 +495,9 @@ def literal_expansion_loss(probs: Tensor, present: Tensor, *, fg_decay: float, b
     return total / len(present)
 
 
+DECAYS = [0.0, 0.5, 0.996, 0.999, 1.0]  # from the maximum to the mean
+
+
 def random_present(seed: int, images: int = 3, classes: int = 3) -> Tensor:
     present = torch.rand(images, classes + 1, generator=torch.Generator().manual_seed(seed)) < 0.5
     present[:, 0] = True
@@ -518,10 +505,10 @@ def random_present(seed: int, images: int = 3, classes: int = 3) -> Tensor:
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
-def test_expansion_loss_of_any_grid_and_classes_knows_no_places(classes, height, width, seed):
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99), *[st.sampled_from(DECAYS)] * 2)
+def test_expansion_loss_is_the_literal_one_and_knows_no_places(classes, height, width, seed, fg_decay, bg_decay):
     probs, present = random_probs(seed, (2, classes + 1, height, width)), random_present(seed, 2, classes)
-    options = {"fg_decay": 0.996, "bg_decay": 0.999}
+    options = {"fg_decay": fg_decay, "bg_decay": bg_decay}
     loss = expansion(probs, present, **options)
     assert float(loss) == pytest.approx(literal_expansion_loss(probs, present, **options), rel=1e-9)
     turned = probs.flip(2).transpose(2, 3)
@@ -534,15 +521,6 @@ def test_a_tagged_class_may_be_certain_and_an_untagged_one_impossible():
     loss = expansion(probs, torch.tensor([[True, True, False]]), fg_decay=0.5, bg_decay=0.5)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(-log(0.5)) and probs.grad.isfinite().all()
-
-
-def test_expansion_loss_has_the_right_gradient():
-    logits, present = random_probs(4, (3, 4, 2, 3)).log().requires_grad_(), random_present(4)
-    present[1, 1:], present[2, 1:] = False, True
-    gradcheck(
-        lambda z: expansion(smoothed_softmax(z, min_prob=1e-4), present, fg_decay=0.8, bg_decay=0.9),
-        logits,
-    )
 
 
 # Image-level prior at test time

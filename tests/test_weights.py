@@ -349,6 +349,10 @@ class TestVgg16:
         found = network.backbone(network.normalize(images))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.std()))
         assert network.new_layers == ("head.",) and network.inner[0].weight.std() == pytest.approx(0.01, rel=0.1)
+        # SEC's foreground/deploy.prototxt: fc6_CAM, ReLU, dropout, fc7_CAM without ReLU, dropout
+        assert [getattr(layer, "out_channels", type(layer).__name__) for layer in network.inner] == [
+            *(1024, "ReLU", "BatchDropout", 1024, "BatchDropout")
+        ]
 
     def test_only_the_last_layers_learn_fast(self, path):
         """Released prototxt: fc6 and fc7 at 1x and 2x, fc8 at 10x and 20x."""
