@@ -17,7 +17,6 @@ from dsrg.errors import InputError
 from dsrg.inspect.import_points import decode_rle, painted_discs, point_rows, read_exports
 from dsrg.sources.points import PointReader
 from helpers.data import picture, save_index
-from helpers.project import run_stage, tiny_project
 
 CLASSES = ["cat", "dog", "sofa"]
 CAT, DOG = 1, 2
@@ -225,10 +224,7 @@ def test_discs_lie_within_what_is_painted_and_leave_edges_only(painted):
                 assert any(distance <= 1.5 * radius for distance, radius in near)
 
 
-def test_the_command_adds_what_is_not_there_yet_and_nothing_when_something_is_wrong(tmp_path, monkeypatch):
-    monkeypatch.chdir(tiny_project(tmp_path / "project"))
-    for stage in ("draw_shapes", "prepare"):
-        run_stage(stage)
+def test_the_command_adds_what_is_not_there_yet_and_nothing_when_something_is_wrong(finished_copy):
     table, folder = Path("data/points.csv"), Path("labelme")
     table.write_text("image,x,y,class,radius,stroke\ntrain0000,1,1,background,,4\n")
     shapes = [

@@ -42,17 +42,14 @@ from dsrg.training.fit import Criterion, fit, let_stops_through, set_up_torch
 from dsrg.training.growth_recorder import GrowthRecorder, watched_steps
 from dsrg.training.optim import lr_factor, parameter_groups
 from dsrg.training.retrain import retrain_criterion
+from helpers import small_training
 from helpers.data import picture, save_index
 from helpers.project import recipe
+from helpers.small_training import images
 
 NEW = {"input": "torchvision", "init_std": 0.01, "dropout": 0.5}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **NEW}
-SGD = {
-    **{"name": "sgd", "lr": 0.01, "momentum": 0.9, "beta2": 0.999, "weight_decay": 5e-4},
-    **{"head_lr": 10.0, "bias_lr": 2.0},
-    **{"schedule": "poly", "step_every": 10, "step_factor": 0.1, "poly_power": 0.9, "warmup": 2},
-}
-
+SGD = small_training.SGD | {"lr": 0.01, "head_lr": 10.0}
 ADAMW = SGD | {"name": "adamw", "lr": 0.003, "head_lr": 1.0, "schedule": "constant"}
 
 
@@ -192,20 +189,10 @@ class TestFit:
     """A toy problem: red pictures and green ones, told apart by a small classifier."""
 
     @pytest.fixture
-    def data(self, tmp_path):
-        pictures, tagged = {}, []
-        for k in range(8):
-            pixels = picture(30, 40, seed=k) // 4
-            pixels[..., k % 2] += 150
-            pictures[f"im{k}"], _ = pixels, tagged.append([k % 2 == 0, k % 2 == 1])
-        folder = tmp_path / "data"
-        folder.mkdir()
-        return save_index(folder, pictures, tagged), folder
-
-    @pytest.fixture
-    def train(self, data, tmp_path):
+    def train(self, tmp_path):
         """Train a classifier with dropout in a folder of its own -> the network."""
-        index, _ = data
+        (tmp_path / "data").mkdir()
+        index, _ = images(tmp_path / "data")
 
         def train(name: str, *, steps=40, precision="fp32", optimizer=ADAMW, objective=tags, skip=0, **options):
             set_up_torch(3)
