@@ -48,6 +48,7 @@ def mask(values: list[int], *, size: tuple[int, int] = (24, 40)) -> bytes:
 PNG, JPEG, WEBP, TIFF = (encoded(PIXELS, form) for form in ("PNG", "JPEG", "WEBP", "TIFF"))
 GIF = encoded(PIXELS, "GIF")
 DEEP = cv2.imencode(".png", PIXELS.astype(np.uint16) * 257)[1].tobytes()
+GLASS_MASK = np.zeros((24, 40, 4), np.uint8)
 GLASS = encoded(np.dstack([PIXELS, PIXELS[:, :, :1]]), "PNG")
 
 
@@ -203,11 +204,11 @@ FILES = {
     "a mask of colors": ({"masks/a.png": PNG, "classes.txt": CLASSES}, "masks/a.png: 8-bit RGB PNG; a mask must be"),
     "a mask of 16 bits": ({"masks/a.png": encoded(PIXELS[:, :, 0].astype(np.uint16), "PNG"), "classes.txt": CLASSES},
                           "masks/a.png: 16-bit gray PNG; a mask must be a palette or 8-bit gray PNG"),
-    "a transparent mask": ({"masks/a.png": encoded(np.zeros((24, 40, 4), np.uint8), "PNG"), "classes.txt": CLASSES},
-                           "masks/a.png: 8-bit RGBA PNG"),
-    "a transparent gray mask": ({"masks/a.png": encoded(np.zeros((24, 40, 2), np.uint8), "PNG"), "classes.txt": CLASSES},
+    "a transparent mask": ({"masks/a.png": encoded(GLASS_MASK, "PNG"), "classes.txt": CLASSES}, "8-bit RGBA PNG"),
+    "a transparent gray mask": ({"masks/a.png": encoded(GLASS_MASK[..., :2], "PNG"), "classes.txt": CLASSES},
                                 "gray with alpha"),
-    "a mask of 1 bit": ({"masks/a.png": encoded(PIXELS[:, :, 0] > 99, "PNG"), "classes.txt": CLASSES}, "1-bit gray PNG"),
+    "a mask of 1 bit": ({"masks/a.png": encoded(PIXELS[:, :, 0] > 99, "PNG"), "classes.txt": CLASSES},
+                        "masks/a.png: 1-bit gray PNG"),
     "a mask cut within its header": ({"masks/a.png": mask([0, 1])[:20], "classes.txt": CLASSES}, "masks/a.png: "),
     "a mask that is a JPEG": ({"masks/a.png": JPEG, "classes.txt": CLASSES}, "masks/a.png: no PNG; a mask must be"),
     "a mask of other classes": ({"masks/a.png": mask([0, 3, 255]), "classes.txt": CLASSES},
