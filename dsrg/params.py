@@ -7,7 +7,7 @@ types, ranges and the rules between keys. Unknown keys and values out of range a
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -35,8 +35,19 @@ GridSize = Annotated[int, Field(ge=9), AfterValidator(_grid_size)]
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)  # built when used
 
+    ordered: ClassVar[tuple[tuple[str, str], ...]] = ()  # pairs of keys, the first of which must not be the larger one
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Section":
+        for low, high in self.ordered:
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} must not be larger than {high}")
+        return self
+
 
 class ShapesParams(Section):
+    ordered = ("size_min", "size_max"), ("cover_min", "cover_max")
+
     train: Count
     val: Count
     size_min: Annotated[int, Field(ge=64, le=1024)]
@@ -48,14 +59,6 @@ class ShapesParams(Section):
     hue_spread: Annotated[float, Field(ge=0, le=180)]
     coat_spread: Annotated[float, Field(ge=0, le=180)]
     seed: Seed
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ShapesParams":
-        if self.size_min > self.size_max:
-            raise ValueError("size_min must not be larger than size_max")
-        if self.cover_min > self.cover_max:
-            raise ValueError("cover_min must not be larger than cover_max")
-        return self
 
 
 class Data(Section):
@@ -110,13 +113,9 @@ class NetworkParams(Section):
     input: Literal["torchvision", "caffe", "caffe_rgb"]
 
     @model_validator(mode="after")
-    def _convention(self) -> "NetworkParams":
+    def _fitting(self) -> "NetworkParams":
         if self.weights == "imagenet" and self.input != "torchvision":
             raise ValueError("weights: imagenet are torchvision's, so input must be torchvision")
-        return self
-
-    @model_validator(mode="after")
-    def _one_branch(self) -> "NetworkParams":
         if self.head == "largefov" and len(self.rates) != 1:
             raise ValueError(f"head: largefov has one branch, so rates needs one value, not {self.rates}")
         return self
@@ -138,17 +137,13 @@ class Optimizer(Section):
 
 
 class Augment(Section):
+    ordered = (("scale_min", "scale_max"),)
+
     shape: Literal["square", "native"]
     flip: bool
     scale_min: Positive
     scale_max: Positive
     color: Annotated[float, Field(ge=0, lt=1)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Augment":
-        if self.scale_min > self.scale_max:
-            raise ValueError("scale_min must not be larger than scale_max")
-        return self
 
 
 TRAININGS = ("cam", "dsrg", "retrain")
@@ -282,16 +277,12 @@ class MilLse(Section):
 
 
 class Ccnn(Section):
+    ordered = (("bg_min", "bg_max"),)
+
     bg_min: Annotated[float, Field(gt=0, lt=1)]
     bg_max: Annotated[float, Field(gt=0, lt=1)]
     fg_min: Fraction
     fg_slack: NonNegative
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Ccnn":
-        if self.bg_min > self.bg_max:
-            raise ValueError("bg_min must not be larger than bg_max")
-        return self
 
 
 class EmAdapt(Section):
@@ -436,31 +427,7 @@ def restricted(section: Section, keys: Iterable[str]) -> Section:
     return type(section).model_construct(**parts)
 
 
-RENAMED = {  # keys of older params files
-    old: new
-    for name in TRAININGS
-    for old, new in {
-        f"{name}.optimiser": f"{name}.optimizer",
-        f"{name}.augment.colour": f"{name}.augment.color",
-    }.items()
-}
-
-
-def _renamed(raw: dict) -> Iterator[str]:
-    """A line for each key of `raw` that has another name now."""
-    for old, new in RENAMED.items():
-        values = raw
-        *sections, key = old.split(".")
-        for section in sections:
-            values = values.get(section) if isinstance(values, dict) else None
-        if isinstance(values, dict) and key in values:
-            yield f"{old}: is called {new} now; rename it"
-    dsrg = raw.get("dsrg")
-    if "optimizer" not in raw and isinstance(dsrg, dict) and isinstance(dsrg.get("optimizer"), dict):
-        yield (
-            "dsrg.optimizer: what all trainings share is called optimizer now, a section of its own; move it there, "
-            "and leave in cam.optimizer, dsrg.optimizer and retrain.optimizer the keys that differ, or null"
-        )
+RENAMED = {"optimiser": "optimizer", "colour": "color"}  # keys of older params files
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -475,8 +442,6 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected sections such as `seeds:` and `grow:`, found {type(raw).__name__}")
-    if old := [f"{path}: {line}" for line in _renamed(raw)]:
-        raise InputError(old)
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
@@ -529,8 +494,15 @@ def _network_problems(path: Path, params: Params) -> Iterator[str]:
 def _explain(path: Path, problem: dict) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
+        case "extra_forbidden" if (old := problem["loc"][-1]) in RENAMED:
+            return f"{path}: {key}: is called {RENAMED[old]} now; rename it"
         case "extra_forbidden":
             return f"{path}: {key}: no such parameter; a typo? Recipes in recipes/ show every key"
+        case "missing" if key == "optimizer":
+            return (
+                f"{path}: optimizer: missing; what all trainings share stands there now: move dsrg.optimizer there, "
+                "and leave in cam.optimizer, dsrg.optimizer and retrain.optimizer the keys that differ, or null"
+            )
         case "missing":
             return f"{path}: {key}: missing; recipes in recipes/ show every key"
         case "value_error":

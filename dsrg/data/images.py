@@ -5,6 +5,7 @@ what the index says and what is trained on are the same picture, whatever its fo
 """
 
 import hashlib
+import struct
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from dsrg.errors import InputError, RunError
+from dsrg.errors import InputError, RunError, few
 
 with suppress(ImportError):
     from pillow_heif import register_heif_opener
@@ -50,10 +51,9 @@ READ = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"  # as people call them
 METADATA_MAX = 16 * 1024**2  # bytes that a file may hold besides 4 for each pixel
 LARGE = 8_000_000  # pixels from which on memory is thought of
 SUBFILE, BITS_PER_SAMPLE, ORIENTATION = 254, 258, 274  # TIFF tags, the last of EXIF too
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 DEFLATE_MOST = 1032  # bytes that one byte of a PNG's compressed pixels can stand for
 PNG_COLORS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGBA"}
-SHOWN = 5  # files named in a line
 DARK_MAX = 63  # of 255: what the upper 8 bits of 16 hold at most, where 14 are used
 _ONE_AT_A_TIME = Lock()
 Image.MAX_IMAGE_PIXELS = None  # the limit is data.pixels_max
@@ -139,13 +139,12 @@ def mask_from(
 ) -> np.ndarray:
     """The label map in the bytes of a file, which errors call `path`; see `read_mask`."""
     _refuse_changed(data, path, expected)
-    if not data.startswith(PNG_SIGNATURE):
+    if (head := _png_head(data)) is None:
         raise InputError(f"{path}: no PNG; a mask must be a palette or 8-bit gray PNG")
-    depth, color = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
+    width, height, depth, color = head
     if color != 3 and (color, depth) != (0, 8):
         kind = f"{depth}-bit {PNG_COLORS.get(color, 'unknown')}"
         raise InputError(f"{path}: {kind} PNG; a mask must be a palette or 8-bit gray PNG whose values are classes")
-    width, height = _png_size(data)
     if pixels_max is not None and width * height > pixels_max:
         raise InputError(f"{path}: {width} x {height} pixels; expected at most {pixels_max:,} (data.pixels_max)")
     return _decode_png(data, path)
@@ -154,8 +153,8 @@ def mask_from(
 def read_gray(path: str | Path) -> np.ndarray:
     """Read a gray PNG of 8 or 16 bits -> uint8 or uint16 (H, W). Raises InputError for anything else."""
     data = read_bytes(path)
-    depth, color = (data[24:26] + b"\0\0")[:2]  # of the IHDR chunk, which always comes first
-    if not data.startswith(PNG_SIGNATURE) or color != 0 or depth not in (8, 16):
+    _, _, depth, color = _png_head(data) or (0, 0, 0, -1)
+    if color != 0 or depth not in (8, 16):
         raise InputError(f"{path}: expected a gray PNG of 8 or 16 bits")
     return _decode_png(data, path).astype(np.uint8 if depth == 8 else np.uint16)
 
@@ -175,9 +174,10 @@ def check_image(path: str | Path, *, pixels_max: int, key: str = "data.pixels_ma
         with _decoder(file, path) as image:
             if (pixels := image.width * image.height) > pixels_max:
                 raise InputError(f"{path}: more than {pixels_max:,} pixels ({key}); scale the image down")
-            header, remarks = _header(image, path), _header_remarks(image, path)
+            remarks = _header_remarks(image, path)
             heavy = pixels > (4 * LARGE if image.format == "JPEG" else LARGE)
             with _ONE_AT_A_TIME if heavy else nullcontext():
+                header = _header(image, path)
                 _decode_strictly(image)
             remarks |= {TRANSPARENT} if _is_transparent(image) else set()
             if DEEP in remarks and _highest(image) <= DARK_MAX:
@@ -195,10 +195,8 @@ def files_left_out(names: Iterable[str]) -> list[str]:
     lines = []
     for ending, found in sorted(kinds.items()):
         how = f" ({HOW_TO_READ[ending]})" if ending in HOW_TO_READ else ""
-        more = ", ..." if len(found) > SHOWN else ""
         kind = f"of kind {ending}" if ending else "without an ending"
-        files = "file" if len(found) == 1 else "files"
-        lines.append(f"{len(found)} {files} {kind} left out{how}: {', '.join(found[:SHOWN])}{more}")
+        lines.append(f"{len(found)} file{'s' * (len(found) > 1)} {kind} left out{how}: {few(found)}")
     return lines
 
 
@@ -247,9 +245,11 @@ def _refuse_changed(data: bytes, path: str | Path, expected: ExpectedChecksum | 
         )
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Width and height in the first chunk of a PNG."""
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+def _png_head(data: bytes) -> tuple[int, int, int, int] | None:
+    """Width, height, bits a channel and color type in the first chunk of a PNG; None of anything else."""
+    if not data.startswith(PNG_SIGNATURE) or len(data) < 26:
+        return None
+    return struct.unpack(">IIBB", data[16:26])
 
 
 @contextmanager
@@ -267,12 +267,13 @@ def _decoder(file: BinaryIO, path: str | Path) -> Iterator[Image.Image]:
     except MemoryError:
         raise RunError(f"{path}: not enough memory for its pixels; scale the image down") from None
     except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise InputError(f"{path}: broken image ({_one_line(error)}); restore or remove it") from None
+        raise InputError(
+            f"{path}: broken image ({' '.join(str(error).split()) or type(error).__name__}); restore or remove it"
+        ) from None
 
 
 class _Header(NamedTuple):
-    """What a picture is before it is decoded: its size as it is shown, and its EXIF orientation, 1 to 8, by which the
-    decoder's pixels have to be turned yet."""
+    """The size of a picture as it is shown, and the EXIF orientation, 1 to 8, by which its pixels have to be turned."""
 
     height: int
     width: int
@@ -285,7 +286,9 @@ def _header(image: Image.Image, path: str | Path) -> _Header:
         raise InputError(f"{path}: a {image.format} of 32 bits a channel; save it with 8 or 16")
     if image.format == "TIFF" and image.tag_v2.get(SUBFILE, 0) & 1:
         raise InputError(f"{path}: its first page is a preview, as in a camera's raw file; save the picture itself")
-    orientation = 1 if image.format == "TIFF" else _exif_orientation(_png_exif(image) or image.info.get("exif"))
+    if image.format == "PNG":
+        _load_png(image)
+    orientation = 1 if image.format == "TIFF" else _exif_orientation(image.info.get("exif"))
     width, height = image.size  # of a TIFF, and of what HEIC and AVIF say beside EXIF, Pillow sees to it itself
     return _Header(width, height, orientation) if orientation > 4 else _Header(height, width, orientation)
 
@@ -299,30 +302,17 @@ def _exif_orientation(exif: bytes | None) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _png_exif(image: Image.Image) -> bytes | None:
-    """EXIF data of a PNG, before its pixels or behind them. ValueError if the file ends before its last chunk."""
-    if image.format != "PNG":
-        return None
-    file, exif = image.fp, None
-    before, end = file.tell(), file.seek(0, 2)
-    position = len(PNG_SIGNATURE)
-    _refuse_impossible_png(*image.size, bits=_bits(image), size=end)
-    while position + 12 <= end:
-        file.seek(position)
-        length, name = int.from_bytes(file.read(4), "big"), file.read(4)
-        if name == b"eXIf" and position + 12 + length <= end:
-            exif = file.read(length)
-        position += 12 + length
-        if name == b"IEND" and position <= end:
-            file.seek(before)
-            return exif
-    raise ValueError("truncated, its last chunk is missing")
-
-
-def _refuse_impossible_png(width: int, height: int, *, bits: int, size: int) -> None:
-    """ValueError for more pixels than so many bytes can hold."""
-    if width * height * bits > 8 * DEFLATE_MOST * size:
-        raise ValueError(f"{width} x {height} pixels cannot be in {size:,} bytes")
+def _load_png(image: Image.Image) -> None:
+    """Decode a PNG whose EXIF data may stand behind the pixels. ValueError if it cannot be whole."""
+    file = image.fp
+    before, size = file.tell(), file.seek(0, 2)
+    if image.width * image.height * _bits(image) > 8 * DEFLATE_MOST * size:
+        raise ValueError(f"{image.width} x {image.height} pixels cannot be in {size:,} bytes")
+    file.seek(0)
+    if PNG_END not in file.read():
+        raise ValueError("truncated, its last chunk is missing")
+    file.seek(before)
+    image.load()
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -418,7 +408,3 @@ def _guess(data: bytes) -> str:
     else:
         what = "not an image of a known format, or its first bytes are broken"
     return f"{what}; expected a {READ} image"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

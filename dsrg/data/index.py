@@ -10,7 +10,7 @@ import csv
 import re
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -123,7 +123,7 @@ def read_index(path: str | Path, classes: list[str], root: Path = Path(), *, max
     Raises InputError with every malformed line.
     """
     ids, splits, paths, checksums, tags, heights, widths = [], [], [], [], [], array("i"), array("i")
-    for row in _read_csv(path, INDEX_COLUMNS, lambda row: _index_faults(row, classes)):
+    for row in _read_csv(path, INDEX_COLUMNS, classes):
         ids.append(row["id"])
         splits.append(sys.intern(row["split"]))
         paths.append(row["path"])
@@ -142,73 +142,56 @@ def write_ground_truth(path: str | Path, rows: Iterable[GroundTruth]) -> None:
 
 def read_ground_truth(path: str | Path) -> dict[str, GroundTruth]:
     """Read ground_truth.csv -> its rows by image id. Raises InputError with every malformed line."""
-    rows = _read_csv(path, GROUND_TRUTH_COLUMNS, lambda row: _path_faults(row["mask"]))
-    return {row["id"]: GroundTruth(*row.values()) for row in rows}
+    return {row["id"]: GroundTruth(*row.values()) for row in _read_csv(path, GROUND_TRUTH_COLUMNS)}
 
 
 def _tags(text: str) -> list[str]:
     return text.split("|") if text else []
 
 
-def _index_faults(row: dict[str, str], classes: list[str]) -> Iterable[str]:
-    yield from _path_faults(row["path"])
-    for name in ("width", "height"):
-        if not re.fullmatch("[1-9][0-9]{0,8}", row[name]):
-            yield f"{name} {row[name]!r} is no size in pixels"
-    for tag in _tags(row["tags"]):
-        if tag not in classes:
-            yield f"tag {tag!r} is no class"
-
-
-def _path_faults(path: str) -> Iterable[str]:
-    if not path or path.startswith("/") or ".." in PurePosixPath(path).parts:
-        yield f"path {path!r} does not lie under the data root"
-
-
-def _read_csv(path: str | Path, columns: list[str], faults_of: Callable) -> Iterator[dict[str, str]]:
-    """Rows of a file that `write_csv` wrote, checked by what both have in common and by `faults_of` a row.
-
-    Raises InputError after the last one, with every malformed line.
-    """
-    faults: list[str] = []
+def _read_csv(path: str | Path, columns: list[str], classes: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Sound rows of a file that `write_csv` wrote. Raises InputError after the last one, with every malformed line."""
+    faults, seen = [], set()
     try:
         with opened_text(path) as file:
-            yield from _sound_rows(csv.reader(file, strict=True), columns, faults_of, faults)
+            lines = csv.reader(file, strict=True)
+            if (header := next(lines, [])) != columns:
+                faults.append(f"line 1: expected {','.join(columns)}, found {','.join(header)!r}")
+                lines = ()
+            for cells in lines:
+                if len(cells) != len(columns):
+                    faults.append(f"line {lines.line_num}: expected {len(columns)} columns, found {len(cells)}")
+                    continue
+                row = dict(zip(columns, cells, strict=True))
+                own = [*_faults(row, classes)]
+                if row["id"] in seen:
+                    own.append(f"id {row['id']!r} is already in use")
+                seen.add(row["id"])
+                faults += [f"line {lines.line_num}: {fault}" for fault in own]
+                if not own:
+                    yield row
     except InputError as error:
         raise InputError(f"{problem}; run the stage `prepare` first" for problem in error.problems) from None
+    except csv.Error as error:
+        faults.append(f"line {lines.line_num}: {error}")
     if faults:
         raise InputError(f"{path}: {fault}; run the stage `prepare` again" for fault in faults)
 
 
-def _sound_rows(
-    lines: Iterator[list[str]], columns: list[str], faults_of: Callable, faults: list[str]
-) -> Iterator[dict[str, str]]:
-    """The rows of a CSV reader's lines that nothing is wrong with; what is wrong with others is added to `faults`."""
-    seen = set()
-    try:
-        if (header := next(lines, [])) != columns:
-            faults.append(f"line 1: expected {','.join(columns)}, found {','.join(header)!r}")
-            return
-        for cells in lines:
-            if len(cells) != len(columns):
-                faults.append(f"line {lines.line_num}: expected {len(columns)} columns, found {len(cells)}")
-                continue
-            row = dict(zip(columns, cells, strict=True))
-            own = [*_common_faults(row), *faults_of(row)]
-            if row["id"] in seen:
-                own.append(f"id {row['id']!r} is already in use")
-            seen.add(row["id"])
-            faults += [f"line {lines.line_num}: {fault}" for fault in own]
-            if not own:
-                yield row
-    except csv.Error as error:
-        faults.append(f"line {lines.line_num}: {error}")
-
-
-def _common_faults(row: dict[str, str]) -> Iterable[str]:
+def _faults(row: dict[str, str], classes: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a row of either file."""
     if fault := id_fault(row["id"]):
         yield fault
     if row["split"] not in SPLITS:
         yield f"split {row['split']!r} is none of {', '.join(SPLITS)}"
     if not re.fullmatch("[0-9a-f]{64}", row["sha256"]):
         yield f"sha256 {row['sha256']!r} is no checksum"
+    path = row.get("path", row.get("mask"))
+    if not path or path.startswith("/") or ".." in PurePosixPath(path).parts:
+        yield f"path {path!r} does not lie under the data root"
+    for name in ("width", "height"):
+        if not re.fullmatch("[1-9][0-9]{0,8}", row.get(name, "1")):
+            yield f"{name} {row[name]!r} is no size in pixels"
+    for tag in _tags(row.get("tags", "")):
+        if tag not in classes:
+            yield f"tag {tag!r} is no class"
