@@ -177,7 +177,7 @@ def floor_bytes(images: Tensor, energies: Tensor, kernel: dict) -> int:
     bilateral = bilateral_lattice(images, Kernel(**kernel))
     pixels = energies.numel() // energies.shape[1]
     passes = sum(
-        pixels + (1 + len(lattice.blurred)) * vertices
+        pixels + (len(lattice.matrices) - 1) * vertices
         for lattice, vertices in ((gaussian, len(images) * gaussian.rows), (bilateral, bilateral.rows))
     )
     return kernel["iterations"] * 2 * 4 * energies.shape[1] * passes

@@ -218,12 +218,21 @@ def test_a_bound_of_the_number_of_vertices_does_as_well_as_the_number(monkeypatc
 def test_points_of_one_vertex_are_summed_in_their_order():
     """What makes equal input give equal bits on every device."""
     built = lattice_around(points(0, 30, 2, 2))
-    starts = built.bag_starts.tolist()
-    assert starts[-1] == starts[-2] == len(built.bags) == 2 * 32 * 3 - 2 * 3
-    bags = [built.bags[a:b] for a, b in zip(starts, starts[1:], strict=False)]
-    # a ghost's weight is 0 and its row, the image's last point, stands last
-    assert all((bag.diff() >= 0).all() for bag in bags) and len(bags[0]) > 0 and len(bags[-1]) == 0
-    assert (built.vertices < len(bags) - 1).all()
+    splat, *_, slice_ = built.matrices
+    starts = splat.starts.tolist()
+    assert starts[-1] == starts[-2] == len(splat.columns) == 2 * 31 * 3
+    rows = [splat.columns[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    # a ghost's weight is 0 and its column, the image's last point, stands last
+    assert all((row.diff() >= 0).all() for row in rows) and len(rows[0]) > 0 and len(rows[-1]) == 0
+    assert len(rows) == built.rows + 1 and (slice_.columns < built.rows).all()
+
+
+@pytest.mark.parametrize("spread, composed", [(300, True), (2, False)])
+def test_steps_become_one_where_points_hardly_meet(spread, composed):
+    built, values = lattice_around(points(0, 30, 2, 2, spread=spread)), points(1, 60, 3)
+    expected = built.filter(values)
+    assert (len(built.compose().matrices) == 1) == composed
+    torch.testing.assert_close(built.filter(values), expected)
 
 
 def test_features_too_far_apart_are_refused():
@@ -269,7 +278,7 @@ def test_iterations_do_not_wait_for_the_device():
             lattice_mean_field(images, energies, training_kernel(iterations))
         ran.append(watch.ran)
     more = ran[1] - ran[0]
-    assert more["_embedding_bag_forward_only"] == 4 * (2 + 3 + 2 + 6) and not WAITING.intersection(more)
+    assert more["_embedding_bag_forward_only"] == 4 * (1 + 2 + 6) and not WAITING.intersection(more)
     assert WAITING.intersection(ran[0])  # building does, so the names are right
 
 

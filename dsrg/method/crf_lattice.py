@@ -9,13 +9,15 @@ All images of a batch share one sparse lattice: the image's number is the first 
 never meet. Only the V vertices around points exist, in the order of their keys; row V, behind them, is always 0 and
 stands for every neighbor that does not exist.
 
-Splat, blur and slice are sums over bags of rows (`embedding_bag`), each in a fixed order; the bags come from a stable
-sort. So equal input gives equal bits on a GPU too, where scattering by atomic additions would not, torch's
+Splat, blur and slice are sparse matrices, multiplied by `embedding_bag`, which sums in a fixed order, here that of a
+stable sort. So equal input gives equal bits on a GPU too, where scattering by atomic additions would not, torch's
 deterministic replacement for it sorts again at every call, and cuSPARSE promises no order for its sums.
 """
 
 import math
 from collections.abc import Sequence
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from dsrg.method.crf_pydensecrf import Kernel
 # many vertices that not all channels fit, they are filtered some at a time, with the same result.
 TABLE = 2**25
 # Probabilities of the images that a CPU works on at once, as floats: few enough for its cache to hold their tables.
-CACHE = 2**17
+CACHE = 180_000
 # Corners of simplices up to which a GPU is not asked how many vertices they are: those of a training step, 40 of whose
 # images fit. More would cost more than they spare.
 FEW = 2**19
@@ -36,6 +38,29 @@ FEW = 2**19
 # corner. They have no value, but their vertices exist, and the blur passes others' values on through them. Without them
 # up to half a percent of the labels of 41 x 41 pixels differ from pydensecrf's.
 BLOCK = 4
+
+
+class Csr(NamedTuple):
+    """A sparse matrix (R, N) by rows: those of row i are entries starts[i] up to starts[i+1], summed in that order."""
+
+    columns: Tensor  # int32 (S,)
+    starts: Tensor  # int32 (R+1,)
+    weights: Tensor  # float32 (S,)
+
+    def apply(self, values: Tensor) -> Tensor:
+        """The matrix times values float32 (N, C): float32 (R, C)."""
+        weights = {"per_sample_weights": self.weights, "include_last_offset": True}
+        return F.embedding_bag(self.columns, values, self.starts, mode="sum", **weights)
+
+    def after(self, first: "Csr") -> "Csr":
+        """This matrix times the `first`. What it adds twice has two entries."""
+        counts = first.starts.diff().index_select(0, self.columns).long()
+        ends = F.pad(counts.cumsum(0), (1, 0))
+        ours = torch.repeat_interleave(counts)
+        shift = first.starts.index_select(0, self.columns) - ends[:-1]
+        theirs = torch.arange(len(ours), device=ours.device) + shift.index_select(0, ours)
+        weights = self.weights.index_select(0, ours) * first.weights.index_select(0, theirs)
+        return Csr(first.columns.index_select(0, theirs), ends.index_select(0, self.starts).int(), weights)
 
 
 class Lattice:
@@ -51,13 +76,8 @@ class Lattice:
         rows: V, the number of vertices. For a GPU the number of simplices' corners where these are few, most of which
             are one vertex with others: it is no less, and the GPU need not be asked. Rows behind the last vertex are
             never read.
-        bags: int32 (S,): rows of points, vertex by vertex; those of a vertex in order.
-        bag_starts: int32 (V+2,): where each vertex's rows begin in `bags`, and their end; row V has none.
-        splat_weights: float32 (S,): what the points in `bags` hand to their vertex.
-        blurred: int32 (d+1, V+1, 4): rows to be summed along each direction: a vertex, twice, and both its neighbors,
-            V for one that does not exist.
-        vertices: int32 (N * B, d+1): rows of the vertices around each point.
-        slice_weights: float32 (N * B, d+1): what each point takes from them.
+        matrices: what the filter multiplies by, one after another. Splat (V+1, N * B): each vertex's sum over the
+            points around it, in their order; d+1 blurs (V+1, V+1); slice (N * B, V+1).
 
     Raises:
         ValueError: features spread so widely that 64 bits cannot number the vertices.
@@ -65,29 +85,28 @@ class Lattice:
 
     def __init__(self, features: Tensor, *, largest: Sequence[float], symmetric: bool) -> None:
         points, images, dimension = features.shape
-        corners, ghosts = dimension + 1, 1 if points % BLOCK else 0
+        corners, ghosts, count = dimension + 1, 1 if points % BLOCK else 0, points * images
         origin, weights, order = enclosing_simplex(elevate(F.pad(features, (0, 0, 0, 0, 0, ghosts)).flatten(0, 1)))
-        weights[points * images :] = 0
-        keys, strides = vertex_keys(origin, order, images=images, largest=largest)
+        weights[count:] = 0
+        keys, steps = vertex_keys(origin, order, images=images, largest=largest)
 
         by_vertex, corner = keys.flatten().sort(stable=True)
-        first = torch.cat([by_vertex.new_ones(1), (by_vertex[1:] != by_vertex[:-1]).long()])
+        first = torch.cat([by_vertex.new_ones(1, dtype=torch.bool), by_vertex[1:] != by_vertex[:-1]])
         self.rows = table_rows(first)
         starts = torch.nonzero_static(first, size=self.rows, fill_value=len(corner)).squeeze(1)
-        # any row does for a ghost: its weight is 0
-        self.bags = (corner // corners).clamp(max=points * images - 1).int()
-        self.bag_starts = F.pad(starts, (0, 2), value=len(corner)).int()
-        self.splat_weights = weights.flatten()[corner]
-        self.blurred = blurred_rows(F.pad(by_vertex, (0, 1), value=2**62)[starts], strides)
-        vertices = torch.empty_like(corner).scatter_(0, corner, first.cumsum(0) - 1)
-        self.vertices = vertices.view(-1, corners)[: points * images].int()
-        # summing a vertex twice and each neighbor once doubles what the blur is, along each direction, and the blur
-        # adds mass, (1/2, 1, 1/2); the other divisor is Kraehenbuehl's
-        self.slice_weights = weights[: points * images] / (2**corners * (1 + 2.0**-dimension))
+        # any column does for a ghost: its weight is 0
+        point = torch.arange(len(keys), device=keys.device, dtype=torch.int32).clamp_(max=count - 1)
+        around = point[:, None].repeat(1, corners).flatten().index_select(0, corner)
+        splat = Csr(around, F.pad(starts, (0, 2), value=len(corner)).int(), weights.flatten().index_select(0, corner))
+        vertices = torch.empty_like(corner).scatter_(0, corner, first.cumsum(0) - 1)[: count * corners].int()
+        read = weights[:count].flatten() / (1 + 2.0**-dimension)  # a divisor of Kraehenbuehl's
+        slice_ = Csr(vertices, multiples(corners, count, like=vertices), read)
+        keys = F.pad(by_vertex, (0, 1), value=2**62).index_select(0, starts)
+        self.matrices = [splat, *blurs(keys, steps), slice_]
         if symmetric:
-            scale = (self.filter(weights.new_ones(points * images, 1)) + 1e-20).rsqrt()
-            self.splat_weights = self.splat_weights * scale[self.bags, 0]
-            self.slice_weights = self.slice_weights * scale
+            scale = (self.filter(weights.new_ones(count, 1)) + 1e-20).rsqrt()
+            splat.weights.mul_(scale.flatten().index_select(0, around))
+            slice_.weights.view(count, corners).mul_(scale)
 
     def filter(self, values: Tensor) -> Tensor:
         """For each point the sum of its image's values, weighted by the kernel: float32 (N * B, C) of the same."""
@@ -97,15 +116,25 @@ class Lattice:
         return torch.cat([self._filter(some.contiguous()) for some in values.split(channels, dim=1)], dim=1)
 
     def _filter(self, values: Tensor) -> Tensor:
-        splat = {"per_sample_weights": self.splat_weights, "include_last_offset": True}
-        table = F.embedding_bag(self.bags, values, self.bag_starts, mode="sum", **splat)
-        for rows in self.blurred:
-            table = F.embedding_bag(rows, table, mode="sum")
-        return F.embedding_bag(self.vertices, table, mode="sum", per_sample_weights=self.slice_weights)
+        return reduce(lambda table, matrix: matrix.apply(table), self.matrices, values)
+
+    def compose(self) -> "Lattice":
+        """The same filter by one matrix, if that has no more entries than all of them: where points hardly meet."""
+        entries = self.matrices[0].starts.diff().float()[:, None]
+        for matrix in self.matrices[1:]:
+            entries = matrix._replace(weights=torch.ones_like(matrix.weights)).apply(entries)
+        if entries.sum() <= sum(len(matrix.columns) for matrix in self.matrices):
+            self.matrices = [reduce(lambda first, then: then.after(first), self.matrices)]
+        return self
+
+
+def multiples(number: int, count: int, *, like: Tensor) -> Tensor:
+    """0, number, ... number * count, int32."""
+    return torch.arange(0, number * count + 1, number, dtype=torch.int32, device=like.device)
 
 
 def table_rows(first: Tensor) -> int:
-    """The number of vertices, of each of which one corner is the `first`, int64 (S,) of 0 and 1; for a GPU a bound."""
+    """The number of vertices, of each of which one corner is the `first`, bool (S,); for a GPU a bound."""
     return len(first) if first.is_cuda and len(first) <= FEW else int(first.sum())
 
 
@@ -150,9 +179,9 @@ def enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # the nearest multiples of d+1 sum to (d+1) * excess: so many of the lowest coordinates move down, or of the highest
     # up, and each that moves goes to the other end of the order
     excess = nearest.sum(1, keepdim=True).long()
-    places = torch.arange(corners, device=elevated.device)
-    source = (places - excess) % corners
-    moved = (source + excess - places) // corners
+    source = torch.arange(corners, device=elevated.device) - excess
+    moved = (source < 0).long() - (source >= corners).long()
+    source += corners * moved
     order = order.gather(1, source)
     rest = rest.gather(1, source) / corners + moved
     origin = nearest.long() - torch.empty_like(moved).scatter_(1, order, moved)
@@ -162,17 +191,20 @@ def enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def vertex_keys(origin: Tensor, order: Tensor, *, images: int, largest: Sequence[float]) -> tuple[Tensor, list[int]]:
-    """Each vertex as one number. Its digits: image, a (d+1)th of each coordinate rounded down, remainder.
+    """Each vertex as one number, so that a step in a direction of the lattice adds the same to all of them.
 
-    The last coordinate has no digit: all of them sum to 0.
+    In direction i a vertex's neighbor is d higher in coordinate i and 1 lower in the others. Numbers are linear in the
+    coordinates, by strides of which d+1 divides all but the last: so modulo d+1 they are what all coordinates are, and
+    beyond that their digits are a (d+1)th of each coordinate rounded down. The last coordinate has no digit: all of
+    them sum to 0. The image's number is the first digit.
 
     Args:
         origin, order: int64 (N * images, d+1), from `enclosing_simplex`.
         largest: d numbers; features lie between 0 and these.
 
     Returns:
-        keys int64 (N * images, d+1) of the vertices 0 to d of each simplex; strides, d+1 numbers: what d+1 more in a
-        coordinate adds to a key.
+        keys int64 (N * images, d+1) of the vertices 0 to d of each simplex; steps, d+1 numbers: what a step in each
+        direction adds to a key.
 
     Raises:
         ValueError: features spread so widely that 64 bits are not enough.
@@ -182,41 +214,44 @@ def vertex_keys(origin: Tensor, order: Tensor, *, images: int, largest: Sequence
     # below that, a neighbor up to 2 from there
     scaled = [most * scale for most, scale in zip(largest, elevation_scales(corners - 1), strict=True)]
     lowest = [math.floor(-i * (scaled[i - 1] if i else 0) / corners) - 5 for i in range(corners - 1)]
-    radices = [math.ceil(sum(scaled[i:]) / corners) + 5 - least for i, least in enumerate(lowest)]
-    if images * corners * math.prod(radices) >= 2**62:
+    highest = [math.ceil(sum(scaled[i:]) / corners) + 7 for i in range(corners - 1)]
+    radices = [corners * math.ceil((high - low) / corners) for high, low in zip(highest, lowest, strict=True)]
+    whole = corners * math.prod(radices)
+    if images * whole >= 2**62:
         raise ValueError(f"a lattice of {radices} cells is too wide: expected larger deviations of the kernel")
-    digits = [corners * math.prod(radices[place:]) for place in range(corners)]
-    strides = [*digits[1:], 0]
-    known = (torch.tensor(numbers, device="cpu") for numbers in (lowest, strides))
-    each, steps = (numbers.to(origin.device, non_blocking=True) for numbers in known)
+    strides = [math.prod(radices[place + 1 :]) for place in range(corners - 1)] + [0]
+    steps = [corners * stride - sum(strides) for stride in strides]
+    least = corners * sum(low * stride for low, stride in zip(lowest, strides[:-1], strict=True))
+    known = torch.tensor(steps, device="cpu").to(origin.device, non_blocking=True)
     image = torch.arange(len(origin), device=origin.device) % images
-    first = image * digits[0] + ((origin[:, :-1] - each) * steps[:-1]).sum(1)
-    below = steps[order.flip(1)[:, :-1]].cumsum(1)
-    return first[:, None] - F.pad(below, (1, 0)) + torch.arange(corners, device=origin.device), strides
+    first = image * whole + (origin * known).sum(1) - least
+    # the next vertex is one step against the direction of the coordinate in which it is lower
+    down = known.index_select(0, order.flip(1).flatten()).view(order.shape)
+    return torch.cat([first[:, None], -down[:, :-1]], dim=1).cumsum(1), steps
 
 
-def blurred_rows(keys: Tensor, strides: list[int]) -> Tensor:
-    """What is summed along each direction, int32 (d+1, V+1, 4): a vertex's row, twice, and those of both neighbors.
+def blurs(keys: Tensor, steps: list[int]) -> list[Csr]:
+    """Along each direction a vertex keeps its value and gets half of both neighbors': d+1 matrices (V+1, V+1).
 
-    In direction i one neighbor is d higher in coordinate i and 1 lower in the others, the second one opposite. Row V
-    stands for those that do not exist.
+    Row V stands for the neighbors that do not exist. Vertices on one line of a direction leave the same remainder when
+    divided by its step: sorted by that, and those of one remainder by their keys, neighbors are next to each other.
 
     Args:
-        keys: int64 (V,), ascending; 2**62 where there is no vertex. strides: d+1 numbers. Both from `vertex_keys`.
+        keys: int64 (V,), ascending; 2**62 where there is no vertex. steps: d+1 numbers. Both from `vertex_keys`.
     """
-    corners, nowhere = len(strides), len(keys)
-    # 1 less in all coordinates takes 1 from the remainder; from 0 it goes to d, and all other digits fall by 1
-    lower = keys - 1 - (sum(strides) - corners) * (keys % corners == 0)
-    rows, beyond = torch.arange(nowhere + 1, device=keys.device), F.pad(keys, (0, 1), value=2**62)
-    blurred = rows.int()[:, None].repeat(corners, 1, 4)
-    for stride, table in zip(strides, blurred, strict=True):
-        wanted = lower + stride
-        place = torch.searchsorted(keys, wanted)
-        place = torch.where(beyond[place] == wanted, place, nowhere)
-        # whoever is a vertex's neighbor on one side has that vertex as its own on the other
-        opposite = torch.full_like(rows, nowhere).scatter_(0, place, rows[:-1])
-        table[:-1, 2], table[:-1, 3] = place, opposite[:-1]
-    return blurred
+    corners, nowhere = len(steps), len(keys)
+    step = torch.tensor(steps, device="cpu").to(keys.device, non_blocking=True).abs()[:, None]
+    direction, rows = torch.arange(corners, device=keys.device)[:, None], torch.arange(nowhere + 1, device=keys.device)
+    # one sort for all directions, with the direction as the first digit; it is stable, so keys stay ascending
+    places = (keys % step + direction * max(map(abs, steps))).flatten().argsort(stable=True).view(corners, nowhere)
+    line = places - direction * nowhere
+    beside = keys.index_select(0, line.flatten()).view(corners, nowhere).diff(dim=1) == step
+    neighbors = torch.full((2, corners, nowhere + 1), nowhere, device=keys.device)
+    neighbors[0].scatter_(1, line[:, :-1], line[:, 1:].where(beside, nowhere))
+    neighbors[1].scatter_(1, line[:, 1:], line[:, :-1].where(beside, nowhere))
+    summed = torch.stack([rows.expand(corners, -1), *neighbors], dim=2).int().flatten(1)
+    weights = torch.tensor([1, 0.5, 0.5], device="cpu").to(keys.device, non_blocking=True).repeat(nowhere + 1)
+    return [Csr(columns, multiples(3, nowhere + 1, like=columns), weights) for columns in summed]
 
 
 @torch.no_grad()
@@ -255,7 +290,8 @@ def gaussian_lattice(height: int, width: int, kernel: Kernel, *, device: torch.d
     """The CRF's filter over places. It is the same for all images, so it is built for one, with the values of all."""
     largest = [(width - 1) / kernel.gaussian_xy, (height - 1) / kernel.gaussian_xy]
     features = _places(height, width, deviation=kernel.gaussian_xy, device=device)
-    return Lattice(features, largest=largest, symmetric=True)
+    lattice = Lattice(features, largest=largest, symmetric=True)
+    return lattice if device.type == "cuda" else lattice.compose()  # which asks how many rows there are
 
 
 def bilateral_lattice(images: Tensor, kernel: Kernel) -> Lattice:
