@@ -29,7 +29,7 @@ from dsrg.data.index import Index, present_from_tags
 from dsrg.files import sha256
 from dsrg.inference.predict import predictions
 from dsrg.method.grid import UNLABELLED, grid_size
-from dsrg.networks.weights import initial_segmenter
+from dsrg.networks.weights import untrained
 from dsrg.params import load_params
 from dsrg.runtime import workers
 from dsrg.training.dsrg import Supervisor, dsrg_criterion
@@ -74,7 +74,6 @@ def measure(recipe: str) -> dict:
             augment=dsrg.augment,
         )
         supervisor = Supervisor(crf=params.crf.train, grow=params.grow, boundary_loss=dsrg.boundary_loss)
-        network = params.network_of("dsrg").model_dump(exclude={"weights"})
         ends, losses = [time.perf_counter()], []
         objective = dsrg_criterion(dsrg, supervisor=supervisor)
 
@@ -84,7 +83,7 @@ def measure(recipe: str) -> dict:
             return loss, values
 
         segmenter = fit(
-            initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network),
+            untrained(params, "dsrg", classes=len(VOC_CLASSES)),
             watched,
             batches,
             dsrg.model_copy(update={"steps": STEPS}),

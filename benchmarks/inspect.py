@@ -34,14 +34,14 @@ from rich.table import Table
 from benchmarks import RESULTS
 from benchmarks.full_size import noise_images
 from benchmarks.timing import write_figures
-from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.model_file import save_model
 from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
 from dsrg.data.classes import VOC_CLASSES, write_classes
 from dsrg.data.index import write_index
 from dsrg.data.palette import label_png
 from dsrg.files import atomic_file
 from dsrg.method.grid import grid_size
-from dsrg.networks.weights import initial_segmenter
+from dsrg.networks.weights import as_model, untrained
 from dsrg.params import load_params
 from dsrg.project import load_project
 
@@ -78,9 +78,8 @@ def make_project(folder: Path, count: int) -> None:
         for step in (150, 300, 450):
             with atomic_file(project.paths.growth / image_id / f"{step:06d}.png") as temporary:
                 temporary.write_bytes(label_png(drawn[0][0]))
-    network = params.network_of("dsrg").model_dump(exclude={"weights"})
-    segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
-    save_model(project.paths.dsrg, Model("segmenter", VOC_CLASSES, network, params.data.size, segmenter.state_dict()))
+    segmenter = untrained(params, "dsrg", classes=len(VOC_CLASSES))
+    save_model(project.paths.dsrg, as_model(segmenter, params, "dsrg", classes=VOC_CLASSES))
 
 
 def smooth(seed: int, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from benchmarks.timing import write_figures
 from dsrg.inference import released
 from dsrg.inference.predict import predictions
 from dsrg.method.crf import dense_crf
-from dsrg.networks.network import DeepLab
+from dsrg.networks.weights import untrained
 from dsrg.params import Params, PredictParams, load_params
 from dsrg.runtime import workers
 
@@ -44,7 +44,7 @@ def work(what: str, width: int, height: int, params: Params) -> None:
     kernel = params.crf.test.model_copy(update={"iterations": 1})
     if what == STAGES:
         settings = PredictParams(**released.PREDICT)
-        segmenter = DeepLab(classes=CLASSES - 1, **params.network_of("dsrg").model_dump(exclude={"weights"})).eval()
+        segmenter = untrained(params, "dsrg", classes=CLASSES - 1).eval()
         images = noise(width, height, 4 * workers.worker_count())
         for _ in predictions(segmenter, images, None, settings, size=params.data.size, kernel=kernel):
             pass

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from benchmarks import RESULTS
 from benchmarks.own_folder import KINDS, draw
 from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, spread, write_figures
-from dsrg.artifacts.model_file import Model, save_model
+from dsrg.artifacts.model_file import save_model
 from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.commands import main as dsrg
 from dsrg.data.classes import VOC_CLASSES
@@ -47,7 +47,7 @@ from dsrg.data.images import limit_side, read_image, read_sized
 from dsrg.inference import released
 from dsrg.inference.predict import enlarged, load_segmenter, predictions
 from dsrg.inference.preprocess import scaled_side, warp_to_square
-from dsrg.networks.weights import initial_segmenter
+from dsrg.networks.weights import as_model, untrained
 from dsrg.params import Params, load_params
 from dsrg.predictor import RELEASED
 from dsrg.sources.pictures import check_pictures, find_pictures
@@ -79,9 +79,8 @@ def make_pictures(folder: Path, originals: list[Path] | None, *, side: int, coun
 def save_untrained(path: Path, params: Params) -> None:
     """The recipe's network with random weights, in a model file."""
     torch.manual_seed(0)
-    network = params.network_of("dsrg").model_dump(exclude={"weights"})
-    segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network).eval()
-    save_model(path, Model("segmenter", VOC_CLASSES, network, params.data.size, segmenter.state_dict()))
+    segmenter = untrained(params, "dsrg", classes=len(VOC_CLASSES))
+    save_model(path, as_model(segmenter, params, "dsrg", classes=VOC_CLASSES))
 
 
 def ready_batches(paths: list[Path], size: int) -> list[torch.Tensor]:

@@ -29,7 +29,7 @@ from dsrg.data.batches import Batch, Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
-from dsrg.networks.weights import initial_classifier, initial_segmenter
+from dsrg.networks.weights import untrained
 from dsrg.params import Params, load_params
 from dsrg.runtime import workers
 from dsrg.training.cam import cam_criterion
@@ -64,8 +64,7 @@ class Step:
     def __init__(self, params: Params, device: torch.device) -> None:
         self.settings, self.device = params.dsrg, device
         set_up_torch(params.seed)
-        network = params.network_of("dsrg").model_dump(exclude={"weights"})
-        segmenter = initial_segmenter(classes=len(VOC_CLASSES), weights=None, **network)
+        segmenter = untrained(params, "dsrg", classes=len(VOC_CLASSES))
         self.segmenter = segmenter.to(device, memory_format=torch.channels_last).train()
         self.optim = build_optimizer(self.segmenter, self.settings.optimizer)
         self.supervisor = Supervisor(crf=params.crf.train, grow=params.grow, boundary_loss=True)
@@ -125,8 +124,6 @@ def measure_classifier(params: Params, *, batch: int, rounds: int) -> Runs:
     """Timings of some steps of the stage `train_cam`, loading included, after a first one, which allocates."""
     cam, size, laps = params.cam, params.data.size, Laps()
     set_up_torch(params.seed)
-    network = {key: getattr(params.network_of("cam"), key) for key in ("backbone", "output_stride", "input")}
-    network |= {"dropout": cam.dropout, "init_std": cam.init_std}
 
     def watch(network: nn.Module, done: int) -> None:
         laps.start() if done == 1 else laps.end("step")
@@ -136,7 +133,7 @@ def measure_classifier(params: Params, *, batch: int, rounds: int) -> Runs:
         index = noise_images(root, 2 * batch)
         options = {"size": size, "batch": batch, "seed": params.seed, "augment": cam.augment}
         fit(
-            initial_classifier(classes=len(VOC_CLASSES), weights=None, **network),
+            untrained(params, "cam", classes=len(VOC_CLASSES)),
             cam_criterion(cam),
             Batches(index, labels=None, **options),
             cam.model_copy(update={"steps": rounds + 1}),

@@ -37,7 +37,7 @@ from dsrg.errors import InputError
 from dsrg.inference.label_maps import predicted_labels
 from dsrg.inference.seeding import seed_rows
 from dsrg.method.grid import grid_size
-from dsrg.networks.weights import initial_classifier, initial_segmenter
+from dsrg.networks.weights import untrained
 from dsrg.params import Params, load_params
 from dsrg.runtime.workers import threaded_map
 from dsrg.training.fit import set_up_torch
@@ -62,12 +62,9 @@ def photographs(folder: Path, count: int) -> Index:
 def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]:
     """What is timed, by name; `folder` takes what it writes."""
     set_up_torch(params.seed)
-    network, size = params.network_of("dsrg").model_dump(exclude={"weights"}), params.data.size
-    settings = {"classes": len(VOC_CLASSES), "weights": None}
-    segmenter = initial_segmenter(**settings, **network).eval().to(device)
-    shared = {key: network[key] for key in ("backbone", "output_stride", "input")}
-    cam = {"dropout": params.cam.dropout, "init_std": params.cam.init_std}
-    classifier = initial_classifier(**settings, **shared, **cam).eval().to(device)
+    size = params.data.size
+    segmenter = untrained(params, "dsrg", classes=len(VOC_CLASSES)).eval().to(device)
+    classifier = untrained(params, "cam", classes=len(VOC_CLASSES)).eval().to(device)
 
     def seeds(index: Index) -> None:
         rows = seed_rows(classifier, index, size=size, seeds=params.seeds, saliency=params.saliency)

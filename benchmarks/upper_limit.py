@@ -14,14 +14,13 @@ import click
 
 from benchmarks import RESULTS
 from benchmarks.experiments import scored
-from dsrg.data.batches import Batches
 from dsrg.data.index import Masks, read_ground_truth
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
 from dsrg.networks.network import DeepLab
-from dsrg.networks.weights import initial_segmenter
+from dsrg.networks.weights import pretrained
 from dsrg.project import load_project
-from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.fit import batches_of, fit, set_up_torch
 from dsrg.training.retrain import retrain_criterion
 
 
@@ -44,19 +43,10 @@ def full_supervision(scratch: Path, *, fingerprint: str = "") -> DeepLab:
     index = project.index(max_side=params.data.max_side).split("train")
     train = with_ground_truth(index, truth)
     set_up_torch(params.seed)
-    chosen = params.network_of("retrain")
-    batches = Batches(
-        train,
-        labels=Masks(truth, train.ids, folder=project.paths.masks),
-        size=params.data.size,
-        batch=retrain.batch,
-        seed=params.seed,
-        augment=retrain.augment,
-    )
     return fit(
-        initial_segmenter(classes=len(classes), weights=chosen.weights, **chosen.model_dump(exclude={"weights"})),
+        pretrained(params, "retrain", classes=len(classes)),
         retrain_criterion(retrain.model_copy(update={"loss": "cross_entropy"})),
-        batches,
+        batches_of(params, "retrain", train, labels=Masks(truth, train.ids, folder=project.paths.masks)),
         retrain,
         name="full supervision",
         scratch=scratch,

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from dsrg.artifacts.model_file import Model, load_model, save_model
+from dsrg.artifacts.model_file import load_model, save_model
 from dsrg.artifacts.seeds_h5 import read_seeds
-from dsrg.data.batches import Batches
 from dsrg.figures.growth import write_growth
 from dsrg.method.grid import grid_size
-from dsrg.networks.weights import adopt_backbone, initial_segmenter
+from dsrg.networks.weights import adopt_backbone, as_model, pretrained
 from dsrg.stage import Stage, run_stage
-from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.fit import batches_of, fit, set_up_torch
 from dsrg.training.growth_recorder import GrowthRecorder
 from dsrg.training.weak import build_criterion
 
@@ -23,22 +22,19 @@ def train_dsrg(stage: Stage) -> None:
     stored = read_seeds(stage.paths.seeds, classes=classes, grid=grid_size(params.data.size))
     seeds, index = stored.in_order(index.ids), replace(index, present=stored.tags_in_order(index.ids))
     set_up_torch(params.seed)
-    chosen = params.network_of("dsrg")
-    network = chosen.model_dump(exclude={"weights"})
     criterion, supervisor = build_criterion(dsrg, params.weak, grow=params.grow, crf=params.crf.train)
-    shown = {"size": params.data.size, "batch": dsrg.batch, "seed": params.seed, "augment": dsrg.augment}
     watched = range(min(dsrg.watch_images, len(index)))
     few = index.pick(watched), np.asarray(stored.in_order(index.ids[: len(watched)]))
     folder = stage.scratch / "growth"
     recorder = GrowthRecorder(*few, dsrg, size=params.data.size, supervisor=supervisor, folder=folder)
-    segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
+    segmenter = pretrained(params, "dsrg", classes=len(classes))
     if dsrg.init == "cam":
         classifier = load_model(stage.paths.cam, kind="classifier", stage_name="train_cam", classes=classes)
         adopt_backbone(segmenter, classifier.weights)
     segmenter = fit(
         segmenter,
         criterion,
-        Batches(index, labels=seeds, **shown),
+        batches_of(params, "dsrg", index, labels=seeds),
         dsrg,
         name=stage.name,
         scratch=stage.scratch,
@@ -51,7 +47,7 @@ def train_dsrg(stage: Stage) -> None:
     if segmenter is None:  # in all processes but the first
         return
     write_growth(recorder, segmenter, maps=stage.paths.growth, strips=stage.results / "growth")
-    save_model(stage.paths.dsrg, Model("segmenter", classes, network, params.data.size, segmenter.state_dict()))
+    save_model(stage.paths.dsrg, as_model(segmenter, params, "dsrg", classes=classes))
     stage.discard_scratch()
 
 

@@ -22,8 +22,8 @@ from dsrg.advise.sweep import (
     THRESHOLDS,
     Advice,
     Sweep,
-    Views,
     findings,
+    other_looks,
     summary_lines,
     view_maps,
 )
@@ -238,10 +238,10 @@ class TestAdvice:
 
     def test_views_are_the_params_own(self):
         augment = self.params.cam.augment
-        assert Views.of(self.params).scale == [(augment.scale_min, False), (augment.scale_max, False)]
+        assert other_looks(self.params)["scale"] == [(augment.scale_min, False), (augment.scale_max, False)]
         plain = augment.model_copy(update={"scale_min": 1.0, "scale_max": 1.0})
         cam = self.params.cam.model_copy(update={"augment": plain})
-        assert Views.of(self.params.model_copy(update={"cam": cam})) == ([(1.0, True)], [])
+        assert other_looks(self.params.model_copy(update={"cam": cam})) == {"flip": [(1.0, True)], "scale": []}
 
     def test_a_figure_without_advice(self, tmp_path):
         saliency = self.params.saliency.model_copy(update={"method": "cam"})

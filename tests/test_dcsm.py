@@ -69,7 +69,7 @@ def test_guided_gradients_by_hand():
 def test_layers_of_vgg16_are_conv3_1_to_conv5_3():
     network = classifier("vgg16")
     with guided(network):
-        layers, maps = layer_outputs(network, torch.zeros(1, 3, 33, 33, dtype=torch.uint8))
+        layers, maps = layer_outputs(network, torch.zeros(1, 3, 33, 33, dtype=torch.uint8), finest=9)
     assert [one.shape[1] for one in layers] == [256] * 3 + [512] * 6 and maps.shape == (1, 5, 5, 5)
 
 

@@ -17,7 +17,7 @@ from dsrg.method.crf import clamped, dense_crf, unary_energies
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.method.weak import LOSSES
-from dsrg.networks.weights import initial_classifier, initial_segmenter
+from dsrg.networks.weights import untrained
 from dsrg.params import Params, PredictParams, load_params
 from dsrg.training.cam import cam_criterion
 from dsrg.training.dsrg import Supervisor, dsrg_criterion
@@ -35,17 +35,6 @@ GROWTH = Counter({"growing._seeded_regions: copy to the host": 1})
 
 def params_of(recipe: str) -> Params:
     return load_params(ROOT / "recipes" / f"{recipe}.yaml")
-
-
-def segmenter_of(params: Params) -> nn.Module:
-    network = params.network_of("dsrg").model_dump(exclude={"weights"})
-    return initial_segmenter(classes=CLASSES, weights=None, **network)
-
-
-def classifier_of(params: Params) -> nn.Module:
-    network = params.network_of("cam").model_dump(include={"backbone", "output_stride", "input"})
-    options = {"dropout": params.cam.dropout, "init_std": params.cam.init_std}
-    return initial_classifier(classes=CLASSES, weights=None, **network, **options)
 
 
 def batch_of(size: int, device: str = "cuda") -> Batch:
@@ -84,7 +73,7 @@ def test_a_dsrg_step_waits_once_for_growth(recipe, on):
     grow = params.grow.model_copy(update={"on": on})
     supervisor = Supervisor(crf=params.crf.train, grow=grow, boundary_loss=True)
     with FakeCuda():
-        segmenter = segmenter_of(params)
+        segmenter = untrained(params, "dsrg", classes=CLASSES)
     objective = dsrg_criterion(params.dsrg, supervisor=supervisor)
     assert waits_of_a_step(segmenter, objective, params.dsrg, size=params.data.size) == GROWTH
 
@@ -93,7 +82,7 @@ def test_a_dsrg_step_waits_once_for_growth(recipe, on):
 def test_a_classifiers_step_waits_for_nothing(recipe):
     params = params_of(recipe)
     with FakeCuda():
-        classifier = classifier_of(params)
+        classifier = untrained(params, "cam", classes=CLASSES)
     objective = cam_criterion(params.cam)
     assert not waits_of_a_step(classifier, objective, params.cam, size=params.data.size)
 
@@ -102,7 +91,7 @@ def test_a_classifiers_step_waits_for_nothing(recipe):
 def test_a_retraining_step_waits_for_nothing(loss):
     params = params_of("shapes")
     with FakeCuda():
-        segmenter = segmenter_of(params)
+        segmenter = untrained(params, "dsrg", classes=CLASSES)
     objective = retrain_criterion(params.retrain.model_copy(update={"loss": loss}))
     assert not waits_of_a_step(segmenter, objective, params.retrain, size=params.data.size)
 
@@ -184,7 +173,7 @@ def pictures() -> list[np.ndarray]:
 def test_activation_maps_wait_for_the_squares_of_each_scale():
     params = params_of("voc2012-vgg16")
     with FakeCuda() as cuda:
-        classifier = on_cuda(classifier_of(params)).eval()
+        classifier = on_cuda(untrained(params, "cam", classes=CLASSES)).eval()
         found = activation_maps(classifier, pictures(), size=65, scales=[0.75, 1.0], flip=True)
         assert found.is_cuda and found.shape == (2, CLASSES, 9, 9)
     assert cuda.waits == Counter({"preprocess.mean_over_looks: copy to the device": 2})
@@ -193,7 +182,7 @@ def test_activation_maps_wait_for_the_squares_of_each_scale():
 def test_gradient_saliency_asks_for_no_value():
     params = params_of("voc2012-vgg16")
     with FakeCuda("cpu") as host:
-        saliency = gradient_saliency(classifier_of(params).eval(), pictures(), size=65)
+        saliency = gradient_saliency(untrained(params, "cam", classes=CLASSES).eval(), pictures(), size=65)
         assert saliency.shape == (2, 9, 9)
     assert not host.waits
     with FakeCuda() as cuda:  # what follows the gradient
@@ -205,7 +194,7 @@ def test_gradient_saliency_asks_for_no_value():
 def test_scales_are_merged_on_the_device(merge):
     settings = PredictParams(**PREDICT | {"merge": merge})
     with FakeCuda() as cuda:
-        segmenter = on_cuda(segmenter_of(params_of("shapes"))).eval()
+        segmenter = on_cuda(untrained(params_of("shapes"), "dsrg", classes=CLASSES)).eval()
         grids = next(multiscale_logits(segmenter, pictures(), settings, size=65))
         assert merge_scales(grids, (40, 60), settings).is_cuda
     squares = len(settings.scales)  # come from the host

@@ -76,6 +76,11 @@ def test_rounds_from_the_stages(project):
     metrics = json.loads((project.paths.results / "train_cam/metrics.json").read_text())
     model = load_model(project.paths.cam, kind="classifier", stage_name="train_cam")
     assert len(classifier.later) == rounds - 1 and ("erase_rounds" in model.network) == (rounds > 1)
+    steps = [
+        int(line.split("\t")[0])
+        for line in (project.paths.results / "train_cam/curves.tsv").read_text().splitlines()[1:]
+    ]
+    assert steps == sorted(steps) and steps[-1] == rounds * project.params.cam.steps and len(steps) % rounds == 0
     run_ = Run(project)
     size, train = project.params.data.size, run_.index.split("train")
     shares = []
@@ -115,7 +120,7 @@ def test_killed_in_a_later_round_it_ends_with_the_same_bits(project, monkeypatch
 
     monkeypatch.setenv("DSRG_CHECKPOINT_STEPS", "4")
     with monkeypatch.context() as broken, pytest.raises(RunError, match="no more"):
-        broken.setattr("stages.train_cam.cam_criterion", breaking)
+        broken.setattr("dsrg.training.cam.cam_criterion", breaking)
         run_stage("train_cam")
     run_stage("train_cam")
     assert sha256(project.paths.cam) == before

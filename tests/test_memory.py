@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from dsrg.networks.weights import untrained
 from dsrg.params import Params, load_params
 from dsrg.preflight import unfit_files
 from dsrg.training import memory
-from dsrg.training.memory import step_bytes, untrained
+from dsrg.training.memory import step_bytes
 from helpers import ROOT
 
 CLASSES = 20

@@ -15,8 +15,7 @@ from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.networks.weights import (
     adopt_backbone,
     decimated,
-    initial_classifier,
-    initial_segmenter,
+    initial_network,
     load_backbone_weights,
     load_head_weights,
     read_weights,
@@ -124,11 +123,11 @@ class TestWeights:
 
     def test_null_leaves_everything_random(self):
         options = {"classes": 2, "backbone": "vgg_mini", "output_stride": 8}
-        for initial, make, more in [(initial_segmenter, DeepLab, HEAD), (initial_classifier, CamClassifier, COMMON)]:
+        for make, more in [(DeepLab, HEAD), (CamClassifier, COMMON)]:
             torch.manual_seed(0)
             expected = make(**options, **more).state_dict()
             torch.manual_seed(0)
-            found = initial(weights=None, **options, **more).state_dict()
+            found = initial_network(make, weights=None, **options, **more).state_dict()
             assert all(torch.equal(found[key], value) for key, value in expected.items())
 
     def test_files_of_other_networks(self, tmp_path):
@@ -176,7 +175,8 @@ class TestWeights:
         monkeypatch.setenv("DVC_ROOT", str(tmp_path))
         weights = str(tmp_path / "imagenet.pth") if given == "absolute" else "imagenet.pth"
         options = {"classes": 2, "backbone": "mobilenet_v2", "output_stride": 16, "weights": weights}
-        for network in (initial_segmenter(**options, **HEAD), initial_classifier(**options, **COMMON)):
+        for make, more in ((DeepLab, HEAD), (CamClassifier, COMMON)):
+            network = initial_network(make, **options, **more)
             assert (network.backbone[0][0].weight == state["features.0.0.weight"].flatten()[0]).all()
             assert network.new_layers == ("head.",)
 
@@ -326,7 +326,7 @@ class TestVgg16:
 
     def segmenter(self, path, **changes) -> DeepLab:
         head = {"head": "aspp", "head_channels": 16, "head_layers": 3, "rates": self.RATES}
-        return initial_segmenter(weights=str(path), **self.OPTIONS, **head | changes).eval()
+        return initial_network(DeepLab, weights=str(path), **self.OPTIONS, **head | changes).eval()
 
     @torch.inference_mode()
     def test_a_caffe_file_behaves_as_in_caffe(self, path, state):
@@ -343,7 +343,7 @@ class TestVgg16:
 
     @torch.inference_mode()
     def test_a_classifier_takes_the_same_file(self, path, state):
-        network = initial_classifier(weights=str(path), **self.OPTIONS).eval()
+        network = initial_network(CamClassifier, weights=str(path), **self.OPTIONS).eval()
         images = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
         expected = literal_vgg16(images, state, released=False)
         found = network.backbone(network.normalize(images))

@@ -24,9 +24,9 @@ from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.inference.cams import load_classifier, tag_maps
 from dsrg.inference.preprocess import image_batches, sample_grid_pixels
-from dsrg.inspect.reseeding import SeedMaps, own_classes, stored_maps, with_crf
+from dsrg.inspect.reseeding import SeedMaps, own_classes, seeds_at, stored_maps, with_crf
 from dsrg.method.grid import UNLABELLED
-from dsrg.method.seeds import make_seeds, with_crf_labels
+from dsrg.method.seeds import with_crf_labels
 from dsrg.networks.network import CamClassifier
 from dsrg.params import Params, Saliency, SeedParams
 from dsrg.project import Project
@@ -44,18 +44,14 @@ MEASURES = {  # of seeds at every pair of thresholds -> what it says
 }
 
 
-class Views(NamedTuple):
-    """How else the classifier looks at a picture: names of MEASURES, each with (scale of data.size, mirrored)."""
+def other_looks(params: Params) -> dict[str, list[tuple[float, bool]]]:
+    """How else the classifier looks at a picture, by measure: (scale of data.size, mirrored).
 
-    flip: list[tuple[float, bool]]
-    scale: list[tuple[float, bool]]
-
-    @classmethod
-    def of(cls, params: Params) -> "Views":
-        """The mirror image, and the sizes that seeds are averaged over or that the classifier was trained between."""
-        augment = params.cam.augment
-        scales = sorted({*params.seeds.scales, augment.scale_min, augment.scale_max} - {1.0})
-        return cls(flip=[(1.0, True)], scale=[(scale, False) for scale in scales])
+    The mirror image, and the sizes that seeds are averaged over or that the classifier was trained between.
+    """
+    augment = params.cam.augment
+    scales = sorted({*params.seeds.scales, augment.scale_min, augment.scale_max} - {1.0})
+    return {"flip": [(1.0, True)], "scale": [(scale, False) for scale in scales]}
 
 
 class Advice(NamedTuple):
@@ -80,12 +76,9 @@ class Advice(NamedTuple):
     @property
     def range(self) -> tuple[float, float]:
         """From the best value outwards as far as no more than one standard error is lost."""
-        low = high = self.best
-        enough = self.bits >= self.bits[self.best] - self.error[self.best]
-        while low > 0 and enough[low - 1]:
-            low -= 1
-        while high + 1 < len(enough) and enough[high + 1]:
-            high += 1
+        lacking = np.flatnonzero(~(self.bits >= self.bits[self.best] - self.error[self.best]))
+        low = lacking[lacking < self.best].max(initial=-1) + 1
+        high = lacking[lacking > self.best].min(initial=len(self.bits)) - 1
         return self.values[low], self.values[high]
 
 
@@ -94,29 +87,24 @@ class Sweep:
 
     def __init__(self, settings: SeedParams, *, fg: list[float] = THRESHOLDS, bg: list[float] = THRESHOLDS) -> None:
         self.settings, self.fg, self.bg = settings, fg, bg
-        self.fg_of_pair = torch.tensor(fg).repeat_interleave(len(bg)).view(-1, 1, 1, 1)
-        self.bg_of_pair = torch.tensor(bg).repeat(len(fg)).view(-1, 1, 1)
+        self.fg_of_pair, self.bg_of_pair = torch.cartesian_prod(torch.tensor(fg), torch.tensor(bg)).T
         self.shares: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(self.bg_of_pair), 2, dtype=torch.float64))
         self.tables: list[NDArray[np.float64]] = []
 
     def seeds(self, maps: SeedMaps) -> Tensor:
         """Seeds of one image (B = 1) at every pair, uint8 (F * B, h, w)."""
-        return self._agreed(self._chosen(maps, self.settings.conflict), maps)
-
-    def _chosen(self, maps: SeedMaps, conflict: str) -> Tensor:
-        spread = (part.expand(len(self.bg_of_pair), *part.shape[1:]) for part in maps[:3])
-        return make_seeds(*spread, fg_thresh=self.fg_of_pair, bg_thresh=self.bg_of_pair, conflict=conflict)
-
-    def _agreed(self, seeds: Tensor, maps: SeedMaps) -> Tensor:
-        return with_crf_labels(seeds, maps.labels, use=self.settings.crf.use)
+        chosen = seeds_at(maps, self.fg_of_pair, self.bg_of_pair, conflict=self.settings.conflict)
+        return with_crf_labels(chosen, maps.labels, use=self.settings.crf.use)
 
     def add(self, maps: SeedMaps, colors: Tensor, views: dict[str, list[SeedMaps]]) -> Tensor:
         """Count one image (B = 1) and its views by measure -> its seeds, see `seeds`.
 
         colors: float (c, h, w), the image on the grid.
         """
-        claimed, undisputed = (self._chosen(maps, conflict) for conflict in ("smaller", "unlabelled"))
-        seeds = self._agreed({"smaller": claimed, "unlabelled": undisputed}[self.settings.conflict], maps)
+        pairs = self.fg_of_pair, self.bg_of_pair
+        claimed, undisputed = (seeds_at(maps, *pairs, conflict=conflict) for conflict in ("smaller", "unlabelled"))
+        chosen = {"smaller": claimed, "unlabelled": undisputed}[self.settings.conflict]
+        seeds = with_crf_labels(chosen, maps.labels, use=self.settings.crf.use)
         fires = _is_object(claimed.view(len(self.fg), len(self.bg), *claimed.shape[1:])[:, 0])
         salient = maps.saliency >= torch.tensor(self.bg).view(-1, 1, 1)
         self.tables.append(self._table(fires.sum(dim=0), salient.sum(dim=0)))
@@ -248,7 +236,6 @@ def _seen(
     classifier: CamClassifier, seeds: Seeds, index: Index, params: Params
 ) -> Iterator[tuple[str, SeedMaps, Tensor, dict[str, list[SeedMaps]]]]:
     """Of each image: id, its maps, its colors on the grid, its maps as other views make them."""
-    views = Views.of(params)._asdict()
 
     def with_labels(images: list[NDArray[np.uint8]], *maps: Tensor) -> SeedMaps:
         if params.seeds.crf.use == "none":  # nobody will ask for them
@@ -260,11 +247,13 @@ def _seen(
         stored = [stored_maps(seeds, image_id) for image_id in ids]
         cams, saliency, present = (torch.cat(part) for part in zip(*stored, strict=True))
         maps = with_labels(images, cams, saliency, present)
-        others = {name: [] for name in views}
-        for name, looks in views.items():
-            for look in looks:
-                made = view_maps(classifier, images, present, params, *look)
-                others[name].append(with_labels(images, made, saliency, present))
+        others = {
+            name: [
+                with_labels(images, view_maps(classifier, images, present, params, *look), saliency, present)
+                for look in looks
+            ]
+            for name, looks in other_looks(params).items()
+        }
         for place, (image_id, image) in enumerate(zip(ids, images, strict=True)):
             own = {name: [own_classes(one, place) for one in many] for name, many in others.items()}
             yield image_id, own_classes(maps, place), colors_on_grid(image, saliency.shape[-1]), own

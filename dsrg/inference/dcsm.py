@@ -55,7 +55,7 @@ def dcsm_maps(
 
 def _maps_of_one_look(classifier: CamClassifier, batch: Tensor, present: Tensor, size: int, candidates: int) -> Tensor:
     with guided(classifier):
-        layers, maps = layer_outputs(classifier, batch)
+        layers, maps = layer_outputs(classifier, batch, finest=(batch.shape[-1] - 1) // 4 + 1)
         tags = present[:, 1:]
         count = tags.sum(dim=1).clamp(min=candidates)  # an image's candidates are its first in `order`
         scores = maps.detach().mean(dim=(2, 3)).masked_fill(tags, inf)
@@ -100,19 +100,22 @@ def _saturated(maps: Tensor) -> Tensor:
     return (SLOPE * maps / torch.where(highest > 0, highest, 1)).tanh()
 
 
-def layer_outputs(classifier: CamClassifier, batch: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Outputs of the backbone's convolving layers from stride 4 on (VGG16: conv3_1 to conv5_3), and the class maps.
+def layer_outputs(classifier: CamClassifier, batch: Tensor, *, finest: int) -> tuple[list[Tensor], Tensor]:
+    """Outputs of the backbone's convolving layers from a width of `finest` cells on, and the class maps.
 
+    With a quarter of the image's pixels those of VGG16 are conv3_1 to conv5_3.
     batch uint8 (B, 3, S, S) -> float (B, channels, h, w) each, ready for gradients; float (B, C, h, w).
     """
-    finest, outputs = (batch.shape[-1] - 1) // 4 + 1, []
+    outputs = []
     features = classifier.normalize(batch)
     for layer in classifier.backbone.children():
         with torch.set_grad_enabled(bool(outputs)):
             features = layer(features)
         if features.shape[-1] <= finest and any(isinstance(module, nn.Conv2d) for module in layer.modules()):
             outputs.append(features if outputs else features.detach().requires_grad_())
-            features = outputs[-1]
+            if len(outputs) == 1:
+                with torch.enable_grad():
+                    features = outputs[0].clone()  # what follows may work in place
     with torch.enable_grad():
         return outputs, classifier.maps_of(features)
 

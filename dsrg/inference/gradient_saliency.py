@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from dsrg.inference.dcsm import layer_outputs
 from dsrg.inference.preprocess import warp_to_square
 from dsrg.method.grid import grid_size
 from dsrg.networks.network import CamClassifier
@@ -35,20 +36,9 @@ def score_gradient(classifier: CamClassifier, images: Tensor, *, grid: int) -> T
 
     images uint8 (B, 3, S, S) -> float32 (B, channels, grid, grid), of every image as if it were alone.
     """
-    layers = classifier.backbone.children()
-    with torch.no_grad():
-        features = classifier.normalize(images)
-        for layer in layers:
-            features = layer(features)
-            if _convolves(layer) and features.shape[2:] == (grid, grid):
-                break
+    (first, *_), maps = layer_outputs(classifier, images, finest=grid)
     with torch.enable_grad():
-        seen = features.requires_grad_()
-        features = seen.clone()  # what follows may work in place
-        for layer in layers:
-            features = layer(features)
-        scores = classifier.maps_of(features).mean(dim=(2, 3))
-        return torch.autograd.grad(scores.sum(), seen)[0]
+        return torch.autograd.grad(maps.mean(dim=(2, 3)).sum(), first)[0]
 
 
 def median3x3(maps: Tensor) -> Tensor:
@@ -70,7 +60,3 @@ def shares_below(maps: Tensor) -> Tensor:
     values = maps.flatten(1)
     ranks = values.argsort(dim=1, stable=True).argsort(dim=1)
     return ((ranks + 0.5) / values.shape[1]).view(maps.shape)
-
-
-def _convolves(layer: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in layer.modules())

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -91,7 +91,9 @@ def merge_scales(grids: list[Tensor], shape: tuple[int, int], settings: PredictP
     They are brought to the image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as
     the released code (it sharpens), or "mean".
     """
-    laid = (grid[None].contiguous(memory_format=_layout(len(grid))) for grid in grids)
+    # many classes are interpolated twice as fast with those of a pixel side by side
+    layout = torch.channels_last if len(grids[0]) >= 8 else torch.contiguous_format
+    laid = (grid[None].contiguous(memory_format=layout) for grid in grids)
     full = (F.interpolate(grid, shape, mode="bilinear", align_corners=True)[0] for grid in laid)
     merged = reduce(Tensor.add_, full)  # in place: these are large
     return merged / (len(grids) * (1 + settings.flip)) if settings.merge == "mean" else merged
@@ -154,11 +156,6 @@ class _Side:
         self.before = np.searchsorted(cuts[1:-1], places, side="right")
         start, end = cuts[self.before], cuts[self.before + 1]
         self.beyond = ((places - start) / (end - start)).astype(np.float32)
-
-
-def _layout(classes: int) -> torch.memory_format:
-    """The layout of memory that is interpolated fastest: for many classes twice as fast, those of a pixel together."""
-    return torch.channels_last if classes >= 8 else torch.contiguous_format
 
 
 def _grid(segmenter: nn.Module, batch: Tensor, *, flip: bool) -> Tensor:
@@ -251,51 +248,47 @@ def postprocess(
     """
     if kernel is None:
         for _, present, scores, shape in found:
-            plain = enlarged(_most_likely(present, scores)[0], shape)
-            if unsure_below or probabilities:
+            network_labels = labels = enlarged(_most_likely(present, scores)[0], shape)
+            probs = None
+            if unsure_below or probabilities:  # the highest score needs no softmax, and takes a third of the time
                 labels, probs = _labels(present, scores.softmax(dim=0), unsure_below, probabilities)
-                yield Prediction(enlarged(labels, shape), plain, probs)
-            else:  # the highest score needs no softmax, and takes a third of the time
-                yield Prediction(plain, plain, None)
+            yield Prediction(enlarged(labels, shape), network_labels, probs)
         return
 
     found = iter(found)
     first = list(islice(found, 1))
     on_gpu = any(engine_on(one.scores.device) == "lattice" for one in first)
-    weights = Kernel(**kernel.kernel)
     waiting: deque[NDArray[np.uint8]] = deque()
 
     def jobs() -> Iterator[_CrfJob]:
         for image, present, scores, shape in chain(first, found):
             waiting.append(enlarged(_most_likely(present, scores)[0], shape))
             energies = unary_energies(scores.softmax(dim=0), unary="logp", min_prob=kernel.min_prob)
-            energies = energies if on_gpu else energies.numpy()
-            yield _CrfJob(image, present, energies, weights, unsure_below, probabilities)
+            yield image, present, energies if on_gpu else energies.numpy()
 
-    for labels, probs in (map if on_gpu else workers.ordered_map)(_after_crf, jobs()):
-        plain = waiting.popleft()
-        yield Prediction(enlarged(labels, plain.shape), plain, probs)
-
-
-class _CrfJob(NamedTuple):
-    """Energies (K, H, W): an array is light enough to be sent to another process, a tensor stays."""
-
-    image: NDArray[np.uint8]
-    present: NDArray[np.bool_]
-    energies: NDArray[np.float32] | Tensor
-    kernel: Kernel
-    unsure_below: float
-    probabilities: bool
+    after_crf = partial(
+        _after_crf, kernel=Kernel(**kernel.kernel), unsure_below=unsure_below, probabilities=probabilities
+    )
+    for labels, probs in (map if on_gpu else workers.ordered_map)(after_crf, jobs()):
+        network_labels = waiting.popleft()
+        yield Prediction(enlarged(labels, network_labels.shape), network_labels, probs)
 
 
-def _after_crf(job: _CrfJob) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    image = job.image.transpose(2, 0, 1)
-    if isinstance(job.energies, Tensor):
-        pixels = torch.from_numpy(image.copy()).to(job.energies.device)
-        probs = dense_crf(pixels[None], job.energies[None], **vars(job.kernel))[0]
+# an image, its classes and energies (K, H, W): an array is light enough for another process, a tensor stays in this one
+_CrfJob = tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32] | Tensor]
+
+
+def _after_crf(
+    job: _CrfJob, *, kernel: Kernel, unsure_below: float, probabilities: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    image, present, energies = job
+    image = image.transpose(2, 0, 1)
+    if isinstance(energies, Tensor):
+        pixels = torch.from_numpy(image.copy()).to(energies.device)
+        probs = dense_crf(pixels[None], energies[None], **vars(kernel))[0]
     else:
-        probs = torch.from_numpy(mean_field(image, job.energies, job.kernel))
-    return _labels(job.present, probs, job.unsure_below, job.probabilities)
+        probs = torch.from_numpy(mean_field(image, energies, kernel))
+    return _labels(present, probs, unsure_below, probabilities)
 
 
 def _labels(

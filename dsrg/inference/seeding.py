@@ -40,7 +40,7 @@ SALIENCY = {"mbd": mbd, "rbd": rbd, "combined": combined}
 
 
 def saliency_map(
-    path: Path, *, saliency: Saliency, grid: int, expected: ExpectedChecksum | None = None, max_side: int | None = None
+    path: Path, expected: ExpectedChecksum | None = None, *, saliency: Saliency, grid: int, max_side: int | None = None
 ) -> NDArray[np.float32]:
     """One image's saliency by the chosen method, float32 (grid, grid), 0..1, corners on corners as released.
 
@@ -121,23 +121,16 @@ def saliency_maps(index: Index, *, saliency: Saliency, grid: int) -> Iterator[ND
 
 
 def _saliency_of(job: tuple[Path, ExpectedChecksum | None], **settings: object) -> NDArray[np.float32]:
-    path, expected = job
-    return saliency_map(path, expected=expected, **settings)
+    return saliency_map(*job, **settings)
 
 
 def resumable_seed_rows(
-    classifier: CamClassifier,
-    index: Index,
-    *,
-    size: int,
-    seeds: SeedParams,
-    saliency: Saliency,
-    share: WorkShard,
+    classifier: CamClassifier, index: Index, *, share: WorkShard, **settings: object
 ) -> Iterator[SeedRow]:
     """`seed_rows`, those of a run that was killed and of other processes taken from files, see `resumable_rows`."""
 
     def make(rows: NDArray[np.int64]) -> Iterator[Item]:
-        return map(vars, seed_rows(classifier, index.pick(rows), size=size, seeds=seeds, saliency=saliency))
+        return map(vars, seed_rows(classifier, index.pick(rows), **settings))
 
     for item in resumable_rows(make, share, total=len(index), shard=SHARD):
         yield SeedRow(**item | {"image_id": str(item["image_id"])})

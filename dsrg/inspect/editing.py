@@ -110,10 +110,7 @@ class Editor:
         A mark that is not there any more cannot be taken away, which is no error. Raises InputError for marks that
         `read_points` would refuse, and where the table cannot be written.
         """
-        if why := self.why_not():
-            raise InputError(why)
-        with self._lock, _only_writer(self.path):
-            rows, points = self._read()
+        with self._writing() as (rows, points):
             own = points.rows.get(image_id, [])
             fresh = self._rows_for(image_id, add, own)
             kept = self.reader.read(fresh).marks.get(image_id, [])
@@ -132,11 +129,8 @@ class Editor:
 
         Strokes are given numbers of their own. Raises InputError as `change` does.
         """
-        if why := self.why_not():
-            raise InputError(why)
         new = self.reader.read(rows)
-        with self._lock, _only_writer(self.path):
-            before, points = self._read()
+        with self._writing() as (before, points):
             there = {(image_id, _key(mark)) for image_id, own in points.marks.items() for mark in own}
             fresh, known = [], 0
             for image_id, own in new.marks.items():
@@ -146,6 +140,19 @@ class Editor:
                 known += len(own) - len(added)
             write_point_rows(self.path, [*before, *fresh])
         return replace(self.reader.read(fresh), warnings=new.warnings), known
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[list[PointRow], Points]]:
+        """What the table says, while nobody else writes it. Raises InputError where it cannot be written."""
+        if why := self.why_not():
+            raise InputError(why)
+        with self._lock:
+            if (lock := try_lock(self.path.with_name(f".{self.path.name}.lock"), patience=PATIENCE)) is None:
+                raise InputError(f"{self.path}: another process is writing it; try again")
+            try:
+                yield self._read()
+            finally:
+                lock.release()
 
     def _rows_of(self, image_id: str, remove: Sequence[dict], points: Points) -> list[PointRow]:
         """The rows of marks; of marks that are alike, the newest first."""
@@ -175,14 +182,3 @@ class Editor:
 def _key(mark: Mark) -> tuple[int, float, bytes]:
     """The same for marks that are alike in the table."""
     return mark.label, round(mark.radius, DIGITS), mark.path.round(DIGITS).tobytes()
-
-
-@contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
-    """Hold the table's lock, whose file stays. Raises InputError when another process does not let go of it."""
-    if (lock := try_lock(path.with_name(f".{path.name}.lock"), patience=PATIENCE)) is None:
-        raise InputError(f"{path}: another process is writing it; try again")
-    try:
-        yield
-    finally:
-        lock.release()

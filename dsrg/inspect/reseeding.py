@@ -13,7 +13,7 @@ from dsrg.inference.predict import load_segmenter
 from dsrg.inference.preprocess import warp_to_square
 from dsrg.inference.seeding import crf_labels, ruled_seeds
 from dsrg.method.losses import smoothed_softmax
-from dsrg.method.seeds import seed_claims, with_crf_labels
+from dsrg.method.seeds import make_seeds, seed_claims, with_crf_labels
 from dsrg.params import Params
 from dsrg.params import SeedParams as SeedSettings
 from dsrg.training.dsrg import Supervisor
@@ -60,6 +60,13 @@ def own_classes(maps: SeedMaps, place: int) -> SeedMaps:
     labels = torch.searchsorted(tags, maps.labels[place].long())
     present = torch.ones(1, len(tags), dtype=torch.bool)
     return SeedMaps(maps.cams[place, tags[1:] - 1][None], maps.saliency[place][None], present, labels[None])
+
+
+def seeds_at(maps: SeedMaps, fg_thresh: Tensor, bg_thresh: Tensor, *, conflict: str) -> Tensor:
+    """Seeds of one image (B = 1) at P pairs of thresholds, float (P,) both, before the CRF: uint8 (P, h, w)."""
+    spread = (part.expand(len(fg_thresh), *part.shape[1:]) for part in maps[:3])
+    thresholds = {"fg_thresh": fg_thresh.view(-1, 1, 1, 1), "bg_thresh": bg_thresh.view(-1, 1, 1)}
+    return make_seeds(*spread, **thresholds, conflict=conflict)
 
 
 def live_seeds(maps: SeedMaps, settings: SeedSettings, *, fg_thresh: float, bg_thresh: float) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsrg.inspect.reseeding import SeedMaps, live_seeds, own_classes
+from dsrg.inspect.reseeding import SeedMaps, live_seeds, own_classes, seeds_at
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import NO_MARK
-from dsrg.method.seeds import make_seeds, with_crf_labels
+from dsrg.method.seeds import with_crf_labels
 from dsrg.params import SeedParams
 
 
@@ -55,9 +55,8 @@ class Tally:
 
     def _seeds(self, maps: SeedMaps, *, bg_thresh: float, conflict: str) -> Tensor:
         """Seeds at every foreground threshold, uint8 (F, h, w)."""
-        many = (part.expand(len(self.fg), *part.shape[1:]) for part in maps[:3])
-        fg_thresh = torch.tensor(self.fg).view(-1, 1, 1, 1)
-        seeds = make_seeds(*many, fg_thresh=fg_thresh, bg_thresh=bg_thresh, conflict=conflict)
+        fg = torch.tensor(self.fg)
+        seeds = seeds_at(maps, fg, torch.full_like(fg, bg_thresh), conflict=conflict)
         return with_crf_labels(seeds, maps.labels, use=self.settings.crf.use)
 
     def coverage(self, *, fg_thresh: float, bg_thresh: float) -> float | None:

@@ -5,6 +5,7 @@ Every backbone keeps odd sizes aligned: an image of 8k+1 pixels has k+1 cells wh
 torchvision, which takes longer to import than torch itself, is imported where its networks are built.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -131,24 +132,7 @@ def _absorb_norms(network: nn.Module) -> None:
                 setattr(parent, name, ConvFrozenBN(conv, norm))
 
 
-class _ResNet(nn.Module):
-    """torchvision's ResNet without its pooling and classifier, a chain of its children."""
-
-    channels = 2048
-
-    def __init__(self, resnet: nn.Module) -> None:
-        super().__init__()
-        for name, child in resnet.named_children():
-            if name not in ("avgpool", "fc"):
-                self.add_module(name, child)
-
-    def forward(self, images: Tensor) -> Tensor:
-        for child in self.children():
-            images = child(images)
-        return images
-
-
-def resnet101(*, output_stride: int, classifier: bool) -> _ResNet:
+def resnet101(*, output_stride: int, classifier: bool) -> nn.Sequential:
     """ResNet101, the last stages dilated instead of strided; batch norm frozen, as in DeepLab."""
     import torchvision
 
@@ -162,7 +146,9 @@ def resnet101(*, output_stride: int, classifier: bool) -> _ResNet:
     for block in blocks:
         nn.init.constant_(block.bn3.weight, len(blocks) ** -0.5)
     _absorb_norms(resnet)
-    return _ResNet(resnet)
+    features = nn.Sequential(OrderedDict(list(resnet.named_children())[:-2]))  # without avgpool and fc
+    features.channels = 2048
+    return features
 
 
 def _conv_norm(

@@ -1,18 +1,21 @@
 """Initial weights: random, ImageNet's from torchvision, or a state dict file of the user's."""
 
 import socket
+from collections.abc import Callable
 from math import isqrt
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dsrg.artifacts.model_file import Model
 from dsrg.errors import InputError
 from dsrg.files import find_in_project
 from dsrg.networks.backbones import BACKBONES
 from dsrg.networks.heads import ASPP
-from dsrg.networks.network import CamClassifier, DeepLab
+from dsrg.networks.network import BackboneNetwork, CamClassifier, DeepLab
 from dsrg.networks.timm_features import timm_features
+from dsrg.params import Params
 
 PATIENCE = 30  # seconds that a server may be silent while weights are fetched
 
@@ -22,30 +25,50 @@ NUMBERS = ["0", "2", "5", "7", "10", "12", "14", "17", "19", "21", "24", "26", "
 VGG16_NAMES = dict(zip(CAFFE_NAMES, NUMBERS, strict=True)) | {"classifier.0": "fc6", "classifier.3": "fc7"}
 
 
-def initial_segmenter(*, classes: int, weights: str | None, **network: object) -> DeepLab:
-    """A segmenter filled from `weights`; network: the arguments of Segmenter (params `network`).
+def network_options(params: Params, training: str) -> dict[str, object]:
+    """Arguments of the network of a training ("cam", "dsrg" or "retrain"), as its model file keeps them."""
+    network = params.network_of(training)
+    if training != "cam":
+        return network.model_dump(exclude={"weights"})
+    own = network.model_dump(include={"backbone", "output_stride", "input"})
+    return own | {"dropout": params.cam.dropout, "init_std": params.cam.init_std}
+
+
+def as_model(network: BackboneNetwork, params: Params, training: str, *, classes: list[str]) -> Model:
+    """The trained network of a training, to be saved."""
+    kind, options = "classifier" if training == "cam" else "segmenter", network_options(params, training)
+    if training == "cam" and params.cam.erase_rounds > 1:
+        options |= params.cam.model_dump(include={"erase_rounds", "erase_thresh"})
+    return Model(kind, classes, options, params.data.size, network.state_dict())
+
+
+def untrained(params: Params, training: str, *, classes: int, weights: str | None = None) -> BackboneNetwork:
+    """The network of a training, its weights random or as `initial_network` has them."""
+    make = CamClassifier if training == "cam" else DeepLab
+    return initial_network(make, classes=classes, weights=weights, **network_options(params, training))
+
+
+def pretrained(params: Params, training: str, *, classes: int) -> BackboneNetwork:
+    """The network of a training with its params' `network.weights`."""
+    return untrained(params, training, classes=classes, weights=params.network_of(training).weights)
+
+
+def initial_network(
+    make: Callable[..., BackboneNetwork], *, classes: int, weights: str | None, **options: object
+) -> BackboneNetwork:
+    """A DeepLab or a CamClassifier (`make`, which takes the options) filled from `weights`.
 
     weights: null (stay random), "imagenet" (torchvision's) or a path to a state dict. They fill the backbone and, of
-    VGG16, fc6 and fc7 in every branch of the head; only what stays random learns at the head's rate (`new_layers`).
-    Raises InputError where the weights cannot be had or do not fit.
+    VGG16, fc6 and fc7 in every branch of DeepLab's head; only what stays random learns at the head's rate
+    (`new_layers`). Raises InputError where the weights cannot be had or do not fit.
     """
-    segmenter = DeepLab(classes=classes, **network)
-    name = network["backbone"]
+    network, name = make(classes=classes, **options), options["backbone"]
     if weights is not None:
         state = read_weights(weights, name=name)
-        load_backbone_weights(segmenter.backbone, state, name=name, source=weights)
-        if name == "vgg16" and load_head_weights(segmenter.head, state, source=weights):
-            segmenter.new_layers = tuple(f"head.{layer}." for layer in segmenter.head.last_layers)
-    return segmenter
-
-
-def initial_classifier(*, classes: int, weights: str | None, **network: object) -> CamClassifier:
-    """A classifier with its backbone filled from `weights`, as a segmenter's; network: the arguments of Classifier."""
-    classifier = CamClassifier(classes=classes, **network)
-    name = network["backbone"]
-    if weights is not None:
-        load_backbone_weights(classifier.backbone, read_weights(weights, name=name), name=name, source=weights)
-    return classifier
+        load_backbone_weights(network.backbone, state, name=name, source=weights)
+        if name == "vgg16" and make is DeepLab and load_head_weights(network.head, state, source=weights):
+            network.new_layers = tuple(f"head.{layer}." for layer in network.head.last_layers)
+    return network
 
 
 def imagenet_fault(name: str) -> str | None:

@@ -1,6 +1,6 @@
 """DSRG training (paper section 3.3): the CRF once a step, seeds grown on it, losses on what has grown."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from dsrg.training.collectives import all_reduce_sum
 from dsrg.training.fit import Criterion
 
 
-@dataclass(frozen=True)
-class Supervision:
+class Supervision(NamedTuple):
     """labels: grown seeds, uint8 (B, h, w); crf_probs: float (B, C+1, h, w), or None where nothing needs the CRF."""
 
     labels: Tensor

@@ -1,17 +1,19 @@
 """The training loop, one for the classifier, the DSRG network and retraining."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
+from dsrg.data.index import Index
 from dsrg.networks.dropout import share_dropout
-from dsrg.params import Training
+from dsrg.params import Params, Training
 from dsrg.runtime.distributed import destroy_processes, init_fabric
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig
 from dsrg.runtime.progress import track
@@ -37,6 +39,13 @@ def set_up_torch(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, and takes up to a tenth of a step
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(seed)
+
+
+def batches_of(params: Params, training: str, index: Index, **supervision: Sequence[NDArray] | None) -> Batches:
+    """What a training ("cam", "dsrg" or "retrain") learns from; supervision: `labels` or `erased` of `Batches`."""
+    settings = getattr(params, training)
+    shown = {"size": params.data.size, "batch": settings.batch, "seed": params.seed, "augment": settings.augment}
+    return Batches(index, **shown, **{"labels": None} | supervision)
 
 
 def fit(

@@ -1,24 +1,12 @@
 """The memory of a training step, known before there is one: the step is taken with tensors that have no values."""
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from dsrg.networks.weights import initial_classifier, initial_segmenter
+from dsrg.networks.weights import untrained
 from dsrg.params import Params
 from dsrg.training.optim import build_optimizer
-
-
-def untrained(params: Params, training: str, *, classes: int) -> nn.Module:
-    """The network of a training ("cam", "dsrg" or "retrain") with random weights."""
-    network = params.network_of(training)
-    if training != "cam":
-        return initial_segmenter(classes=classes, weights=None, **network.model_dump(exclude={"weights"}))
-    shared = network.model_dump(include={"backbone", "output_stride", "input"})
-    return initial_classifier(
-        classes=classes, weights=None, dropout=params.cam.dropout, init_std=params.cam.init_std, **shared
-    )
 
 
 def step_bytes(params: Params, training: str, *, classes: int, images: int) -> int:

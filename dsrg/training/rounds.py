@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.model_file import Model, load_weights, save_model
-from dsrg.data.batches import Batches
 from dsrg.data.index import Index
 from dsrg.data.palette import label_png
 from dsrg.method.metrics import iou_per_class, total_confusion
-from dsrg.networks.weights import initial_segmenter
+from dsrg.networks.weights import as_model, pretrained
 from dsrg.params import Params
 from dsrg.runtime.workers import threaded_map
-from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.fit import batches_of, fit, set_up_torch
 from dsrg.training.retrain import retrain_criterion
 
 MODEL, CURVES = "model.safetensors", "curves.tsv"  # of a round, in its folder
@@ -79,16 +78,13 @@ def train_round(
 
     options: those of `fit`. None in all processes but the first.
     """
-    settings, size, chosen = params.retrain, params.data.size, params.network_of("retrain")
-    network = chosen.model_dump(exclude={"weights"})
     set_up_torch(params.seed)
-    segmenter = initial_segmenter(classes=len(classes), weights=chosen.weights, **network)
-    if settings.init == "dsrg":
+    segmenter = pretrained(params, "retrain", classes=len(classes))
+    if params.retrain.init == "dsrg":
         load_weights(segmenter, dsrg, kind="segmenter", stage_name="train_dsrg", classes=classes)
-    shown = {"size": size, "batch": settings.batch, "seed": params.seed, "augment": settings.augment}
-    batches = Batches(index, labels=labels, **shown)
-    segmenter = fit(segmenter, retrain_criterion(settings), batches, settings, **options)
-    return segmenter and Model("segmenter", classes, network, size, segmenter.state_dict())
+    batches = batches_of(params, "retrain", index, labels=labels)
+    segmenter = fit(segmenter, retrain_criterion(params.retrain), batches, params.retrain, **options)
+    return segmenter and as_model(segmenter, params, "retrain", classes=classes)
 
 
 def mean_agreement(learned: Iterable[NDArray], own: Iterable[NDArray], *, classes: int) -> float:

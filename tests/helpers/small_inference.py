@@ -17,7 +17,8 @@ from dsrg.inference.predict import predictions
 from dsrg.inference.preprocess import read_images
 from dsrg.inference.seeding import resumable_seed_rows
 from dsrg.method.grid import grid_size
-from dsrg.networks.weights import initial_classifier, initial_segmenter
+from dsrg.networks.network import CamClassifier, DeepLab
+from dsrg.networks.weights import initial_network
 from dsrg.params import Params
 from dsrg.runtime.distributed import shard_work
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig, topology
@@ -42,8 +43,8 @@ def generate(images: Path, out: Path, *, topology: LaunchConfig = SINGLE_PROCESS
     network = params.network.model_dump(exclude={"weights"}) | {"head_channels": 8, "init_std": 1.0}
     shared = {key: network[key] for key in ("backbone", "output_stride", "input", "init_std")}
     options = {"classes": len(CLASSES), "weights": None}
-    classifier = initial_classifier(**options, **shared, dropout=0.0).eval()
-    segmenter = initial_segmenter(**options, **network).eval()
+    classifier = initial_network(CamClassifier, **options, **shared, dropout=0.0).eval()
+    segmenter = initial_network(DeepLab, **options, **network).eval()
     kernel = params.crf.test
     told = {"size": SIZE, "seeds": params.seeds, "saliency": params.saliency}
     rows = resumable_seed_rows(classifier, index, share=replace(share, folder=share.folder / "seeds"), **told)
