@@ -27,23 +27,15 @@ from dsrg.runtime import workers
 
 
 class ImageLogits(NamedTuple):
-    """What a network makes of an image uint8 (h, w, 3): scores float (K, h, w) of the classes in question.
+    """What a network makes of an image uint8 (h, w, 3): scores of the classes in question.
 
-    present: bool (C+1,), which K of them these are; shape: (H, W) of the whole image, of which this may be a small one.
+    present: bool (C+1,), which K classes these are. scores: float (K, h, w), or before they are merged those on the
+    grid of each scale. shape: (H, W) of the whole image, of which this may be a small one.
     """
 
     image: NDArray[np.uint8]
     present: NDArray[np.bool_]
-    scores: Tensor
-    shape: tuple[int, int]
-
-
-class ImageGrids(NamedTuple):
-    """ImageLogits before they are merged: grids float (K, h, w), one a scale."""
-
-    image: NDArray[np.uint8]
-    present: NDArray[np.bool_]
-    grids: list[Tensor]
+    scores: Tensor | list[Tensor]
     shape: tuple[int, int]
 
 
@@ -89,14 +81,17 @@ def merge_scales(grids: list[Tensor], shape: tuple[int, int], settings: PredictP
     """Logits float (K, H, W) of an image of this shape, from those on the grids (K, h, w) of its scales.
 
     They are brought to the image's size (bilinear, aligned corners) and merged over scales and mirror images: "sum", as
-    the released code (it sharpens), or "mean".
+    the released code (it sharpens), or "mean"; then the `image_prior` is added, if there is one.
     """
     # many classes are interpolated twice as fast with those of a pixel side by side
     layout = torch.channels_last if len(grids[0]) >= 8 else torch.contiguous_format
     laid = (grid[None].contiguous(memory_format=layout) for grid in grids)
     full = (F.interpolate(grid, shape, mode="bilinear", align_corners=True)[0] for grid in laid)
     merged = reduce(Tensor.add_, full)  # in place: these are large
-    return merged / (len(grids) * (1 + settings.flip)) if settings.merge == "mean" else merged
+    merged = merged / (len(grids) * (1 + settings.flip)) if settings.merge == "mean" else merged
+    if settings.pooled_prior is None:
+        return merged
+    return merged + image_prior(merged, sharpness=settings.pooled_prior)[:, None, None]
 
 
 def image_prior(scores: Tensor, *, sharpness: float) -> Tensor:
@@ -164,7 +159,7 @@ def _grid(segmenter: nn.Module, batch: Tensor, *, flip: bool) -> Tensor:
     return segmenter(batch) + segmenter(batch.flip(3)).flip(3) if flip else segmenter(batch)
 
 
-def predict_grids(
+def predict_logits(
     segmenter: nn.Module,
     images: Iterable[NDArray[np.uint8] | SizedImage],
     present: NDArray[np.bool_] | None,
@@ -172,7 +167,8 @@ def predict_grids(
     *,
     size: int,
     batch: int = BATCH,
-) -> Iterator[ImageGrids]:
+    merged: bool = True,
+) -> Iterator[ImageLogits]:
     """What the network says of any number of images, `batch` of which are in it at once, in order.
 
     present: bool (N, C+1), the classes in question, such as each image's tags and background; None = all. An image
@@ -186,31 +182,15 @@ def predict_grids(
         for (image, shape), grids in zip(taken, found, strict=True):
             known = next(rows)
             known = np.ones(len(grids[0]), bool) if known is None else known
-            yield ImageGrids(image, known, [grid[np.flatnonzero(known).tolist()] for grid in grids], shape)
+            scores = [grid[np.flatnonzero(known).tolist()] for grid in grids]
+            yield ImageLogits(
+                image, known, merge_scales(scores, image.shape[:2], settings) if merged else scores, shape
+            )
 
 
 def _sized(image: NDArray[np.uint8] | SizedImage, max_side: int) -> SizedImage:
     pixels, shape = image if isinstance(image, SizedImage) else (image, image.shape[:2])
     return SizedImage(limit_side(pixels, max_side, shape), shape)
-
-
-def _merged(found: Iterable[ImageGrids], settings: PredictParams) -> Iterator[ImageLogits]:
-    for image, present, grids, shape in found:
-        scores = merge_scales(grids, image.shape[:2], settings)
-        if settings.pooled_prior is not None:
-            scores = scores + image_prior(scores, sharpness=settings.pooled_prior)[:, None, None]
-        yield ImageLogits(image, present, scores, shape)
-
-
-def predict_logits(
-    segmenter: nn.Module,
-    images: Iterable[NDArray[np.uint8] | SizedImage],
-    present: NDArray[np.bool_] | None,
-    settings: PredictParams,
-    **wanted: int,
-) -> Iterator[ImageLogits]:
-    """The scores of any number of images at the size worked on, see `predict_grids`."""
-    return _merged(predict_grids(segmenter, images, present, settings, **wanted), settings)
 
 
 def predictions(
@@ -225,15 +205,16 @@ def predictions(
     unsure_below: float = 0.0,
     probabilities: bool = False,
 ) -> Iterator[Prediction]:
-    """What the scores of any number of images come to, see `predict_grids` and `postprocess`; in order."""
-    found = predict_grids(segmenter, images, present, settings, size=size, batch=batch)
-    if kernel is None and settings.pooled_prior is None and not unsure_below and not probabilities:
+    """What the scores of any number of images come to, see `predict_logits` and `postprocess`; in order."""
+    labels_alone = kernel is None and settings.pooled_prior is None and not unsure_below and not probabilities
+    found = predict_logits(segmenter, images, present, settings, size=size, batch=batch, merged=not labels_alone)
+    if labels_alone:
         return map(_labels_alone, found)
-    return postprocess(_merged(found, settings), kernel=kernel, unsure_below=unsure_below, probabilities=probabilities)
+    return postprocess(found, kernel=kernel, unsure_below=unsure_below, probabilities=probabilities)
 
 
-def _labels_alone(found: ImageGrids) -> Prediction:
-    rows = merged_labels(found.grids, found.image.shape[:2])
+def _labels_alone(found: ImageLogits) -> Prediction:
+    rows = merged_labels(found.scores, found.image.shape[:2])
     labels = enlarged(np.flatnonzero(found.present).astype(np.uint8)[rows], found.shape)
     return Prediction(labels, labels, None)
 
