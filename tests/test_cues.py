@@ -19,9 +19,8 @@ from dsrg.commands import main
 from dsrg.data.classes import VOC_CLASSES, write_classes
 from dsrg.data.index import Index, write_index
 from dsrg.errors import InputError
-from dsrg.figures.overlays import panels
+from dsrg.figures.overlays import panels, seed_pictures
 from dsrg.figures.seeds import write_seed_overlays
-from dsrg.figures.steps import seed_pictures
 from dsrg.inference.seeding import cue_seed_rows, ready_cues, saliency_maps
 from dsrg.method.grid import UNLABELLED
 from dsrg.params import load_params

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsrg.errors import InputError, RunError
-from dsrg.networks.dropout import BatchDropout, share_dropout
+from dsrg.networks.heads import BatchDropout, share_dropout
 from dsrg.runtime import distributed
 from dsrg.runtime.distributed import init_fabric
 from dsrg.runtime.launcher import LaunchConfig

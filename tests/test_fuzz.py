@@ -42,7 +42,7 @@ from dsrg.data.images import check_image, read_gray, read_image, read_mask
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError, RunError
-from dsrg.inspect.import_points import point_rows, read_exports
+from dsrg.inspect.import_points import read_exports
 from dsrg.params import load_params
 from dsrg.runtime.checksummed import write_checksummed
 from dsrg.runtime.launcher import WorkShard
@@ -290,11 +290,10 @@ def export_target(folder: Path, name: str, inputs: st.SearchStrategy[bytes]) -> 
 
     def read(content: bytes) -> object:
         (folder / name).write_bytes(content)
-        found = read_exports([folder / name])
-        rows = point_rows(found, reader)
+        found = read_exports([folder / name], reader)
         if found.problems:
             raise InputError(found.problems)
-        return reader.read(rows)
+        return reader.read(found.rows)
 
     return Target(inputs, read)
 

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from dsrg.commands import main
 from dsrg.errors import InputError
-from dsrg.inspect.import_points import decode_rle, painted_discs, point_rows, read_exports
+from dsrg.inspect.import_points import decode_rle, painted_discs, read_exports
 from dsrg.sources.points import PointReader
 from helpers.data import picture, save_index
 
@@ -107,11 +107,10 @@ def reader(tmp_path):
 def imported(path: Path, reader: PointReader, content: object, *, radius: float = 0) -> tuple[dict, list[str]]:
     """Marks by image, as (label, radius, path), and notes. Raises InputError with all that is wrong."""
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    found = read_exports([path])
-    rows = point_rows(found, reader, radius=radius)
+    found = read_exports([path], reader, radius=radius)
     if found.problems:
         raise InputError(found.problems)
-    marks = reader.read(rows).marks
+    marks = reader.read(found.rows).marks
     return {name: [(m.label, m.radius, m.path.tolist()) for m in own] for name, own in marks.items()}, found.notes()
 
 

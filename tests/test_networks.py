@@ -13,8 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from dsrg.method.grid import grid_size
 from dsrg.networks import backbones
 from dsrg.networks.backbones import BACKBONES, Backbone
-from dsrg.networks.dropout import BatchDropout
-from dsrg.networks.heads import ASPP, cam_layers
+from dsrg.networks.heads import ASPP, BatchDropout, cam_layers
 from dsrg.networks.network import CamClassifier, DeepLab, Normalize, corner_aligned
 from helpers.networks import COMMON, HEAD, NORMED, build, draw_norms, without_init
 
@@ -96,6 +95,7 @@ class TestGrid:
             network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))
             step = 32 // stride
             torch.testing.assert_close(network(images)[:, :, ::step, ::step], expected)
+
 
 def children(network: nn.Module, start: str) -> list[nn.Module]:
     return [child for name, child in network.named_children() if name.startswith(start)]

@@ -79,19 +79,18 @@ def import_points(files: tuple[Path, ...], radius: float) -> None:
     points, lines and linestrips of labelme (its JSON files or a folder of them). A brush becomes discs within what it
     painted; its radius is its own. What is there already is not added again; if anything is wrong, nothing is.
     """
-    from dsrg.inspect.import_points import point_rows, read_exports
+    from dsrg.inspect.import_points import read_exports
     from dsrg.inspect.run import Run
     from dsrg.project import load_project
 
     editor = Run(load_project()).editor
-    found = read_exports(files)
-    rows = point_rows(found, editor.reader, radius=radius)
+    found = read_exports(files, editor.reader, radius=radius)
     try:
-        editor.reader.read(rows)
+        editor.reader.read(found.rows)
     except InputError as error:
         found.problems += error.problems
     refuse(found.problems)
-    added, known = editor.extend(rows)
+    added, known = editor.extend(found.rows)
     for warning in (*found.notes(), *added.warnings):
         click.echo(f"warning: {warning}")
     marks = [mark for own in added.marks.values() for mark in own]

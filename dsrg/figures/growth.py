@@ -6,8 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from dsrg.artifacts.growth import read_growth
-from dsrg.figures.overlays import overlay, panels, write_picture
-from dsrg.figures.steps import growth_pictures
+from dsrg.figures.overlays import growth_pictures, overlay, panels, write_picture
 from dsrg.files import atomic_folder
 from dsrg.training.growth_recorder import GrowthRecorder
 

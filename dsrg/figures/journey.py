@@ -8,8 +8,7 @@ from dsrg.artifacts.seeds_h5 import read_seeds
 from dsrg.data.images import limit_side
 from dsrg.data.index import read_ground_truth
 from dsrg.errors import InputError
-from dsrg.figures.overlays import SIDE, overlay, panels, stacked, write_picture
-from dsrg.figures.steps import growth_pictures, seed_pictures
+from dsrg.figures.overlays import SIDE, growth_pictures, overlay, panels, seed_pictures, stacked, write_picture
 from dsrg.inference.predict import load_segmenter, predictions
 from dsrg.project import Project
 

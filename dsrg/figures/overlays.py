@@ -1,4 +1,4 @@
-"""Label maps drawn over their images."""
+"""Label maps and maps of numbers drawn over their images, and pictures side by side."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +13,15 @@ from dsrg.data.palette import voc_palette
 from dsrg.files import atomic_file, atomic_folder
 from dsrg.method.grid import UNLABELLED
 
+Picture = NDArray[np.uint8]  # RGB (H, W, 3)
+Captioned = tuple[str, Picture]
 CAPTION = 18  # pixels above a panel
 GAP = 4
 SIDE = 1024  # pixels that an image is drawn on at most: at 8000 x 6000 its colors would take gigabytes
 WIDEST = 4  # times as wide as high: a picture of 3 x 2000 pixels would fill a hall
 
 
-def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8], *, opacity: float = 0.6) -> NDArray[np.uint8]:
+def overlay(image: Picture, labels: NDArray[np.uint8], *, opacity: float = 0.6) -> Picture:
     """Class colors over the image (H, W, 3): classes get an outline, background is darkened, 255 stays as it is."""
     labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     colors = voc_palette()[labels]
@@ -30,7 +32,38 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8], *, opacity: flo
     return mixed
 
 
-def panels(pictures: list[tuple[str, NDArray[np.uint8]]], *, height: int = 160) -> NDArray[np.uint8]:
+def heat(image: Picture, values: NDArray[np.floating]) -> Picture:
+    """A map in 0..1 of any size over the image in grays: dark blue = 0, yellow = 1."""
+    values = cv2.resize(values.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    colors = cv2.applyColorMap((values.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(gray, 0.35, np.ascontiguousarray(colors), 0.65, 0)
+
+
+def seed_pictures(
+    image: Picture,
+    *,
+    cams: dict[int, NDArray[np.floating]],
+    saliency: NDArray[np.floating] | None,
+    seeds: NDArray[np.uint8],
+    classes: list[str],
+) -> list[Captioned]:
+    """The image, the activation maps of its tagged classes and saliency, as far as there are any, and the seeds."""
+    maps = [(f"CAM {classes[number - 1]}", heat(image, cam)) for number, cam in cams.items()]
+    if saliency is not None:
+        maps.append(("saliency", heat(image, saliency)))
+    return [("image", image), *maps, ("seeds", overlay(image, seeds))]
+
+
+def growth_pictures(
+    image: Picture, *, seeds: NDArray[np.uint8], grown: dict[int, NDArray[np.uint8]]
+) -> list[Captioned]:
+    """Paper figure 1: the seeds, then the grown seeds at some steps of training."""
+    steps = [(f"grown, step {step}", overlay(image, labels)) for step, labels in grown.items()]
+    return [("seeds", overlay(image, seeds)), *steps]
+
+
+def panels(pictures: list[Captioned], *, height: int = 160) -> Picture:
     """Pictures (caption, (H, W, 3)) side by side, captions above, on white; at one height, or WIDEST times as wide."""
     columns = []
     for caption, picture in pictures:
@@ -42,7 +75,7 @@ def panels(pictures: list[tuple[str, NDArray[np.uint8]]], *, height: int = 160) 
     return np.concatenate(columns[:-1], axis=1)
 
 
-def captioned(caption: str, *, height: int = CAPTION, width: int = 1) -> NDArray[np.uint8]:
+def captioned(caption: str, *, height: int = CAPTION, width: int = 1) -> Picture:
     """White (height, width, 3) with a caption at its top; wider where the caption is."""
     (text_width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
     panel = np.full((height, max(width, text_width + 4), 3), 255, np.uint8)
@@ -50,7 +83,7 @@ def captioned(caption: str, *, height: int = CAPTION, width: int = 1) -> NDArray
     return panel
 
 
-def stacked(rows: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def stacked(rows: list[Picture]) -> Picture:
     """Pictures (H, W, 3) one below the other, on white."""
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 2 * GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]

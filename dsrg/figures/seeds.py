@@ -5,8 +5,7 @@ from pathlib import Path
 from dsrg.artifacts.seeds_h5 import Seeds
 from dsrg.data.index import Index
 from dsrg.evaluation.seed_statistics import ImageCount, best_worst_random
-from dsrg.figures.overlays import captioned, overlay, panels, stacked, write_picture
-from dsrg.figures.steps import seed_pictures
+from dsrg.figures.overlays import captioned, overlay, panels, seed_pictures, stacked, write_picture
 from dsrg.files import atomic_folder
 
 SHEET_ROWS, SHEET_COLUMNS = 2, 5  # of each kind of images on the contact sheet

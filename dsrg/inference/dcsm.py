@@ -46,30 +46,26 @@ def dcsm_maps(
         InputError: where the network has no ReLU to guide gradients by.
     """
     device = next(classifier.parameters()).device
+    tags = present[:, 1:].to(device)
+    count = tags.sum(dim=1).clamp(min=candidates)  # an image's candidates are its first in `order`
 
     def maps_of(batch: Tensor) -> Tensor:
-        return _maps_of_one_look(classifier, batch, present.to(device), size, candidates)
+        side = batch.shape[-1]
+        with guided(classifier):
+            layers, maps = layer_outputs(classifier, batch, finest=(side - 1) // 4 + 1)
+            scores = maps.detach().mean(dim=(2, 3)).masked_fill(tags, inf)
+            order = scores.argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
+            strengths = []
+            for score in maps.sum(dim=(2, 3)).gather(1, order).T:
+                gradients = torch.autograd.grad(score.sum(), layers, retain_graph=True)
+                grids = [_on_grid(one.abs().amax(dim=1), side=side, size=size) for one in gradients]
+                strengths.append(torch.stack(grids, dim=1))
+        places = torch.arange(order.shape[1], device=device)
+        distinct = distinct_maps(torch.stack(strengths, dim=2), places < count[:, None])
+        found = distinct.new_zeros(*tags.shape, *distinct.shape[2:])
+        return found.scatter(1, order[:, :, None, None].expand_as(distinct), distinct)
 
     return mean_over_looks(maps_of, images, size=size, scales=scales, flip=flip, device=device)
-
-
-def _maps_of_one_look(classifier: CamClassifier, batch: Tensor, present: Tensor, size: int, candidates: int) -> Tensor:
-    with guided(classifier):
-        layers, maps = layer_outputs(classifier, batch, finest=(batch.shape[-1] - 1) // 4 + 1)
-        tags = present[:, 1:]
-        count = tags.sum(dim=1).clamp(min=candidates)  # an image's candidates are its first in `order`
-        scores = maps.detach().mean(dim=(2, 3)).masked_fill(tags, inf)
-        order = scores.argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
-        chosen = maps.sum(dim=(2, 3)).gather(1, order)
-        strengths = []
-        for place in range(order.shape[1]):
-            gradients = torch.autograd.grad(chosen[:, place].sum(), layers, retain_graph=True)
-            maps_of_layers = [_on_grid(one.abs().amax(dim=1), side=batch.shape[-1], size=size) for one in gradients]
-            strengths.append(torch.stack(maps_of_layers, dim=1))
-    places = torch.arange(order.shape[1], device=order.device)
-    distinct = distinct_maps(torch.stack(strengths, dim=2), places < count[:, None])
-    found = distinct.new_zeros(*tags.shape, *distinct.shape[2:])
-    return found.scatter(1, order[:, :, None, None].expand_as(distinct), distinct)
 
 
 def distinct_maps(strengths: Tensor, candidate: Tensor) -> Tensor:
@@ -131,17 +127,13 @@ class _GuidedReLU(torch.autograd.Function):
     """Clamps values to 0..highest; what passes back is positive and of values in between (Springenberg et al. 2015)."""
 
     @staticmethod
-    def forward(ctx: object, values: Tensor, highest: float) -> Tensor:
+    def forward(ctx: object, highest: float, values: Tensor) -> Tensor:
         ctx.save_for_backward((values > 0) & (values < highest))
         return values.clamp(0, highest)
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.clamp(min=0) * ctx.saved_tensors[0], None
-
-
-def _guided_relu(values: Tensor, *, highest: float) -> Tensor:
-    return _GuidedReLU.apply(values, highest)
+    def backward(ctx: object, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient.clamp(min=0) * ctx.saved_tensors[0]
 
 
 @contextmanager
@@ -151,7 +143,7 @@ def guided(network: nn.Module) -> Iterator[None]:
     if not relus:
         raise InputError("seeds.maps: dcsm follows gradients through ReLUs, and this backbone has none; use maps: cam")
     for relu in relus:
-        relu.forward = partial(_guided_relu, highest=getattr(relu, "max_val", inf))
+        relu.forward = partial(_GuidedReLU.apply, getattr(relu, "max_val", inf))
     try:
         yield
     finally:

@@ -12,11 +12,11 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -40,31 +40,21 @@ SIZE = TypeAdapter(tuple[Side, Side])
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Shape(NamedTuple):
-    """One mark as a tool wrote it.
-
-    path: x and y; counted in `unit`, so that (0, 0) and `unit` are the image's corners, or in its pixels where that is
-    None. radius: pixels of an image of the size `size` (width, height); None: to be chosen. size: that of the image it
-    was drawn on, or None.
-    """
-
-    where: str
-    image: str
-    label: str
-    path: list[list[float]]
-    unit: Size | None = None
-    size: Size | None = None
-    radius: float | None = None
-
-
 @dataclass
 class Export:
-    """What files hold: marks, what is wrong, what is left out by kind, and images' paths by their names elsewhere."""
+    """What files hold for the images of the reader: rows of a table of points, strokes numbered from 1 on; what is
+    wrong; what is left out, by kind; and images' paths by their names elsewhere.
 
-    shapes: list[Shape] = field(default_factory=list)
+    radius: of marks that have none of their own, pixels.
+    """
+
+    reader: PointReader
+    radius: float = 0
+    rows: list[PointRow] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     elsewhere: dict[str, str] = field(default_factory=dict)
+    strokes: int = 0
 
     def notes(self) -> list[str]:
         kinds = [f"{count} {kind} left out: no points or strokes of a person" for kind, count in self.left_out.items()]
@@ -79,10 +69,49 @@ class Export:
         except ValueError as error:
             self.problems.append(f"{where}: {error}")
 
+    def add(
+        self,
+        where: str,
+        image: str,
+        label: str,
+        path: Sequence[Sequence[float]],
+        size: Size | None,
+        *,
+        unit: Size | None = None,
+        radius: float | None = None,
+    ) -> None:
+        """Take one mark as a tool wrote it.
 
-def read_exports(paths: Iterable[Path]) -> Export:
+        path: x and y; counted in `unit`, so that (0, 0) and `unit` are the image's corners, or in its pixels where that
+        is None. radius: pixels. size: (width, height) of the image it was drawn on, or None. Raises ValueError where
+        that is another image.
+        """
+        # by its name, else by the end of its name, as of a path elsewhere
+        found = (self.reader.find(name) for name in (image, f"/{image}"))
+        image_id = next((one for one in found if isinstance(one, str)), None)
+        if image_id is None:  # whoever reads the rows says what is wrong
+            self.rows.append(PointRow(where, image, "0", "0", label, "", ""))
+            return
+        index, row = self.reader.index, self.reader.row[image_id]
+        if image not in (image_id, index.paths[row]):
+            self.elsewhere[image] = index.paths[row]
+        width, height = own = int(index.widths[row]), int(index.heights[row])
+        drawn = size or own
+        if abs(drawn[1] * width - height * drawn[0]) > max(*drawn, *own):  # another shape, but for rounding
+            what = f"drawn on {drawn[0]:g} x {drawn[1]:g} pixels, but {image_id} has {width} x {height}"
+            raise ValueError(f"{what} (as turned by its EXIF orientation); draw on that image")
+        across, down = (a / b for a, b in zip(own, unit or drawn, strict=True))
+        wide = self.radius if radius is None else radius * width / drawn[0]
+        self.strokes += len(path) > 1
+        stroke = str(self.strokes) if len(path) > 1 else ""
+        for x, y in path:
+            cells = place_text(x * across), place_text(y * down), label, place_text(wide) if wide else "", stroke
+            self.rows.append(PointRow(where, image_id, *cells))
+
+
+def read_exports(paths: Iterable[Path], reader: PointReader, *, radius: float = 0) -> Export:
     """All marks in files, or in the JSON and XML files of folders. Whatever is wrong is among the problems."""
-    found = Export()
+    found = Export(reader, radius)
     for path in paths:
         inside = (one for one in path.rglob("*") if one.suffix.lower() in (".json", ".xml"))
         files = sorted(inside) if path.is_dir() else [path]
@@ -95,37 +124,6 @@ def read_exports(paths: Iterable[Path]) -> Export:
             except InputError as error:
                 found.problems += error.problems
     return found
-
-
-def point_rows(export: Export, reader: PointReader, *, radius: float = 0) -> list[PointRow]:
-    """Marks as rows of a table for the images of the reader, strokes numbered from 1 on; problems are noted.
-
-    radius: of marks that have none of their own, pixels.
-    """
-    rows = []
-    for number, shape in enumerate(export.shapes, 1):
-        # by its name, else by the end of its name, as of a path elsewhere
-        found = (reader.find(name) for name in (shape.image, f"/{shape.image}"))
-        image_id = next((one for one in found if isinstance(one, str)), None)
-        if image_id is None:  # whoever reads the rows says what is wrong
-            rows.append(PointRow(shape.where, shape.image, "0", "0", shape.label, "", ""))
-            continue
-        row = reader.row[image_id]
-        if shape.image not in (image_id, reader.index.paths[row]):
-            export.elsewhere[shape.image] = reader.index.paths[row]
-        width, height = own = int(reader.index.widths[row]), int(reader.index.heights[row])
-        drawn = shape.size or own
-        if abs(drawn[1] * width - height * drawn[0]) > max(*drawn, *own):  # another shape, but for rounding
-            what = f"drawn on {drawn[0]:g} x {drawn[1]:g} pixels, but {image_id} has {width} x {height}"
-            export.problems.append(f"{shape.where}: {what} (as turned by its EXIF orientation); draw on that image")
-            continue
-        across, down = (a / b for a, b in zip(own, shape.unit or drawn, strict=True))
-        wide = radius if shape.radius is None else shape.radius * width / drawn[0]
-        stroke = str(number) if len(shape.path) > 1 else ""
-        for x, y in shape.path:
-            cells = place_text(x * across), place_text(y * down), shape.label, place_text(wide) if wide else "", stroke
-            rows.append(PointRow(shape.where, image_id, *cells))
-    return rows
 
 
 def _parsed(model: type[Model], content: object, expected: str, *, strict: bool = True) -> Model:
@@ -170,8 +168,8 @@ def _read_labelme(path: Path, content: dict, found: Export) -> None:
             continue
         with found.noting(where):
             drawn = _parsed(_Drawn, shape, "a label and points [[x, y], ...], both numbers")
-            paths = [[place] for place in drawn.points] if kind == "point" else [drawn.points]
-            found.shapes += [Shape(where, image, drawn.label, one, size, size) for one in paths]
+            for one in [[place] for place in drawn.points] if kind == "point" else [drawn.points]:
+                found.add(where, image, drawn.label, one, size)
 
 
 def _read_cvat(path: Path, found: Export) -> None:
@@ -194,8 +192,8 @@ def _read_cvat(path: Path, found: Export) -> None:
                 content = {"label": shape.get("label"), "points": points}
                 drawn = _parsed(_Drawn, content, "a label and points as 12.5,30.0;14.0,31.5", strict=False)
                 size = _size(image.get("width"), image.get("height"))
-                paths = [[place] for place in drawn.points] if shape.tag == "points" else [drawn.points]
-                found.shapes += [Shape(where, name, drawn.label, one, size, size) for one in paths]
+                for one in [[place] for place in drawn.points] if shape.tag == "points" else [drawn.points]:
+                    found.add(where, name, drawn.label, one, size)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -268,17 +266,17 @@ def _read_task(where: str, task: dict, found: Export) -> None:
     for number, result in enumerate(results, 1):
         if result.type != "labels":  # that is the label of another one of the same id
             with found.noting(f"{where}, result {number}"):
-                found.shapes += _result_shapes(f"{where}, result {number}", task, result, labels, found)
+                _read_result(f"{where}, result {number}", task, result, labels, found)
 
 
-def _result_shapes(where: str, task: dict, result: _Result, labels: dict, found: Export) -> list[Shape]:
-    """The marks of one result. Raises ValueError with what is wrong."""
+def _read_result(where: str, task: dict, result: _Result, labels: dict, found: Export) -> None:
+    """Raises ValueError with what is wrong."""
     value = result.value or {}
     kinds = (kind for kind in ("keypoint", "brush") if f"{kind}labels" in value or kind in (result.type or ""))
     if (kind := next(kinds, None)) is None:
         what = next(filter(None, [result.type, *(key for key in value if key.endswith("labels")), "results"]))
         found.left_out[f"{what[:40]} of Label Studio"] += 1
-        return []
+        return
     names = value.get(f"{kind}labels") or labels.get(result.id)
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise ValueError(f'labels {str(names)[:80]}; expected one, as ["cat"]')
@@ -289,14 +287,14 @@ def _result_shapes(where: str, task: dict, result: _Result, labels: dict, found:
     size = _size(result.original_width, result.original_height)
     if kind == "keypoint":
         point = _parsed(_KeyPoint, value, "x and y, in percent of the image's size")
-        return [Shape(where, image, names[0], [[point.x, point.y]], (100, 100), size)]
+        return found.add(where, image, names[0], [[point.x, point.y]], size, unit=(100, 100))
     code = _parsed(_Brush, value, "format rle and a list rle of numbers from 0 to 255").rle
     if size is None or size[0] * size[1] > BRUSH_MAX:
         raise ValueError(f"a brush without original_width and original_height, or of more than {BRUSH_MAX:,} pixels")
     width, height = map(int, size)
     painted = decode_rle(bytes(code), 4 * width * height).reshape(height, width, 4)[..., 3] > 0
-    discs = painted_discs(painted)
-    return [Shape(where, image, names[0], [[x + 0.5, y + 0.5]], size, size, radius) for x, y, radius in discs]
+    for x, y, radius in painted_discs(painted):
+        found.add(where, image, names[0], [[x + 0.5, y + 0.5]], size, radius=radius)
 
 
 def _image_of(data: dict) -> str | None:

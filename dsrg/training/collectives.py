@@ -1,7 +1,7 @@
 """The processes that share a training: each takes a part of every batch, and all take the same step.
 
 What a step learns from is the whole batch, however many processes it is spread over: losses are means over all its
-images, and dropout leaves out of an image what it would in one process (`networks/dropout.py`).
+images, and dropout leaves out of an image what it would in one process (`networks/heads.py`).
 """
 
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dsrg.data.batches import Batch, Batches
 from dsrg.data.index import Index
-from dsrg.networks.dropout import share_dropout
+from dsrg.networks.heads import share_dropout
 from dsrg.params import Params, Training
 from dsrg.runtime.distributed import destroy_processes, init_fabric
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig

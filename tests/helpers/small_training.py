@@ -12,7 +12,7 @@ from torch import nn
 
 from dsrg.data.batches import Batches
 from dsrg.data.index import Index
-from dsrg.networks.dropout import BatchDropout
+from dsrg.networks.heads import BatchDropout
 from dsrg.params import Cam, Dsrg, Grow, Retrain, TrainCrf, Training
 from dsrg.runtime.launcher import SINGLE_PROCESS, LaunchConfig, topology
 from dsrg.training.cam import cam_criterion
