@@ -14,7 +14,7 @@ from dsrg.inspect.server import Other, serve
 from dsrg.project import load_project
 class Elsewhere(Run):
     def layers(self, image_id):
-        seeds = self.seeds.seeds[self._seed_row[image_id]].copy()
+        seeds = self.seeds.seeds[self.seeded[image_id]].copy()
         seeds[:3] = (seeds[:3] + 1) % 7
         changed = labels_layer("seeds", "seeds", seeds, corners=True)
         return [changed if layer["key"] == "seeds" else layer for layer in super().layers(image_id)]
