@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsrg.errors import InputError
 from dsrg.method.saliency import combined
-from dsrg.method.saliency.common import BORDERS
-from dsrg.method.saliency.mbd import barrier_distances, mbd
+from dsrg.method.saliency.mbd import BORDERS, barrier_distances, mbd
 from dsrg.method.saliency.rbd import _contrast, _optimize, _smoothness, geodesic_distances, rbd, slic
 
 MBD = {"side": 60, "passes": 1, "borders": ["top", "left", "right"]}
@@ -261,29 +259,3 @@ def test_optimized_map_solves_the_papers_least_squares():
     assert all(cost(best) < cost(best + 0.01 * rng.normal(size=5)) for _ in range(50))
     stretched = _optimize(foreground, weights, background=background)
     np.testing.assert_allclose(stretched, (best - best.min()) / np.ptp(best))
-
-
-# Errors
-
-
-@pytest.mark.parametrize(
-    "image",
-    [np.zeros(*arguments) for arguments in (((4, 4), "u1"), ((4, 4, 3), "f4"), ((3, 4, 4), "u1"), ((0, 4, 3), "u1"))],
-    ids=["gray", "float", "channels first", "empty"],
-)
-@every_method
-def test_what_is_no_image_is_refused(method, image):
-    with pytest.raises(InputError, match="expected uint8"):
-        method(image)
-
-
-def test_all_wrong_values_are_named_at_once():
-    image, _ = disc()
-    with pytest.raises(InputError) as error:
-        mbd(image, side=0, passes=0, borders=["top", "floor"])
-    assert [problem.split(":")[0] for problem in error.value.problems] == ["borders", "side", "passes"]
-    with pytest.raises(InputError, match="borders"):
-        mbd(image, **MBD | {"borders": []})
-    with pytest.raises(InputError) as error:
-        rbd(image, superpixels=0, sigma_color=0.0, optimize=False)
-    assert len(error.value.problems) == 2

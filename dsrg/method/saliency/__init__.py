@@ -23,6 +23,6 @@ def combined(
     sigma_color: float,
     optimize: bool,
 ) -> np.ndarray:
-    """Mean of `mbd` and `rbd`; arguments, result and errors as there."""
+    """Mean of `mbd` and `rbd`; arguments and result as there."""
     barrier = mbd(image, side=side, passes=passes, borders=borders)
     return (barrier + rbd(image, superpixels=superpixels, sigma_color=sigma_color, optimize=optimize)) / 2

@@ -7,7 +7,7 @@
 import cv2
 import numpy as np
 
-from dsrg.method.saliency.common import BORDERS, check_arguments, resize, stretch
+from dsrg.method.saliency.mbd import BORDERS, resize, stretch
 
 # What the papers fix and nobody tunes.
 CELL = 12  # side in pixels of the grid cell a superpixel grows from; with `superpixels` it sets the working size of rbd
@@ -35,15 +35,7 @@ def rbd(image: np.ndarray, *, superpixels: int, sigma_color: float, optimize: bo
 
     Returns:
         float32 (H, W) in 0..1; zeros on an image of one color.
-
-    Raises:
-        InputError: not such an image; `superpixels` below 1; `sigma_color` not above 0.
     """
-    check_arguments(
-        image,
-        (superpixels >= 1, f"superpixels: expected at least 1, got {superpixels}"),
-        (sigma_color > 0, f"sigma_color: expected a number above 0, got {sigma_color}"),
-    )
     height, width = image.shape[:2]
     if (image == image[0, 0]).all():
         return np.zeros((height, width), np.float32)
