@@ -29,6 +29,12 @@ hypothesis.settings.register_profile("steady", deadline=None)  # no test may fai
 hypothesis.settings.load_profile("steady")
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Whatever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""

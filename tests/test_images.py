@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import struct
-import zlib
 from tempfile import NamedTemporaryFile
 
 import cv2
@@ -32,7 +31,7 @@ from dsrg.data.images import (
 )
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError, RunError
-from helpers.data import picture
+from helpers.data import huge_png, picture
 
 QUARTERS = np.zeros((16, 24, 3), np.uint8)  # red, blue / green, black
 QUARTERS[:8, :12, 0] = QUARTERS[:8, 12:, 2] = QUARTERS[8:, :12, 1] = 255
@@ -334,14 +333,11 @@ def exif_behind(png: bytes) -> bytes:
 
 def test_the_users_limit_is_the_only_one(put):
     """Pillow has its own, at 179 million pixels."""
-    path = put(encode(LABELS, "PNG"))
-    huge = bytearray(path.read_bytes())
-    huge[16:24] = (15000).to_bytes(4, "big") * 2
-    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
+    huge = put(huge_png(encode(LABELS, "PNG"), 15000, 15000))
     with pytest.raises(InputError, match="more than 200,000,000 pixels"):
-        check_image(put(bytes(huge)), pixels_max=200_000_000)
+        check_image(huge, pixels_max=200_000_000)
     with pytest.raises(InputError, match="15000 x 15000 pixels cannot be in"):
-        check_image(put(bytes(huge)), pixels_max=10**9)
+        check_image(huge, pixels_max=10**9)
 
 
 def test_a_file_larger_than_its_pixels_can_need_is_not_read(put):
@@ -386,8 +382,6 @@ def test_mask_with_fewer_bits_keeps_its_indices(tmp_path):
 
 
 def test_large_mask_is_refused_before_decoding(put):
-    bomb = bytearray(encode(LABELS, "PNG"))
-    bomb[16:24] = b"\0\0\x7f\xff" * 2
-    path = put(bytes(bomb))
+    path = put(huge_png(encode(LABELS, "PNG"), 32767, 32767))
     with pytest.raises(InputError, match="32767 x 32767 pixels; expected at most 50,000,000 .data.pixels_max"):
         read_mask(path, pixels_max=50_000_000)

@@ -7,15 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsrg.commands import main
 from dsrg.errors import InputError
 from dsrg.inspect.import_points import decode_rle, painted_discs, read_exports
 from dsrg.sources.points import PointReader
+from helpers.command import run_dsrg
 from helpers.data import picture, save_index
 
 CLASSES = ["cat", "dog", "sofa"]
@@ -232,20 +231,15 @@ def test_the_command_adds_what_is_not_there_yet_and_nothing_when_something_is_wr
     ]
     folder.mkdir()
     (folder / "a.json").write_text(json.dumps({"imagePath": "/elsewhere/train0000.jpg", "shapes": shapes}))
-    assert "1 others were there already" in invoked("labelme")
+    assert "1 others were there already" in run_dsrg("import-points", "labelme")
     stroke = "JPEGImages/train0000.jpg,{},background,,5"
     rows = ["train0000,1,1,background,,4", stroke.format("1,2"), stroke.format("3,4")]
     assert table.read_text().splitlines()[1:] == rows
-    assert "0 points and 0 strokes added" in invoked("labelme") and table.read_text().splitlines()[1:] == rows
+    assert "0 points and 0 strokes added" in run_dsrg("import-points", "labelme")
+    assert table.read_text().splitlines()[1:] == rows
     (folder / "b.json").write_text(json.dumps({"imagePath": "train0001.jpg", "shapes": [shapes[0] | {"label": "dgo"}]}))
     (folder / "c.xml").write_text("<a>")
-    said = invoked("labelme", code=2)
+    said = run_dsrg("import-points", "labelme", code=2)
     assert "labelme/b.json: shape 1: class 'dgo'" in said and "labelme/c.xml: no readable XML" in said
     assert table.read_text().splitlines()[1:] == rows
-    assert "no JSON or XML file in this folder" in invoked("data/shapes/JPEGImages", code=2)
-
-
-def invoked(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(main, ["import-points", *arguments])
-    assert result.exit_code == code, result.output
-    return result.output
+    assert "no JSON or XML file in this folder" in run_dsrg("import-points", "data/shapes/JPEGImages", code=2)

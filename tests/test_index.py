@@ -68,18 +68,6 @@ def test_index_file_is_plain(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["index.csv"]  # no temporary file stays
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path):
-    path = tmp_path / "index.csv"
-    path.write_text("old")
-    index = make_index(["a", "b"], [["cat"], []])
-    with pytest.raises(ValueError):
-        write_index(path, Index(**{**vars(index), "ids": ["a"]}), CLASSES)
-    with pytest.raises(UnicodeEncodeError):
-        write_index(path, Index(**{**vars(index), "paths": ["a", "\ud800"]}), CLASSES)
-    assert path.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["index.csv"]
-
-
 def test_larger_images_are_given_smaller(tmp_path):
     own = save_index(tmp_path, {"a": picture(30, 60, seed=0), "b": picture(20, 10, seed=1)}, [[1], [1]])
     write_index(tmp_path / "index.csv", own, ["cat"])

@@ -60,12 +60,6 @@ NETWORK = {"backbone": "vgg_mini", "output_stride": 8, "input": "torchvision", "
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2]}
 
 
-@pytest.fixture(autouse=True)
-def one_process_and_seed(monkeypatch):
-    torch.manual_seed(0)
-    monkeypatch.setenv("DSRG_WORKERS", "1")
-
-
 class Colors(nn.Module):
     """A segmenter or classifier to foresee: the logits at a place are its red, green and blue, over `scale`."""
 

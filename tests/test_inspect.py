@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from aiohttp.test_utils import TestClient, TestServer
-from click.testing import CliRunner
 from dvc.repo import Repo
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +27,6 @@ from ruamel.yaml import YAML
 from yarl import URL
 
 from dsrg.artifacts.seeds_h5 import write_seeds
-from dsrg.commands import main
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index, read_ground_truth, write_index
 from dsrg.errors import InputError
@@ -43,6 +41,7 @@ from dsrg.method.grid import UNLABELLED
 from dsrg.project import load_project
 from dsrg.stage import load_stage
 from helpers import ROOT
+from helpers.command import run_dsrg
 from helpers.inspected import drawn_maps, imported, opened, seed_maps, seed_settings
 
 HOME = "127.0.0.1"
@@ -529,16 +528,14 @@ class TestDoor:
         monkeypatch.setattr("aiohttp.web.run_app", lambda app, *, sock, **_: served.append(sock.getsockname()))
         monkeypatch.setattr("webbrowser.open", visited.append)
         for options in (["--no-browser"], []):
-            result = CliRunner().invoke(main, ["inspect", "--port", "0", *options])
-            assert result.exit_code == 0, result.output
-            assert result.output == f"http://127.0.0.1:{served[-1][1]}/\n"
-        assert visited == [result.output.strip()] and all(host == HOME for host, _ in served)
+            said = run_dsrg("inspect", "--port", "0", *options)
+            assert said == f"http://127.0.0.1:{served[-1][1]}/\n"
+        assert visited == [said.strip()] and all(host == HOME for host, _ in served)
 
     def test_others_cannot_be_let_in(self, finished, monkeypatch):
         """There is no address to choose, and the one it listens at is loopback's."""
         monkeypatch.chdir(finished)
-        result = CliRunner().invoke(main, ["inspect", "--no-browser", "--host", "0.0.0.0"])
-        assert result.exit_code == 2 and "No such option" in result.output
+        assert "No such option" in run_dsrg("inspect", "--no-browser", "--host", "0.0.0.0", code=2)
         assert ipaddress.ip_address(HOST).is_loopback
 
 
@@ -607,8 +604,7 @@ class TestBeside:
         monkeypatch.chdir(committed)
         served = []
         monkeypatch.setattr("dsrg.inspect.server.serve", lambda *_, other, **__: served.append(other))
-        result = CliRunner().invoke(main, ["inspect", "--rev", "first"])
-        assert result.exit_code == 0, result.output
+        run_dsrg("inspect", "--rev", "first")
         assert served[0].name == "first" and not served[0].run.paths.seeds.exists()
 
 

@@ -20,11 +20,6 @@ from helpers.networks import COMMON, HEAD, NORMED, build, draw_norms, without_in
 EVERY = [(name, stride) for name in BACKBONES for stride in (8, 16)]
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def short_resnet(monkeypatch):
     """ResNet101 with few and narrow blocks, of which every kind is there: for tests that compute."""

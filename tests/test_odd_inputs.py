@@ -11,19 +11,17 @@ import shutil
 import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from dsrg.commands import main
 from dsrg.sources.table import TABLE_BYTES, TABLE_LINES
 from helpers import ROOT
-from helpers.data import picture
+from helpers.command import run_dsrg
+from helpers.data import huge_png, picture
 from helpers.memory import memory_within
 
 CLASSES, TABLE = "cat\ndog\n", "image,tags\na.png,cat\nb.png,dog\nc.png,cat|dog\n"
@@ -50,11 +48,6 @@ GIF = encoded(PIXELS, "GIF")
 DEEP = cv2.imencode(".png", PIXELS.astype(np.uint16) * 257)[1].tobytes()
 GLASS_MASK = np.zeros((24, 40, 4), np.uint8)
 GLASS = encoded(np.dstack([PIXELS, PIXELS[:, :, :1]]), "PNG")
-
-
-def huge_png(width: int, height: int, content: bytes = PNG) -> bytes:
-    header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
-    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
 
 def huge_jpeg(width: int, height: int) -> bytes:
@@ -103,9 +96,9 @@ IMAGES = {
     "truncated WebP": (WEBP[: len(WEBP) // 2], "b.png: broken image"),
     "truncated TIFF": (TIFF[: len(TIFF) // 2], "b.png: broken image"),
     "a flipped bit in PNG": (PNG[:60] + bytes([PNG[60] ^ 1]) + PNG[61:], "b.png: broken image"),
-    "PNG bomb": (huge_png(32767, 32767), "b.png: more than 100,000,000 pixels (data.pixels_max); scale the image"),
-    "PNG of 2^31 pixels a side": (huge_png(2**31 - 1, 2**31 - 1), "b.png: "),
-    "PNG of no width": (huge_png(0, 24), "b.png: "),
+    "PNG bomb": (huge_png(PNG, 32767, 32767), "b.png: more than 100,000,000 pixels (data.pixels_max); scale the image"),
+    "PNG of 2^31 pixels a side": (huge_png(PNG, 2**31 - 1, 2**31 - 1), "b.png: "),
+    "PNG of no width": (huge_png(PNG, 0, 24), "b.png: "),
     "JPEG bomb": (huge_jpeg(65500, 65500), "b.png: more than 100,000,000 pixels"),
     "TIFF bomb": (huge_tiff(10**6, 10**6), "b.png: more than 100,000,000 pixels"),
     "TIFF that lies a little": (huge_tiff(9000, 9000), "b.png: "),
@@ -214,7 +207,7 @@ FILES = {
     "a mask of other classes": ({"masks/a.png": mask([0, 3, 255]), "classes.txt": CLASSES},
                                 "masks/a.png: holds 3; expected 0 (background), 1 to 2 (cat ... dog) or 255"),
     "a truncated mask": ({"masks/a.png": mask([0, 1])[:60], "classes.txt": CLASSES}, "masks/a.png: broken image"),
-    "a mask that is a bomb": ({"masks/a.png": huge_png(32767, 32767, mask([0])), "classes.txt": CLASSES},
+    "a mask that is a bomb": ({"masks/a.png": huge_png(mask([0]), 32767, 32767), "classes.txt": CLASSES},
                               "masks/a.png: 32767 x 32767 pixels; expected at most 100,000,000 (data.pixels_max)"),
     "a mask of two images": ({"x/a.png": JPEG, "masks/a.png": mask([0]), "classes.txt": CLASSES,
                               "tags.csv": TABLE + "x/a.png,cat\n"}, "masks/a.png: the mask of 2 images: a.png, x"),
@@ -284,11 +277,9 @@ def project(tmp_path, monkeypatch):
 def check(expected: str) -> None:
     """`dsrg check` says so; its code is 0 where that is no problem but a warning, or nothing worth a word."""
     with memory_within(300):  # beside 100 of Python and its libraries
-        result = CliRunner().invoke(main, ["check"])
-    assert not result.exception or isinstance(result.exception, SystemExit), result.exception
-    assert expected in result.output
-    assert result.exit_code == (0 if expected.startswith(("fine: ", "warning: ")) else 2), result.output
-    assert all(character.isprintable() for character in result.output.replace("\n", ""))
+        said = run_dsrg("check", code=0 if expected.startswith(("fine: ", "warning: ")) else 2)
+    assert expected in said
+    assert all(character.isprintable() for character in said.replace("\n", ""))
 
 
 def test_the_sound_folder_is_fine(project):
@@ -413,7 +404,7 @@ def test_all_that_is_dangerous_at_once(project):
         large.save(project / "p" / name, **how)
     Image.new("1", (10_000, 10_000)).save(project / "p/white.png")
     bombs = {
-        "bomb.png": huge_png(32767, 32767),
+        "bomb.png": huge_png(PNG, 32767, 32767),
         "bomb.jpg": huge_jpeg(65500, 65500),
         "bomb.tif": huge_tiff(10**6, 10**6),
     }

@@ -151,6 +151,8 @@ def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
         ("shapes.train", 0, "greater than or equal to 1"),
         ("shapes.objects_max", 6, "less than or equal to 5"),
         ("shapes.hue_spread", 200, "less than or equal to 180"),
+        ("dsrg.objective", "ccn", "expected dsrg, sec, mil,"),
+        ("weak.mil.sharpness", 5.0, "no such parameter"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**64, "less than"),  # torch cannot take more
     ],
@@ -182,6 +184,8 @@ def test_a_bad_value_is_named_by_its_dotted_key(put, key, value, said):
         ({"seeds.cues_list": "input_list.txt"}, "seeds", "go together"),
         ({"data.source": "folder", "data.tags": None}, "data", "needs tags"),
         ({"network.weights": "imagenet", "network.input": "caffe"}, "network", "input must be torchvision"),
+        ({"weak.ccnn.bg_min": 0.8}, "weak.ccnn", "bg_min must not"),
+        ({"weak.em_adapt.fg_bias": 5.0}, "weak.em_adapt", "bg_bias and fg_bias go together"),
         ({"network.backbone": "vgg19"}, "network.backbone", "timm:NAME, not 'vgg19'"),
     ],
 )

@@ -17,7 +17,6 @@ from PIL import Image
 from benchmarks.experiments import evaluated
 from dsrg.artifacts.model_file import load_model
 from dsrg.artifacts.seeds_h5 import read_seeds
-from dsrg.commands import main
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.files import sha256
@@ -25,6 +24,7 @@ from dsrg.params import Params
 from dsrg.project import Project
 from dsrg.stage import Stage, library_versions, load_stage
 from helpers import ROOT
+from helpers.command import run_dsrg
 from helpers.dvc_yaml import FILE, STAGES, outs
 from helpers.project import leftovers, run_stage, tiny_project
 
@@ -223,16 +223,13 @@ def test_each_training_with_a_network_of_its_own(tmp_path, monkeypatch):
 
 def test_show_draws_the_whole_way(project, tmp_path):
     for image_id in ("train0000", "val0000"):
-        result = CliRunner().invoke(main, ["show", image_id, "--out", str(tmp_path / f"{image_id}.png")])
-        assert result.exit_code == 0, result.output
+        run_dsrg("show", image_id, "--out", tmp_path / f"{image_id}.png")
         assert Image.open(tmp_path / f"{image_id}.png").width > 300
-    result = CliRunner().invoke(main, ["show", "nothing", "--out", "x.png"])
-    assert result.exit_code == 2 and "no such image" in result.output
+    assert "no such image" in run_dsrg("show", "nothing", "--out", "x.png", code=2)
 
 
 def test_check_command(project, tmp_path):
-    result = CliRunner().invoke(main, ["check", "--json", str(tmp_path / "check.json")])
-    assert result.exit_code == 0 and "12 training images" in result.output
+    assert "12 training images" in run_dsrg("check", "--json", tmp_path / "check.json")
     assert json.loads((tmp_path / "check.json").read_text())["problems"] == []
 
 
@@ -260,14 +257,13 @@ def test_check_looks_at_all_that_params_name(project, tmp_path, monkeypatch, cha
     """The stages would refuse it too, but those of the seeds after the classifier's training."""
     tiny_project(tmp_path, **changes | {"data": {"root": str(project / "data/shapes")} | changes.get("data", {})})
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["check"])
-    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
-    assert all(words in result.output for words in said), result.output
+    output = run_dsrg("check", code=2)
+    assert all(words in output for words in said), output
 
 
 def test_check_wants_no_maps_where_cues_are_ready(project, tmp_path, monkeypatch):
     cues, maps = {"cues": "no.pickle", "cues_list": "dvc.yaml"}, {"method": "maps", "maps": "no"}
     tiny_project(tmp_path, seeds=cues, saliency=maps, data={"root": str(project / "data/shapes")})
     monkeypatch.chdir(tmp_path)
-    output = CliRunner().invoke(main, ["check"]).output
+    output = run_dsrg("check", code=2)
     assert "seeds.cues: no.pickle: not there" in output and output.endswith("\n1 problem\n")

@@ -6,12 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsrg.artifacts.seeds_h5 import read_seeds
-from dsrg.commands import main
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.errors import InputError
@@ -24,6 +22,7 @@ from dsrg.params import load_params
 from dsrg.project import load_project
 from dsrg.sources.points import COLUMNS, Points, read_points
 from helpers import ROOT
+from helpers.command import run_dsrg
 from helpers.data import picture, save_index
 from helpers.project import run_stage
 
@@ -295,8 +294,7 @@ def test_points_reach_seeds_report_cues_and_the_tags(finished_copy, monkeypatch)
     monkeypatch.setattr("stages.make_pseudo_labels.predicted_labels", recorded)
     run_stage("make_pseudo_labels")
     assert labelled[0].present[0, new], "the pseudo label may show it"
-    result = CliRunner().invoke(main, ["export-cues", "--list", "list.txt", "--out", "cues.pickle"])
-    assert result.exit_code == 0, result.output
+    run_dsrg("export-cues", "--list", "list.txt", "--out", "cues.pickle")
 
 
 def test_check_looks_at_points(finished_copy):
@@ -306,8 +304,7 @@ def test_check_looks_at_points(finished_copy):
         (None, "data.points: data/points.csv: not there; expected the path of a file"),
     ):
         path.unlink() if content is None else path.write_text(content)
-        result = CliRunner().invoke(main, ["check"])
-        assert result.exit_code == 2 and said in result.output
+        assert said in run_dsrg("check", code=2)
 
 
 def test_a_project_comes_without_points():

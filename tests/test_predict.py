@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -35,6 +34,7 @@ from dsrg.params import CrfKernel, PredictParams, load_params
 from dsrg.predictor import RELEASED, RELEASED_CRF
 from dsrg.sources.pictures import Picture, check_pictures, find_pictures, tags_of
 from helpers import ROOT
+from helpers.command import run_dsrg
 from helpers.data import picture
 from helpers.networks import NETWORK, save_network
 
@@ -58,13 +58,6 @@ def save(name: str, height: int = 40, width: int = 56, **options: object) -> Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture(height, width, seed=sum(name.encode()))).save(path, **options)
     return path
-
-
-def run(command: str, *arguments: object) -> str:
-    """Exit code and all that was said."""
-    result = CliRunner().invoke(main, [command, *map(str, arguments)])
-    assert result.exit_code in (0, 1, 2), (result.output, result.exception)
-    return f"{result.exit_code} {result.output}"
 
 
 # The numbers
@@ -295,8 +288,8 @@ def test_a_folder_with_everything(place):
     save("mine/cats/ä.PNG", 33, 20)
     save("mine/images/x.webp")
     save("mine/turned.jpg", 20, 50, exif=_turned())
-    said = run("predict", "mine", "--out", "out", "--overlays", "--probabilities", "--polygons", "--crf")
-    assert said.startswith("0 ") and "masks of 4 images" in said
+    said = run_dsrg("predict", "mine", "--out", "out", "--overlays", "--probabilities", "--polygons", "--crf")
+    assert "masks of 4 images" in said
     with open("out/images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["a b", "cats__ä", "x", "turned"]
@@ -337,7 +330,7 @@ def _painted(document: dict, image: dict) -> np.ndarray:
 
 def test_plain_masks_alone(place):
     save("a.jpg")
-    assert run("predict", "a.jpg", "--out", "out").startswith("0 ")
+    run_dsrg("predict", "a.jpg", "--out", "out")
     names = sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*"))
     assert names == ["classes.txt", "images.csv", "masks", "masks/a.png"]
 
@@ -346,13 +339,13 @@ def test_options_reach_the_network(place):
     save("a.jpg", 60, 90)
     own = dsrg.Predictor.load("data/retrain.safetensors")
     options = "--scale 0.5 --scale 2 --flip --merge mean --shape native --unsure-below 0.4 --max-side 50 --batch 1"
-    assert run("predict", "a.jpg", "--out", "one", "--device", "cpu", *options.split()).startswith("0 ")
+    run_dsrg("predict", "a.jpg", "--out", "one", "--device", "cpu", *options.split())
     chosen = PredictParams(shape="native", scales=[0.5, 2.0], flip=True, merge="mean", max_side=50)
     expected = own.predict("a.jpg", settings=chosen, unsure_below=0.4)
     assert np.array_equal(read_mask("one/masks/a.png"), expected)
     kernel = "--crf --gaussian-weight 1 --gaussian-xy 2 --bilateral-weight 3 --bilateral-xy 4 --bilateral-rgb 5 "
     kernel += "--iterations 2 --min-prob 1e-3"
-    assert run("predict", "a.jpg", "--out", "two", *kernel.split()).startswith("0 ")
+    run_dsrg("predict", "a.jpg", "--out", "two", *kernel.split())
     values = dict(zip(CrfKernel.model_fields, (1, 2, 3, 4, 5, 2, 1e-3), strict=True))
     expected = own.predict("a.jpg", crf=True, kernel=CrfKernel(**values))
     assert np.array_equal(read_mask("two/masks/a.png"), expected)
@@ -362,7 +355,7 @@ def test_same_bytes_twice_and_for_any_batch(place):
     for name in ("a.png", "b.png", "c.png"):
         save(name)
     for out, batch in (("one", 2), ("two", 2), ("three", 1)):
-        run("predict", "a.png", "b.png", "c.png", "--out", out, "--batch", batch, "--probabilities", "--polygons")
+        run_dsrg("predict", "a.png", "b.png", "c.png", "--out", out, "--batch", batch, "--probabilities", "--polygons")
     files = [path.relative_to("one") for path in Path("one").rglob("*") if path.is_file()]
     assert len(files) == 9
     for path in files:
@@ -382,8 +375,7 @@ def test_all_that_is_wrong_at_once(place):
     Path("full").mkdir()
     Path("full/thesis.txt").touch()
     arguments = ["mine", "gone.jpg", "bare", "*.tif", "--out", "full", "--model", "nothing.pt", "--pixels-max", "1400"]
-    said = run("predict", *arguments)
-    assert said.startswith("2 ")
+    said = run_dsrg("predict", *arguments, code=2)
     for line in (
         "gone.jpg: ",
         "bare: no image in this folder",
@@ -394,14 +386,14 @@ def test_all_that_is_wrong_at_once(place):
         assert line in said, line
     assert "data." not in said and list(Path("full").iterdir()) == [Path("full/thesis.txt")]
     Path("full/thesis.txt").unlink()
-    said = run("predict", "mine", "--out", "full", "--pixels-max", "2300")
+    said = run_dsrg("predict", "mine", "--out", "full", "--pixels-max", "2300", code=2)
     for line in ("empty.jpg: the file is empty", "page.png: a web page", "cut.jpg: ", "3 problems"):
         assert line in said, line
     assert not list(Path("full").iterdir())
-    said = run("predict", "mine", "--out", "full", "--pixels-max", "1500", "--skip-bad")
+    said = run_dsrg("predict", "mine", "--out", "full", "--pixels-max", "1500", "--skip-bad")
     assert "left out: mine/good.jpg: more than 1,500 pixels (--pixels-max)" in said
     assert [path.name for path in Path("full/masks").iterdir()] == ["wide.png"]
-    assert "no image is left" in run("predict", "mine/empty.jpg", "--out", "new", "--skip-bad")
+    assert "no image is left" in run_dsrg("predict", "mine/empty.jpg", "--out", "new", "--skip-bad", code=2)
     assert not Path("new").exists()
 
 
@@ -410,9 +402,8 @@ def test_what_ends_the_work_is_told_without_a_traceback(place, monkeypatch):
         raise RunError("a worker process was killed, most likely for want of memory")
 
     monkeypatch.setattr("dsrg.inference.predict.workers.ordered_map", lambda function, jobs: killed(jobs))
-    result = CliRunner().invoke(main, ["predict", str(save("a.png")), "--out", "out", "--crf"])
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert result.output.endswith("a worker process was killed, most likely for want of memory\n")
+    said = run_dsrg("predict", save("a.png"), "--out", "out", "--crf", code=1)
+    assert said.endswith("a worker process was killed, most likely for want of memory\n")
     assert not Path("out").exists()
 
 
@@ -427,8 +418,8 @@ def test_a_picture_that_breaks_meanwhile_ends_the_command(place, monkeypatch):
 
     monkeypatch.setattr("dsrg.data.images.read_sized", broken)
     for batch in (1, 8):
-        said = run("predict", *(f"{name}.png" for name in "abcdef"), "--out", "out", "--batch", batch)
-        assert said.startswith("2 ") and "d.png: gone" in said
+        arguments = [*(f"{name}.png" for name in "abcdef"), "--out", "out", "--batch", batch]
+        assert "d.png: gone" in run_dsrg("predict", *arguments, code=2)
         assert {path.name for path in place.iterdir()} == {*(f"{name}.png" for name in "abcdef"), "data"}
 
 
@@ -444,13 +435,13 @@ def test_pictures_are_checked_in_order(place):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "5", "x"])
 def test_no_scale(place, value):
-    assert run("predict", save("a.png"), "--out", "out", "--scale", value).startswith("2 ")
+    run_dsrg("predict", save("a.png"), "--out", "out", "--scale", value, code=2)
 
 
 def test_what_is_odd_is_said(place):
     Image.fromarray(picture(9, 9, seed=0)).convert("CMYK").save("a.jpg")
     Image.fromarray(picture(9, 9, seed=0)).convert("CMYK").save("b.jpg")
-    assert "warning: 2 images are CMYK" in run("predict", "a.jpg", "b.jpg", "--out", "out")
+    assert "warning: 2 images are CMYK" in run_dsrg("predict", "a.jpg", "b.jpg", "--out", "out")
 
 
 # Which pictures
@@ -482,16 +473,16 @@ def test_named_in_many_ways(tmp_path, monkeypatch):
 def test_links_to_themselves(place):
     for name in ("mine/a.png", "mine/loop.png", "out"):
         save("mine/a.png") if name == "mine/a.png" else Path(name).symlink_to(Path(name).name)
-    said = run("predict", "mine", "mine/loop.png", "--out", "out")
+    said = run_dsrg("predict", "mine", "mine/loop.png", "--out", "out", code=2)
     for line in ("mine/loop.png: Too many levels of symbolic links", "out: exists; name a new", "2 problems"):
         assert line in said, said
-    assert "masks of 1 image" in run("predict", "mine", "--out", "new", "--skip-bad")
+    assert "masks of 1 image" in run_dsrg("predict", "mine", "--out", "new", "--skip-bad")
 
 
 def test_earlier_predictions_are_no_pictures(place):
     save("mine/a.png")
-    assert run("predict", "mine", "--out", "mine/out", "--overlays").startswith("0 ")
-    said = run("predict", "mine", "--out", "again")
+    run_dsrg("predict", "mine", "--out", "mine/out", "--overlays")
+    said = run_dsrg("predict", "mine", "--out", "again")
     assert "mine/out: an earlier prediction" in said and "masks of 1 image" in said
 
 
@@ -502,8 +493,7 @@ def test_pseudo_labels_keep_to_the_tags(place):
     for name in ("mine/a.png", "mine/b.png", "mine/sub/c.png"):
         save(name)
     Path("tags.csv").write_text("image;tags\na;cat\nb.png;\nsub/c.png;dog,cat\nelsewhere.jpg;horse\n")
-    said = run("pseudo-label", "mine", "--tags", "tags.csv", "--separator", ",", "--out", "out")
-    assert said.startswith("0 "), said
+    run_dsrg("pseudo-label", "mine", "--tags", "tags.csv", "--separator", ",", "--out", "out")
     own = dsrg.Predictor.load("data/retrain.safetensors")
     for name, tags in (("a", ["cat"]), ("b", []), ("sub__c", ["cat", "dog"])):
         labels = read_mask(f"out/masks/{name}.png")
@@ -515,7 +505,7 @@ def test_wrong_tags(place):
     for name in ("mine/a.png", "mine/b.png", "mine/c.png"):
         save(name)
     Path("tags.csv").write_text("image,tags\na,cat\na.png,dog\nb,Cat|horse\n")
-    said = run("pseudo-label", "mine", "--tags", "tags.csv", "--out", "out")
+    said = run_dsrg("pseudo-label", "mine", "--tags", "tags.csv", "--out", "out", code=2)
     for line in (
         "mine/a.png: 2 rows (tags.csv:2, tags.csv:3)",
         "tags.csv:4: tag 'Cat' is none of the 2 classes (cat ... dog); did you mean 'cat'?",
@@ -530,7 +520,7 @@ def test_wrong_tags(place):
         ("mine/a.csv", "mine/a.csv: no such file; expected a table of tags (--tags)"),
         ("mine/a.png", "mine/a.png: expected a table of tags, .csv, .tsv, .jsonl or .json (--tags)"),
     ):
-        assert line in run("pseudo-label", "mine", "--tags", name, "--out", "out")
+        assert line in run_dsrg("pseudo-label", "mine", "--tags", name, "--out", "out", code=2)
 
 
 def test_a_row_that_may_be_two_pictures_is_neither(tmp_path, monkeypatch):

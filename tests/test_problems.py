@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsrg.commands import main
 from dsrg.runtime.problems import KINDS, LINES_OF_A_KIND, kind_of, report_problems
+from helpers.command import run_dsrg
 
 
 @pytest.fixture
@@ -68,6 +67,5 @@ def test_commands_print_no_more(place, tmp_path):
     pictures = [f"{k}.jpg" for k in range(500)]
     for name in pictures:
         (tmp_path / name).write_text("<html>")
-    result = CliRunner().invoke(main, ["predict", *pictures, "--out", "o"])
-    assert result.exit_code == 2
-    assert len(result.output.splitlines()) < 20 and result.output.endswith("problems\n")
+    said = run_dsrg("predict", *pictures, "--out", "o", code=2)
+    assert len(said.splitlines()) < 20 and said.endswith("problems\n")

@@ -5,21 +5,19 @@ import tarfile
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image
 from ruamel.yaml import YAML
 
-from dsrg.artifacts.model_file import Model, save_model
 from dsrg.artifacts.submission import FOLDER, write_submission
 from dsrg.commands import main
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 from dsrg.files import sha256
-from dsrg.networks.network import DeepLab
 from helpers import ROOT
 from helpers.data import picture
+from helpers.networks import save_network
 from helpers.project import recipe
 
 SHAPES = {"2008_000006": (4, 6), "2008_000008": (5, 3)}
@@ -89,24 +87,8 @@ def project(tmp_path, monkeypatch):
     for image_id, shape in {"2008_000008": (30, 40), "2008_000006": (44, 25)}.items():
         Image.fromarray(picture(*shape, seed=3)).save(tmp_path / "voc" / "JPEGImages" / f"{image_id}.jpg")
     (tmp_path / "voc/ImageSets/Segmentation/test.txt").write_text("2008_000006\n2008_000008\n")
-    save_network(tmp_path, VOC_CLASSES)
+    save_network(tmp_path / "data/retrain.safetensors", VOC_CLASSES, size=33)
     return tmp_path
-
-
-def save_network(folder, classes):
-    torch.manual_seed(0)
-    network = {"backbone": "vgg_mini", "output_stride": 8, "head": "aspp"}
-    network |= {
-        "head_channels": 4,
-        "head_layers": 1,
-        "rates": [1],
-        "dropout": 0.0,
-        "input": "torchvision",
-        "init_std": 0.01,
-    }
-    segmenter = DeepLab(classes=len(classes), **network)
-    path = folder / "data" / "retrain.safetensors"
-    save_model(path, Model("segmenter", classes, network, 33, segmenter.state_dict()))
 
 
 def submit(*arguments: str):
@@ -136,7 +118,7 @@ def test_a_wrong_command_makes_nothing(project, arguments, reason):
 
 
 def test_a_network_of_other_classes_is_refused(project):
-    save_network(project, ["cat", "dog"])
+    save_network(project / "data/retrain.safetensors", ["cat", "dog"])
     result = submit("--out", "out.tar.gz")
     assert result.exit_code == 2
     said = "retrain.safetensors: knows 2 classes (cat ... dog); the evaluation server expects VOC's twenty"

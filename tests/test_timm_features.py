@@ -4,15 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import nn
 
-from dsrg.commands import main
 from dsrg.errors import InputError
 from dsrg.networks import timm_features as module
 from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.networks.timm_features import AlignToGrid, timm_features
+from helpers.command import run_dsrg
 from helpers.dvc_yaml import STAGES
 from helpers.networks import NETWORK
 from helpers.project import run_stage, tiny_project
@@ -69,8 +68,7 @@ def test_the_pipeline_to_masks_and_a_file_for_others(tmp_path, monkeypatch):
     for stage in STAGES:
         run_stage(stage)
     for command in ("predict data/shapes/JPEGImages --out masks", "export --format torch --scale 1 --out on.pt2"):
-        result = CliRunner().invoke(main, command.split(), catch_exceptions=False)
-        assert result.exit_code == 0, result.output
+        run_dsrg(*command.split())
     assert len(list((tmp_path / "masks/masks").iterdir())) == 6
     assert "backbone: timm:test_convnext" in (tmp_path / "on.md").read_text()
 

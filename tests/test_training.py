@@ -54,10 +54,8 @@ ADAMW = SGD | {"name": "adamw", "lr": 0.003, "head_lr": 1.0, "schedule": "consta
 
 
 @pytest.fixture(autouse=True)
-def one_process_and_seed(monkeypatch):
-    """No worker processes, and torch's settings put back."""
-    torch.manual_seed(0)
-    monkeypatch.setenv("DSRG_WORKERS", "1")
+def settings_put_back():
+    """Torch's."""
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filling = torch.utils.deterministic.fill_uninitialized_memory
     yield

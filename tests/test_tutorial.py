@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 from ruamel.yaml import YAML
 
-from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask
 from dsrg.sources.scan import read_source
 from helpers import ROOT
+from helpers.command import run_dsrg
 from helpers.data import picture
 from helpers.dvc_yaml import STAGES
 from helpers.inspect_page import INSPECT, draw_stroke, on_image, serving, wait_until
@@ -82,9 +81,7 @@ def execute(command: list[str]) -> str:
             run_stage(name)
         return ""
     assert command[0] == "dsrg", command
-    result = CliRunner().invoke(main, command[1:])
-    assert result.exit_code == 0, (command, result.output, result.exception)
-    return result.output
+    return run_dsrg(*command[1:])
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +168,7 @@ def test_an_exported_table_gives_the_same_data(tmp_path, monkeypatch):
 def test_files_and_options_it_names_exist(said):
     for name in re.findall(r"`(results/[\w/.]+|data/[\w/.]+|predicted/[\w/.]+)`", TEXT):
         assert Path(name.replace("ID", "one")).exists(), name
-    helped = "".join(CliRunner().invoke(main, [name, "--help"]).output for name in ("init", "predict", "export"))
+    helped = "".join(run_dsrg(name, "--help") for name in ("init", "predict", "export"))
     for option in set(re.findall(r"`(--[a-z-]+)", TEXT)):
         assert option in helped, option
     params = YAML(typ="safe").load(ROOT / "recipes/folder.yaml")

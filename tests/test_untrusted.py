@@ -19,6 +19,7 @@ from dsrg.sources.download import _unpack_voc
 from dsrg.sources.sbd import MASK_MAX, read_sbd_mask
 from dsrg.sources.validation import Record, Scan, check_records
 from dsrg.sources.voc import ANNOTATION_MAX, scan_voc
+from helpers.data import huge_png
 from helpers.matlab import mat
 from helpers.project import recipe
 
@@ -135,28 +136,21 @@ def test_a_huge_annotation_is_not_read(root):
 # Pictures
 
 
-def png_head(width: int, height: int, *, color: int, data: bytes = b"") -> bytes:
-    """A PNG of 8 bits that claims any size."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("read", [read_gray, read_mask, lambda path: check_image(path, pixels_max=10**8)])
 def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, read):
     path = tmp_path / "a.png"
-    path.write_bytes(png_head(20_000, 20_000, color=0, data=bytes(20_001 * 2_000)))
-    assert path.stat().st_size < 50_000 and peak(lambda: read(path)) < 2**20
+    Image.fromarray(np.zeros((2000, 20_000), np.uint8)).save(path)
+    path.write_bytes(huge_png(path.read_bytes(), 20_000, 20_000))
+    assert path.stat().st_size < 100_000 and peak(lambda: read(path)) < 2**20
 
 
-@pytest.mark.parametrize("content", [b"", b"no PNG", png_head(4, 4, color=2), png_head(4, 4, color=0)])
-def test_no_gray_png(tmp_path, content):
-    (tmp_path / "a.png").write_bytes(content)
+@pytest.mark.parametrize("mode", ["", "RGB", "cut"])
+def test_no_gray_png(tmp_path, mode):
+    path = tmp_path / "a.png"
+    Image.new("RGB" if mode == "RGB" else "L", (4, 4)).save(path)
+    path.write_bytes(path.read_bytes()[: {"": 0, "RGB": None, "cut": 50}[mode]])
     with pytest.raises(InputError, match="a.png: "):
-        read_gray(tmp_path / "a.png")
+        read_gray(path)
 
 
 # YAML

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from dsrg.data.batches import Batch
@@ -181,24 +180,6 @@ def test_training_by_a_loss_is_its_mean_and_no_seed_grows():
     assert torch.equal(values["grown"], values["seeds"])
     probs = logits.softmax(dim=1)
     assert torch.equal(supervisor(images, probs, seeds, present, step=99).labels, seeds)
-
-
-def test_a_wrong_name_or_settings_that_contradict_each_other_are_refused():
-    values = recipe()
-    values["dsrg"]["objective"] = "ccn"
-    values["weak"]["ccnn"]["bg_min"] = 0.8
-    values["weak"]["em_adapt"]["fg_bias"] = 5.0
-    values["weak"]["mil"]["sharpness"] = 5.0
-    with pytest.raises(ValidationError) as error:
-        Params(**values)
-    said = str(error.value)
-    for part in (
-        "expected dsrg, sec, mil,",
-        "bg_min must not",
-        "bg_bias and fg_bias go together",
-        "weak.mil.sharpness",
-    ):
-        assert part in said
 
 
 def test_each_loss_has_its_settings_and_exceptions_are_losses():

@@ -24,11 +24,6 @@ from helpers.networks import COMMON, HEAD, NORMED, draw_norms, without_init
 from helpers.pickles import RunsCode
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def torchvision_state(name: str) -> dict[str, torch.Tensor]:
     """A state dict with the names and shapes of torchvision's network; every tensor has a value of its own."""
     with torch.device("meta"):
@@ -69,6 +64,22 @@ def fill(backbone: nn.Module, path: object, *, name: str) -> None:
     load_backbone_weights(backbone, read_weights(str(path), name=name), name=name, source=str(path))
 
 
+def copy_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+URL = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Where torchvision keeps its file of MobileNetV2."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = tmp_path / "hub/checkpoints" / URL.rsplit("/", 1)[-1]
+    place.parent.mkdir(parents=True)
+    return place
+
+
 class TestWeights:
     @staticmethod
     def refusal(path, name="mobilenet_v2") -> str:
@@ -89,33 +100,24 @@ class TestWeights:
             known = state[key if key in state else f"features.{key}"]
             assert (value == known.flatten()[0]).all(), key
 
-    def test_imagenet_is_torchvisions_file(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-        url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
-        (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    def test_imagenet_is_torchvisions_file(self, cached):
         state = torchvision_state("mobilenet_v2")
-        torch.save(state, tmp_path / "hub/checkpoints" / url.rsplit("/", 1)[-1])
+        torch.save(state, cached)
         backbone = without_init("mobilenet_v2")
         fill(backbone, "imagenet", name="mobilenet_v2")
         assert (backbone[0][0].weight == state["features.0.0.weight"].flatten()[0]).all()
 
-    def test_offline_says_where_to_put_the_file(self, tmp_path, monkeypatch):
+    def test_offline_says_where_to_put_the_file(self, cached, monkeypatch):
         def offline(*arguments, **options):
             raise URLError("no route to host")
 
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         monkeypatch.setattr(torchvision.models.MobileNet_V2_Weights, "get_state_dict", offline)
         said = self.refusal("imagenet")
-        url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
-        place = tmp_path / "hub/checkpoints" / url.rsplit("/", 1)[-1]
-        assert "no route to host" in said and url in said and str(place) in said
+        assert "no route to host" in said and URL in said and str(cached) in said
 
     @pytest.mark.parametrize("content", [b"half a file", pickle.dumps("no weights", protocol=2)])
-    def test_a_broken_download_is_no_traceback(self, tmp_path, monkeypatch, content):
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-        url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
-        (tmp_path / "hub/checkpoints").mkdir(parents=True)
-        (tmp_path / "hub/checkpoints" / url.rsplit("/", 1)[-1]).write_bytes(content)
+    def test_a_broken_download_is_no_traceback(self, cached, content):
+        cached.write_bytes(content)
         assert "network.weights: " in self.refusal("imagenet")
 
     def test_no_imagenet_weights_for_the_small_network(self):
@@ -153,11 +155,7 @@ class TestWeights:
         torch.save({"epoch": 3, "model": torchvision_state("resnet18")}, tmp_path / "checkpoint.pth")
         assert "expected a state dict (names -> tensors)" in self.refusal(tmp_path / "checkpoint.pth")
 
-    def test_a_file_that_would_run_code_is_refused_before_it_does(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-        url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
-        cached = tmp_path / "hub/checkpoints" / url.rsplit("/", 1)[-1]
-        cached.parent.mkdir(parents=True)
+    def test_a_file_that_would_run_code_is_refused_before_it_does(self, tmp_path, cached):
         torch.save({"weight": RunsCode(tmp_path / "it ran")}, cached)
         assert "not a state dict" in self.refusal(cached)
         assert "network.weights: imagenet" in self.refusal("imagenet")
@@ -185,7 +183,7 @@ class TestWeights:
         classifier = CamClassifier(classes=2, backbone=name, output_stride=8, **COMMON)
         segmenter = DeepLab(classes=2, backbone=name, output_stride=8, **HEAD)
         draw_norms(classifier)
-        head = {key: value.clone() for key, value in segmenter.head.state_dict().items()}
+        head = copy_of(segmenter.head)
         adopt_backbone(segmenter, classifier.state_dict())
         theirs = classifier.backbone.state_dict()
         for key, value in segmenter.backbone.state_dict().items():
@@ -228,7 +226,7 @@ class TestHeadWeights:
     @pytest.mark.parametrize("layers", [1, 2, 3])
     def test_every_branch_gets_its_share(self, layers):
         head, state = head_of(layers), fully_connected(64)
-        before = {key: value.clone() for key, value in head.state_dict().items()}
+        before = copy_of(head)
         assert load_head_weights(head, state, source="it") == (layers > 1)
         kernels = state["fc6.weight"].view(64, 512, 7, 7)[::4, :, ::3, ::3]
         for branch in head.branches:
@@ -268,7 +266,7 @@ class TestHeadWeights:
     @pytest.mark.parametrize("missing", ["fc6.weight", "fc7.bias"])
     def test_without_the_layers_the_head_stays_random_and_a_line_says_so(self, missing, capsys):
         head, state = head_of(3), fully_connected(64)
-        before = {key: value.clone() for key, value in head.state_dict().items()}
+        before = copy_of(head)
         del state[missing]
         assert not load_head_weights(head, state, source="features.pth")
         said = capsys.readouterr().out
@@ -289,7 +287,7 @@ class TestHeadWeights:
     )
     def test_layers_that_do_not_fit_are_refused(self, change, said):
         head, state = head_of(3), fully_connected(64)
-        before = {key: value.clone() for key, value in head.state_dict().items()}
+        before = copy_of(head)
         with pytest.raises(InputError) as error:
             load_head_weights(head, state | {key: torch.zeros(shape) for key, shape in change.items()}, source="it")
         assert said in str(error.value)
@@ -314,14 +312,7 @@ def path(state, tmp_path_factory):
 class TestVgg16:
     """Whole networks from a file with VGG16's weights."""
 
-    OPTIONS = {
-        "classes": 3,
-        "backbone": "vgg16",
-        "output_stride": 8,
-        "input": "caffe",
-        "dropout": 0.5,
-        "init_std": 0.01,
-    }
+    OPTIONS = {"classes": 3, "backbone": "vgg16", "output_stride": 8, **COMMON, "input": "caffe", "dropout": 0.5}
     RATES = [2, 4]
 
     def segmenter(self, path, **changes) -> DeepLab:

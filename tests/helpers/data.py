@@ -1,5 +1,7 @@
 """Small pictures with their index."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,12 @@ def picture(height: int, width: int, *, seed: int) -> np.ndarray:
     """A smooth random picture, uint8 (height, width, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def huge_png(png: bytes, width: int, height: int) -> bytes:
+    """A PNG that claims to have another size."""
+    header = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
 def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[int]]) -> Index:
