@@ -42,22 +42,15 @@ def brush(*, height: int = 20, width: int = 30) -> list[int]:
 
 
 SIZE = {"original_width": 30, "original_height": 20, "image_rotation": 0}
+CLICK = {"type": "keypointlabels", "value": {"x": 50, "y": 25.0, "width": 0.5, "keypointlabels": ["cat"]}} | SIZE
+STROKE = {"type": "brushlabels", "value": {"format": "rle", "rle": brush(), "brushlabels": ["background"]}} | SIZE
+BOX = {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 9, "height": 9}}
+CANCELLED = {"was_cancelled": True, "result": [{"type": "keypointlabels", "value": {}}]}
 TASKS = [
     {
         "id": 7,
         "data": {"image": "/data/upload/1/a.png"},
-        "annotations": [
-            {
-                "result": [
-                    {"type": "keypointlabels", "value": {"x": 50, "y": 25.0, "width": 0.5, "keypointlabels": ["cat"]}}
-                    | SIZE,
-                    {"type": "brushlabels", "value": {"format": "rle", "rle": brush(), "brushlabels": ["background"]}}
-                    | SIZE,
-                    {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 9, "height": 9}},
-                ]
-            },
-            {"was_cancelled": True, "result": [{"type": "keypointlabels", "value": {}}]},
-        ],
+        "annotations": [{"result": [CLICK, STROKE, BOX]}, CANCELLED],
         "predictions": [{"result": []}],
     },
     {

@@ -33,14 +33,7 @@ from dsrg.files import sha256
 from dsrg.inference import released
 from dsrg.inference.cams import activation_maps
 from dsrg.inference.gradient_saliency import gradient_saliency
-from dsrg.inference.predict import (
-    ImageLogits,
-    load_segmenter,
-    merge_scales,
-    merged_labels,
-    postprocess,
-    predict_logits,
-)
+from dsrg.inference.predict import ImageLogits, load_segmenter, merge_scales, merged_labels, postprocess, predict_logits
 from dsrg.inference.preprocess import resize_native, scaled_side, warp_to_square
 from dsrg.inference.seeding import crf_labels, resumable_seed_rows, saliency_map, saliency_maps, seed_rows
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
@@ -104,10 +97,7 @@ class TestSquares:
 class TestPrediction:
     IMAGES = [picture(40, 60, seed=3), picture(33, 20, seed=4)]
     # sides of each image at each scale: squares; released `test-ms-f.py`: scales of its own size, sides brought to 8k+1
-    SIDES = {
-        "square": [[25, 33, 49]] * 2,
-        "native": [[(33, 49), (41, 57), (57, 89)], [(25, 17), (33, 17), (49, 33)]],
-    }
+    SIDES = {"square": [[25, 33, 49]] * 2, "native": [[(33, 49), (41, 57), (57, 89)], [(25, 17), (33, 17), (49, 33)]]}
 
     @pytest.mark.parametrize("classes", [3, 7, 8, 21])
     @pytest.mark.parametrize("shape", SIDES)

@@ -128,8 +128,7 @@ class TestLive:
         np.testing.assert_array_equal(np.stack(made), after)
 
     @pytest.mark.parametrize(
-        "on, threshold, precision",
-        [("crf", 0.0, "fp32"), ("both", 0.5, "fp32"), ("softmax", 0.145, "bf16")],
+        "on, threshold, precision", [("crf", 0.0, "fp32"), ("both", 0.5, "fp32"), ("softmax", 0.145, "bf16")]
     )
     def test_growth_is_that_of_the_training_s_end(self, finished_copy, on, threshold, precision):
         now = opened().before._replace(grow_fg=threshold, grow_bg=threshold)

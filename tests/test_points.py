@@ -162,10 +162,7 @@ def test_a_table_as_people_write_it(tmp_path, index, header, line):
     "line, said",
     [
         ("c,1,1,cat,,", "points.csv:2: no image 'c'"),
-        (
-            "a,1,1,Cat,,",
-            "class 'Cat' is none of the 3 classes (cat ... sofa), nor background or erase; did you mean 'cat'",
-        ),
+        ("a,1,1,Cat,,", "none of the 3 classes (cat ... sofa), nor background or erase; did you mean 'cat'"),
         ("a,1,1,backgroud,,", "did you mean 'background'?"),
         ("a,1,1,1,,", "classes are named, not numbered"),
         ("a,1,1,,,", "class '' is none of"),

@@ -158,12 +158,7 @@ def test_the_stage_keeps_a_network_and_says_which(project, monkeypatch):
     run_stage("retrain")
     with open("results/retrain/rounds.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows == [
-        ["number", "agreement", "kept"],
-        ["1", "0.5", "False"],
-        ["2", "0.7", "True"],
-        ["3", "0.6", "False"],
-    ]
+    assert rows == [["number", "agreement", "kept"], ["1", "0.5", "False"], ["2", "0.7", "True"], ["3", "0.6", "False"]]
     own = load_model(Path(FILE["retrain"]), kind="segmenter", stage_name="retrain").weights
     assert all(torch.equal(own[key], kept["round2"].weights[key]) for key in own)
     assert not all(torch.equal(own[key], kept["round1"].weights[key]) for key in own)

@@ -40,23 +40,10 @@ def test_each_map_has_its_own_threshold_at_a_share_of_its_maximum(conflict):
     assert seed_picture(["99999999"], ["91200000"], ["00001240"], conflict=conflict) == ["A.A.BBB."]
 
 
-def test_where_two_classes_fire_the_smaller_wins():
-    assert seed_picture(["9999"], ["9990"], ["0099"]) == ["AABB"]
-    assert seed_picture(["9999"], ["0099"], ["9990"]) == ["BBAA"]
-
-
 def test_or_every_pixel_with_two_claims_stays_unlabelled():
     saliency, cam_a, cam_b = ["0099990"], ["0999000"], ["0009909"]
     assert seed_picture(saliency, cam_a, cam_b, conflict="smaller") == ["0AABB.B"]
     assert seed_picture(saliency, cam_a, cam_b, conflict="unlabelled") == ["0.A.B.."]
-
-
-@every_conflict_rule
-def test_only_tagged_classes_fire_and_count(conflict):
-    """Untagged, B neither wins its pixels nor makes a conflict with A."""
-    saliency, cam_a, cam_b = ["9999"], ["9990"], ["0099"]
-    assert seed_picture(saliency, cam_a, cam_b, tags="A", conflict=conflict) == ["AAA."]
-    assert seed_picture(saliency, cam_a, cam_b, tags="", conflict=conflict) == ["...."]
 
 
 @every_conflict_rule

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
 from dsrg.params import ShapesParams
 from dsrg.sources.shapes import CLASSES, Creature, Scene, _draw_creature, draw_dataset
@@ -64,15 +63,6 @@ def test_holds_exactly_the_files_of_the_layout(root: Path):
     assert set(contents(root)) == expected
     assert (root / "classes.txt").read_text() == "".join(f"{name}\n" for name in CLASSES)
     assert [path.name for path in root.parent.iterdir()] == ["shapes"]
-
-
-def test_a_mask_is_a_palette_png_in_voc_colors_as_large_as_its_image(root: Path):
-    for i in ids(root, "train"):
-        png, jpeg = Image.open(root / "SegmentationClass" / f"{i}.png"), Image.open(root / "JPEGImages" / f"{i}.jpg")
-        assert png.mode == "P" and png.size == jpeg.size
-        assert all(128 <= side <= 160 for side in jpeg.size)
-        assert np.array(png).max() <= len(CLASSES)
-        assert (np.array(png.convert("RGB")) == voc_palette()[np.array(png)]).all()
 
 
 def test_tags_and_masks_agree_and_a_tagged_class_is_in_sight(root: Path):
@@ -132,18 +122,6 @@ def test_only_head_and_hue_know_the_class():
         return np.abs((hues - own + 180) % 360 - 180)
 
     assert straying(0).max() < 8 and 30 < straying(40).max() < 48 and straying(180).max() > 150
-
-
-@pytest.mark.parametrize("left, top, seen", [(2, 2, True), (-1, 2, True), (-2, 2, False), (2, 8, False), (8, 0, False)])
-def test_a_creature_that_the_border_hides_too_much_of_is_refused(left: int, top: int, seen: bool):
-    body = np.full((10, 10), 255, np.uint8)
-    head = np.zeros((10, 10), bool)
-    head[:4, :4] = True
-    creature = Creature(np.full((10, 10, 3), 200, np.uint8), body, head)
-    empty = Scene(np.zeros((12, 12, 3), np.uint8), np.zeros((12, 12), np.uint8), np.zeros((12, 12), bool), ())
-    scene = empty.add(creature, left, top)
-    assert (scene is not None) == seen
-    assert not empty.owner.any() and not empty.image.any()
 
 
 def test_a_creature_in_front_must_leave_heads_in_sight():

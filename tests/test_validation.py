@@ -56,11 +56,8 @@ def root(tmp_path):
 
 def test_sound_records_become_an_index(root):
     index, ground_truth, warnings, skipped = check_records(make_scan(root, C, A, B), **RULES | {"pixels_max": H * W})
-    assert (index.ids, index.splits, index.paths) == (
-        ["c", "a", "b"],
-        ["train", "train", "val"],
-        ["c.jpg", "a.jpg", "b.jpg"],
-    )
+    assert (index.ids, index.splits) == (["c", "a", "b"], ["train", "train", "val"])
+    assert index.paths == ["c.jpg", "a.jpg", "b.jpg"]
     assert (index.heights.tolist(), index.widths.tolist()) == ([H] * 3, [W] * 3)
     assert index.present.tolist() == [[True, True, False], [True, False, True], [True, True, True]]
     assert index.checksums[0] == hashlib.sha256((root / "c.jpg").read_bytes()).hexdigest()
@@ -76,18 +73,10 @@ def test_all_offenders_come_at_once_and_grouped(root):
     (root / "b.jpg").unlink()
     save_mask(root, "a.png", 7)
     save_mask(root, "b.png", 8, shape=(3, 3))  # its size has nothing to be compared with
-    scan = make_scan(
-        root, A, B, B, C, problems=["list.txt:1: twice"], faults=[ImageProblem("a", "tags.csv:3: no class")]
-    )
-    problems = problems_of(scan)
-    names = [
-        "list.txt",
-        "tags.csv",
-        "a.jpg",
-        "b.jpg",
-        "a.png",
-        "b.png",
-    ]  # the scan's, then images, then masks; none twice
+    faults = [ImageProblem("a", "tags.csv:3: no class")]
+    problems = problems_of(make_scan(root, A, B, B, C, problems=["list.txt:1: twice"], faults=faults))
+    # the scan's, then images, then masks; none twice
+    names = ["list.txt", "tags.csv", "a.jpg", "b.jpg", "a.png", "b.png"]
     assert [next(name for name in names if name in problem) for problem in problems] == names
 
 
@@ -95,12 +84,8 @@ def test_warnings_count_and_quote(root):
     for k in range(6):
         save_image(root, f"c{k}.jpg", value=100 + k)
     (root / "d.jpg").write_bytes((root / "a.jpg").read_bytes())
-    records = [
-        A._replace(tags=()),
-        B,
-        Record("d", "val", "d.jpg", ("dog",), None),
-        *(Record(f"c{k}", "train", f"c{k}.jpg", (), None) for k in range(6)),
-    ]
+    records = [A._replace(tags=()), B, Record("d", "val", "d.jpg", ("dog",), None)]
+    records += [Record(f"c{k}", "train", f"c{k}.jpg", (), None) for k in range(6)]
     assert check_records(make_scan(root, *records), **RULES).warnings == [
         "2 classes have no training image, so cannot be learned: cat, dog",
         "7 training images have no tag, so teach background only: a, c0, c1, c2, c3 and 2 more",
@@ -137,10 +122,8 @@ def test_classes_that_tags_cannot_teach_are_said(root):
 def test_a_rare_class_may_be_another_misspelt(root):
     for name in "defgh":
         save_image(root, f"{name}.jpg", value=ord(name))
-    records = [
-        A._replace(tags=("dgo", "emu"), mask=None),
-        *(Record(n, "train", f"{n}.jpg", ("dog",), None) for n in "defgh"),
-    ]
+    records = [Record(n, "train", f"{n}.jpg", ("dog",), None) for n in "defgh"]
+    records.append(A._replace(tags=("dgo", "emu"), mask=None))
     scan = Scan(root, ["dgo", "dog", "emu"], records, [])
     assert check_records(scan, **RULES).warnings[0] == (
         "2 classes have fewer than 5 training images: dgo (1; or is it 'dog' misspelt?), emu (1)"
@@ -157,17 +140,9 @@ def test_bad_images_can_be_left_out(root):
     save_image(root, "d.jpg", shape=(11, 10))
     save_mask(root, "b.png", 7)
     drawn = Record("f", "val", "a.jpg", ("dog",), lambda height, width: np.full((height, width), 2, np.uint8))
-    records = [
-        A,
-        B,
-        C._replace(mask="a.png"),
-        Record("d", "train", "d.jpg", ("cat",), None),
-        Record("e", "train", "c.jpg", (), "a.png"),
-        drawn,
-    ]
-    scan = make_scan(
-        root, *records, faults=[ImageProblem("t.csv:9", "t.csv:9: no image"), ImageProblem("c", "t.csv:3: no class")]
-    )
+    large, untagged = Record("d", "train", "d.jpg", ("cat",), None), Record("e", "train", "c.jpg", (), "a.png")
+    faults = [ImageProblem("t.csv:9", "t.csv:9: no image"), ImageProblem("c", "t.csv:3: no class")]
+    scan = make_scan(root, A, B, C._replace(mask="a.png"), large, untagged, drawn, faults=faults)
     checked = check_records(scan, **RULES | {"on_bad": "skip", "untagged": "bad"}, masks_to=root / "masks")
     assert checked.index.ids == ["a", "f"]
     assert [row.id for row in checked.ground_truth] == ["a", "f"]

@@ -307,22 +307,6 @@ def test_ccnn_agrees_with_bisection_class_by_class():
         np.testing.assert_allclose(found.log_probs[row, numbers, 0].exp(), expected / expected.sum(axis=0), atol=1e-4)
 
 
-def test_ccnn_cases_by_hand():
-    def of(*values: float, tags: list[bool]) -> tuple[ccnn.Projection, float]:
-        logits, present = torch.tensor(values).view(1, -1, 1, 1).expand(-1, -1, 4, 5), torch.tensor([tags])
-        seeds = torch.zeros(1, 4, 5, dtype=torch.uint8)
-        return ccnn.project(logits, present, **CONSTRAINTS), float(call("ccnn", logits, present, seeds))
-
-    found, loss = of(0.0, 0.0, 5.0, tags=[True, True, False])
-    assert found.log_probs.exp()[0, :, 0, 0].tolist() == [0.5, 0.5, 0] and loss == pytest.approx(4.3202, abs=1e-4)
-    found, loss = of(0.5, 0.3, tags=[True, True])
-    assert loss == pytest.approx(0, abs=1e-7) and not found.biases.any()
-    found, _ = of(0.0, -9.2102, 0.0, tags=[True, True, True])
-    assert found.biases[0].tolist() == [0, 2, 0]  # as far as the slack allows, far from its share
-    found, _ = of(1.0, 2.0, tags=[True, False])
-    assert found.log_probs.exp()[0, :, 0, 0].tolist() == [1, 0]
-
-
 def test_ccnn_learns_towards_its_projection():
     logits, present = crowd(3, images=6)
     target = ccnn.project(logits, present, **CONSTRAINTS).log_probs.exp()
@@ -378,12 +362,6 @@ def test_em_adapt_tags_take_turns():
     assert orders == [[1, 3, 4], [4, 1, 3], [3, 4, 1], [1, 3, 4]]
 
 
-def test_em_adapt_a_constant_map_wins_nothing():
-    logits = torch.tensor([7.0, 4.6]).view(1, 2, 1, 1).expand(-1, -1, 4, 4)
-    labels = em_adapt.adapted_labels(logits, torch.tensor([[True, True]]), step=0, **SHARES)
-    assert not labels.any()
-
-
 def test_em_fixed_adds_its_biases():
     logits = torch.tensor([[5.0, 5.0], [0.0, 4.0], [9.0, 9.0]]).view(1, 3, 1, 2)
     present, nothing = torch.tensor([[True, True, False]]), torch.zeros(1, 1, 2, dtype=torch.uint8)
@@ -436,25 +414,6 @@ def expansion(probs: Tensor, present: Tensor, **decays: float) -> Tensor:
 
 def random_probs(seed: int, shape: tuple[int, ...] = (3, 4, 5, 6)) -> Tensor:
     return problem(seed, shape=shape, scale=2)[0].double().softmax(dim=1)
-
-
-# 2 x 2 pixels, background and two classes
-EXPAND = torch.tensor([[[[0.4, 0.3], [0.2, 0.1]], [[0.5, 0.1], [0.7, 0.1]], [[0.1, 0.6], [0.1, 0.8]]]]).double()
-
-
-@pytest.mark.parametrize(
-    "tags, expected",
-    [
-        # weights of four ranked pixels at decay .5: 8, 4, 2, 1 of 15; class 1 ranks .7 .5 .1 .1, class 2 .8 .6 .1 .1
-        ([True, False], -log((5.6 + 2 + 0.2 + 0.1) / 15) - log(1 - 0.8) - log(0.25)),
-        ([False, True], -log((6.4 + 2.4 + 0.2 + 0.1) / 15) - log(1 - 0.7) - log(0.25)),
-        ([True, True], -(log(7.9 / 15) + log(9.1 / 15)) / 2 - log(0.25)),
-        ([False, False], -(log(1 - 0.7) + log(1 - 0.8)) / 2 - log(0.25)),
-    ],
-)
-def test_expansion_loss_by_hand(tags, expected):
-    present = torch.tensor([[True, *tags]])
-    assert float(expansion(EXPAND, present, fg_decay=0.5, bg_decay=1.0)) == pytest.approx(expected)
 
 
 def literal_expansion_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> float:
