@@ -1,15 +1,13 @@
 """What dvc.lock notes, and what a stage looks at before it works: places to write to, and room as last time."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dsrg.errors import InputError
 from dsrg.runtime.dvc_lock import LockedFile, read_lock
+from dsrg.stage import load_stage
 from helpers.project import tiny_project
 
 LOCK = """schema: '2.0'
@@ -42,12 +40,6 @@ def project(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def run(stage: str, **environment: str) -> subprocess.CompletedProcess:
-    settings = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
-    settings |= {"PYTHONPATH": "."} | environment
-    return subprocess.run([sys.executable, "-m", f"stages.{stage}"], capture_output=True, text=True, env=settings)
-
-
 def test_what_is_noted(tmp_path):
     (tmp_path / "dvc.lock").write_text(LOCK)
     found = read_lock(tmp_path / "dvc.lock")
@@ -74,15 +66,15 @@ def test_a_damaged_one_is_an_input_error(tmp_path, text):
 def test_all_places_that_cannot_be_written_are_named_before_the_work(project):
     (project / "results").write_text("a file in the way")
     (project / ".scratch").write_text("a file in the way")
-    result = run("train_cam")
-    lines = result.stderr.splitlines()
-    assert result.returncode == 2 and lines[0] == "train_cam: 2 problems" and len(lines) == 3
-    assert lines[1].startswith(".scratch: cannot be written") and lines[2].startswith("results/train_cam: cannot be")
+    with pytest.raises(InputError) as refused:
+        load_stage("train_cam").preflight()
+    first, second = refused.value.problems
+    assert first.startswith(".scratch: cannot be written") and second.startswith("results/train_cam: cannot be")
 
 
 def test_room_is_asked_for_as_last_time(project):
     size = 2**60
     lock = {"stages": {"train_cam": {"outs": [{"path": "data/cam.safetensors", "md5": "0" * 32, "size": size}]}}}
     (project / "dvc.lock").write_text(json.dumps(lock))
-    result = run("train_cam")
-    assert result.returncode == 2 and "needs about 1048576.0 TiB" in result.stderr and "make room" in result.stderr
+    with pytest.raises(InputError, match=r"needs about 1048576\.0 TiB.*make room"):
+        load_stage("train_cam").preflight()

@@ -80,11 +80,10 @@ def test_any_size_and_batch(files, form, shape):
     np.testing.assert_allclose(chosen[:, 0], probs.max(axis=1), atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_other_backbones(tmp_path, form):
-    needs(form)
+def test_another_backbone(tmp_path):
+    needs("onnx")  # is made of what "torch" writes
     own = deployed(backbone="mobilenet_v2", output_stride=16)
-    assert len(export(own, tmp_path / "file", form=form)) == exporting.CHECKED_SIZES
+    assert len(export(own, tmp_path / "file", form="onnx")) == exporting.CHECKED_SIZES
 
 
 def test_a_difference_is_noticed(tmp_path, monkeypatch):

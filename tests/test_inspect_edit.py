@@ -1,8 +1,7 @@
 """Points set in `dsrg inspect --edit` as people set them, in a headless Chromium: by mouse, touch and keys."""
 
 import ctypes
-import subprocess
-import sys
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,17 @@ from playwright.sync_api import expect
 from dsrg.data.classes import read_classes
 from dsrg.data.index import read_index
 from dsrg.sources.points import read_point_rows, read_points
-from helpers.inspect_page import INSPECT, PIXELS, draw_stroke, on_image, pixels_change, serving, shows_image, wait_until
+from helpers.inspect_page import (
+    INSPECT,
+    PIXELS,
+    draw_stroke,
+    on_image,
+    pixels_change,
+    serving,
+    shows_image,
+    start_server,
+    wait_until,
+)
 from helpers.project import run_stage
 
 IMAGE = "train0000"
@@ -28,21 +37,14 @@ def server():
     """Starts servers of a folder -> the process and its address."""
     started = []
 
-    def start(folder: Path, port: int = 0, **options: object) -> tuple[subprocess.Popen, str]:
-        process = subprocess.Popen(
-            [sys.executable, *INSPECT[:-1], str(port), "--edit"],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            text=True,
-            **options,
-        )
-        started.append(process)
-        return process, process.stdout.readline().strip()
+    def start(folder: Path, port: int = 0, **options: object) -> tuple[ForkProcess, str]:
+        started.append(start_server(folder, *INSPECT[:-1], str(port), "--edit", **options))
+        return started[-1]
 
     yield start
-    for process in started:
+    for process, _ in started:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 @pytest.fixture
@@ -222,7 +224,7 @@ def test_a_killed_server_loses_nothing(browser, server, folder):
     click(page, 0.2, 0.2)
     saved(page, 1)
     process.kill()
-    process.wait()
+    process.join()
     click(page, 0.8, 0.8)
     expect(page.locator("#saved")).to_have_text("1 not saved yet: the server does not answer")
     assert len(marks(folder)) == 1
@@ -235,9 +237,9 @@ def test_a_killed_server_loses_nothing(browser, server, folder):
 
 
 def drop_power_over_permissions() -> None:
-    """Root may write everywhere; without this it is as others are."""
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        ctypes.CDLL(None).prctl(24, capability)
+    """Root may write everywhere; without its capabilities it is as others are."""
+    version, none = (ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(version, none) == 0
 
 
 @pytest.mark.parametrize("what", ["folder", "table", "null", "broken"])
@@ -249,7 +251,7 @@ def test_what_cannot_be_written_is_said_before_the_first_click(page, server, fol
         table.write_text("image,x,y,class\nnobody,1,1,background\n")
     else:
         (table if what == "table" else table.parent).chmod(0o444 if what == "table" else 0o555)
-    _, address = server(folder, preexec_fn=drop_power_over_permissions)
+    _, address = server(folder, first=drop_power_over_permissions)
     open_image(page, address)
     table.parent.chmod(0o755)
     said = {"null": "data.points is null", "broken": "no image 'nobody'"}.get(what, "you may not write there")

@@ -114,7 +114,7 @@ def test_every_command_runs(said):
 def test_ten_minutes_of_clicks(said, project, page):
     """As the text says: the first pictures of the queue, by its keys, and the line that the page shows."""
     assert INSPECT_EDIT in ALL_COMMANDS and REMAKE in ALL_COMMANDS
-    assert ["dsrg", INSPECT[2], "--edit"] == INSPECT_EDIT
+    assert ["dsrg", INSPECT[0], "--edit"] == INSPECT_EDIT
     with serving(project, *INSPECT, "--edit") as address:
         page.goto(address)
         page.select_option("#tag", "cat")

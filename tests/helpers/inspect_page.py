@@ -1,13 +1,17 @@
 """What tests of `dsrg inspect` in a browser look at and wait for."""
 
-import subprocess
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
-INSPECT = ("-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--port", "0")
+from dsrg.commands import main
+
+INSPECT = ("inspect", "--no-browser", "--port", "0")
 
 # of the pixels of the large image, as it is shown
 PIXELS = """(() => {
@@ -35,12 +39,34 @@ def pixels_change(page, before: int) -> None:
     wait_until(page, f"{PIXELS} !== {before}")
 
 
+def start_server(folder: Path, *command: str, first: Callable[[], object] = os.getpid) -> tuple[ForkProcess, str]:
+    """`dsrg COMMAND`, or Python's code after "-c", in a process of its own in `folder`, and the address that it prints.
+
+    A fork starts at once, where a new Python would import torch again. first: what it calls before all else.
+    """
+    end, pipe = os.pipe()
+    process = get_context("fork").Process(target=_serve, args=(folder, command, pipe, first), daemon=True)
+    process.start()
+    os.close(pipe)
+    with open(end) as printed:
+        return process, printed.readline().strip()
+
+
+def _serve(folder: Path, command: tuple[str, ...], pipe: int, first: Callable[[], object]) -> None:
+    os.dup2(pipe, 1)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)
+    os.chdir(folder)
+    first()
+    exec(command[1], {"__name__": "__main__"}) if command[0] == "-c" else main(command)
+
+
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[str]:
-    """The address of a server of a project, in a process of its own, as people start it."""
-    with subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True) as server:
-        yield server.stdout.readline().strip()
-        server.terminate()
+def serving(folder: Path, *command: str) -> Iterator[str]:
+    """The address of a server of a project."""
+    server, address = start_server(folder, *command)
+    yield address
+    server.terminate()
+    server.join()
 
 
 def on_image(page, along: float, down: float) -> tuple[float, float]:
