@@ -8,7 +8,6 @@ import pickle
 import resource
 import subprocess
 import time
-import zlib
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -93,12 +92,14 @@ class TestModelFile:
         path.write_bytes(save({"w": torch.zeros(2)}, metadata={"dsrg": about} if about else None))
         assert said in self.refusal(path)
 
-    @pytest.mark.parametrize("content", [b"", b"garbage", bytes(8), b"\xff" * 99, b"\xff" * 5 + bytes(3) + b"{}"])
-    def test_garbage(self, path, content):
-        path.write_bytes(content)
-        assert "not readable as a model" in self.refusal(path)
-
-    def test_a_folder(self, path):
+    def test_garbage(self, path, model):
+        assert "no such file" in self.refusal(path)
+        save_model(path, model)
+        cut = path.read_bytes()[:-100]
+        for content in (b"", b"garbage", bytes(8), b"\xff" * 99, b"\xff" * 5 + bytes(3) + b"{}", cut):
+            path.write_bytes(content)
+            assert "not readable as a model" in self.refusal(path)
+        path.unlink()
         path.mkdir()
         assert "not readable as a model" in self.refusal(path)
 
@@ -108,14 +109,6 @@ class TestModelFile:
         for path in (old, tmp_path / "model.safetensors"):  # the old file itself; the new one that is not there yet
             with pytest.raises(InputError, match="model.pt.* earlier version.*; run `dvc repro retrain`"):
                 load_model(path, kind="segmenter", stage_name="retrain")
-
-    def test_truncated(self, path, model):
-        save_model(path, model)
-        path.write_bytes(path.read_bytes()[:-100])
-        assert "not readable as a model" in self.refusal(path)
-
-    def test_missing(self, path):
-        assert "no such file" in self.refusal(path)
 
     def test_trained_for_other_classes(self, path, model):
         save_model(path, model)
@@ -275,15 +268,6 @@ class TestSeeds:
         with pytest.raises(InputError, match="no seeds for x; run the stage"):
             seeds.maps("x")
 
-    def test_images_without_any_tag(self, tmp_path):
-        save_rows(tmp_path / "none.h5", [ROWS[2]])
-        assert read_seeds(tmp_path / "none.h5", classes=CLASSES).maps("ü c")[1] == {}
-
-    def test_too_few_rows_leave_no_file(self, tmp_path):
-        with pytest.raises(ValueError, match="expected 5 rows, got 4"):
-            save_rows(tmp_path / "few.h5", count=5)
-        assert list(tmp_path.iterdir()) == []
-
     @pytest.mark.parametrize("limit", [300, 3000, 30_000, 70_000])
     def test_a_disk_that_is_full_at_any_moment(self, tmp_path, limit):
         """HDF5 itself could crash there; the file of the same 99 rows would be larger."""
@@ -426,14 +410,6 @@ class TestLabelPng:
     @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
     def test_any_map_comes_back(self, labels):
         np.testing.assert_array_equal(mask_from(label_png(labels), "a.png"), labels)
-
-    def test_is_about_as_small_as_zlib_makes_it(self):
-        """Discs, as objects are: with runs alone, without looking back, at most half as much again."""
-        rows, columns = np.mgrid[:300, :400]
-        labels = np.zeros((300, 400), np.uint8)
-        for k, (y, x, radius) in enumerate([(80, 90, 70), (200, 250, 90), (120, 330, 40)], 1):
-            labels[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = k
-        assert len(label_png(labels)) < 1.5 * len(zlib.compress(labels.tobytes())) + 1000
 
     def test_comes_back_with_its_palette(self, tmp_path):
         path = tmp_path / "a.png"

@@ -289,17 +289,6 @@ class TestBatches:
             with pytest.raises(InputError, match="DSRG_CACHE_GIB: expected a number"):
                 make()
 
-    def test_batches_are_pinned_where_there_is_a_gpu(self, make, monkeypatch):
-        """Without a GPU there is nothing to pin for, so the pinning itself is stood in for."""
-        pinned = []
-        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.dtype) or tensor)
-        plain = [self.content(batch) for batch in make().ahead(0, 2)]
-        assert bool(pinned) == torch.cuda.is_available()
-        pinned.clear()
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        assert [self.content(batch) for batch in make().ahead(0, 2)] == plain
-        assert sorted(map(str, pinned)) == ["torch.bool"] * 2 + ["torch.uint8"] * 4
-
     def test_threads_that_decode_the_same_image_take_its_room_once(self, make, monkeypatch):
         both, whole = threading.Barrier(2), Index.image
         monkeypatch.setattr(Index, "image", lambda *row: (both.wait(timeout=10), whole(*row))[1])
@@ -324,13 +313,6 @@ class TestBatches:
                 joined = torch.cat([getattr(batch, name) for batch in found])
                 assert torch.equal(joined, getattr(expected, name)), name
             assert all(part.ids(step) == expected.ids for part in mine)
-
-    def test_parts_share_the_room_for_images(self, make):
-        whole = make(cache_bytes=9000)
-        part = whole.part(1, 3)
-        list(part.ahead(0, 5))
-        assert sum(image.nbytes for image in part._cache.values()) + part._room == 3000
-        assert whole._room == 9000 and not whole._cache
 
     def test_more_parts_than_images_are_refused(self, make):
         with pytest.raises(InputError, match="batch of 3 images has no part for each of 4 processes"):

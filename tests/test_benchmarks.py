@@ -207,10 +207,6 @@ class TestTables:
         (*_, new) = table1.read_rows(table1.TABLE["rows"], [*LOSSES, "power_mean"])
         assert new.name == new.title == "power_mean" and new.changes == ("dsrg.objective=power_mean",)
 
-    def test_rates_are_in_cells_of_stride_8(self):
-        row = next(row for row in table1.ROWS if row.rate == 6)
-        assert row.all_changes(8)[-1] == "network.rates=[6]" and row.all_changes(16)[-1] == "network.rates=[3]"
-
     def test_switches(self):
         options = ["--set", "data.root=elsewhere", "--only", "grow.on"]
         run = CliRunner().invoke(importlib.import_module("benchmarks.switches").main, options, catch_exceptions=False)
