@@ -16,7 +16,6 @@ from dsrg.data.batches import (
     Batches,
     CropWindow,
     batch_indices,
-    cache_room,
     color_jitter,
     crop_and_resize,
     crop_labels,
@@ -277,17 +276,6 @@ class TestBatches:
             batches._image(row)
         assert read == [row for row in range(5) if row not in batches._cache]
         assert {0: len(read) == 5, 10**6: not read}.get(room, 0 < len(read) < 5)
-
-    def test_room_for_decoded_images(self, make, monkeypatch):
-        monkeypatch.delenv("DSRG_CACHE_GIB", raising=False)
-        assert make()._room == cache_room() == 2 * 2**30
-        for wanted, room in [("", 2**31), ("0", 0), ("0.5", 2**29), ("12", 12 * 2**30), ("inf", 2**50)]:
-            monkeypatch.setenv("DSRG_CACHE_GIB", wanted)
-            assert make()._room == cache_room() == room
-        for wrong in ("-1", "2 GB", "much", "nan"):
-            monkeypatch.setenv("DSRG_CACHE_GIB", wrong)
-            with pytest.raises(InputError, match="DSRG_CACHE_GIB: expected a number"):
-                make()
 
     def test_threads_that_decode_the_same_image_take_its_room_once(self, make, monkeypatch):
         both, whole = threading.Barrier(2), Index.image

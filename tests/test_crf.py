@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsrg.inference.crf import dense_crf_over_workers
-from dsrg.method import crf
 from dsrg.method.crf import clamped, dense_crf, engine_on, unary_energies
 from dsrg.runtime import workers
 
@@ -223,15 +222,6 @@ def test_auto_is_the_lattice_on_cuda(device, expected):
     assert engine_on(torch.device(device)) == expected
 
 
-def test_auto_asks_for_the_engine_of_the_energies_device(monkeypatch):
-    asked = []
-    monkeypatch.setattr(crf, "engine_on", lambda device: asked.append(device) or "lattice")
-    images, energies = two_colors(0)
-    probs = dense_crf(images, energies, **GENTLE, iterations=3)
-    assert torch.equal(probs, dense_crf(images, energies, **GENTLE, iterations=3, engine="lattice"))
-    assert asked == [energies.device]
-
-
 def test_arguments_stay_as_they_were_and_need_not_be_contiguous(engine):
     images, energies = batch_of(2)
     before = images.clone(), energies.clone()
@@ -246,27 +236,10 @@ def test_no_gradient_passes(engine):
     assert not dense_crf(images, energies.requires_grad_(), **PAPER, iterations=1, engine=engine).requires_grad
 
 
-def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="engine: expected auto, lattice or pydensecrf, not 'fast'"):
-        dense_crf(*two_colors(0), **PAPER, iterations=1, engine="fast")
-
-
-@pytest.mark.parametrize("change", [{"iterations": 3}, {**PAPER, "iterations": 3, "min_prob": 0.1}])
-def test_another_kernel_is_refused(change, engine):
-    with pytest.raises(TypeError, match="min_prob|gaussian_weight"):
-        dense_crf(*two_colors(0), **change, engine=engine)
-
-
 def test_an_image_of_another_size_than_the_energies_is_refused(engine):
     images, _ = two_colors(0, 5, 7)
     with pytest.raises(ValueError, match="shape"):
         dense_crf(images, two_colors(0)[1], **PAPER, iterations=1, engine=engine)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_energies_of_another_number_of_images_are_refused(count, engine):
-    with pytest.raises(ValueError, match="energies"):
-        dense_crf(batch_of(2)[0], batch_of(count)[1], **PAPER, iterations=1, engine=engine)
 
 
 # Energies
@@ -281,11 +254,6 @@ def test_energies_are_minus_the_probabilities_or_minus_their_logarithms():
     assert unary_energies(probs, unary="prob", min_prob=0.25).flatten().tolist() == [-0.5, -0.375, -0.25, -0.25]
     expected = -np.log([0.5, 0.375, 0.25, 0.25])
     assert unary_energies(probs, unary="logp", min_prob=0.25).flatten().tolist() == pytest.approx(expected)
-
-
-def test_an_unknown_unary_is_refused():
-    with pytest.raises(ValueError, match="unary: expected logp or prob, not 'logits'"):
-        unary_energies(column(1), unary="logits", min_prob=1e-4)
 
 
 def test_clamped_probabilities_are_renormalized():

@@ -113,13 +113,6 @@ def test_filter_is_the_one_written_out(dimension, count):
         np.testing.assert_allclose(result[:, image].numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_ghosts_count():
-    """Points that fill no block of four make the vertices around 0 exist, and the blur goes through them."""
-    near, values = np.random.default_rng(0).uniform(1, 2, (9, 2)), np.linspace(0, 1, 9)[:, None]
-    full = np.vstack([near, np.full((3, 2), 99.0)]), np.vstack([values, np.zeros((3, 1))])
-    assert abs(filtered(near, values) - filtered(*full)[:9]).max() > 0.01
-
-
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 6), st.integers(0, 10**6), st.sampled_from([0.1, 3.0, 100.0]))
 def test_a_point_is_the_barycentre_of_its_simplex(dimension, seed, spread):
@@ -142,10 +135,6 @@ def test_elevation_keeps_distances_up_to_scale():
     torch.testing.assert_close(elevated.sum(1), torch.zeros(20), atol=1e-4, rtol=0)
     scale = (2 / 3) ** 0.5 * 6
     torch.testing.assert_close(torch.cdist(elevated, elevated), scale * torch.cdist(features, features))
-
-
-def test_of_coordinates_that_tie_the_last_is_the_lowest():
-    assert enclosing_simplex(torch.zeros(1, 6))[2].tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
 # Laws of the filter

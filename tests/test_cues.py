@@ -122,12 +122,6 @@ class TestReading:
         assert "cues of 1 more images are left out: the index does not learn from them" in remarks
         assert not any("left out" in line for line in read(files).remarks(index_of(TAGS), CLASSES))
 
-    @pytest.mark.parametrize("dtype", ["i8", ">i4", "u1", "u8"])
-    def test_any_whole_numbers(self, files, dtype):
-        found = read(files, cues={key: values.astype(dtype) for key, values in CUES.items()})
-        np.testing.assert_array_equal(found.seeds, list(SEEDS.values()))
-        np.testing.assert_array_equal(found.present[:, 1:], list(TAGS.values()))
-
     @pytest.mark.parametrize(
         "lines",
         [
@@ -221,13 +215,6 @@ class TestProblems:
         for line, beginning in zip(found, beginnings, strict=True):
             assert line.startswith(beginning)
 
-    def test_cues_of_a_larger_grid(self, files):
-        assert "the authors' 41 rows and columns are the grid of 321 pixels)" in problems(files, grid=4)[0]
-
-    @pytest.mark.parametrize("content", [[], None, np.zeros(3), "0_cues"])
-    def test_no_dict(self, files, content):
-        assert problems(files, cues=content) == ["cues.pickle: holds no dict; expected cues, two arrays an image"]
-
     def test_no_pickle_and_no_files(self, files):
         path, list_path = files
         for missing in (list_path, path):
@@ -303,14 +290,6 @@ class TestWriting:
         # names and texts are those of Python 2: no module that its NumPy lacks, no text but byte strings
         assert b"numpy._core" not in raw and b"_codecs" not in raw
         assert set(pickle.loads(raw, encoding="bytes")) == {key.encode() for key in wanted}
-
-    def test_same_seeds_same_bytes(self, files, tmp_path):
-        for name in ("1", "2"):
-            seeds = seeds_of(list("abc"), list(TAGS.values()), list(SEEDS.values()))
-            write_cues(tmp_path / name, tmp_path / f"{name}.txt", seeds)
-        assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "1.txt", "2", "2.txt"]
-
 
 def test_foreground_of_cues_and_background_of_saliency(files, tmp_path):
     index = save_index(tmp_path, {name: picture(30, 40, seed=0) for name in TAGS}, list(TAGS.values()))

@@ -204,22 +204,6 @@ def test_scales_are_merged_on_the_device(merge):
 # The tests' own device
 
 
-@pytest.mark.parametrize(
-    "ask, place",
-    [
-        (lambda tensor: tensor.sum().item(), "a number"),
-        (lambda tensor: torch.equal(tensor, tensor), "a comparison"),
-        (lambda tensor: tensor.nonzero(), "places of what is not zero"),
-        (lambda tensor: tensor.cpu().numpy(), "copy to the host"),
-        (lambda tensor: torch.tensor([1.0], device="cuda"), "copy to the device"),
-    ],
-)
-def test_what_waits_is_noticed(ask, place):
-    with FakeCuda() as cuda:
-        ask(torch.zeros(3, device="cuda"))
-    assert cuda.waits == Counter({f"the test: {place}": 1})
-
-
 def test_mixed_devices_are_refused():
     with FakeCuda(), pytest.raises(RuntimeError, match="same device"):
         torch.zeros(3, device="cuda") + torch.zeros(3)

@@ -1,7 +1,6 @@
 """`python -m benchmarks.device`: every part on a machine that lacks most packages, and going on with what was left."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -76,13 +75,6 @@ def test_what_is_left_is_done_next_and_what_failed_again(tmp_path, monkeypatch):
     assert ran == {"a": 1, "b": 2, "c": 2, "d": 1} and found["b"]["failed"].startswith("ZeroDivisionError")
     device.run(device.Setting(quick=True), tmp_path / "late.json", started=time.monotonic() - 31, minutes=1)
     assert ran["a"] == 1  # half of the minute was over
-
-
-def test_a_stage_that_is_out_of_time_is_left_to_the_next_call(monkeypatch):
-    monkeypatch.setattr(device, "run_stage", lambda work: time.sleep(60))
-    assert not device._run("prepare", until=time.monotonic() - 1)
-    assert not device._run("prepare", until=time.monotonic() + 0.2)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_what_is_compared_runs_on_a_fake_gpu():

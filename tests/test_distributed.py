@@ -21,7 +21,6 @@ from dsrg.runtime import distributed
 from dsrg.runtime.distributed import init_fabric
 from dsrg.runtime.launcher import LaunchConfig
 from dsrg.training import collectives as training
-from dsrg.training.collectives import all_reduce_mean, all_reduce_sum
 from helpers import small_training
 from helpers.launchers import SRUN, TORCHRUN, without_launcher
 
@@ -164,10 +163,6 @@ class TestDropout:
 
 
 class TestProcesses:
-    def test_alone_nothing_is_summed(self):
-        values = {"loss": torch.tensor(2.0)}
-        assert all_reduce_mean(values, share=0.5) is values and all_reduce_sum(values["loss"]) is values["loss"]
-
     def test_a_machine_with_too_few_gpus(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         with pytest.raises(InputError, match="4 processes on a machine need 4 GPUs, and 2 can be seen"):

@@ -41,12 +41,6 @@ def flip(path: Path) -> None:
 
 class TestMachine:
     @pytest.mark.parametrize(
-        ("version", "state"), [((3, 10), ERROR), ((3, 11), FINE), ((3, 13), FINE), ((3, 14), ERROR), ((2, 7), ERROR)]
-    )
-    def test_python(self, version, state):
-        assert doctor.python(version).state == state
-
-    @pytest.mark.parametrize(
         ("installed", "state", "said"),
         [
             ({"numpy": "2.1", "torch": "2.9"}, FINE, "2 as pinned"),
@@ -70,13 +64,6 @@ class TestMachine:
         found = doctor.libraries(doctor.LIBRARIES, load)
         assert found.state == ERROR and found.said == "OpenCV needs libGL.so.1 (apt-get install libgl1)"
         assert doctor.libraries(doctor.LIBRARIES, lambda name: None).state == FINE
-
-    def test_disk_and_memory(self):
-        assert doctor.disk(100, needed=100).state == FINE
-        assert doctor.disk(99, needed=100) == Finding(
-            "disk", ERROR, "99 bytes free; the outs took 100 bytes with DVC's copies"
-        )
-        assert doctor.memory(doctor.MEMORY).state == FINE and doctor.memory(doctor.MEMORY - 1).state == NOTE
 
     def test_room_is_asked_for_by_the_record(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -141,11 +128,6 @@ class TestProject:
         Path("rwlock").write_text(text)
         found = doctor.locked(Path("rwlock"))
         assert found.state == state and (found.remove == (Path("rwlock"),)) == (state == ERROR)
-
-    def test_params(self):
-        assert doctor.params().state == ERROR
-        Path("params.yaml").write_text("seed: [")
-        assert "not valid YAML" in doctor.params().said
 
     def test_leftovers_are_those_of_the_dead(self):
         """Of this process and of the first one, which runs, nothing is touched."""

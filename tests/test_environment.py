@@ -1,6 +1,5 @@
 """What is read from the environment: one reader and one default for each variable."""
 
-import re
 
 import pytest
 
@@ -19,9 +18,3 @@ def test_a_number_its_default_and_what_is_none(monkeypatch, name):
         monkeypatch.setenv(name, wrong)
         with pytest.raises(InputError, match=f"^{name}: expected a number, 0 or more, not '{wrong}'$"):
             env_float(name)
-
-
-def test_each_variable_has_one_reader(root):
-    """Two had two, with a default each."""
-    readers = [path.name for path in (root / "dsrg").rglob("*.py") if re.search(r'environ.*"DSRG_', path.read_text())]
-    assert sorted(readers) == ["distributed.py", "environment.py"], "the first shares the cores out among processes"

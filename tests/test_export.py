@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from dsrg.artifacts.model_card import Provenance, is_model_card, model_card, provenance
+from dsrg.artifacts.model_card import is_model_card, model_card, provenance
 from dsrg.artifacts.model_file import Model
 from dsrg.commands import main
 from dsrg.errors import InputError
@@ -214,13 +214,6 @@ def test_what_a_lock_knows(place):
     assert made.images == {} and made.metrics == {}, "files that are no more those of the lock say nothing"
     save_network(Path("data/retrain.safetensors"), ["other"])
     assert provenance(Path("data/retrain.safetensors"), Path("dvc.lock")) is None
-
-
-def test_what_was_not_measured_is_not_in_the_card():
-    model = Model("segmenter", ["cat"], NETWORK, 65, {})
-    for metrics, said in (({"miou": None}, "None."), ({"miou": None, "images": 3}, "| | |\n|---|---|\n| images | 3 |")):
-        card = model_card("m", model, usage=[], made=Provenance("retrain", metrics=metrics))
-        assert f"## Metrics\n\n{said}\n\n## Params" in card
 
 
 @pytest.mark.parametrize("text", ["", "stages: 3", "a: [", "outs: {}"])

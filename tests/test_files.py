@@ -85,17 +85,6 @@ class TestWholeFolder:
             write_tree(temporary, new)
         assert all(state in (old, None, new) for state in seen) and old in seen and new in seen
 
-    @pytest.mark.parametrize("syncfs", [True, False], ids=["Linux", "elsewhere"])
-    def test_only_its_own_file_system_is_flushed(self, tmp_path, monkeypatch, syncfs):
-        """os.sync waits for every file system of the machine."""
-        monkeypatch.setattr(files.os, "sync", lambda: pytest.fail("flushes everything"))
-        if not syncfs:
-            monkeypatch.setattr(files.ctypes, "CDLL", lambda *name, **options: object())
-        with atomic_folder(tmp_path / "out") as temporary:
-            (temporary / "deep").mkdir()
-            (temporary / "deep" / "a.txt").write_text("new")
-        assert tree(tmp_path) == {"out/deep/a.txt": "new"}
-
     @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")], ids=["file", "broken link"])
     def test_what_is_no_folder_is_left_and_named(self, tmp_path, make):
         make(tmp_path / "out")

@@ -15,7 +15,7 @@ from dsrg.data.ids import id_fault, image_ids
 from dsrg.errors import InputError
 from dsrg.sources import table as table_module
 from dsrg.sources.folder import Names, scan_folder
-from dsrg.sources.scan import draw_val, scan
+from dsrg.sources.scan import scan
 from dsrg.sources.validation import check_records
 
 TABLE = "tags.csv"
@@ -217,11 +217,6 @@ def test_bad_json_lines(root, line, reason):
     assert problem.startswith(f'{root}/t.jsonl:2: expected {{"image": "a.jpg"') and reason in problem
 
 
-def test_splits_in_some_lines_only(root):
-    write(root / "t.jsonl", '{"image": "two", "tags": ["cat"], "split": "train"}\n{"image": "three", "tags": []}\n')
-    assert problems_of(look(root, table="t.jsonl")) == [f"{root}/t.jsonl:2: no split, but other lines have one"]
-
-
 def test_bad_lists(root):
     write(root / "a.txt", "two\ntwo\nnope\n")
     write(root / "b.txt", "\n")
@@ -336,12 +331,3 @@ def test_masked_images_are_drawn_first(root):
     write(root / "classes.txt", "cat\ndog\n")
     save(root, "masks/cats/two.png")
     assert draw(root, 0.9) == {"cats__two"}
-
-
-def test_nothing_to_draw_from():
-    assert draw_val([], 0.5, seed=0) == []
-
-
-def test_no_such_source(root):
-    with pytest.raises(ValueError, match="no source 'zip'; there are voc, folder, coco"):
-        scan(root, source="zip", train="a", val=None, tags=None, separator="|", val_share=0.2, split_seed=0)

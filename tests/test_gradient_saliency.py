@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dsrg.inference.gradient_saliency import gradient_saliency, median3x3, score_gradient, shares_below
+from dsrg.inference.gradient_saliency import gradient_saliency, score_gradient, shares_below
 from dsrg.inference.preprocess import warp_to_square
-from dsrg.networks.backbones import BACKBONES, Backbone
 from dsrg.networks.network import CamClassifier
 from helpers.data import picture
 
@@ -86,59 +85,6 @@ def test_gradients_are_taken_at_the_first_convolution_on_the_grid(backbone, stri
     assert [records for _, _, records in calls] == [n > place for n in range(len(calls))]
 
 
-class Square(nn.Module):
-    def forward(self, inputs):
-        return inputs**2
-
-
-@pytest.fixture
-def red_detector(monkeypatch):
-    """Scores w * mean of (red at every eighth pixel) squared: their gradient in a cell is 2 w red / cells."""
-
-    def make(*weights: float) -> CamClassifier:
-        convolution = nn.Conv2d(3, 1, 1, stride=8, bias=False)
-        convolution.weight.data[:] = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
-        chain = nn.Sequential(convolution, Square())
-        chain.channels = 1
-        monkeypatch.setitem(BACKBONES, "red", Backbone(lambda **options: chain))
-        network = CamClassifier(
-            classes=len(weights), backbone="red", output_stride=8, input="torchvision", dropout=0.0, init_std=0.01
-        )
-        network.normalize = Plain()
-        network.head.weight.data[:] = torch.tensor(weights).view(-1, 1, 1, 1)
-        return network.eval()
-
-    return make
-
-
-class Plain(nn.Module):
-    def forward(self, images):
-        return images.float()
-
-
-def test_gradient_by_hand(red_detector):
-    images = torch.randint(0, 256, (2, 3, 33, 33), dtype=torch.uint8)
-    red = images[:, :1, ::8, ::8].float()
-    for weights in [(0.5,), (0.5, 3.0), (2.0, -2.0)]:
-        gradient = score_gradient(red_detector(*weights), images, grid=5)
-        torch.testing.assert_close(gradient, 2 * sum(weights) * red / 25)
-
-
-@pytest.mark.parametrize("weight", [1.0, -1.0])
-def test_the_object_is_salient_and_the_rest_background(red_detector, weight):
-    """A red disc on a ground that reddens a little towards the bottom."""
-    rows, columns = np.mgrid[:65, :65]
-    image = np.zeros((65, 65, 3), np.uint8)
-    image[..., 0] = rows // 8
-    disc = (rows - 24) ** 2 + (columns - 32) ** 2 < 20**2
-    image[disc, 0] = 200
-    saliency = gradient_saliency(red_detector(weight), [image], size=65)[0]
-    inside = torch.from_numpy(disc[::8, ::8])
-    assert saliency[inside].min() > saliency[~inside].max()
-    background = saliency < 0.25
-    assert background.sum() == round(0.25 * 81) and background[0].all() and not background[inside].any()
-
-
 def test_the_callers_network_and_gradient_mode_are_left_alone():
     network = classifier()
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -162,14 +108,6 @@ def test_gpu_agrees():
 
 
 # The pieces
-
-
-def test_median_by_hand():
-    """The lone 9 goes, the edge of a plane stays; beyond the picture its outermost pixels go on."""
-    maps = torch.tensor([[[0.0, 0, 0, 5], [0, 9, 0, 5], [0, 0, 0, 5], [7, 0, 0, 5]]])
-    assert median3x3(maps)[0].tolist() == [[0, 0, 0, 5], [0, 0, 0, 5], [0, 0, 0, 5], [0, 0, 0, 5]]
-    corner = torch.tensor([[[7.0, 7], [0, 0]]])
-    assert median3x3(corner)[0].tolist() == [[7, 7], [0, 0]]
 
 
 @settings(max_examples=50, deadline=None)

@@ -83,25 +83,10 @@ def test_a_seed_the_network_contradicts_cuts_its_own_region():
     assert grown_picture([".A."], ["ABA"]) == [".A."]
 
 
-def test_a_contradicted_seed_does_not_start_the_other_class():
-    assert grown_picture([".A."], ["BBB"]) == [".A."]
-
-
 def test_a_class_that_is_not_tagged_does_not_count():
     """The network is sure of C, but the image is not tagged C: the pixel stops A, and does not contradict a seed A."""
     assert grown_picture(["A.."], ["ACA"], tags="AB") == ["A.."]
     assert grown_picture([".A."], ["ACA"], tags="AB") == ["AAA"]
-
-
-def test_growth_follows_a_winding_path():
-    snake = [
-        "A.AAA.AAA",
-        "A.A.A.A.A",
-        "A.A.A.A.A",
-        "AAA.AAA.A",
-    ]
-    start = ["A........", *["........."] * 3]
-    assert grown_picture(start, snake) == snake
 
 
 def test_growth_follows_a_long_spiral_and_a_long_zigzag():
