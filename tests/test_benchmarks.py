@@ -2,8 +2,6 @@
 
 import importlib
 import json
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +26,7 @@ from dsrg.method.growing import grow
 from dsrg.method.weak import LOSSES
 from dsrg.params import Params, load_params
 from helpers import ROOT
-from helpers.project import run_stage, tiny_project
+from helpers.project import run_experiment, tiny_project
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 yaml = YAML(typ="safe", pure=True)
@@ -220,20 +218,9 @@ def test_table1_quick(tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_project(tmp_path / "project"))
     monkeypatch.setattr(table1, "RESULTS", tmp_path)
 
-    def dvc(command: list[str], **_: object) -> None:
-        changes = [word.split("=", 1) for word in command if "=" in word]
-        if not changes:
-            return
-        round_trip, path = YAML(), Path("params.yaml")
-        params = round_trip.load(path)
-        for key, value in changes:
-            *sections, last = key.split(".")
-            reduce(getitem, sections, params)[last] = yaml.load(value)
-        round_trip.dump(params, path)
-        for name in ("draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg"):
-            run_stage(name)
-
-    monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(run=dvc))
+    stages = ["draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg"]
+    runs = SimpleNamespace(run=lambda command, **_: run_experiment(command, stages))
+    monkeypatch.setattr(experiments, "subprocess", runs)
     options = ["--quick", "--only", "ccnn", "--only", "em_adapt_rate6"]
     run = CliRunner().invoke(table1.main, options, catch_exceptions=False)
     assert run.exit_code == 0 and run.output.index("Predicted before the run") < run.output.index("| CCNN |")

@@ -1,9 +1,7 @@
 """The order of clicks: each measure against slow loops, and what comes first."""
 
 import json
-from functools import reduce
 from itertools import pairwise
-from operator import getitem
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +12,6 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from ruamel.yaml import YAML
 
 from benchmarks import experiments, points
 from dsrg.inspect.clicks import (
@@ -28,7 +25,7 @@ from dsrg.inspect.clicks import (
     work_minutes,
 )
 from dsrg.method.grid import UNLABELLED
-from helpers.project import run_stage, tiny_project
+from helpers.project import run_experiment, tiny_project
 
 H, W, C = 4, 5, 3
 PARAMS = SimpleNamespace(
@@ -150,18 +147,9 @@ def test_a_quick_run_puts_points_into_the_seeds_and_tables_what_they_bring(tmp_p
     seen = []
 
     def dvc(command: list[str], **_: object) -> None:
-        if command[2] != "run":
-            return
-        yaml, path = YAML(), Path("params.yaml")
-        params = yaml.load(path)
-        for change in (word for word in command if "=" in word):
-            *sections, last = change.split("=")[0].split(".")
-            reduce(getitem, sections, params)[last] = yaml.load(change.split("=")[1])
-        yaml.dump(params, path)
         stages = ["make_seeds", "train_dsrg"]
-        for name in stages if seen else ["draw_shapes", "prepare", "train_cam", *stages]:
-            run_stage(name)
-        seen.append(json.loads(Path("results/make_seeds/metrics.json").read_text()).get("points", {}))
+        if run_experiment(command, stages if seen else ["draw_shapes", "prepare", "train_cam", *stages]):
+            seen.append(json.loads(Path("results/make_seeds/metrics.json").read_text()).get("points", {}))
 
     monkeypatch.setattr(experiments.subprocess, "run", dvc)
     before = Path("params.yaml").read_text()

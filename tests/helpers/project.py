@@ -3,6 +3,8 @@
 import importlib
 import shutil
 from contextlib import chdir
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -61,6 +63,21 @@ def run_stages(folder: Path) -> Path:
         for name in STAGES:
             run_stage(name)
     return folder
+
+
+def run_experiment(command: list[str], stages: list[str]) -> bool:
+    """As `dvc exp run` of a command with --set-param: set params.yaml, then run stages. Other commands do nothing."""
+    if command[2] != "run":
+        return False
+    yaml, path = YAML(), Path("params.yaml")
+    params = yaml.load(path)
+    for key, value in (word.split("=", 1) for word in command if "=" in word):
+        *sections, last = key.split(".")
+        reduce(getitem, sections, params)[last] = YAML(typ="safe").load(value)
+    yaml.dump(params, path)
+    for name in stages:
+        run_stage(name)
+    return True
 
 
 def leftovers(folder: Path) -> list[str]:
