@@ -1,9 +1,11 @@
 """The whole project on a set so small that every stage takes a second."""
 
 import importlib
+import json
 import shutil
 from contextlib import chdir
-from functools import reduce
+from functools import cache, reduce
+from io import StringIO
 from operator import getitem
 from pathlib import Path
 
@@ -35,16 +37,22 @@ def tiny_project(folder: Path, **changes: dict) -> Path:
     (folder / "data").mkdir(parents=True)
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", "data/points.csv"):
         shutil.copy(ROOT / name, folder / name)
-    yaml = YAML()
+    (folder / "params.yaml").write_text(_tiny_params(json.dumps(changes)), encoding="utf-8")
+    return folder
+
+
+@cache
+def _tiny_params(changes: str) -> str:
+    yaml, text = YAML(), StringIO()
     params = yaml.load(ROOT / "recipes" / "shapes.yaml")
-    for layer in (TINY, changes):
+    for layer in (TINY, json.loads(changes)):
         for section, values in layer.items():
             if isinstance(values, dict):
                 params[section].update(values)
             else:
                 params[section] = values
-    yaml.dump(params, folder / "params.yaml")
-    return folder
+    yaml.dump(params, text)
+    return text.getvalue()
 
 
 def recipe() -> dict:
