@@ -29,14 +29,13 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
     What is missing is not reported again; ImageNet weights are not fetched.
     """
     from dsrg.inference.seeding import ready_cues, ready_maps, ready_points
-    from dsrg.networks.network import DeepLab
-    from dsrg.networks.weights import initial_network
+    from dsrg.networks.weights import untrained
 
     there = {key: path for key, path in _named(params).items() if find_in_project(path).exists()}
     train, problems = index.split("train"), []
-    for training in TRAININGS:  # a classifier's backbone is filled as a segmenter's is
-        network = params.network_of(training).model_dump() | {"weights": there.get(_weights_key(params, training))}
-        found = _problems(lambda network=network: initial_network(DeepLab, classes=len(classes), **network))
+    for training in TRAININGS:
+        wanted = {"classes": len(classes), "weights": there.get(_weights_key(params, training))}
+        found = _problems(lambda training=training, wanted=wanted: untrained(params, training, **wanted))
         own = getattr(params, training).network
         problems += [problem for line in found if (problem := f"{training}.{line}" if own else line) not in problems]
     if there.keys() >= {"seeds.cues", "seeds.cues_list"}:

@@ -394,9 +394,11 @@ class TestMissing:
         same = project.live("train0000", project.before._replace(seeds_fg=0.9), growing=True)
         np.testing.assert_array_equal(labels_of(same["seeds"]), project.seeds.seeds[0])
 
-    def test_seeds_that_the_crf_replaces_have_no_thresholds_to_move(self, project):
+    def test_seeds_that_no_threshold_moves(self, project):
         crf = project.params.seeds.crf.model_dump() | {"use": "replace"}
-        assert "seeds.crf.use" in with_params(project, seeds={"crf": crf}).why_fixed()["seeds"]
+        for change, named in (({"crf": crf}, "seeds.crf.use"), ({"rule": "harmonic"}, "seeds.rule")):
+            fixed = with_params(project, seeds=change).why_fixed()
+            assert named in fixed["seeds"] and fixed["grow"] is None
 
 
 # The door

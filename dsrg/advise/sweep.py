@@ -24,7 +24,7 @@ from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.inference.cams import load_classifier, tag_maps
 from dsrg.inference.preprocess import image_batches, sample_grid_pixels
-from dsrg.inspect.reseeding import SeedMaps, own_classes, seeds_at, stored_maps, with_crf
+from dsrg.inspect.reseeding import SeedMaps, own_classes, seeds_at, stored_maps, why_fixed, with_crf
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.seeds import with_crf_labels
 from dsrg.networks.network import CamClassifier
@@ -218,12 +218,8 @@ def sweep_thresholds(sweep: Sweep, project: Project, *, images: int) -> Iterator
     params, paths = project.params, project.paths
     classes = project.classes
     seeds = read_seeds(paths.seeds, classes=classes)
-    if params.seeds.crf.use == "replace":
-        raise InputError("seeds.crf.use: replace: the CRF's label map takes the place of seeds; no threshold matters")
-    if not params.seeds.thresholded:
-        raise InputError("seeds.rule: harmonic: seeds come from seeds.harmonic; no threshold of these matters")
-    if stored_maps(seeds, seeds.ids[0]) is None:
-        raise InputError(f"{paths.seeds}: imported seeds come without the maps that thresholds are put on")
+    if why := why_fixed(seeds, params.seeds):
+        raise InputError(f"{paths.seeds}: no threshold matters: {why}")
     classifier = load_classifier(paths.cam, stage_name="train_cam")
     index = project.index(max_side=params.data.max_side).split("train")
     index = index.pick(np.sort(np.random.default_rng(0).permutation(len(index))[:images]))

@@ -44,6 +44,16 @@ def stored_maps(seeds: Seeds, image_id: str) -> tuple[Tensor, Tensor, Tensor] | 
     return cams, torch.from_numpy(saliency)[None], present
 
 
+def why_fixed(seeds: Seeds, settings: SeedSettings) -> str | None:
+    """Why seeds do not depend on the thresholds, None where they do."""
+    if settings.crf.use == "replace":
+        return "the CRF's label map replaces the seeds (seeds.crf.use)"
+    if not settings.thresholded:
+        return "seeds come from seeds.harmonic (seeds.rule)"
+    imported = stored_maps(seeds, seeds.ids[0]) is None
+    return "the seeds are imported, without the maps they come from" if imported else None
+
+
 def with_crf(
     images: list[NDArray[np.uint8]], cams: Tensor, saliency: Tensor, present: Tensor, settings: SeedSettings
 ) -> SeedMaps:

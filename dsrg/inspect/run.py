@@ -21,7 +21,7 @@ from dsrg.inference.predict import enlarged, load_segmenter, postprocess, predic
 from dsrg.inspect.clicks import ClickValue, Evidence, click_value, work_minutes
 from dsrg.inspect.editing import Editor
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, or_missing, steps_layer
-from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, live_seeds, stored_maps, with_crf
+from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, live_seeds, stored_maps, why_fixed, with_crf
 from dsrg.inspect.tally import Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.growing import grow
@@ -90,6 +90,7 @@ class Run:
         self.tally = Tally(self.params.seeds)
         # of the images whose growth the training recorded, as one batch: their maps, growth probabilities and points
         self.watched: tuple[SeedMaps, torch.Tensor, NDArray[np.int16]] | None = None
+        self.watched_before: float | None = None  # share of their cells that is labelled at params.yaml's thresholds
         self.disagreement = np.full(len(self.index), np.nan)
         self.iou = np.full(len(self.index), np.nan)
         self.clicks = np.full(len(self.index), np.nan)
@@ -345,14 +346,9 @@ class Run:
 
     def why_fixed(self) -> dict[str, str | None]:
         """Why the thresholds of seeds and of growth cannot be moved, None where they can."""
-        if not isinstance(self.seeds, Seeds):
-            seeds = growth = self.seeds
-        else:
-            seeds = growth = None
-            if not self.has_maps:
-                seeds = "the seeds are imported, without the maps they come from"
-            elif self.params.seeds.crf.use == "replace":
-                seeds = "the CRF's label map replaces the seeds (seeds.crf.use)"
+        there = isinstance(self.seeds, Seeds)
+        seeds = why_fixed(self.seeds, self.params.seeds) if there else self.seeds
+        growth = None if there else self.seeds
         return {"seeds": seeds, "grow": growth if self.paths.dsrg.is_file() else _run("train_dsrg")}
 
     def _seed_maps(self, image_id: str) -> SeedMaps | None:
@@ -393,8 +389,8 @@ class Run:
         answer["coverage"] = {"image": [_share(old), _share(new)], "set": in_all}
         if growing:
             answer |= self._live_growth(image_id, new, now)
-            if self.watched is not None:
-                answer["coverage"]["watched"] = [self._share_grown(self.before), self._share_grown(now)]
+            if self.watched_before is not None:
+                answer["coverage"]["watched"] = [self.watched_before, self._share_grown(now)]
         return answer
 
     def _cells(self, image_id: str) -> NDArray[np.int16] | None:
@@ -436,7 +432,8 @@ class Run:
 
     def to_watch(self) -> list[str]:
         """Images with recorded growth that can be grown anew, the first WATCHED_MAX of them."""
-        return [] if any(self.why_fixed().values()) else self.watched_ids[:WATCHED_MAX]
+        fixed = self.why_fixed()["grow"] is not None or not self.has_maps
+        return [] if fixed else self.watched_ids[:WATCHED_MAX]
 
     def watch(self) -> None:
         """Keep what growth of the recorded images needs, so that it is grown anew at once for any thresholds."""
@@ -445,6 +442,7 @@ class Run:
             none = np.full(maps.labels.shape[1:], NO_MARK, np.int16)
             cells = np.stack([none if own is None else own for own in map(self._cells, ids)])
             self.watched = maps, torch.cat([*map(self.growth_probs, ids)]), cells
+            self.watched_before = self._share_grown(self.before)
 
     def state(self) -> dict:
         """What the page needs before any image."""

@@ -194,7 +194,7 @@ class _Pages:
         return web.json_response(state | colors | {"other": self.other and self.other.name, "edit": edit})
 
     async def images(self, request: web.Request) -> web.Response:
-        run, wanted = self.run, Wanted(**request.query)
+        run, wanted = self.run, Wanted(**dict(request.query))
         sort = wanted.sort
         if wanted.tag not in ("", *run.classes):
             raise web.HTTPBadRequest(text="no such class")
