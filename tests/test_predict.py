@@ -217,9 +217,13 @@ def test_a_command_imports_what_it_needs(place, command, needed):
     zeros = {name: torch.zeros_like(value) for name, value in values.items()}
     save_model(Path("data/retrain.safetensors"), Model("segmenter", ["cat"], shape, 33, zeros))
     save("a.jpg")
-    code = "import sys; from dsrg.commands import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    code = (
+        "import gc, sys; from dsrg.commands import main; main(sys.argv[1:], standalone_mode=False); "
+        "print(gc.isenabled(), gc.get_freeze_count() > 0, *sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True)
-    assert HEAVY & set(done.stdout.splitlines()[-1].split()) == needed
+    collects, frozen, *modules = done.stdout.splitlines()[-1].split()
+    assert HEAVY & set(modules) == needed and collects == "True" and (frozen == "True") == bool(needed)
 
 
 @pytest.mark.parametrize(

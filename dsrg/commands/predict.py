@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dsrg.commands.group import main, refuse
+from dsrg.commands.group import main, quick_imports, refuse
 from dsrg.errors import InputError, RunError
 from dsrg.inference import released
 from dsrg.runtime.problems import report_problems
@@ -163,14 +163,15 @@ def pseudo_label(**options: object) -> None:
 
 
 def _predict(**options: object) -> None:
-    from dsrg.artifacts.predictions import PredictionFolder
-    from dsrg.data.images import read_sized
-    from dsrg.data.index import present_from_tags
-    from dsrg.files import atomic_folder
-    from dsrg.inference.predict import enlarged
-    from dsrg.params import CrfKernel, PredictParams
-    from dsrg.runtime.progress import tracked
-    from dsrg.runtime.workers import keep_memory, threaded_map
+    with quick_imports():
+        from dsrg.artifacts.predictions import PredictionFolder
+        from dsrg.data.images import read_sized
+        from dsrg.data.index import present_from_tags
+        from dsrg.files import atomic_folder
+        from dsrg.inference.predict import enlarged
+        from dsrg.params import CrfKernel, PredictParams
+        from dsrg.runtime.progress import tracked
+        from dsrg.runtime.workers import keep_memory, threaded_map
 
     keep_memory(128 << 20)  # 21 classes' scores at the longest side that is usual
     asked = SimpleNamespace(**options)
