@@ -365,6 +365,6 @@ def test_ids_without_image_annotation_or_mask_are_named(network, tmp_path):
         download_voc2012(tmp_path, release=release)
     tree = tmp_path / "VOCdevkit" / "VOC2012"
     assert refused.value.problems == [
-        f"{tree / folder}: no file for 1 ids of trainaug ({image_id} ...)"
+        f"{tree / folder}: no file for 1 ids of trainaug ({image_id})"
         for folder, image_id in [("JPEGImages", C), ("Annotations", D), ("SegmentationClassAug", E)]
     ]

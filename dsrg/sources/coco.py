@@ -9,32 +9,77 @@ its images             files beside the JSON file, or in ROOT, ROOT/images, or R
 its annotations        the categories of an image are its tags; polygons and run lengths are drawn as its mask
 """
 
-import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from difflib import get_close_matches
-from functools import partial
-from operator import itemgetter
+from dataclasses import dataclass
+from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from pydantic import Field, TypeAdapter, ValidationError
 
 from dsrg.data.classes import MOST_CLASSES, class_problems, is_background, read_classes
 from dsrg.data.ids import ListEntry, id_problems, image_ids
-from dsrg.errors import InputError
+from dsrg.errors import InputError, nearest
 from dsrg.files import read_text
 from dsrg.method.grid import UNLABELLED
-from dsrg.sources.validation import DrawMask, ImageProblem, Record, Scan, warn_of
+from dsrg.sources.validation import DrawMask, ImageProblem, Record, Scan
 
-PARTS = {
-    "images": {"id": int, "file_name": str},
-    "annotations": {"image_id": int, "category_id": int},
-    "categories": {"id": int, "name": str},
-}
+
+@dataclass(slots=True)
+class Image:
+    id: int
+    file_name: str
+    height: Any = None
+    width: Any = None
+
+    @property
+    def size(self) -> tuple[int, int] | tuple[()] | None:
+        """Height and width as the file has them; None if it does not, () if they make no sense."""
+        size = self.height, self.width
+        if size == (None, None):
+            return None
+        return size if all(type(side) is int and side > 0 for side in size) else ()
+
+    @property
+    def name(self) -> str:
+        """The name with `/`."""
+        return self.file_name.replace("\\", "/")
+
+
+@dataclass(slots=True)
+class Annotation:
+    image_id: int
+    category_id: int
+    segmentation: Any = None
+
+    @property
+    def has_shape(self) -> bool:
+        return isinstance(self.segmentation, list | dict) and bool(self.segmentation)
+
+
+@dataclass(slots=True)
+class Category:
+    id: int
+    name: str
+
+
+@dataclass(slots=True)
+class CocoFile:
+    """As much of a COCO file as is used."""
+
+    images: Annotated[list[Image], Field(min_length=1)]
+    annotations: list[Annotation]
+    categories: Annotated[list[Category], Field(min_length=1)]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Categories by id, in the order of ids."""
+        return {category.id: category.name for category in sorted(self.categories, key=attrgetter("id"))}
 
 
 class Shape(NamedTuple):
@@ -51,9 +96,8 @@ class CocoImage(NamedTuple):
     name: str  # as the file has it
     path: str  # below the root
     split: str
-    size: tuple[int, int] | None  # height, width
     tags: tuple[str, ...]
-    shapes: list[Shape] | None  # None: not all of its objects have a shape, so there is no mask
+    mask: DrawMask | None  # None: not all of its objects have a shape
 
 
 def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
@@ -62,83 +106,67 @@ def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
     `train` and `val` name the JSON files; without `val` there are training images only. Never raises for bad data: all
     problems are in the scan.
     """
-    root = Path(root)
-    parts, problems = {}, []
+    scan = Scan(Path(root))
+    files: dict[str, tuple[Path, CocoFile]] = {}
     for split, name in {"train": train, "val": val}.items():
         if name is not None:
-            path = root / (name if name.endswith(".json") else f"annotations/{name}.json")
-            try:
-                parts[split] = path, _read_json(path, key=f"data.{split}")
-            except InputError as error:
-                problems += error.problems
-    if problems:
-        return Scan(root, [], [], problems)
-    try:
-        classes, number_of = _classes(root, parts)
-    except InputError as error:
-        return Scan(root, [], [], error.problems)
-
-    pictures, faults = [], []
-    warnings = _categories_left_out(parts, classes)
-    for split, (path, content) in parts.items():
-        own, own_faults, own_warnings = _pictures(root, path, content, split, classes, number_of)
-        pictures, faults, warnings = pictures + own, faults + own_faults, warnings + own_warnings
-    ids = image_ids({picture.path: picture.name for picture in pictures})
-    problems = id_problems(ListEntry(ids[picture.path], picture.split, picture.where) for picture in pictures)
-    records = [
-        Record(ids[picture.path], picture.split, picture.path, picture.tags, _mask_of(picture)) for picture in pictures
+            path = scan.root / (name if name.endswith(".json") else f"annotations/{name}.json")
+            with scan.collecting():
+                files[split] = path, _read_json(path, key=f"data.{split}")
+    if not scan.problems:
+        with scan.collecting():
+            scan.classes = _classes(scan.root, [*files.values()])
+    if scan.problems:
+        return scan
+    first, content = next(iter(files.values()))
+    others = [name for name in content.names.values() if name not in scan.classes]
+    scan.warn(f"categories of {first.name} are no classes, so what they cover is background", others)
+    pictures = [
+        picture for split, (path, content) in files.items() for picture in _pictures(scan, path, content, split)
     ]
-    return Scan(root, classes, records, problems, faults, warnings)
-
-
-def _mask_of(picture: CocoImage) -> DrawMask | None:
-    if picture.shapes is None:
-        return None
-    return partial(draw_mask, shapes=picture.shapes, size=picture.size, where=picture.where)
+    ids = image_ids({picture.path: picture.name for picture in pictures})
+    scan.problems += id_problems(ListEntry(ids[picture.path], picture.split, picture.where) for picture in pictures)
+    scan.records = [Record(ids[one.path], one.split, one.path, one.tags, one.mask) for one in pictures]
+    return scan
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # The JSON files
 
 
-def _read_json(path: Path, *, key: str) -> dict:
-    """The content of a COCO file, of the right types as far as it is used. Raises InputError with every bad part."""
+@cache
+def _validator() -> TypeAdapter:
+    return TypeAdapter(CocoFile)
+
+
+def _read_json(path: Path, *, key: str) -> CocoFile:
+    """The content of a COCO file. Raises InputError with every bad part."""
     if not path.is_file():
         others = sorted(other.relative_to(path.parents[1]).as_posix() for other in path.parent.glob("*.json"))
         raise InputError(f"{path}: no such file; set {key} to one of those there: {', '.join(others) or 'none'}")
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no readable JSON ({error})") from None
-    problems = []
-    for part, keys in PARTS.items():
-        entries = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not entries and part != "annotations":
-            problems.append(f"{path}: no list {part!r}; expected COCO's images, annotations and categories")
-            continue
-        for place, entry in enumerate(entries):
-            bad = [name for name, kind in keys.items() if not isinstance(entry, dict) or not _is(entry.get(name), kind)]
-            expected = " and ".join(dict.fromkeys("a whole number" if keys[name] is int else "text" for name in bad))
-            problems += [f"{path}: {part}[{place}]: no usable {' and '.join(bad)}; expected {expected}"] * bool(bad)
-    if not problems:
-        numbers = Counter(image["id"] for image in content["images"])
-        problems = [f"{path}: {count} images have the id {number}" for number, count in numbers.items() if count > 1]
-    if problems:
-        raise InputError(problems)
+        content = _validator().validate_json(read_text(path), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(problem)}" for problem in error.errors(include_url=False)) from None
+    numbers = Counter(image.id for image in content.images)
+    if twice := [f"{path}: {count} images have the id {number}" for number, count in numbers.items() if count > 1]:
+        raise InputError(twice)
     return content
 
 
-def _is(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _explain(problem: dict) -> str:
+    """`images[3].file_name: ...`"""
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).removeprefix(".")
+    hint = "" if "[" in place else "; expected COCO's images, annotations and categories"
+    return f"{place}{': ' if place else ''}{problem['msg']}{hint}"
 
 
-def _classes(root: Path, parts: dict[str, tuple[Path, dict]]) -> tuple[list[str], dict[int, int]]:
-    """Class names, and the class of each category's id: 0 where it is left out. Raises InputError."""
-    (path, content), *others = parts.values()
-    names = {category["id"]: category["name"] for category in sorted(content["categories"], key=itemgetter("id"))}
-    problems = []
+def _classes(root: Path, files: list[tuple[Path, CocoFile]]) -> list[str]:
+    """Class names. Raises InputError."""
+    (path, content), *others = files
+    names, problems = content.names, []
     for other, other_content in others:
-        of_other = {category["id"]: category["name"] for category in other_content["categories"]}
+        of_other = other_content.names
         problems += [
             f"{other}: category {number} is {of_other.get(number)!r}, but {names.get(number)!r} in {path}; fix one"
             for number in sorted(names.keys() | of_other.keys())
@@ -147,96 +175,65 @@ def _classes(root: Path, parts: dict[str, tuple[Path, dict]]) -> tuple[list[str]
     listed = root / "classes.txt"
     if listed.exists():
         classes = read_classes(listed)
-        problems += [
-            f"{listed}: {name!r} is no category of {path}{_did_you_mean(name, names.values())}"
-            for name in classes
-            if name not in names.values()
-        ]
+        for name in classes:
+            if name not in names.values():
+                near = nearest(name, names.values())
+                hint = f"; did you mean {near!r}?" if near else ""
+                problems.append(f"{listed}: {name!r} is no category of {path}{hint}")
     else:
-        names_of_classes = {number: name for number, name in names.items() if not is_background(name)}
-        classes = list(names_of_classes.values())
-        problems += class_problems(classes, [f"{path}: category {number}" for number in names_of_classes], path)
+        of_classes = {number: name for number, name in names.items() if not is_background(name)}
+        classes = list(of_classes.values())
+        problems += class_problems(classes, [f"{path}: category {number}" for number in of_classes], path)
         if len(classes) > MOST_CLASSES:
             problems.append(f"{listed}: no such file; it can choose up to {MOST_CLASSES} of the categories")
     if problems:
         raise InputError(problems)
-    place = {name: number for number, name in enumerate(classes, start=1)}
-    return classes, {number: place.get(name, 0) for number, name in names.items()}
+    return classes
 
 
-def _categories_left_out(parts: dict[str, tuple[Path, dict]], classes: list[str]) -> list[str]:
-    path, content = next(iter(parts.values()))
-    others = [category["name"] for category in content["categories"] if category["name"] not in classes]
-    return warn_of(f"categories of {path.name} are no classes, so what they cover is background", others)
-
-
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
-    near = get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _pictures(
-    root: Path, path: Path, content: dict, split: str, classes: list[str], number_of: dict[int, int]
-) -> tuple[list[CocoImage], list[ImageProblem], list[str]]:
-    """The images of one file -> those that are there, faults, warnings."""
-    drawn = any(_has_shape(annotation) for annotation in content["annotations"])
+def _pictures(scan: Scan, path: Path, content: CocoFile, split: str) -> list[CocoImage]:
+    """The images of one file that are there."""
+    place = {name: number for number, name in enumerate(scan.classes, start=1)}
+    number_of = {number: place.get(name, 0) for number, name in content.names.items()}  # 0: left out
+    drawn = any(annotation.has_shape for annotation in content.annotations)
     annotations = defaultdict(list)
-    for annotation in content["annotations"]:
-        annotations[annotation["image_id"]].append(annotation)
-    folder = _image_folder(root, path, content["images"])
-    pictures, faults = [], []
-    for image in content["images"]:
-        where = f"{path}: image {image['id']}"
-        own = annotations.pop(image["id"], [])
-        name = _slashed(image["file_name"])
-        inside = not name.startswith("/") and ".." not in PurePosixPath(name).parts
-        image_path = f"{folder}/{name}".removeprefix("./")
-        unknown = sorted({annotation["category_id"] for annotation in own} - number_of.keys())
-        problems = [f"{where}: category {number} is not in its categories" for number in unknown]
-        if not inside or not os.path.isfile(root / image_path):
-            problems.append(f"{where}: no image {name!r} in {root / folder}; expected its path in that folder")
-        if (size := _size(image)) == ():
-            problems.append(f"{where}: height and width must be whole numbers above 0")
+    for annotation in content.annotations:
+        annotations[annotation.image_id].append(annotation)
+    folder = _image_folder(scan.root, path, content.images)
+    pictures = []
+    for image in content.images:
+        where = f"{path}: image {image.id}"
+        own = annotations.pop(image.id, [])
+        image_path = f"{folder}/{image.name}".removeprefix("./")
+        unknown = sorted({annotation.category_id for annotation in own} - number_of.keys())
+        problems = [f"category {number} is not in its categories" for number in unknown]
+        inside = not image.name.startswith("/") and ".." not in PurePosixPath(image.name).parts
+        if not inside or not os.path.isfile(scan.root / image_path):
+            problems.append(f"no image {image.name!r} in {scan.root / folder}; expected its path in that folder")
+        if (size := image.size) == ():
+            problems.append("height and width must be whole numbers above 0")
+        scan.faults += [ImageProblem(where, f"{where}: {problem}") for problem in problems]
         if problems:
-            faults += [ImageProblem(where, problem) for problem in problems]
             continue
-        own = [annotation for annotation in own if number_of[annotation["category_id"]]]
-        numbers = sorted({number_of[annotation["category_id"]] for annotation in own})
-        shapes = [Shape(number_of[a["category_id"]], a["segmentation"]) for a in own if _has_shape(a)]
+        own = [annotation for annotation in own if number_of[annotation.category_id]]
+        numbers = sorted({number_of[annotation.category_id] for annotation in own})
+        shapes = [Shape(number_of[one.category_id], one.segmentation) for one in own if one.has_shape]
+        mask = partial(draw_mask, shapes=shapes, size=size, where=where)
         whole = drawn and len(shapes) == len(own)
-        tags = tuple(classes[number - 1] for number in numbers)
-        pictures.append(CocoImage(where, name, image_path, split, size, tags, shapes if whole else None))
-    homeless = sum(map(len, annotations.values()))
-    warnings = [f"{path}: {homeless} annotations belong to no image of the file, so are left out"] * bool(homeless)
-    return pictures, faults, warnings
+        tags = tuple(scan.classes[number - 1] for number in numbers)
+        pictures.append(CocoImage(where, image.name, image_path, split, tags, mask if whole else None))
+    if homeless := sum(map(len, annotations.values())):
+        scan.warnings.append(f"{path}: {homeless} annotations belong to no image of the file, so are left out")
+    return pictures
 
 
-def _has_shape(annotation: dict) -> bool:
-    return isinstance(annotation.get("segmentation"), list | dict) and bool(annotation["segmentation"])
-
-
-def _size(image: dict) -> tuple[int, int] | tuple[()] | None:
-    """Height and width as the file has them; None if it does not, () if they make no sense."""
-    size = image.get("height"), image.get("width")
-    if size == (None, None):
-        return None
-    return size if all(_is(side, int) and side > 0 for side in size) else ()
-
-
-def _slashed(name: str) -> str:
-    return name.replace("\\", "/")
-
-
-def _image_folder(root: Path, path: Path, images: list[dict]) -> str:
+def _image_folder(root: Path, path: Path, images: list[Image]) -> str:
     """The folder, below the root, in which the first image that is found anywhere lies."""
     named = path.stem.partition("_")[2] or path.stem
     beside = Path(os.path.relpath(path.parent, root)).as_posix()
     places = [beside, ".", "images", named, f"images/{named}"]
-    for image in images:
-        for place in places:
-            if os.path.isfile(root / place / _slashed(image["file_name"])):
-                return place
-    return "."
+    found = (place for image in images for place in places if os.path.isfile(root / place / image.name))
+    return next(found, ".")
 
 
 # ---------------------------------------------------------------------------------------------------------------

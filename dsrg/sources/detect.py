@@ -5,7 +5,8 @@ import mmap
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 from math import sqrt
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from dsrg.errors import InputError, few
 from dsrg.files import read_text
 from dsrg.sources.folder import MASKS, find_files
 from dsrg.sources.scan import scan
-from dsrg.sources.table import ENDINGS_OF_TABLES, NoTable, Row, read_cells, read_table, split_role
+from dsrg.sources.table import ENDINGS_OF_TABLES, NoTable, read_cells, read_table, split_role
 from dsrg.sources.validation import warn_of
 
 COCO_PARTS = (b'"images"', b'"annotations"', b'"categories"')
@@ -70,10 +71,13 @@ def guess(folder: Path) -> DetectedLayout:
         f"VOC ({', '.join(VOC_FOLDERS)})"
     )
     problems = [f"{folder}: {len(images)} images, but no tags; {expected}"]
-    problems += [f"{path.name} has the columns {', '.join(_columns(path, len(images)))}" for path in _tables(folder)]
+    problems += [
+        f"{path.name} has the columns {', '.join(read_cells(path, images=len(images)).names)}"
+        for path in _tables(folder)
+    ]
     folders = sorted({PurePosixPath(image).parent.name for image in images} - {"", "images"})
-    if len(folders) > 1:
-        problems += warn_of("folders hold the images; their names are not taken for tags, a table can say so", folders)
+    said = "folders hold the images; their names are not taken for tags, a table can say so"
+    problems += warn_of(said, folders) if len(folders) > 1 else []
     raise InputError([*problems, *_left_over(folder, {*_tables(folder)})])
 
 
@@ -185,10 +189,7 @@ def first_look(params: str, root: Path) -> DataSummary:
 
 def is_own_work(params: Path, recipes: Path) -> bool:
     """Is there a params file that somebody has worked on, so that it differs from every recipe?"""
-    if not params.exists():
-        return False
-    content = read_text(params)
-    return all(read_text(recipe) != content for recipe in recipes.glob("*.yaml"))
+    return params.exists() and read_text(params) not in map(read_text, recipes.glob("*.yaml"))
 
 
 def _voc(folder: Path) -> DetectedLayout | None:
@@ -211,17 +212,15 @@ def _splits_read(train: str, val: str | None) -> list[str]:
 
 
 def _coco(folder: Path) -> DetectedLayout | None:
-    found = [path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern)) if _is_coco(path)]
-    if not found:
+    paths = (path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern)) if _is_coco(path))
+    if not (found := {path.relative_to(folder).as_posix(): path for path in paths}):
         return None
-    files = [path for path in found if "instances" in path.stem] or found
-    names = [path.relative_to(folder).as_posix() for path in files]
+    names = [name for name, path in found.items() if "instances" in path.stem] or [*found]
     train = next((name for name in names if "train" in name.casefold()), names[0])
     val = next((name for key in VAL_LISTS for name in names if key in name.casefold() and name != train), None)
     layout = f"COCO's format, with the files {', '.join(names)}"
-    others = [path.relative_to(folder).as_posix() for path in found]
-    unused = warn_of("files in COCO's format are not used", [name for name in others if name not in (train, val)])
-    unused += _left_over(folder, {*found, folder / "classes.txt"})
+    unused = warn_of("files in COCO's format are not used", [name for name in found if name not in (train, val)])
+    unused += _left_over(folder, {*found.values(), folder / "classes.txt"})
     data = {"source": "coco", "train": train, "val": val}
     return DetectedLayout(layout, "folder", data, folder, _splits_read(train, val), unused)
 
@@ -235,21 +234,24 @@ def _is_coco(path: Path) -> bool:
 
 
 def _table(folder: Path, images: int) -> DetectedLayout | None:
-    table, rows = next(_usable_tables(folder, images), (None, []))
-    if table is None:
+    rows = None
+    for table in _tables(folder):
+        with suppress(NoTable):
+            rows = read_table(table, separator="\0", images=images).rows  # the cells of tags whole
+            break
+    if rows is None:
         return None
     cells = {tag for row in rows for tag in row.tags}
     separator = _separator(cells)
     splits = Counter(row.split for row in rows if row.split)
     lists = [path.stem for path in folder.glob("*.txt")]
-    train, val, has, used = "train", None, [], {table, folder / "classes.txt"}
+    train, val, used = "train", None, {table, folder / "classes.txt"}
     if splits:
         train, val = _split_names(table, splits)
-        has += _splits_read(train, val)
     elif (train_list := _pick(lists, TRAIN_LISTS)) and (val_list := _pick(lists, VAL_LISTS)):
         train, val = f"{train_list}.txt", f"{val_list}.txt"
-        has += _splits_read(train, val)
         used |= {folder / train, folder / val}
+    has = _splits_read(train, val) if splits or val else []
     if any(separator in cell for cell in cells):
         has.append(f"tags separated by {separator!r}")
     layout = f"a folder of images with the table {table.name}, {len(rows)} rows"
@@ -258,15 +260,6 @@ def _table(folder: Path, images: int) -> DetectedLayout | None:
     unused = warn_of("tables are not used; to use them, join all into one, with a column split", others)
     unused += _left_over(folder, used | {*_tables(folder)}, besides=(MASKS,))
     return DetectedLayout(layout, "folder", data, folder, has, unused)
-
-
-def _usable_tables(folder: Path, images: int) -> Iterator[tuple[Path, list[Row]]]:
-    """Tables that have the columns needed, and their rows with the cells of tags whole."""
-    for path in _tables(folder):
-        try:
-            yield path, read_table(path, separator="\0", images=images).rows
-        except NoTable:
-            continue
 
 
 def _separator(cells: set[str]) -> str:
@@ -302,10 +295,6 @@ def _tables(folder: Path) -> list[Path]:
 def _is_list(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-
-
-def _columns(path: Path, images: int) -> list[str]:
-    return read_cells(path, images=images)[0]
 
 
 def _pick(names: Iterable[str], wanted: tuple[str, ...]) -> str | None:

@@ -21,7 +21,7 @@ from torchvision.datasets.utils import calculate_md5, check_integrity, download_
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from dsrg.data.palette import label_png
-from dsrg.errors import InputError
+from dsrg.errors import InputError, few
 from dsrg.files import atomic_file, read_text
 from dsrg.runtime.progress import track
 from dsrg.sources.sbd import TRAINAUG, list_ids, read_sbd_mask, write_trainaug
@@ -108,7 +108,7 @@ def trainaug_faults(voc: Path, release: Release) -> list[str]:
     files = {name: _stems(voc / name) for name in ("JPEGImages", "Annotations")} | {"SegmentationClassAug": _masks(voc)}
     lacks = {name: sorted(ids - stems) for name, stems in files.items()}
     return [
-        f"{voc / name}: no file for {len(missing):,} ids of trainaug ({', '.join(missing[:5])} ...)"
+        f"{voc / name}: no file for {len(missing):,} ids of trainaug ({few(missing)})"
         for name, missing in lacks.items()
         if missing
     ]

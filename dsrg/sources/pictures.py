@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +48,8 @@ def find_pictures(named: Iterable[str]) -> FoundPictures:
     are `data.ids.image_ids`, from the path below a named folder (without `images/`, so they are the pipeline's), or
     from a named file's name alone.
     """
-    names: dict[str, str] = {}
-    seen, problems, warnings, others = set(), [], [], []
+    names: dict[str, str] = {}  # by path
+    found, seen, others = FoundPictures([], [], [], []), set(), {}
 
     def add(path: Path, name: str) -> None:
         if (real := os.path.realpath(path)) not in seen:
@@ -57,41 +57,43 @@ def find_pictures(named: Iterable[str]) -> FoundPictures:
             names[path.as_posix()] = name
 
     for given in named:
-        try:
-            shown = given.encode().decode()
-        except UnicodeEncodeError:
-            shown = given.encode(errors="backslashreplace").decode()
-            problems.append(f"{shown}: a name that is not UTF-8; rename it")
-            continue
-        if not given:  # of a variable that is not set, say; it would stand for all that is here
-            problems.append("'': no name; expected files, folders or patterns, `.` for this folder")
-            continue
-        paths = [given]
-        if not Path(given).exists() and glob.has_magic(given):
-            paths = sorted(glob.glob(given, recursive=True))
+        shown = given.encode(errors="backslashreplace").decode()
+        if shown != given:
+            found.problems.append(f"{shown}: a name that is not UTF-8; rename it")
+        elif not given:  # of a variable that is not set, say; it would stand for all that is here
+            found.problems.append("'': no name; expected files, folders or patterns, `.` for this folder")
+        elif Path(given).is_dir():
+            _look_into(Path(given), add, found, others)
+        elif Path(given).exists() or not glob.has_magic(given):
+            add(Path(given), Path(given).name)
+        else:
+            paths = [Path(path) for path in sorted(glob.glob(given, recursive=True))]
             if not paths:
-                problems.append(f"{shown}: no file fits this pattern")
-        for path in map(Path, paths):
-            if path.is_dir() and path != Path(given):
-                continue  # a pattern such as ** finds folders beside what is in them
-            if not path.is_dir():
-                add(path, path.name)
-                continue
-            files = find_files(path, none_is_fine=True)
-            if not files.images and not files.others:
-                problems.append(f"{path}: no image in this folder or below it; expected {', '.join(ENDINGS)}")
-            earlier = [file.parent for file in path.rglob("images.csv") if file.with_name("masks").is_dir()]
-            warnings += [*files.warnings, *(f"{folder}: an earlier prediction, not looked at" for folder in earlier)]
-            for name in (*files.images, *files.others):
-                if any(folder in (path / name).parents for folder in earlier):
-                    continue
-                if name in files.others:
-                    others.append((path / name).as_posix())
-                else:
-                    add(path / name, name.removeprefix(f"{IMAGES}/"))
+                found.problems.append(f"{shown}: no file fits this pattern")
+            for path in paths:
+                if not path.is_dir():  # a pattern such as ** finds folders beside what is in them
+                    add(path, path.name)
     ids = image_ids(names)
     pictures = [Picture(Path(path), ids[path]) for path in names]
-    return FoundPictures(pictures, problems, warnings, files_left_out(dict.fromkeys(others)))
+    return found._replace(pictures=pictures, left_out=files_left_out(others))
+
+
+def _look_into(folder: Path, add: Callable[[Path, str], None], found: FoundPictures, others: dict[str, None]) -> None:
+    """Add the images of a folder, without those of earlier predictions; `others` are files of other kinds."""
+    files = find_files(folder, none_is_fine=True)
+    if not files.images and not files.others:
+        found.problems.append(f"{folder}: no image in this folder or below it; expected {', '.join(ENDINGS)}")
+    earlier = [file.parent for file in folder.rglob("images.csv") if file.with_name("masks").is_dir()]
+    found.warnings.extend(files.warnings)
+    found.warnings.extend(f"{place}: an earlier prediction, not looked at" for place in earlier)
+    for names, is_image in ((files.images, True), (files.others, False)):
+        for name in names:
+            if any(place in (folder / name).parents for place in earlier):
+                continue
+            if is_image:
+                add(folder / name, name.removeprefix(f"{IMAGES}/"))
+            else:
+                others[(folder / name).as_posix()] = None
 
 
 def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:
@@ -137,19 +139,16 @@ def tags_of(pictures: list[Picture], table: Path, classes: list[str], *, separat
     problems, tagged = [], []
     for picture in pictures:
         found = rows[picture.path.as_posix()]
-        if not found and (row := shared.get(picture.path.as_posix())):
-            problems.append(
-                f"{picture.path}: {row.image!r} ({row.where}) may be another picture too; name more of its path"
-            )
-        elif not found:
-            problems.append(
-                f"{picture.path}: no row in {table}; name it there as {picture.path.name!r}, or by its path"
-            )
-        elif len(found) > 1:
-            places = ", ".join(row.where for row in found)
-            problems.append(f"{picture.path}: {len(found)} rows ({places}); put its tags into one")
-        else:
+        if len(found) == 1:
             tagged.append((picture.id, found[0].where, found[0].tags))
+            continue
+        if found:
+            why = f"{len(found)} rows ({', '.join(row.where for row in found)}); put its tags into one"
+        elif row := shared.get(picture.path.as_posix()):
+            why = f"{row.image!r} ({row.where}) may be another picture too; name more of its path"
+        else:
+            why = f"no row in {table}; name it there as {picture.path.name!r}, or by its path"
+        problems.append(f"{picture.path}: {why}")
     problems += [fault.problem for fault in tag_faults(tagged, classes, else_hint=OTHER_TAG)]
     if problems:
         raise InputError(problems)
