@@ -96,7 +96,7 @@ EXPECTED = {
     "coco-background-category2": reads("background", masks=boxes),
     "coco-backslash": reads("result.json", masks=boxes),
     "coco-dup-category": refuses("category 9", "'dog' is already"),
-    "coco-float-ids": refuses("no usable id", "whole number"),
+    "coco-float-ids": refuses("id: expected a whole number"),
     "coco-no-annotations": refuses("no tag"),
     "coco-odd-names": refuses("'cat '", "'dog|wolf'"),
     "coco-roboflow-root": reads(
@@ -111,7 +111,7 @@ EXPECTED = {
         "not used: test/_annotations.coco.json",
         val={100, 101, 102, 103, 104},
     ),
-    "coco-string-ids": refuses("no usable id", "whole number"),
+    "coco-string-ids": refuses("id: expected a whole number"),
     "coco-zero-based": reads(masks=boxes),
     "cvat-pascalvoc": refuses("ImageSets/Segmentation"),
     "cvat-segmask": refuses("Annotations"),

@@ -179,12 +179,12 @@ BAD = {
     "bad entries": (
         {"images": [{"id": 1}], "annotations": [{"image_id": True}, 3], "categories": [{"id": "3", "name": 3}]},
         [
-            "images[0].file_name: Field required",
-            "annotations[0].image_id: Input should be a valid integer",
-            "annotations[0].category_id: Field required",
+            "images[0].file_name: missing",
+            "annotations[0].image_id: expected a whole number",
+            "annotations[0].category_id: missing",
             "annotations[1]: Input should be",
-            "categories[0].id: Input should be a valid integer",
-            "categories[0].name: Input should be a valid string",
+            "categories[0].id: expected a whole number",
+            "categories[0].name: expected text",
         ],
     ),
     "an id twice": (

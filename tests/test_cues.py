@@ -194,7 +194,7 @@ class TestProblems:
             ("7_cues", np.array([[1], [5], [0]]), "row 5; expected 0 to 4, the grid of 33 pixels"),
             ("7_cues", np.array([[1], [-1], [0]]), "row -1; expected 0 to 4"),
             ("7_cues", np.array([[1], [0], [5]]), "column 5; expected 0 to 4"),
-            ("7_cues", np.array([[1] * 5, [0] * 5, [5, 9, 8, 7, 6]]), "column 5, 6, 7 ...; expected 0 to 4"),
+            ("7_cues", np.array([[1] * 5, [0] * 5, [5, 9, 8, 7, 6]]), "column 5, 6, 7 and 2 more; expected 0 to 4"),
             ("7_cues", np.array([[1], [0], [2**64 - 1]], np.uint64), "column 18446744073709551615; expected"),
         ],
     )

@@ -10,7 +10,7 @@ As read by `AnnotationLayer` in pylayers.py of the released code.
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dsrg.artifacts.safe_pickle import read_pickle
 from dsrg.artifacts.seeds_h5 import SeedRow, Seeds
 from dsrg.data.index import Index
-from dsrg.errors import InputError
+from dsrg.errors import InputError, few
 from dsrg.files import atomic_file, read_text, write_text
 from dsrg.method.grid import UNLABELLED, pixels_of
 
@@ -109,25 +109,12 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
     if conflict not in CONFLICTS:
         raise ValueError(f"conflict: expected highest or unlabelled, not {conflict!r}")
     listed, line_problems = _read_list(list_path)
-    known = set(index.ids)
     entries = read_pickle(path)
-    problems = [
-        *line_problems,
-        *_id_problems(listed, index, list_path),
-        *_key_problems(listed, entries, path, list_path),
-        *(
-            f"{path}: {image.number}_{kind} ({image.id}): {fault}"
-            for image in listed
-            if image.id in known
-            for kind, faults in (("labels", _label_faults), ("cues", _cue_faults))
-            if (key := f"{image.number}_{kind}") in entries
-            for fault in faults(entries[key], classes=len(classes), grid=grid)
-        ),
-    ]
-    if problems:
+    limits = {"classes": len(classes), "grid": grid}
+    if problems := [*line_problems, *_entry_problems(listed, entries, index, (path, list_path), **limits)]:
         raise InputError(problems)
 
-    number = {image.id: image.number for image in listed if image.id in known}
+    number = {image.id: image.number for image in listed}
     count = len(index)
     present, claims = (np.zeros((count, len(classes) + 1), bool) for _ in range(2))
     present[:, 0] = True
@@ -200,12 +187,12 @@ def _read_list(path: Path) -> tuple[list[_Listed], list[str]]:
     listed, problems = [], []
     ids: dict[str, int] = {}
     numbers: dict[int, int] = {}
-    for line, text in enumerate(read_text(path).split("\n"), start=1):
-        if not text.strip():
+    for line, text in enumerate(map(str.strip, read_text(path).split("\n")), start=1):
+        if not text:
             continue
-        parts = re.fullmatch(r"(.*\S)\s+([0-9]{1,9})", text.strip())
+        parts = re.fullmatch(r"(.*\S)\s+([0-9]{1,9})", text)
         if parts is None:
-            problems.append(f"{path}:{line}: expected `ID.jpg NUMBER`, found {text.strip()[:80]!r}")
+            problems.append(f"{path}:{line}: expected `ID.jpg NUMBER`, found {text[:80]!r}")
             continue
         image = _Listed(PurePosixPath(parts[1]).stem, int(parts[2]), line)
         if ids.setdefault(image.id, line) != line:
@@ -218,65 +205,51 @@ def _read_list(path: Path) -> tuple[list[_Listed], list[str]]:
     return listed, problems
 
 
-def _id_problems(listed: list[_Listed], index: Index, list_path: Path) -> list[str]:
-    named = {image.id for image in listed}
-    remedy = "data.train may only name images that have cues"
-    return [
-        f"{list_path}: no line for the training image {image_id!r}; {remedy}"
-        for image_id in index.ids
-        if image_id not in named
-    ]
-
-
-def _key_problems(listed: list[_Listed], entries: dict[str, object], path: Path, list_path: Path) -> list[str]:
-    wanted = {f"{image.number}_{kind}": image for image in listed for kind in ("labels", "cues")}
+def _entry_problems(
+    listed: list[_Listed], entries: dict[str, object], index: Index, files: tuple[Path, Path], **limits: int
+) -> Iterator[str]:
+    """Where list, index and pickle do not fit together, then what is wrong with the index's entries. files: of both."""
+    path, list_path = files
+    wanted = {f"{image.number}_{kind}": (image, kind) for image in listed for kind in ("labels", "cues")}
+    named, known = {image.id for image in listed}, set(index.ids)
+    for image_id in (image_id for image_id in index.ids if image_id not in named):
+        remedy = "data.train may only name images that have cues"
+        yield f"{list_path}: no line for the training image {image_id!r}; {remedy}"
     remedy = "take the list that the cues were made with"
-    return [
-        *(
-            f"{path}: no entry {key!r} for {list_path}:{wanted[key].line}; {remedy}"
-            for key in wanted
-            if key not in entries
+    for key in (key for key in wanted if key not in entries):
+        yield f"{path}: no entry {key!r} for {list_path}:{wanted[key][0].line}; {remedy}"
+    for key in (key for key in entries if key not in wanted):
+        yield f"{path}: entry {key[:80]!r} belongs to no line of {list_path}; {remedy}"
+    for key, (image, kind) in wanted.items():
+        if image.id in known and key in entries:
+            yield from (f"{path}: {key} ({image.id}): {fault}" for fault in _faults(entries[key], kind, **limits))
+
+
+def _faults(values: object, kind: str, *, classes: int, grid: int) -> Iterator[str]:
+    """What is wrong with an image's labels, whole numbers (n,), or with its cues, (3, K): shape, type or range."""
+    cells = (
+        f"0 to {grid - 1}, the grid of {pixels_of(grid)} pixels (seeds.cues_size, or data.size where that is null; the "
+        "authors' 41 rows and columns are the grid of 321 pixels)"
+    )
+    shape, ndim, limits = {  # of each row: its name, lowest and highest value, and these in words
+        "labels": ("(n,)", 1, [("class", 1, classes, f"1 to {classes}, the lines of classes.txt, without background")]),
+        "cues": (
+            "(3, K)",
+            2,
+            [
+                ("class", 0, classes, f"0 to {classes}, background and the lines of classes.txt"),
+                ("row", 0, grid - 1, cells),
+                ("column", 0, grid - 1, cells),
+            ],
         ),
-        *(
-            f"{path}: entry {key[:80]!r} belongs to no line of {list_path}; {remedy}"
-            for key in entries
-            if key not in wanted
-        ),
-    ]
-
-
-def _label_faults(labels: object, *, classes: int, grid: int) -> Iterable[str]:
-    if not _whole_numbers(labels) or labels.ndim != 1:
-        yield f"expected whole numbers of shape (n,), found {_kind(labels)}"
-    elif wrong := _outside(labels, 1, classes):
-        yield f"class {wrong}; expected 1 to {classes}, the lines of classes.txt, without background"
-
-
-def _cue_faults(cues: object, *, classes: int, grid: int) -> Iterable[str]:
-    if not _whole_numbers(cues) or cues.ndim != 2 or len(cues) != 3:
-        yield f"expected whole numbers of shape (3, K), found {_kind(cues)}"
-        return
-    if wrong := _outside(cues[0], 0, classes):
-        yield f"class {wrong}; expected 0 to {classes}, background and the lines of classes.txt"
-    for name, places in (("row", cues[1]), ("column", cues[2])):
-        if wrong := _outside(places, 0, grid - 1):
-            yield (
-                f"{name} {wrong}; expected 0 to {grid - 1}, the grid of {pixels_of(grid)} pixels (seeds.cues_size, or "
-                "data.size where that is null; the authors' 41 rows and columns are the grid of 321 pixels)"
-            )
-
-
-def _whole_numbers(values: object) -> bool:
-    return isinstance(values, np.ndarray) and values.dtype.kind in "iu"
-
-
-def _outside(values: NDArray[np.integer], low: int, high: int) -> str:
-    """The values out of range as text, the first few of them; empty when there are none."""
-    wrong = np.unique(values[(values < low) | (values > high)])
-    return ", ".join(map(str, wrong[:3])) + (" ..." if len(wrong) > 3 else "")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} of shape {value.shape}"
-    return f"no array but {type(value).__name__}"
+    }[kind]
+    if not isinstance(values, np.ndarray):
+        yield f"expected whole numbers of shape {shape}, found no array but {type(values).__name__}"
+    elif (
+        values.dtype.kind not in "iu" or values.ndim != len(shape.split()) or len(np.atleast_2d(values)) != len(limits)
+    ):
+        yield f"expected whole numbers of shape {shape}, found {values.dtype} of shape {values.shape}"
+    else:
+        for row, (name, low, high, expected) in zip(np.atleast_2d(values), limits, strict=True):
+            if (wrong := np.unique(row[(row < low) | (row > high)])).size:
+                yield f"{name} {few(wrong, 3)}; expected {expected}"

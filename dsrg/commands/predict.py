@@ -54,80 +54,79 @@ class _Finite(click.FloatRange):
         return number if math.isfinite(number) else self.fail(f"{value} is no finite number", param, context)
 
 
-_POSITIVE, _SHARE, _COUNT = _Finite(0, min_open=True), _Finite(0, 1), click.IntRange(1)
-_RELEASED = released.CRF | released.PREDICT
-_PREDICT_OPTIONS = {
-    "--model": {
-        "type": click.Path(path_type=Path),
-        "default": Path("data/retrain.safetensors"),
-        "help": "Trained network, which knows its classes and its input.",
-    },
-    "--out": {
-        "type": click.Path(path_type=Path),
-        "required": True,
-        "metavar": "DIR",
-        "help": "Folder to make; a new or an empty one.",
-    },
-    "--overlays": {"is_flag": True, "help": "Also draw the masks over the images (overlays/)."},
-    "--probabilities": {"is_flag": True, "help": "Also write every class's probabilities, float16 (probabilities/)."},
-    "--polygons": {"is_flag": True, "help": "Also write the regions as polygons, COCO JSON (polygons.json)."},
-    "--skip-bad": {"is_flag": True, "help": "Leave out images that cannot be read, instead of stopping."},
-    "--shape": {
-        "type": click.Choice(["square", "native"]),
-        "help": "How the network sees an image: warped to the model's square, as in training, or in its own shape.",
-    },
-    "--scale": {
-        "type": _Finite(0, 4, min_open=True),
-        "multiple": True,
-        "default": _RELEASED["scales"],
-        "help": "Scale at which the network sees an image; several are merged.",
-    },
-    "--flip/--no-flip": {"help": "See the mirror image too."},
-    "--merge": {
-        "type": click.Choice(["sum", "mean"]),
-        "help": "How scores of several scales are merged; sum sharpens the probabilities.",
-    },
-    "--unsure-below": {
-        "type": _SHARE,
-        "default": 0.0,
-        "help": "Pixels whose class is less probable become 255, unlabelled.",
-    },
-    "--max-side": {
-        "type": _COUNT,
-        "help": "Pixels; a longer image is worked on at this longer side, its mask enlarged to the image's size.",
-    },
-    "--pixels-max": {"type": _COUNT, "default": released.PIXELS_MAX, "help": "Larger images are refused."},
-    "--batch": {
-        "type": _COUNT,
-        "help": "Images in the network at once; changes roundings only. [default: 2, on a GPU 8]",
-    },
-    "--device": {
-        "type": click.Choice(["auto", "cpu", "cuda"]),
-        "default": "auto",
-        "help": "Where the network runs; auto = on a GPU if there is one.",
-    },
-    "--gaussian-weight": {"type": _Finite(0), "help": "CRF: weight of the position kernel."},
-    "--gaussian-xy": {"type": _POSITIVE, "help": "CRF: its deviation, pixels."},
-    "--bilateral-weight": {"type": _Finite(0), "help": "CRF: weight of the color kernel."},
-    "--bilateral-xy": {"type": _POSITIVE, "help": "CRF: its deviation in place, pixels."},
-    "--bilateral-rgb": {"type": _POSITIVE, "help": "CRF: its deviation in color, 0..255."},
-    "--iterations": {"type": click.IntRange(0, 100), "help": "CRF: mean-field updates."},
-    "--min-prob": {"type": _Finite(0, 0.1, min_open=True, max_open=True), "help": "CRF: lower bound of probabilities."},
-}
-
-
-def _predict_option(name: str) -> Callable:
-    """One of _PREDICT_OPTIONS; those that are params default to the released code's."""
+def _option(name: str, help: str, **settings: object) -> Callable:
+    """An option of predict; one that is a param defaults to the released code's."""
     key = name.split("/")[0].strip("-").replace("-", "_")
-    settings = {"default": _RELEASED[key]} if key in _RELEASED else {}
-    settings |= _PREDICT_OPTIONS[name]
-    return click.option(name, show_default="required" not in settings, **settings)
+    default = (released.CRF | released.PREDICT).get(key)
+    settings = ({} if default is None else {"default": default}) | settings
+    return click.option(name, help=help, show_default="required" not in settings, **settings)
+
+
+_POSITIVE, _COUNT = _Finite(0, min_open=True), click.IntRange(1)
+_SCALE = _option(
+    "--scale",
+    "Scale at which the network sees an image; several are merged.",
+    type=_Finite(0, 4, min_open=True),
+    multiple=True,
+    default=released.PREDICT["scales"],
+)
+_FLIP = _option("--flip/--no-flip", "See the mirror image too.")
+_MERGE = _option(
+    "--merge",
+    "How scores of several scales are merged; sum sharpens the probabilities.",
+    type=click.Choice(["sum", "mean"]),
+)
+_MODEL = _option(
+    "--model",
+    "Trained network, which knows its classes and its input.",
+    type=click.Path(path_type=Path),
+    default=Path("data/retrain.safetensors"),
+)
+_PREDICT_OPTIONS = [
+    _MODEL,
+    _option(
+        "--out", "Folder to make; a new or an empty one.", type=click.Path(path_type=Path), required=True, metavar="DIR"
+    ),
+    _option("--overlays", "Also draw the masks over the images (overlays/).", is_flag=True),
+    _option("--probabilities", "Also write every class's probabilities, float16 (probabilities/).", is_flag=True),
+    _option("--polygons", "Also write the regions as polygons, COCO JSON (polygons.json).", is_flag=True),
+    _option("--skip-bad", "Leave out images that cannot be read, instead of stopping.", is_flag=True),
+    _option(
+        "--shape",
+        "How the network sees an image: warped to the model's square, as in training, or in its own shape.",
+        type=click.Choice(["square", "native"]),
+    ),
+    *(_SCALE, _FLIP, _MERGE),
+    _option(
+        "--unsure-below", "Pixels whose class is less probable become 255, unlabelled.", type=_Finite(0, 1), default=0.0
+    ),
+    _option(
+        "--max-side",
+        "Pixels; a longer image is worked on at this longer side, its mask enlarged to the image's size.",
+        type=_COUNT,
+    ),
+    _option("--pixels-max", "Larger images are refused.", type=_COUNT, default=released.PIXELS_MAX),
+    _option("--batch", "Images in the network at once; changes roundings only. [default: 2, on a GPU 8]", type=_COUNT),
+    _option(
+        "--device",
+        "Where the network runs; auto = on a GPU if there is one.",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+    ),
+    _option("--gaussian-weight", "CRF: weight of the position kernel.", type=_Finite(0)),
+    _option("--gaussian-xy", "CRF: its deviation, pixels.", type=_POSITIVE),
+    _option("--bilateral-weight", "CRF: weight of the color kernel.", type=_Finite(0)),
+    _option("--bilateral-xy", "CRF: its deviation in place, pixels.", type=_POSITIVE),
+    _option("--bilateral-rgb", "CRF: its deviation in color, 0..255.", type=_POSITIVE),
+    _option("--iterations", "CRF: mean-field updates.", type=click.IntRange(0, 100)),
+    _option("--min-prob", "CRF: lower bound of probabilities.", type=_Finite(0, 0.1, min_open=True, max_open=True)),
+]
 
 
 def _predict_options(command: Callable) -> Callable:
     """What predict and pseudo-label have in common."""
-    for name in reversed(_PREDICT_OPTIONS):
-        command = _predict_option(name)(command)
+    for option in reversed(_PREDICT_OPTIONS):
+        command = option(command)
     return click.argument("pictures", nargs=-1, required=True, metavar="PICTURES...")(command)
 
 
@@ -235,12 +234,12 @@ def _inputs(asked: SimpleNamespace) -> "tuple[list[Picture], Predictor, list[lis
 
 
 @main.command()
-@click.option("--model", type=click.Path(path_type=Path), default=Path("data/retrain.safetensors"), show_default=True)
+@_MODEL
 @click.option("--format", "form", type=click.Choice(["onnx", "torch"]), required=True, help="torch = torch.export.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
-@_predict_option("--scale")
-@_predict_option("--flip/--no-flip")
-@_predict_option("--merge")
+@_SCALE
+@_FLIP
+@_MERGE
 def export(model: Path, form: str, out: Path, scale: tuple[float, ...], flip: bool, merge: str) -> None:
     """Hand a network on to other programs, with all that `predict` does without a CRF.
 

@@ -154,11 +154,14 @@ def _read_json(path: Path, *, key: str) -> CocoFile:
     return content
 
 
+EXPECTED = {"int_type": "expected a whole number", "string_type": "expected text", "missing": "missing"}  # by pydantic
+
+
 def _explain(problem: dict) -> str:
-    """`images[3].file_name: ...`"""
+    """`images[3].file_name: expected text`"""
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).removeprefix(".")
     hint = "" if "[" in place else "; expected COCO's images, annotations and categories"
-    return f"{place}{': ' if place else ''}{problem['msg']}{hint}"
+    return f"{place}{': ' if place else ''}{EXPECTED.get(problem['type'], problem['msg'])}{hint}"
 
 
 def _classes(root: Path, files: list[tuple[Path, CocoFile]]) -> list[str]:
