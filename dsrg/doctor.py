@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from dsrg.errors import InputError, few
+from dsrg.errors import InputError, few, one_line
 from dsrg.files import human_bytes, read_text, sha256
 from dsrg.params import load_params
 from dsrg.project import Project
@@ -343,7 +343,7 @@ def tracked_objects() -> tuple[list[Object], list[str]]:
                 if out.use_cache and out.hash_info and out.hash_info.value:
                     add(Path(out.fs_path).relative_to(Path.cwd()), out.hash_info.value)
     except (DvcException, OSError, ValueError) as error:
-        return [], [" ".join(str(error).split())]
+        return [], [one_line(error)]
     for folder in [one for one in objects if one.md5.endswith(".dir")]:
         with suppress(OSError, ValueError, KeyError, TypeError):  # reported as a missing or a damaged object
             for entry in json.loads(folder.cached.read_text(encoding="utf-8")):

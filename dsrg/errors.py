@@ -1,6 +1,7 @@
 """The errors that end with a message and no traceback, and what messages are made of."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -20,6 +21,29 @@ class RunError(Exception):
 
     The message says what happened and what to do; notes (`add_note`) add what was kept.
     """
+
+
+@contextmanager
+def collecting(problems: list[str]) -> Iterator[None]:
+    """An InputError inside is no error yet: its problems are added to those found so far."""
+    try:
+        yield
+    except InputError as error:
+        problems += error.problems
+
+
+@contextmanager
+def advised(advice: str) -> Iterator[None]:
+    """Each problem of an InputError inside ends with this advice."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{problem}; {advice}" for problem in error.problems) from None
+
+
+def one_line(error: Exception) -> str:
+    """What another library says is wrong, in a line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def few(names: Iterable[object], most: int = 5) -> str:

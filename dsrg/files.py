@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 from xml.etree import ElementTree
 
-from dsrg.errors import InputError
+from dsrg.errors import InputError, one_line
 
 CACHED = r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$"  # where DVC keeps a file, and to where it may link
 
@@ -56,7 +56,8 @@ def atomic_file(path: Path, *, size: int = 0) -> Iterator[Path]:
             os.replace(temporary, path)
             _sync(path.parent)
     finally:
-        _forget(temporary)
+        with suppress(OSError):  # where it cannot even be looked for, it is not
+            temporary.unlink()
 
 
 @contextmanager
@@ -132,9 +133,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_all(folder: Path) -> None:
-    """What was written to a folder, by one flush of its file system: an fsync of thousands of files takes a minute, and
-    os.sync would wait for every other file system too.
-    """
+    """Flush a folder's file system at once: an fsync of thousands of files takes a minute, os.sync flushes all."""
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # Linux has it
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -144,12 +143,6 @@ def _sync_all(folder: Path) -> None:
         os.close(descriptor)
     for path in folder.rglob("*"):
         _sync(path)
-
-
-def _forget(path: Path) -> None:
-    """Remove a file if it is there; where it cannot even be looked for, it is not."""
-    with suppress(OSError):
-        path.unlink()
 
 
 def find_in_project(path: str) -> Path:
@@ -194,8 +187,7 @@ def read_yaml(path: str | Path) -> object:
     try:
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:500]
-        raise InputError(f"{path}: not valid YAML: {reason}") from None
+        raise InputError(f"{path}: not valid YAML: {one_line(error)}") from None
 
 
 def read_text(path: str | Path, *, most: int | None = None) -> str:

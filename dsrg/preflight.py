@@ -4,10 +4,8 @@ The stages refuse the same, but some of them only after hours of training. Torch
 is imported by the last function alone.
 """
 
-from collections.abc import Callable
-
 from dsrg.data.index import Index
-from dsrg.errors import InputError
+from dsrg.errors import collecting
 from dsrg.files import find_in_project, human_bytes
 from dsrg.params import TRAININGS, Params
 from dsrg.runtime.launcher import topology
@@ -34,17 +32,21 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
     there = {key: path for key, path in _named(params).items() if find_in_project(path).exists()}
     train, problems = index.split("train"), []
     for training in TRAININGS:
-        wanted = {"classes": len(classes), "weights": there.get(_weights_key(params, training))}
-        found = _problems(lambda training=training, wanted=wanted: untrained(params, training, **wanted))
+        found: list[str] = []
+        with collecting(found):
+            untrained(params, training, classes=len(classes), weights=there.get(_weights_key(params, training)))
         own = getattr(params, training).network
         problems += [problem for line in found if (problem := f"{training}.{line}" if own else line) not in problems]
     if there.keys() >= {"seeds.cues", "seeds.cues_list"}:
-        problems += _problems(lambda: ready_cues(params.seeds, train, size=params.data.size, classes=classes))
+        with collecting(problems):
+            ready_cues(params.seeds, train, size=params.data.size, classes=classes)
     if "saliency.maps" in there:
-        problems += _problems(lambda: ready_maps(params.saliency, train.ids))
+        with collecting(problems):
+            ready_maps(params.saliency, train.ids)
     if "data.points" in there:
         rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
-        problems += _problems(lambda: ready_points(params.data.points, index, classes, **rules))
+        with collecting(problems):
+            ready_points(params.data.points, index, classes, **rules)
     return problems or too_large_steps(params, classes=len(classes))
 
 
@@ -84,11 +86,3 @@ def _named(params: Params) -> dict[str, str]:
 def _weights_key(params: Params, training: str) -> str:
     own = getattr(params, training).network or {}
     return f"{training}.network.weights" if "weights" in own else "network.weights"
-
-
-def _problems(make: Callable[[], object]) -> list[str]:
-    try:
-        make()
-    except InputError as error:
-        return list(error.problems)
-    return []

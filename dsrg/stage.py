@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
+from operator import getitem
 from pathlib import Path
 from typing import IO
 
-from dsrg.errors import InputError, RunError, few
+from dsrg.errors import InputError, RunError, collecting, few
 from dsrg.files import read_text, require_room, require_writable, sha256, write_text
 from dsrg.params import Params, restricted
 from dsrg.project import Paths, Project, load_project, read_dvc_yaml
@@ -99,10 +100,8 @@ class Stage:
         """
         lock, problems = read_lock(), []
         for folder in dict.fromkeys([scratch_root(), *(out.parent for out in self.outs)]):
-            try:
+            with collecting(problems):
                 require_writable(folder)
-            except InputError as error:
-                problems += error.problems
         if problems:
             raise InputError(problems)
         before = lock[self.name].outs if self.name in lock else []
@@ -133,8 +132,8 @@ class Stage:
         for key in self._declared.get("params", []):
             origin |= _leaves(key, _dig(values, key))
         for path in map(self._path, self._declared["deps"]):
-            for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-                if "__pycache__" not in file.parts:
+            for file in [path] if path.is_file() else sorted(path.rglob("*")):
+                if file.is_file() and "__pycache__" not in file.parts:
                     origin[str(file)] = sha256(file)
         return origin | library_versions()
 
@@ -143,7 +142,9 @@ class Stage:
         return read_dvc_yaml()["stages"][self.name]
 
     def _path(self, text: str) -> Path:
-        return Path(_fill(text, {"file": vars(self.paths), "data": {"root": self.project.params.data.root}}))
+        """A path of dvc.yaml, its ${a.b} replaced by values."""
+        values = {"file": vars(self.paths), "data": {"root": self.project.params.data.root}}
+        return Path(re.sub(r"\$\{([\w.]+)\}", lambda match: str(_dig(values, match[1])), text))
 
 
 def run_stage(work: Callable[[Stage], None], *, together: bool = False) -> None:
@@ -228,11 +229,4 @@ def _leaves(key: str, value: object) -> dict[str, object]:
 
 
 def _dig(values: dict, dotted: str) -> object:
-    for key in dotted.split("."):
-        values = values[key]
-    return values
-
-
-def _fill(text: str, values: dict) -> str:
-    """Replace dvc's ${a.b} by values."""
-    return re.sub(r"\$\{([\w.]+)\}", lambda match: str(_dig(values, match[1])), text)
+    return reduce(getitem, dotted.split("."), values)

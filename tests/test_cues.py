@@ -291,6 +291,7 @@ class TestWriting:
         assert b"numpy._core" not in raw and b"_codecs" not in raw
         assert set(pickle.loads(raw, encoding="bytes")) == {key.encode() for key in wanted}
 
+
 def test_foreground_of_cues_and_background_of_saliency(files, tmp_path):
     index = save_index(tmp_path, {name: picture(30, 40, seed=0) for name in TAGS}, list(TAGS.values()))
     cues, params = read(files), load_params(Path(__file__).parents[1] / "params.yaml")

@@ -1,6 +1,5 @@
 """What is read from the environment: one reader and one default for each variable."""
 
-
 import pytest
 
 from dsrg.errors import InputError

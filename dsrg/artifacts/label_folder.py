@@ -10,7 +10,6 @@ import math
 import os
 import re
 import tarfile
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.images import ExpectedChecksum, mask_from, read_mask
-from dsrg.errors import InputError
+from dsrg.errors import InputError, advised, few
 from dsrg.files import atomic_folder, opened_text
 
 CHECKSUMS, PLACES = "SHA256SUMS", "PLACES"
@@ -76,21 +75,32 @@ class LabelFolder:
         if not self.in_tars:
             missing = [image_id for image_id in self.ids if not (folder / f"{image_id}.png").is_file()]
             self._refuse(missing, f"{folder}: ", "are missing", again)
-        listing, line_is = (folder / PLACES, PLACE) if self.in_tars else (folder / CHECKSUMS, CHECKSUM)
-        there, sums, places = _read(listing, line_is, again=again)
-        self._refuse([image_id for image_id in self.ids if image_id not in there], f"{listing}: ", "lack", again)
-        rows = [there[image_id] for image_id in self.ids]
-        self._sums = [sums[row] for row in rows]
-        if self.in_tars:
-            self._places = places[rows]
-            tars = (self._tar(number) for number in np.unique(self._places[:, 0]))
-            if gone := [path for path in tars if not path.is_file()]:
-                raise InputError(f"{path}: no such file; {again}" for path in gone)
+        with advised(again):
+            listing = self._read(folder / (PLACES if self.in_tars else CHECKSUMS))
+        lacking = [image_id for image_id, checksum in zip(self.ids, self._sums, strict=True) if not checksum]
+        self._refuse(lacking, f"{listing}: ", "lack", again)
+        tars = (self._tar(number) for number in np.unique(self._places[:, 0]) if self.in_tars)
+        if gone := [path for path in tars if not path.is_file()]:
+            raise InputError(f"{path}: no such file; {again}" for path in gone)
+
+    def _read(self, listing: Path) -> Path:
+        """Find the checksums, and in shards the places, int64 (N, 3): the tar file's number, offset, size."""
+        line_is, row_of = PLACE if self.in_tars else CHECKSUM, {image_id: row for row, image_id in enumerate(self.ids)}
+        self._sums, self._places = [""] * len(self.ids), np.zeros((len(self.ids), 3), np.int64)
+        with opened_text(listing) as file:
+            for number, line in enumerate(file, 1):
+                if (match := line_is.fullmatch(line)) is None:
+                    raise InputError(f"{listing}: line {number}: expected a sha256 and a file's name")
+                found, *place, image_id = match.groups()
+                if (row := row_of.get(image_id)) is not None:
+                    self._sums[row] = found
+                    self._places[row] = [int(one) for one in place] or 0
+        return listing
 
     def _refuse(self, ids: list[str], where: str, what: str, again: str) -> None:
         if ids:
-            few = ", ".join(f"{image_id}.png" for image_id in ids[:5])
-            raise InputError(f"{where}{len(ids)} of {len(self.ids)} label maps {what} ({few}...); {again}")
+            named = few(f"{image_id}.png" for image_id in ids)
+            raise InputError(f"{where}{len(ids)} of {len(self.ids)} label maps {what} ({named}); {again}")
 
     def _tar(self, number: int) -> Path:
         return self.folder / f"{number:05d}.tar"
@@ -107,23 +117,3 @@ class LabelFolder:
             most = os.fstat(tar.fileno()).st_size  # damaged numbers may lead anywhere and ask for any memory
             tar.seek(min(offset, most))
             return mask_from(tar.read(min(size, most)), self._tar(number) / name, expected=expected)
-
-
-def _read(path: Path, line_is: re.Pattern, *, again: str) -> tuple[dict[str, int], list[str], NDArray[np.int64]]:
-    """Rows by id, checksums, and of a list of places int64 (N, 3): the tar file's number, offset, size.
-
-    Raises InputError, with the advice `again`, for a file that is missing or malformed.
-    """
-    rows, sums, places = {}, [], array("q")
-    try:
-        with opened_text(path) as file:
-            for number, line in enumerate(file, 1):
-                if (match := line_is.fullmatch(line)) is None:
-                    raise InputError(f"{path}: line {number}: expected a sha256 and a file's name")
-                found_sum, *numbers, image_id = match.groups()
-                rows[image_id] = len(sums)
-                sums.append(found_sum)
-                places.extend(map(int, numbers))
-    except InputError as error:
-        raise InputError(f"{problem}; {again}" for problem in error.problems) from None
-    return rows, sums, np.array(places, np.int64).reshape(-1, 3)

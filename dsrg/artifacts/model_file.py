@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dsrg.data.classes import MOST_CLASSES
-from dsrg.errors import InputError
+from dsrg.errors import InputError, one_line
 from dsrg.files import atomic_file
 
 FORMAT, VERSION = "dsrg", 4
@@ -60,7 +60,7 @@ def load_model(path: Path, *, kind: str, stage_name: str, classes: list[str] | N
         model = Model(**about, weights=weights)
         _refuse_odd(model)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a complete model ({' '.join(str(error).split())[:200]}); {advice}") from None
+        raise InputError(f"{path}: not a complete model ({one_line(error)}); {advice}") from None
     if found != sha256:
         raise InputError(f"{path}: damaged (sha256 {found[:12]}..., it says {sha256!s:.12}...); {advice}")
     if model.kind != kind:
@@ -86,7 +86,7 @@ def _read(path: Path, *, stage_name: str, advice: str) -> tuple[dict, dict[str, 
             raise InputError(f"{path}: no such file; {old} is {older}") from None
         raise InputError(f"{path}: no such file; {advice}") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as a model ({' '.join(str(error).split())[:200]}); {advice}") from None
+        raise InputError(f"{path}: not readable as a model ({one_line(error)}); {advice}") from None
     if not isinstance(about, dict):
         raise InputError(f"{path}: not a model file of this program; {advice}")
     if about.get("version") != VERSION:
@@ -103,8 +103,9 @@ def built(make: Callable[..., nn.Module], model: Model, *, path: Path, stage_nam
         with torch.device("meta"), _Undrawn():  # first without memory: the file may ask for any
             sketch = make(classes=len(model.classes), **model.network)
     except Exception as error:  # what the file asks for can be anything
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: describes no network ({reason}); run the stage `{stage_name}` again") from None
+        raise InputError(
+            f"{path}: describes no network ({one_line(error)}); run the stage `{stage_name}` again"
+        ) from None
     refuse_misfit(sketch, model, path=path, stage_name=stage_name)
     with _Undrawn():
         network = make(classes=len(model.classes), **model.network)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsrg.errors import InputError
+from dsrg.errors import InputError, one_line
 
 MAX_BYTES = 1 << 30  # far above any real file of cues (VOC 2012: 100 MB)
 DTYPES = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split())
@@ -29,7 +29,7 @@ def read_pickle(path: Path) -> dict[str, object]:
         if type(found) is dict and all(type(key) is str for key in found):
             return {key: value.array if isinstance(value, _Array) else value for key, value in found.items()}
     except Exception as error:  # the file decides what goes wrong in Python's reader
-        told = isinstance(error, ValueError) and " ".join(str(error).split())[:200]
+        told = isinstance(error, ValueError) and one_line(error)
         reason = told or f"no pickle, or a damaged one ({type(error).__name__})"
         raise InputError(
             f"{path}: {reason}; expected an undamaged pickle of numeric NumPy arrays, "

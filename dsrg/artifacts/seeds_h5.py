@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.index import Index
-from dsrg.errors import InputError
+from dsrg.errors import InputError, few, one_line
 from dsrg.files import atomic_file
 from dsrg.method.grid import UNLABELLED
 
@@ -174,7 +174,7 @@ class Seeds:
 
     def _rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         if missing := [image_id for image_id in ids if image_id not in self._row]:
-            raise InputError(f"{self.path}: no seeds for {', '.join(missing[:10])}; {AGAIN}")
+            raise InputError(f"{self.path}: no seeds for {few(missing, 10)}; {AGAIN}")
         return np.fromiter((self._row[image_id] for image_id in ids), np.int64, len(ids))
 
     @cached_property
@@ -293,4 +293,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # as h5py raises them
-        raise InputError(f"{path}: not readable as HDF5 seeds ({' '.join(str(error).split())}); {AGAIN}") from None
+        raise InputError(f"{path}: not readable as HDF5 seeds ({one_line(error)}); {AGAIN}") from None

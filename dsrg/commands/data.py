@@ -1,16 +1,13 @@
 """Commands for what goes in: download, init, check, doctor."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from dsrg.commands.group import main, refuse
-from dsrg.errors import InputError
+from dsrg.errors import InputError, collecting
 from dsrg.runtime.problems import report_problems
-
-if TYPE_CHECKING:
-    from dsrg.data.index import Index
 
 
 @main.command()
@@ -24,24 +21,25 @@ def check(json_path: Path | None) -> None:
     from dsrg.sources.scan import read_source
 
     problems, warnings, found = [], [], {}
-    try:
+    with collecting(problems):
         project = load_project()
-        problems = missing_files(project.params)
+        problems += missing_files(project.params)
         settings = project.params.data.model_dump(exclude={"root", "size", "max_side", "points", "points_tags"})
         classes, checked = read_source(project.data_root, **settings)
         problems += unfit_files(project.params, checked.index, classes)
         unseen = unseen_data(project.data_root, drawn=project.paths.shapes)
         warnings = [*checked.warnings, *([unseen] if unseen else [])]
-        found = {split: len(checked.index.split(split)) for split in ("train", "val")}
+        splits = {split: checked.index.split(split) for split in ("train", "val")}
+        found = {split: len(index) for split, index in splits.items()}
+        counts = {split: index.present[:, 1:].sum(axis=0).tolist() for split, index in splits.items()}
         found["masks"] = len(checked.ground_truth)
         found["skipped"] = [fault.problem for fault in checked.skipped]
-        found["classes"] = _images_per_class(checked.index, classes)
-    except InputError as error:
-        problems = [*problems, *error.problems]
+        found["classes"] = {name: {split: own[k] for split, own in counts.items()} for k, name in enumerate(classes)}
     if json_path is not None:
         write_json(json_path, {"problems": problems, "warnings": warnings, **found})
     if found:
-        _print_table(found["classes"])
+        rows = ((name, own["train"], own["val"]) for name, own in found["classes"].items())
+        _print_table(rows, "class", "training images", "evaluation images")
     for warning in warnings:
         click.echo(f"warning: {warning}")
     for problem in report_problems(found.get("skipped", []), name="left-out"):
@@ -50,22 +48,16 @@ def check(json_path: Path | None) -> None:
     click.echo(f"fine: {found['train']} training images, {found['val']} evaluation images, {found['masks']} masks")
 
 
-def _images_per_class(index: "Index", classes: list[str]) -> dict[str, dict[str, int]]:
-    """How many images of each split have a class among their tags."""
-    counts = {split: index.split(split).present[:, 1:].sum(axis=0).tolist() for split in ("train", "val")}
-    return {name: {split: counts[split][k] for split in counts} for k, name in enumerate(classes)}
-
-
-def _print_table(classes: dict[str, dict[str, int]]) -> None:
+def _print_table(rows: Iterable[tuple[object, ...]], *header: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("class", box=None)
-    for split in ("training images", "evaluation images"):
-        table.add_column(split, justify="right")
-    for name, counts in classes.items():
-        table.add_row(escape(name), str(counts["train"]), str(counts["val"]))
+    table = Table(*header, box=None, show_header=bool(header))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
     Console().print(table)
 
 
@@ -85,10 +77,8 @@ def import_points(files: tuple[Path, ...], radius: float) -> None:
 
     editor = Run(load_project()).editor
     found = read_exports(files, editor.reader, radius=radius)
-    try:
+    with collecting(found.problems):
         editor.reader.read(found.rows)
-    except InputError as error:
-        found.problems += error.problems
     refuse(found.problems)
     added, known = editor.extend(found.rows)
     for warning in (*found.notes(), *added.warnings):
@@ -114,10 +104,6 @@ def doctor(fix: bool, json_path: Path | None) -> None:
     """
     from itertools import chain
 
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from dsrg import doctor
     from dsrg.files import write_json
     from dsrg.project import load_project
@@ -135,10 +121,7 @@ def doctor(fix: bool, json_path: Path | None) -> None:
         doctor.look_at_cache(),
     )
     findings = list(chain.from_iterable(looks))
-    table = Table(box=None, show_header=False)
-    for finding in findings:
-        table.add_row(escape(finding.what), finding.state, escape(finding.said))
-    Console().print(table)
+    _print_table(finding[:3] for finding in findings)
     if json_path is not None:
         rows = [finding._asdict() | {"remove": [str(path) for path in finding.remove]} for finding in findings]
         write_json(json_path, {"findings": rows})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dsrg.commands.group import main, quick_imports, refuse
-from dsrg.errors import InputError, RunError
+from dsrg.errors import InputError, RunError, collecting
 from dsrg.inference import released
 from dsrg.runtime.problems import report_problems
 
@@ -215,12 +215,10 @@ def _inputs(asked: SimpleNamespace) -> "tuple[list[Picture], Predictor, list[lis
     checked, problems = check_pictures(found.pictures, pixels_max=asked.pixels_max), found.problems
     if os.path.lexists(asked.out) and not (asked.out.is_dir() and not any(asked.out.iterdir())):
         problems.append(f"{asked.out}: exists; name a new or an empty folder (--out)")
-    try:
+    with collecting(problems):
         segmenter = Predictor.load(asked.model, device=None if asked.device == "auto" else asked.device)
         if asked.tags is not None:
             tagged = tags_of(checked.pictures, asked.tags, segmenter.classes, separator=asked.separator)
-    except InputError as error:
-        problems += error.problems
     if not asked.skip_bad:
         problems += checked.problems
     refuse(problems)

@@ -110,21 +110,16 @@ def reads_as_nothing(name: str) -> bool:
 
 def doubts_about(names: list[str]) -> list[tuple[str, list[str]]]:
     """What is odd about names that may yet be classes: (what, which of them)."""
-    found = [
-        ("classes are numbers; write their names if they have any", [name for name in names if name.isdecimal()]),
-        (
-            'classes read as "none of the others"; if so, leave their cells empty',
-            [name for name in names if _bare(name) in REST],
-        ),
-        (
-            "classes have more than five words; expected names, not sentences",
-            [name for name in names if len(_words(name)) > WORDS_OF_A_NAME],
-        ),
-    ]
+    sentences = [name for name in names if len(_words(name)) > WORDS_OF_A_NAME]
+    found = {
+        "classes are numbers; write their names if they have any": [name for name in names if name.isdecimal()],
+        'classes read as "none of the others"; if so, leave their cells empty': [n for n in names if _bare(n) in REST],
+        "classes have more than five words; expected names, not sentences": sentences,
+    }
     if shared := shared_parts(names):
         hint = f"if {shared[1]!r} separates tags, set data.separator to it"
-        found.append((f"tags may be several tags each: their words occur in other tags too; {hint}", shared[0]))
-    return [(what, which) for what, which in found if which]
+        found[f"tags may be several tags each: their words occur in other tags too; {hint}"] = shared[0]
+    return [(what, which) for what, which in found.items() if which]
 
 
 def is_written_out(name: str) -> bool:

@@ -68,10 +68,8 @@ def image_ids(names: dict[str, str]) -> dict[str, str]:
     """
     plain = {path: _plain_id(name) for path, name in names.items()}
     shared = Counter(_folded(image_id) for image_id in plain.values())
-    return {
-        path: image_id if shared[_folded(image_id)] == 1 else f"{image_id}-{_digits(path)}"
-        for path, image_id in plain.items()
-    }
+    digits = {path: f"-{hashlib.sha256(path.encode()).hexdigest()[:8]}" for path in plain}
+    return {path: own + digits[path] * (shared[_folded(own)] > 1) for path, own in plain.items()}
 
 
 def _plain_id(name: str) -> str:
@@ -82,10 +80,6 @@ def _plain_id(name: str) -> str:
     if safe.partition(".")[0].rstrip().casefold() in DEVICES:  # no file has such a name on Windows
         safe = f"_{safe}"
     return safe.encode()[:DERIVED_BYTES_MAX].decode(errors="ignore")
-
-
-def _digits(path: str) -> str:
-    return hashlib.sha256(path.encode()).hexdigest()[:8]
 
 
 def _folded(image_id: str) -> str:

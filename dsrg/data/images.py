@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from dsrg.errors import InputError, RunError, few
+from dsrg.errors import InputError, RunError, few, one_line
 
 with suppress(ImportError):
     from pillow_heif import register_heif_opener
@@ -267,9 +267,7 @@ def _decoder(file: BinaryIO, path: str | Path) -> Iterator[Image.Image]:
     except MemoryError:
         raise RunError(f"{path}: not enough memory for its pixels; scale the image down") from None
     except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise InputError(
-            f"{path}: broken image ({' '.join(str(error).split()) or type(error).__name__}); restore or remove it"
-        ) from None
+        raise InputError(f"{path}: broken image ({one_line(error)}); restore or remove it") from None
 
 
 class _Header(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 
 from dsrg.data.ids import id_fault
 from dsrg.data.images import ExpectedChecksum, limit_side, read_image, read_mask
-from dsrg.errors import InputError
+from dsrg.errors import InputError, advised
 from dsrg.files import opened_text, write_csv
 
 SPLITS = ("train", "val")
@@ -153,7 +153,7 @@ def _read_csv(path: str | Path, columns: list[str], classes: Sequence[str] = ())
     """Sound rows of a file that `write_csv` wrote. Raises InputError after the last one, with every malformed line."""
     faults, seen = [], set()
     try:
-        with opened_text(path) as file:
+        with advised("run the stage `prepare` first"), opened_text(path) as file:
             lines = csv.reader(file, strict=True)
             if (header := next(lines, [])) != columns:
                 faults.append(f"line 1: expected {','.join(columns)}, found {','.join(header)!r}")
@@ -170,8 +170,6 @@ def _read_csv(path: str | Path, columns: list[str], classes: Sequence[str] = ())
                 faults += [f"line {lines.line_num}: {fault}" for fault in own]
                 if not own:
                     yield row
-    except InputError as error:
-        raise InputError(f"{problem}; run the stage `prepare` first" for problem in error.problems) from None
     except csv.Error as error:
         faults.append(f"line {lines.line_num}: {error}")
     if faults:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-from dsrg.errors import InputError
+from dsrg.errors import InputError, advised
 from dsrg.files import read_yaml
 
 
@@ -31,14 +31,13 @@ def read_lock(path: Path = Path("dvc.lock")) -> dict[str, LockedStage]:
     """What dvc.lock notes of each stage; nothing where there is none. Raises InputError for one that is damaged."""
     if not path.is_file():
         return {}
-    try:
-        return _Lock.model_validate(read_yaml(path)).stages
-    except InputError as error:
-        raise InputError(f"{problem}; restore it: git checkout -- {path}" for problem in error.problems) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise InputError(f"{path}: no lock of DVC's ({reason}); restore it: git checkout -- {path}") from None
+    with advised(f"restore it: git checkout -- {path}"):
+        try:
+            return _Lock.model_validate(read_yaml(path)).stages
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise InputError(f"{path}: no lock of DVC's ({reason})") from None
 
 
 def md5(path: Path) -> str:

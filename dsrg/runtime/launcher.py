@@ -72,26 +72,29 @@ def topology(environ: Mapping[str, str] = os.environ) -> LaunchConfig:
         if world % found.nodes:
             given.problems.append(f"WORLD_SIZE={world}: not the same number on each of DSRG_NODES={nodes} machines")
     else:
-        first = True
-        if (nodes or 1) > 1:
-            first = given.needed("NODE_RANK", least=0) == 0
-            given.needed("MASTER_PORT")
-            if "MASTER_ADDR" not in environ:
-                given.problems.append(
-                    "MASTER_ADDR: missing; without torchrun or srun, several machines need the first one's name"
-                )
-        elif given.optional("WORLD_SIZE") not in (None, 1):
-            given.problems.append(
-                f"WORLD_SIZE={environ['WORLD_SIZE']} says that there are other processes, but neither torchrun nor "
-                "srun started this one; use one of them, or unset it"
-            )
-        found = LaunchConfig(None, devices, nodes or 1, first)
+        found = LaunchConfig(None, devices, nodes or 1, _is_first_machine(given, nodes or 1))
     for name, wanted, there in (("DSRG_DEVICES", devices, found.devices), ("DSRG_NODES", nodes, found.nodes)):
         if wanted not in (None, there):
             given.problems.append(f"{name}={wanted}, but {found.launcher} started {there}; leave {name} out")
     if given.problems:
         raise InputError(given.problems)
     return found
+
+
+def _is_first_machine(given: "_Numbers", nodes: int) -> bool:
+    """Whether this is the first machine, where nothing has started this process."""
+    if nodes > 1:
+        given.needed("MASTER_PORT")
+        if "MASTER_ADDR" not in given.environ:
+            needs = "without torchrun or srun, several machines need the first one's name"
+            given.problems.append(f"MASTER_ADDR: missing; {needs}")
+        return given.needed("NODE_RANK", least=0) == 0
+    if (world := given.optional("WORLD_SIZE")) not in (None, 1):
+        given.problems.append(
+            f"WORLD_SIZE={world} says that there are other processes, but neither torchrun nor srun started this one; "
+            "use one of them, or unset it"
+        )
+    return True
 
 
 def _launched(launcher: str, given: "_Numbers", *, world: int, nodes: int, rank: int) -> LaunchConfig:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.errors import RunError
+from dsrg.errors import RunError, one_line
 from dsrg.runtime.checksummed import DamagedError, read_checksummed, write_checksummed
 from dsrg.runtime.environment import env_float
 from dsrg.runtime.launcher import WorkShard
@@ -90,7 +90,7 @@ def _read(path: Path) -> list[Item] | None:
     except DamagedError as error:
         fault = str(error)
     except Exception as error:  # whole, and yet none of ours: it can be anything
-        fault = f"{path}: no unfinished work ({' '.join(str(error).split())[:200]})"
+        fault = f"{path}: no unfinished work ({one_line(error)})"
     print(f"warning: {fault}; what it held is made again", flush=True)
     return None
 

@@ -106,14 +106,9 @@ def params_text(recipe: Path, data: dict[str, str | None]) -> str:
         others = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml"))) or "none"
         raise InputError(f"{recipe}: no such recipe; expected, in the project's root, one of those there: {others}")
     text = read_text(recipe)
-    if not (section := re.search(r"^data:.*\n(?:  .*\n)+", text, re.MULTILINE)):
-        raise InputError(f"{recipe}: no section data; restore the file")
-    lines = section[0]
     for key, value in data.items():
-        line = f"  {key}: {_scalar(value)}"
-        lines, count = re.subn(rf"^  {key}:.*?(?=  #|$)", lambda _, line=line: line, lines, flags=re.MULTILINE)
-        lines += "" if count else f"{line}\n"
-    return text[: section.start()] + lines + text[section.end() :]
+        text = _changed(text, f"data.{key}", lambda _, value=value: _scalar(value))
+    return text
 
 
 def fitted(params: str, images: int, *, sized_for: int) -> str:
@@ -126,9 +121,13 @@ def fitted(params: str, images: int, *, sized_for: int) -> str:
     factor = min(max(sqrt(images / sized_for), STEPS_RANGE[0]), STEPS_RANGE[1])
     note = f"dsrg init: for {images} training image{'s' * (images > 1)}, recipe "
     for key in STEPS:
-        params = _changed(params, key, lambda steps: max(min(steps, 1), round(steps * factor)), note=note)
+        params = _changed(params, key, lambda old: str(max(min(int(old), 1), round(int(old) * factor))), note=note)
     smaller = min(1.0, factor) ** 0.5
-    return _changed(params, "data.size", lambda size: min(size, max(SIZE_MIN, _on_grid(size * smaller))), note=note)
+
+    def size(old: str) -> str:
+        return str(min(int(old), max(SIZE_MIN, _on_grid(int(old) * smaller))))
+
+    return _changed(params, "data.size", size, note=note)
 
 
 def _on_grid(pixels: float) -> int:
@@ -136,8 +135,11 @@ def _on_grid(pixels: float) -> int:
     return 16 * round((pixels - 1) / 16) + 1
 
 
-def _changed(params: str, key: str, change: Callable[[int], int], *, note: str) -> str:
-    """Params text with another whole number at a dotted key, and a note with the old one in front of its comment."""
+def _changed(params: str, key: str, change: Callable[[str], str], *, note: str = "") -> str:
+    """Params text with another value at a dotted key; `note` and the old one in front of its comment, if there is one.
+
+    Raises InputError where there is no such key.
+    """
     start, end = 0, len(params)
     for depth, name in enumerate(key.split(".")):
         found = re.compile(rf"^{'  ' * depth}{name}:", re.MULTILINE).search(params, start, end)
@@ -147,10 +149,11 @@ def _changed(params: str, key: str, change: Callable[[int], int], *, note: str) 
         after = re.compile(rf"^ {{0,{2 * depth}}}[^ #\n]", re.MULTILINE).search(params, start, end)
         end = after.start() if after else end
     line, newline, rest = params[start:].partition("\n")
-    value, comment = re.fullmatch(r" *(\d+)(?:  # (.*))?", line).groups(default="")
-    if (new := change(int(value))) == int(value):
+    old, comment = re.fullmatch(r" *(.*?)(?:  # (.*))?", line).groups(default="")
+    if (new := change(old)) == old:
         return params
-    return f"{params[:start]} {new}  # {note}{value}{'; ' if comment else ''}{comment}{newline}{rest}"
+    said = "; ".join(part for part in (note and f"{note}{old}", comment) if part)
+    return f"{params[:start]} {new}{said and f'  # {said}'}{newline}{rest}"
 
 
 def _scalar(value: str | None) -> str:

@@ -21,7 +21,7 @@ from torchvision.datasets.utils import calculate_md5, check_integrity, download_
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from dsrg.data.palette import label_png
-from dsrg.errors import InputError, few
+from dsrg.errors import InputError, collecting, few, one_line
 from dsrg.files import atomic_file, read_text
 from dsrg.runtime.progress import track
 from dsrg.sources.sbd import TRAINAUG, list_ids, read_sbd_mask, write_trainaug
@@ -69,18 +69,14 @@ def download_voc2012(root: Path, *, release: Release) -> Path:
     if voc.exists() and (faults := voc_faults(voc, release)):
         raise InputError([*faults, f"{voc}: incomplete; move it out of the way and run this again"])
     problems = []
-    if not voc.exists():
-        try:
+    with collecting(problems):
+        if not voc.exists():
             _unpack_voc(_fetch(release.voc, root), voc, release)
-        except InputError as error:
-            problems += error.problems
     if problems or trainaug_faults(voc, release):
-        try:
+        with collecting(problems):
             sbd = _fetch(release.sbd, root)
             if not problems:
                 _add_sbd(sbd, voc, release)
-        except InputError as error:
-            problems += error.problems
     if problems := problems or trainaug_faults(voc, release):
         raise InputError(problems)
     return voc
@@ -124,7 +120,7 @@ def _fetch(archive: Archive, folder: Path) -> Path:
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: what came has another checksum
         there = f"; the file there has md5 {calculate_md5(path)}" if path.is_file() else ""
         raise InputError(
-            f"{path}: cannot be fetched ({' '.join(str(error).split())}){there}; fetch {archive.url} where there is a "
+            f"{path}: cannot be fetched ({one_line(error)}){there}; fetch {archive.url} where there is a "
             f"network (md5 {archive.md5}), put it at this path, and run this again"
         ) from None
     return path
@@ -167,14 +163,11 @@ def _add_sbd(archive: Path, voc: Path, release: Release) -> None:
             if match := SBD_LIST.fullmatch(member.name):
                 lists[match[1]] = list_ids(members.extractfile(member).read().decode())
             elif (match := SBD_MASK.fullmatch(member.name)) and match[1] not in masks:
-                try:
+                with collecting(problems):
                     mask = read_sbd_mask(members.extractfile(member).read(), f"{archive}: {member.name}")
-                except InputError as error:
-                    problems += error.problems
-                    continue
-                with atomic_file(voc / "SegmentationClassAug" / f"{match[1]}.png") as temporary:
-                    temporary.write_bytes(label_png(mask))
-                tracker.advance()
+                    with atomic_file(voc / "SegmentationClassAug" / f"{match[1]}.png") as temporary:
+                        temporary.write_bytes(label_png(mask))
+                    tracker.advance()
     if missing := {"train", "val"} - lists.keys():
         problems.append(f"{archive}: no list {' nor '.join(sorted(missing))}; fetch it again")
     if problems:

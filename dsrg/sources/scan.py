@@ -8,7 +8,7 @@ from dsrg.sources.folder import scan_folder
 from dsrg.sources.validation import Record, Scan, ValidatedData, check_records
 from dsrg.sources.voc import scan_voc
 
-SOURCES = ("voc", "folder", "coco")
+SOURCES = {"voc": scan_voc, "folder": scan_folder, "coco": scan_coco}
 
 
 def read_source(
@@ -38,15 +38,10 @@ def scan(
     Without `val`, the share `val_share` of the images is drawn for evaluation. What `train` and `val` name, see the
     source's own module; the table `tags` and `separator` are for source `folder` alone.
     """
-    match source:
-        case "voc":
-            found = scan_voc(root, train=train, val=val)
-        case "folder":
-            found = scan_folder(root, train=train, val=val, table=tags, separator=separator)
-        case "coco":
-            found = scan_coco(root, train=train, val=val)
-        case _:
-            raise ValueError(f"no source {source!r}; there are {', '.join(SOURCES)}")
+    if source not in SOURCES:
+        raise ValueError(f"no source {source!r}; there are {', '.join(SOURCES)}")
+    table = {"table": tags, "separator": separator} if source == "folder" else {}
+    found = SOURCES[source](root, train=train, val=val, **table)
     if val is None:
         found.records = draw_val(found.records, val_share, seed=split_seed)
     trained_on = [record for record in found.records if record.split == "train"]

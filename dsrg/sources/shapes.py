@@ -183,7 +183,7 @@ def _shade(mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def _draw_creature(rng: Generator, class_id: int, *, length: float, hue_spread: float, coat_spread: float) -> Creature:
-    """Draw one creature of class `class_id` (1..C), its body `length` pixels long; the spreads: see `draw_dataset`."""
+    """Draw one creature of class `class_id` (1..C), its body `length` pixels long; the spreads: see params.yaml."""
     length = length * SUPERSAMPLING
     side = int(2.4 * length)
     pose = _random_pose(rng, side)
@@ -359,17 +359,8 @@ def _write_picture(root: Path, picture_id: str, picture: DrawnPicture) -> None:
 def draw_dataset(root: Path, shapes: ShapesParams) -> None:
     """Draw the demo set into the folder `root`: PASCAL VOC's layout and `classes.txt` (class k = line k).
 
-    train, val            pictures of each split: train0000, train0001, ... and val0000, ...
-    size_min, size_max    pixels, of a picture's height and of its width
-    objects_max           creatures in a picture, 1 to this; one that finds no place is left out
-    clutter_max           things of no class behind them, 0 to this
-    cover_min, cover_max  share of the picture that its creatures are sized for; they lose some of it to each other, to
-                          the border and to the limits of their size
-    hue_spread            degrees that a head's hue strays from its class's own at most: 0 = the hue tells the class,
-                          180 = it tells nothing, only shape and pattern do
-    coat_spread           degrees that a body's muted hue strays from its head's at most: 180 = bodies tell nothing,
-                          less = a body hints at its class, as a cow's hide does
-    seed                  the same numbers draw the same files, byte for byte
+    shapes: params `shapes`. A creature that finds no place is left out; creatures lose some of their share of the
+    picture to each other, to the border and to the limits of their size. The same numbers draw the same files.
 
     An older set at `root` is replaced when the new one is complete. Raises InputError for a `root` that holds anything
     else.

@@ -18,7 +18,7 @@ from dsrg.data.classes import composites
 from dsrg.data.images import REMARKS, ImageFacts, check_image, mask_from, read_bytes
 from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
-from dsrg.errors import InputError, few, nearest
+from dsrg.errors import InputError, collecting, few, nearest
 from dsrg.files import linked_elsewhere, refuse_outside
 from dsrg.method.grid import UNLABELLED
 from dsrg.runtime.environment import worker_count
@@ -67,13 +67,13 @@ class Scan:
     @contextmanager
     def collecting(self, image: str | None = None) -> Iterator[None]:
         """Errors inside become problems, or faults of one image (its id, or the place that names it)."""
-        try:
+        found: list[str] = []
+        with collecting(found):
             yield
-        except InputError as error:
-            if image is None:
-                self.problems += error.problems
-            else:
-                self.faults += [ImageProblem(image, problem) for problem in error.problems]
+        if image is None:
+            self.problems += found
+        else:
+            self.faults += [ImageProblem(image, problem) for problem in found]
 
     def warn(self, what: str, names: Iterable[str]) -> None:
         self.warnings += warn_of(what, names)
@@ -88,9 +88,16 @@ class ValidatedData(NamedTuple):
     skipped: list[ImageProblem]
 
 
-class _MaskFacts(NamedTuple):
-    path: str
-    checksum: str
+@dataclass(slots=True)
+class _Looked:
+    """A record, and what its files turned out to be."""
+
+    record: Record
+    image: ImageFacts | None = None
+    image_problems: list[str] = field(default_factory=list)
+    mask: GroundTruth | None = None
+    mask_problems: list[str] = field(default_factory=list)
+    held: np.ndarray | None = None  # the mask holds this value, bool (256,)
 
 
 def tag_faults(
@@ -137,67 +144,39 @@ def check_records(
     Raises InputError with all problems at once, the scan's own first, grouped by kind; with `skip` too, where the lists
     themselves are wrong or no image or no training image is left.
     """
-    records, root, classes = scan.records, scan.root, scan.classes
+    faults = [*scan.faults, *(_untagged(scan.records) if untagged == "bad" else [])]
+    bad = {fault.id for fault in faults}
 
-    def look_at_image(record: Record) -> ImageFacts:
-        refuse_outside(record.image, root)
-        return check_image(root / record.image, pixels_max=pixels_max)
+    def look(record: Record) -> _Looked:
+        return _look(record, scan, pixels_max=pixels_max, masks_to=None if record.id in bad else masks_to)
 
-    held: dict[str, np.ndarray] = {}  # by id: the mask holds this value, bool (256,)
-
-    def look_at_mask(pair: tuple[Record, ImageFacts | None]) -> _MaskFacts | None:
-        record, image = pair
-        if callable(record.mask) and image is None:
-            return None
-        if callable(record.mask):
-            labels, content = record.mask(image.height, image.width), None
-        else:
-            refuse_outside(record.mask, root)
-            content = read_bytes(root / record.mask)
-            labels = mask_from(content, root / record.mask, pixels_max=pixels_max)
-        held[record.id] = np.bincount(labels.ravel(), minlength=256) > 0
-        _refuse_unfit(labels.shape, held[record.id], image, classes, path=root / f"{record.mask}")
-        return _keep_mask(record, labels, content, masks_to=None if record.id in bad else masks_to)
-
-    faults = [*scan.faults, *(_untagged(records) if untagged == "bad" else [])]
-    images, image_faults = _each(look_at_image, records, "checking images")
-    bad = {fault.id for fault in [*faults, *image_faults]}
-    masked = [(record, facts) for record, facts in zip(records, images, strict=True) if record.mask is not None]
-    masks, mask_faults = _each(look_at_mask, masked, "checking masks", item_id=lambda pair: pair[0].id)
-    faults = list(dict.fromkeys([*faults, *image_faults, *mask_faults]))
-    bad |= {fault.id for fault in mask_faults}
-    good = [(record, facts) for record, facts in zip(records, images, strict=True) if record.id not in bad]
-    against_tags, masks_warnings = _cross_check(records, held, classes, root=root, bad=bad)
+    done = threaded_map(look, scan.records, threads=worker_count())
+    looked = list(tracked(done, "checking images", len(scan.records)))
+    for kind in ("image_problems", "mask_problems"):
+        faults += [ImageProblem(one.record.id, problem) for one in looked for problem in getattr(one, kind)]
+    faults = list(dict.fromkeys(faults))
+    bad = {fault.id for fault in faults}
+    good = [one for one in looked if one.record.id not in bad]
+    against_tags, masks_warnings = _cross_check(looked, scan, bad=bad)
     if scan.problems or against_tags or (faults and on_bad == "fail"):
         raise InputError(dict.fromkeys([*scan.problems, *(fault.problem for fault in faults), *against_tags]))
-    if lost := _lost(records, [record for record, _ in good]):
+    if lost := _lost(scan.records, [one.record for one in good]):
         raise InputError([*dict.fromkeys(fault.problem for fault in faults), lost])
-    kept = {record.id: facts for (record, _), facts in zip(masked, masks, strict=True) if record.id not in bad}
-    index, ground_truth = _index_of(good, kept, classes, root=root)
-    remarks = {record.id: facts.remarks for record, facts in good}
-    masks_there = (record.mask for record, _ in good if isinstance(record.mask, str))
-    elsewhere = linked_elsewhere([*index.paths, *masks_there], root)
-    linked = warn_of(f"files lie outside of {root}; links lead to them", elsewhere)
-    warnings = [*scan.warnings, *linked, *_warnings(index, kept, remarks, classes), *masks_warnings]
-    return ValidatedData(index, ground_truth, warnings, faults)
-
-
-def _index_of(
-    good: list[tuple[Record, ImageFacts]], masks: dict[str, _MaskFacts], classes: list[str], *, root: Path
-) -> tuple[Index, list[GroundTruth]]:
-    """The index of records and what their images turned out to be, and the ground truth of those with a mask."""
     index = Index(
-        ids=[record.id for record, _ in good],
-        splits=[record.split for record, _ in good],
-        paths=[record.image for record, _ in good],
-        heights=np.array([facts.height for _, facts in good], np.int32),
-        widths=np.array([facts.width for _, facts in good], np.int32),
-        present=present_from_tags([record.tags for record, _ in good], classes),
-        checksums=[facts.checksum for _, facts in good],
-        root=root,
+        ids=[one.record.id for one in good],
+        splits=[one.record.split for one in good],
+        paths=[one.record.image for one in good],
+        heights=np.array([one.image.height for one in good], np.int32),
+        widths=np.array([one.image.width for one in good], np.int32),
+        present=present_from_tags([one.record.tags for one in good], scan.classes),
+        checksums=[one.image.checksum for one in good],
+        root=scan.root,
     )
-    found = [(record, masks[record.id]) for record, _ in good if record.id in masks]
-    return index, [GroundTruth(record.id, record.split, facts.path, facts.checksum) for record, facts in found]
+    masks_there = (one.record.mask for one in good if isinstance(one.record.mask, str))
+    elsewhere = linked_elsewhere([*index.paths, *masks_there], scan.root)
+    linked = warn_of(f"files lie outside of {scan.root}; links lead to them", elsewhere)
+    warnings = [*scan.warnings, *linked, *_warnings(index, good, scan.classes), *masks_warnings]
+    return ValidatedData(index, [one.mask for one in good if one.mask is not None], warnings, faults)
 
 
 def _untagged(records: list[Record]) -> list[ImageProblem]:
@@ -215,69 +194,60 @@ def _lost(before: list[Record], after: list[Record]) -> str | None:
     return None
 
 
-def _each(
-    function: Callable, items: list, title: str, *, item_id: Callable = lambda record: record.id
-) -> tuple[list, list[ImageProblem]]:
-    """Call `function` on all items, in threads, a few ahead -> its results (None: it refused), its faults, in order."""
-
-    def attempt(item: object) -> tuple[object, list[str]]:
-        try:
-            return function(item), []
-        except InputError as error:
-            return None, error.problems
-
-    results, faults = [], []
-    done = tracked(threaded_map(attempt, items, threads=worker_count()), title, len(items))
-    for item, (result, problems) in zip(items, done, strict=True):
-        results.append(result)
-        faults += [ImageProblem(item_id(item), problem) for problem in problems]
-    return results, faults
-
-
-def _refuse_unfit(
-    shape: tuple[int, int], held: np.ndarray, image: ImageFacts | None, classes: list[str], *, path: Path
-) -> None:
-    """Raise InputError for a mask of another size than its image, or with values that are no class."""
-    problems = []
-    if image and shape != (image.height, image.width):
-        sizes = f"{shape[1]} x {shape[0]} pixels, but its image has {image.width} x {image.height}"
-        problems.append(f"{path}: {sizes} (as turned by its EXIF orientation); they must be of one size")
-    wrong = np.flatnonzero(held[:UNLABELLED])
-    if classes and (wrong := wrong[wrong > len(classes)]).size:  # without classes their names are what is wrong
-        expected = f"0 (background), 1 to {len(classes)} ({classes[0]} ... {classes[-1]}) or {UNLABELLED} (unlabelled)"
-        problems.append(f"{path}: holds {', '.join(map(str, wrong))}; expected {expected}")
-    if problems:
-        raise InputError(problems)
-
-
-def _keep_mask(record: Record, labels: np.ndarray, content: bytes | None, *, masks_to: Path | None) -> _MaskFacts:
-    """Write a label map where masks are kept, if anywhere -> where its file is, its checksum."""
-    path = record.mask
-    if masks_to is not None or content is None:
-        path, content = f"{record.id}.png", label_png(labels)
+def _look(record: Record, scan: Scan, *, pixels_max: int, masks_to: Path | None) -> _Looked:
+    """Open an image and its mask, which is written to `masks_to` if both are sound."""
+    found = _Looked(record)
+    with collecting(found.image_problems):
+        refuse_outside(record.image, scan.root)
+        found.image = check_image(scan.root / record.image, pixels_max=pixels_max)
+    with collecting(found.mask_problems):
+        if callable(record.mask) and found.image:
+            path, content = f"{record.id}.png", None
+            labels = record.mask(found.image.height, found.image.width)
+        elif isinstance(record.mask, str):
+            refuse_outside(record.mask, scan.root)
+            path, content = record.mask, read_bytes(scan.root / record.mask)
+            labels = mask_from(content, scan.root / record.mask, pixels_max=pixels_max)
+        else:
+            return found
+        found.held = np.bincount(labels.ravel(), minlength=256) > 0
+        found.mask_problems += _unfit(labels.shape, found, scan.classes, path=scan.root / path)
+    if found.image and not found.mask_problems:
+        if masks_to is not None or content is None:
+            path, content = f"{record.id}.png", label_png(labels)
         if masks_to is not None:
             (masks_to / path).write_bytes(content)
-    return _MaskFacts(path, hashlib.sha256(content).hexdigest())
+        found.mask = GroundTruth(record.id, record.split, path, hashlib.sha256(content).hexdigest())
+    return found
 
 
-def _cross_check(
-    records: list[Record], held: dict[str, np.ndarray], classes: list[str], *, root: Path, bad: Container[str]
-) -> tuple[list[str], list[str]]:
+def _unfit(shape: tuple[int, int], found: _Looked, classes: list[str], *, path: Path) -> Iterator[str]:
+    """What is wrong with a mask of another size than its image, or with values that are no class."""
+    if found.image and shape != (found.image.height, found.image.width):
+        sizes = f"{shape[1]} x {shape[0]} pixels, but its image has {found.image.width} x {found.image.height}"
+        yield f"{path}: {sizes} (as turned by its EXIF orientation); they must be of one size"
+    wrong = np.flatnonzero(found.held[:UNLABELLED])
+    if classes and (wrong := wrong[wrong > len(classes)]).size:  # without classes their names are what is wrong
+        expected = f"0 (background), 1 to {len(classes)} ({classes[0]} ... {classes[-1]}) or {UNLABELLED} (unlabelled)"
+        yield f"{path}: holds {', '.join(map(str, wrong))}; expected {expected}"
+
+
+def _cross_check(looked: list[_Looked], scan: Scan, *, bad: Container[str]) -> tuple[list[str], list[str]]:
     """Masks and tags against each other -> problems, warnings. bad: ids of images with a fault of their own."""
-    known = set(classes)
-    masked = [record for record in records if record.id in held and known.issuperset(record.tags)]
+    classes, known = scan.classes, set(scan.classes)
+    masked = [one for one in looked if one.held is not None and known.issuperset(one.record.tags)]
     if not (classes and masked):
         return [], []
-    ids = np.array([record.id for record in masked])
-    present = present_from_tags([record.tags for record in masked], classes)
-    values = np.array([held[i] for i in ids])
+    ids = np.array([one.record.id for one in masked])
+    present = present_from_tags([one.record.tags for one in masked], classes)
+    values = np.array([one.held for one in masked])
     found = compare(present, values, classes)
-    problems = [f"{root}: the masks do not fit the tags: {found.reason}"] if found.shifted else []
-    scored = np.array([record.split == "val" and record.id not in bad for record in masked])
+    problems = [f"{scan.root}: the masks do not fit the tags: {found.reason}"] if found.shifted else []
+    scored = np.array([one.record.split == "val" and one.record.id not in bad for one in masked])
     if scored.any() and not values[scored, 1 : len(classes) + 1].any() and not found.shifted:
         reason = compare(present[scored], values[scored], classes).reason
         why = reason or "choose others (data.val, data.split_seed), or remove these masks"
-        problems.append(f"{root}: no mask of the {scored.sum()} images to evaluate on holds a class: {why}")
+        problems.append(f"{scan.root}: no mask of the {scored.sum()} images to evaluate on holds a class: {why}")
     good = np.array([i not in bad for i in ids])
     warnings = [
         *warn_of(
@@ -292,9 +262,8 @@ def _cross_check(
     return problems, warnings
 
 
-def _warnings(
-    index: Index, masks: dict[str, _MaskFacts], remarks: dict[str, tuple[str, ...]], classes: list[str]
-) -> list[str]:
+def _warnings(index: Index, good: list[_Looked], classes: list[str]) -> list[str]:
+    masks = {one.record.id for one in good if one.mask is not None}
     rows = list(zip(index.ids, index.splits, index.present, index.checksums, strict=True))
     trained_on = {checksum for _, split, _, checksum in rows if split == "train"}
     val = [(image_id, checksum) for image_id, split, _, checksum in rows if split == "val"]
@@ -330,7 +299,7 @@ def _warnings(
         ),
     }
     for what in REMARKS:
-        offenders[f"images {what}"] = [image_id for image_id in index.ids if what in remarks[image_id]]
+        offenders[f"images {what}"] = [one.record.id for one in good if what in one.image.remarks]
     return [line for what, names in offenders.items() for line in warn_of(what, names)]
 
 
