@@ -30,7 +30,7 @@ repro: $(READY)  ## run the pipeline: dvc repro
 	@python .ci/repro.py
 
 test: $(READY)  ## run the tests
-	python -m pytest -n 2 tests $(ARGS)
+	python -m pytest -n 2 --dist worksteal tests $(ARGS)
 
 fuzz: $(READY)  ## broken, odd and evil files by the thousand for every reader
 	python -m pytest -n 2 -m fuzz tests $(ARGS)
