@@ -429,16 +429,6 @@ class TestCommands:
         result = self.call("export-cues", "--seeds", "again.h5", "--list", "2.txt", "--out", "2.pickle")
         assert result.exit_code == 0 and (project / "2.pickle").read_bytes() == (project / "out.pickle").read_bytes()
 
-    @pytest.mark.parametrize(
-        ("options", "label"), [([], 3), (["--conflict=highest"], 3), (["--conflict=unlabelled"], 255)]
-    )
-    def test_conflicts_are_counted(self, project, options, label):
-        cues = CUES | {"2_cues": np.array([[1, 3], [4, 4], [4, 4]])}
-        (project / "cues.pickle").write_bytes(pickle.dumps(cues, protocol=2))
-        result = self.call("import-cues", "cues.pickle", "--list", "list.txt", *options)
-        assert result.exit_code == 0 and "cells with cues of several classes: 1, in 1 of 3 images" in result.output
-        assert read_seeds(project / "data/seeds.h5", classes=CLASSES).in_order(["c"])[0][4, 4] == label
-
     def test_refusals_leave_nothing(self, project):
         (project / "list.txt").write_text(LIST + "d.jpg 9\n")
         result = self.call("import-cues", "cues.pickle", "--list", "list.txt")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import device, growth, readme
+from benchmarks import device, growth
 from dsrg.params import load_params
 from helpers import ROOT
 from helpers.fake_cuda import FakeCuda
@@ -86,14 +86,3 @@ def test_what_is_compared_runs_on_a_fake_gpu():
     assert cuda.waits.pop("growing._seeded_regions: copy to the host") == 1
     # the test's: each part there, each result back
     assert cuda.waits == Counter({"the test: copy to the device": 4, "the test: copy to the host": len(found)})
-
-
-def test_figures_of_a_gpu_fill_the_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    sides = {"41 x 41": {"ours, GPU": {"median_s": 0.0004}}}
-    figures = {"machine": {"device": "NVIDIA"}, "parts": {"growth": {"sides": sides}}}
-    (tmp_path / "device.json").write_text(json.dumps(figures))
-    rows = [row for row in readme.limits() if row[0].endswith("GPU")]
-    assert rows[0][1:] == ["at most 0.5 ms", "0.4 ms", "", "yes"] and {row[2] for row in rows[1:]} == {
-        "not measured yet"
-    }

@@ -1,6 +1,5 @@
 """A folder of images and a table of tags: whatever names people give, and one line for each thing that is wrong."""
 
-import json
 import os
 import unicodedata
 from pathlib import Path
@@ -93,18 +92,6 @@ def test_tables_of_any_editor(root, table, separator):
     found = look(root, separator=separator)
     assert problems_of(found) == []
     assert [(record.image, record.tags) for record in found.records] == [("images/cats/one.jpg", ("dog", "cat"))]
-
-
-def test_json_lines(root):
-    rows = [
-        {"image": "cats/one.jpg", "tags": ["cat", "dog, wet"], "split": "train", "author": "me"},
-        {"image": "two.PNG", "tags": "cat|dog, wet", "split": "val"},
-    ]
-    write(root / "t.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
-    write(root / "classes.txt", "dog, wet\ncat\n")
-    found = look(root, table="t.jsonl", val="val")
-    assert problems_of(found) == [] and found.classes == ["dog, wet", "cat"]
-    assert [(r.split, r.tags) for r in found.records] == [("train", ("cat", "dog, wet")), ("val", ("cat", "dog, wet"))]
 
 
 def test_lists_tell_the_splits(root):

@@ -175,21 +175,7 @@ def table_target(folder: Path, name: str, valid: Sequence[bytes], made: st.Searc
         (folder / name).write_bytes(content)
         return checked(scan_folder(folder, train="train", val="val", table=name, separator="|"))
 
-    tokens = [
-        b"|",
-        b",",
-        b'"',
-        b"\n",
-        b"\0",
-        b"a.png",
-        b"../",
-        b"9",
-        b"[",
-        b"\xef\xbb\xbf",
-        b"image",
-        b"split",
-        b"x" * 99,
-    ]
+    tokens = [b"|", b",", b'"', b"\n", b"\0", b"a.png", b"../", b"9", b"[", b"\xef\xbb\xbf", b"image", b"split"]
     put_images(folder)
     return Target(spoiled(valid, tokens=tokens) | made, read)
 
@@ -571,15 +557,8 @@ def inner_pickle(content: bytes) -> bytes:
 TENSORS = st.sampled_from(
     [torch.ones(3), torch.zeros(1).expand(2**40), torch.ones(2).to_sparse(), torch.zeros(0, 5), torch.tensor(7)]
 )
-TORCH_TOKENS = [
-    b"ctorch._utils\n_rebuild_tensor_v2\n",
-    b"ctorch\nFloatStorage\n",
-    b"cos\nsystem\n",
-    b"R",
-    b"b",
-    b"Q",
-    b"h\0",
-]
+NAMES = [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", b"cos\nsystem\n"]
+TORCH_TOKENS = [*NAMES, b"R", b"b", b"Q", b"h\0"]
 
 
 def torch_archives(sound: bytes, values: st.SearchStrategy) -> st.SearchStrategy[bytes]:
@@ -681,25 +660,9 @@ def shards(folder: Path) -> Target:
     return Target(broken.map(lambda content: b"s" + content) | broken.map(lambda content: b"d" + content), read)
 
 
-TARGETS: dict[str, Callable[[Path], Target]] = {
-    "annotations": annotations,
-    "csv tables": csv_tables,
-    "jsonl tables": jsonl_tables,
-    "coco": coco_files,
-    "point tables": point_tables,
-    "exports as JSON": export_jsons,
-    "exports as XML": export_xmls,
-    "index": index_files,
-    "params": params,
-    "masks": masks,
-    "images": images,
-    "label folders": label_folders,
-    "cues": cues,
-    "seeds": seeds,
-    "models": models,
-    "checkpoints": checkpoints,
-    "shards": shards,
-}
+OF_FORMATS = (annotations, csv_tables, jsonl_tables, coco_files, point_tables, export_jsons, export_xmls, index_files)
+OF_ARTIFACTS = (params, masks, images, label_folders, cues, seeds, models, checkpoints, shards)
+TARGETS: dict[str, Callable[[Path], Target]] = {target.__name__: target for target in OF_FORMATS + OF_ARTIFACTS}
 
 
 # Running them

@@ -1,6 +1,5 @@
 """dsrg.method.growing: drawn pictures, laws, and the released algorithm written down pixel by pixel."""
 
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -144,12 +143,8 @@ def test_background_must_pass_both_thresholds(fg_thresh, bg_thresh, grows):
 # The released algorithm, literally
 
 
-def literal_growth(seeds, probs, present, *, fg_thresh, bg_thresh, contradicted_seeds_yield=True):
-    """The released algorithm on one image in nested lists, one pixel at a time.
-
-    Without `contradicted_seeds_yield` it is wrong on purpose, seeds then keep their class in the label map: where the
-    two differ, a seed bridges or cuts a region.
-    """
+def literal_growth(seeds, probs, present, *, fg_thresh, bg_thresh):
+    """The released algorithm on one image in nested lists, one pixel at a time."""
     pixels = [(y, x) for y in range(len(seeds)) for x in range(len(seeds[0]))]
     classes = [c for c, tagged in enumerate(present) if tagged]
     cues = {(y, x): {seeds[y][x]} - {UNLABELLED} for y, x in pixels}
@@ -161,8 +156,7 @@ def literal_growth(seeds, probs, present, *, fg_thresh, bg_thresh, contradicted_
                 best = c
         value = probs[best][y][x]
         sure = value > fg_thresh and (best != 0 or value > bg_thresh)
-        keeps = not sure or (cues[y, x] and not contradicted_seeds_yield)
-        labels[y, x] = max(cues[y, x], default=None) if keeps else best
+        labels[y, x] = best if sure else max(cues[y, x], default=None)
     grown = {pixel: set(cues[pixel]) for pixel in pixels}
     for c in classes:
         for region in connected({pixel for pixel in pixels if labels[pixel] == c}):
@@ -247,42 +241,12 @@ def random_case(rng: np.random.Generator) -> Case:
     return Case(seeds.astype(np.uint8), probs / 64, present, fg_thresh / 64, bg_thresh / 64)
 
 
-def situations(case: Case, expected: np.ndarray) -> set[str]:
-    """What makes a case hard, by name."""
-    winner, sure = case.winner()
-    tagged = case.probs[case.present]
-    height, width = case.seeds.shape
-    independent = np.array(literal_growth(*case.lists(), **case.thresholds, contradicted_seeds_yield=False))
-    padded = np.pad(expected, 1, constant_values=UNLABELLED)
-    beside = [padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in neighbors(0, 0)]
-    found = {
-        "a seed bridges a region": ((independent == UNLABELLED) & (expected != UNLABELLED)).any(),
-        "a seed cuts its region": ((independent != UNLABELLED) & (expected == UNLABELLED)).any(),
-        "two classes touch": any(((a != expected) & (np.maximum(a, expected) < UNLABELLED)).any() for a in beside),
-        "a sure class without seeds": bool(set(winner[sure]) - set(case.seeds.flat)),
-        "an absent class is likeliest": (case.probs.max(0) > np.maximum(tagged.max(0), case.fg_thresh)).any(),
-        "a seed of an absent class": bool(set(case.seeds.flat) - set(np.flatnonzero(case.present)) - {UNLABELLED}),
-        "background between thresholds": ((winner == 0) & ~sure & (tagged.max(0) > case.bg_thresh)).any(),
-        "a tie for the highest": ((tagged == tagged.max(0)).sum(0) > 1)[sure].any(),
-        "a probability at its threshold": (tagged.max(0) == case.fg_thresh).any(),
-        "no seeds": (case.seeds == UNLABELLED).all(),
-        "one pixel": height == width == 1,
-        "one row": height == 1 < width,
-        "one column": width == 1 < height,
-        "much grows": ((expected != case.seeds).sum() > 20),
-    }
-    return {name for name, there in found.items() if there}
-
-
 def test_growth_equals_the_released_algorithm_on_random_cases():
     rng = np.random.default_rng(0)
-    seen = Counter()
     for _ in range(800):
         case = random_case(rng)
         expected = np.array(literal_growth(*case.lists(), **case.thresholds))
         np.testing.assert_array_equal(case.grown(), expected)
-        seen.update(situations(case, expected))
-    assert len(seen) == 14 and min(seen.values()) >= 10, seen
 
 
 # Laws
