@@ -316,14 +316,8 @@ class Weak(Section):
     psl: Section
 
 
-def _objective(name: str) -> str:
-    if name != "dsrg" and name not in Weak.model_fields:
-        raise ValueError(f"expected dsrg, {', '.join(Weak.model_fields)}, not {name!r}")
-    return name
-
-
 class Dsrg(Training):
-    objective: Annotated[str, AfterValidator(_objective)]
+    objective: Literal[("dsrg", *Weak.model_fields)]
     init: Literal["weights", "cam"]
     seed_loss: Literal["balanced", "plain"]
     boundary_loss: bool

@@ -151,7 +151,7 @@ def test_byte_order_mark_and_foreign_line_ends_do_no_harm(put):
         ("shapes.train", 0, "greater than or equal to 1"),
         ("shapes.objects_max", 6, "less than or equal to 5"),
         ("shapes.hue_spread", 200, "less than or equal to 180"),
-        ("dsrg.objective", "ccn", "expected dsrg, sec, mil,"),
+        ("dsrg.objective", "ccn", "'dsrg', 'sec', 'mil',"),
         ("weak.mil.sharpness", 5.0, "no such parameter"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**64, "less than"),  # torch cannot take more

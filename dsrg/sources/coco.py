@@ -27,7 +27,7 @@ from dsrg.data.ids import ListEntry, id_problems, image_ids
 from dsrg.errors import InputError, nearest
 from dsrg.files import read_text
 from dsrg.method.grid import UNLABELLED
-from dsrg.sources.validation import DrawMask, ImageProblem, Record, Scan
+from dsrg.sources.validation import ImageProblem, Record, Scan
 
 
 @dataclass(slots=True)
@@ -89,17 +89,6 @@ class Shape(NamedTuple):
     outline: list | dict  # polygons, or run lengths
 
 
-class CocoImage(NamedTuple):
-    """One image of a JSON file and what is annotated on it."""
-
-    where: str  # file and image
-    name: str  # as the file has it
-    path: str  # below the root
-    split: str
-    tags: tuple[str, ...]
-    mask: DrawMask | None  # None: not all of its objects have a shape
-
-
 def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
     """Read annotations and find images; opens no image and draws no mask yet.
 
@@ -121,12 +110,11 @@ def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
     first, content = next(iter(files.values()))
     others = [name for name in content.names.values() if name not in scan.classes]
     scan.warn(f"categories of {first.name} are no classes, so what they cover is background", others)
-    pictures = [
-        picture for split, (path, content) in files.items() for picture in _pictures(scan, path, content, split)
-    ]
-    ids = image_ids({picture.path: picture.name for picture in pictures})
-    scan.problems += id_problems(ListEntry(ids[picture.path], picture.split, picture.where) for picture in pictures)
-    scan.records = [Record(ids[one.path], one.split, one.path, one.tags, one.mask) for one in pictures]
+    found = [one for split, (path, content) in files.items() for one in _records(scan, path, content, split)]
+    ids = image_ids({record.image: name for record, name in found})
+    listed = (ListEntry(ids[record.image], record.split, record.id) for record, _ in found)
+    scan.problems += id_problems(listed)
+    scan.records = [record._replace(id=ids[record.image]) for record, _ in found]
     return scan
 
 
@@ -194,8 +182,8 @@ def _classes(root: Path, files: list[tuple[Path, CocoFile]]) -> list[str]:
     return classes
 
 
-def _pictures(scan: Scan, path: Path, content: CocoFile, split: str) -> list[CocoImage]:
-    """The images of one file that are there."""
+def _records(scan: Scan, path: Path, content: CocoFile, split: str) -> list[tuple[Record, str]]:
+    """The images of one file that are there, their place in it for an id, and their names."""
     place = {name: number for number, name in enumerate(scan.classes, start=1)}
     number_of = {number: place.get(name, 0) for number, name in content.names.items()}  # 0: left out
     drawn = any(annotation.has_shape for annotation in content.annotations)
@@ -203,7 +191,7 @@ def _pictures(scan: Scan, path: Path, content: CocoFile, split: str) -> list[Coc
     for annotation in content.annotations:
         annotations[annotation.image_id].append(annotation)
     folder = _image_folder(scan.root, path, content.images)
-    pictures = []
+    found = []
     for image in content.images:
         where = f"{path}: image {image.id}"
         own = annotations.pop(image.id, [])
@@ -224,10 +212,10 @@ def _pictures(scan: Scan, path: Path, content: CocoFile, split: str) -> list[Coc
         mask = partial(draw_mask, shapes=shapes, size=size, where=where)
         whole = drawn and len(shapes) == len(own)
         tags = tuple(scan.classes[number - 1] for number in numbers)
-        pictures.append(CocoImage(where, image.name, image_path, split, tags, mask if whole else None))
+        found.append((Record(where, split, image_path, tags, mask if whole else None), image.name))
     if homeless := sum(map(len, annotations.values())):
         scan.warnings.append(f"{path}: {homeless} annotations belong to no image of the file, so are left out")
-    return pictures
+    return found
 
 
 def _image_folder(root: Path, path: Path, images: list[Image]) -> str:

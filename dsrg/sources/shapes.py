@@ -72,53 +72,37 @@ def _rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
-def _bullseye() -> list[tuple[Polygon, int]]:
-    return [(_disc(1.0), DARK), (_disc(0.74), LIGHT), (_disc(0.48), DARK), (_disc(0.2), LIGHT)]
+def _round(angles: np.ndarray, radius: float | np.ndarray = 1.0) -> Polygon:
+    """Points around the center at angles in radians."""
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def _checker() -> list[tuple[Polygon, int]]:
-    edges = np.linspace(-0.95, 0.95, 5)
-    return [
-        (_rectangle(edges[i], edges[j], edges[i + 1], edges[j + 1]), (i + j) % 2) for i in range(4) for j in range(4)
-    ]
+def _heads() -> dict[str, list[tuple[Polygon, int]]]:
+    squares, strips, sectors = np.linspace(-0.95, 0.95, 5), np.linspace(-0.85, 1.2, 6), np.linspace(0, 2 * np.pi, 7)
+    sixths, tenths = np.arange(6) * np.pi / 3, np.arange(10) * np.pi / 5
+    half = 1.1 * (1.25 - strips) / 2.1
+    star = np.where(np.arange(10) % 2 == 0, 1.25, 0.55)[:, None] * _round(tenths)
+    return {
+        "bullseye": [(_disc(1.0), DARK), (_disc(0.74), LIGHT), (_disc(0.48), DARK), (_disc(0.2), LIGHT)],
+        "checker": [
+            (_rectangle(squares[i], squares[j], squares[i + 1], squares[j + 1]), (i + j) % 2)
+            for i in range(4)
+            for j in range(4)
+        ],
+        "daisy": [(_disc(0.4, 0.75 * np.cos(a), 0.75 * np.sin(a)), LIGHT) for a in sixths] + [(_disc(0.5), DARK)],
+        "star": [(star, DARK), (0.55 * star, LIGHT)],
+        "arrow": [
+            (np.array([[a, -p], [b, -q], [b, q], [a, p]]), i % 2)
+            for i, (a, b, p, q) in enumerate(zip(strips, strips[1:], half, half[1:], strict=False))
+        ],
+        "pinwheel": [
+            (np.vstack([[0.0, 0.0], _round(np.linspace(start, stop, 8))]), i % 2)
+            for i, (start, stop) in enumerate(zip(sectors, sectors[1:], strict=False))
+        ],
+    }
 
 
-def _daisy() -> list[tuple[Polygon, int]]:
-    angles = np.arange(6) * np.pi / 3
-    return [(_disc(0.4, 0.75 * np.cos(a), 0.75 * np.sin(a)), LIGHT) for a in angles] + [(_disc(0.5), DARK)]
-
-
-def _star() -> list[tuple[Polygon, int]]:
-    angles = np.arange(10) * np.pi / 5
-    outer = np.where(np.arange(10) % 2 == 0, 1.25, 0.55)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return [(outer, DARK), (0.55 * outer, LIGHT)]
-
-
-def _arrow() -> list[tuple[Polygon, int]]:
-    edges = np.linspace(-0.85, 1.2, 6)
-    half = 1.1 * (1.25 - edges) / 2.1
-    return [
-        (np.array([[a, -p], [b, -q], [b, q], [a, p]]), i % 2)
-        for i, (a, b, p, q) in enumerate(zip(edges, edges[1:], half, half[1:], strict=False))
-    ]
-
-
-def _pinwheel() -> list[tuple[Polygon, int]]:
-    edges = np.linspace(0, 2 * np.pi, 7)
-    return [
-        (np.vstack([[0.0, 0.0], [[np.cos(a), np.sin(a)] for a in np.linspace(start, stop, 8)]]), i % 2)
-        for i, (start, stop) in enumerate(zip(edges, edges[1:], strict=False))
-    ]
-
-
-HEADS: dict[str, Callable[[], list[tuple[Polygon, int]]]] = {
-    "bullseye": _bullseye,
-    "checker": _checker,
-    "daisy": _daisy,
-    "star": _star,
-    "arrow": _arrow,
-    "pinwheel": _pinwheel,
-}
+HEADS = _heads()
 CLASSES = tuple(HEADS)
 
 
@@ -195,7 +179,7 @@ def _draw_creature(rng: Generator, class_id: int, *, length: float, hue_spread: 
     turn = radius * np.stack([forwards, [-forwards[1], forwards[0]]])
     pieces = [
         (pose(neck + 0.6 * radius * _direction(facing) + polygon @ turn), tone)
-        for polygon, tone in HEADS[CLASSES[class_id - 1]]()
+        for polygon, tone in HEADS[CLASSES[class_id - 1]]
     ]
     for polygon, _ in pieces:
         _fill(head, polygon, 255)
