@@ -127,5 +127,5 @@ class Predictor:
         **wanted: object,
     ) -> Iterator[Prediction]:
         """Each image's prediction at its own size, in order, see `dsrg.inference.predict.predictions`."""
-        told = {"size": self.model.size, "kernel": kernel, "batch": batch}
-        return predictions(self.network, images, present, settings, **told, **wanted)
+        options = {"size": self.model.size, "kernel": kernel, "batch": batch}
+        return predictions(self.network, images, present, settings, **options, **wanted)

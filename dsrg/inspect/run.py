@@ -40,7 +40,7 @@ MAKERS = {  # key of dvc.yaml's `file:` -> the stage that makes it
     "pseudo_labels": "make_pseudo_labels",
     "retrain": "retrain",
 }
-WATCHED_MAX = 50  # images whose growth is told together
+WATCHED_MAX = 50  # images whose growth is reported together
 GROWN_ON = {"crf": "network's CRF output", "softmax": "network's output", "both": "network and its CRF"}  # by `grow.on`
 TRAINING_ONLY = "training images only"
 

@@ -7,7 +7,7 @@ token, with `dsrg inspect --edit`.
                                                  (?run=other: of the run beside)
     POST /api/points/ID   with the header X-Token: see Changes
 
-What whole data sets amount to is counted beside, and told as far as it is known.
+What whole data sets amount to is counted in the background, and reported as far as it is known.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Retraining in rounds: the masks that a network gives teach the next one, for as long as that settles anything.
 
 The paper has one round. A further one labels the training images anew, with the network of the last round, and trains
-on these labels. Whether it was worth it must be told without true masks: by the agreement of a round, the mean IoU
+on these labels. Whether it was worth it is judged without true masks: by the agreement of a round, the mean IoU
 between the masks that its network learned from and those that it then gives for the same images. It is low while
 labels still change (a network that forgets a class agrees badly with masks that had it) and 1 where another round would
 learn from what the last one did. It rises while rounds settle; the first that does not raise it is given up.
