@@ -20,50 +20,55 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
+def content(path: Path) -> str | dict[str, str] | None:
+    return tree(path) if path.is_dir() else path.read_text() if path.exists() else None
+
+
+@pytest.mark.parametrize("older", [True, False], ids=["older", "new"])
+@pytest.mark.parametrize("whole", [atomic_file, atomic_folder])
 class TestWholeFile:
-    def test_replaces_an_older_one_only_when_complete(self, tmp_path):
-        path = tmp_path / "a.txt"
-        path.write_text("old")
-        with atomic_file(path) as temporary:
-            temporary.write_text("new")
-            assert path.read_text() == "old"
-        assert tree(tmp_path) == {"a.txt": "new"}
+    """... or folder: what stands under its name is what was there, or all of the new one."""
 
-    @pytest.mark.parametrize("older", [{}, {"a.txt": "old"}])
-    def test_an_exception_leaves_what_was_there(self, tmp_path, older):
-        write_tree(tmp_path, older)
-        with pytest.raises(Stop), atomic_file(tmp_path / "a.txt") as temporary:
-            temporary.write_text("half")
+    @pytest.fixture
+    def path(self, tmp_path, whole, older):
+        if older and whole is atomic_folder:
+            write_tree(tmp_path / "out", {"old.txt": "old"})
+        elif older:
+            write_tree(tmp_path, {"out": "old"})
+        return tmp_path / "out"
+
+    @staticmethod
+    def fill(temporary: Path, text: str) -> None:
+        (temporary / "a.txt" if temporary.is_dir() else temporary).write_text(text)
+
+    def test_an_older_one_is_replaced_when_it_is_complete(self, path, whole):
+        before = content(path)
+        with whole(path) as temporary:
+            self.fill(temporary, "new")
+            assert content(path) == before
+        assert content(path) == ("new" if whole is atomic_file else {"a.txt": "new"})
+        assert os.listdir(path.parent) == ["out"]
+
+    def test_an_exception_leaves_what_was_there(self, path, whole, older):
+        before = content(path)
+        with pytest.raises(Stop), whole(path) as temporary:
+            self.fill(temporary, "half")
             raise Stop
-        assert tree(tmp_path) == older
+        assert content(path) == before and os.listdir(path.parent) == ["out"] * older
 
-    def test_a_failing_disk_leaves_what_was_there(self, tmp_path, monkeypatch):
-        def full(descriptor):
-            raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(files.os, "fsync", full)
-        write_tree(tmp_path, {"a.txt": "old"})
-        with pytest.raises(InputError, match="a.txt: cannot be written: No space"):
-            write_text(tmp_path / "a.txt", "new")
-        assert tree(tmp_path) == {"a.txt": "old"}
+def test_a_failing_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    write_tree(tmp_path, {"a.txt": "old"})
+    with pytest.raises(InputError, match="a.txt: cannot be written: No space"):
+        write_text(tmp_path / "a.txt", "new")
+    assert tree(tmp_path) == {"a.txt": "old"}
 
 
 class TestWholeFolder:
-    def test_replaces_an_older_one_altogether(self, tmp_path):
-        write_tree(tmp_path, {"out/old.txt": "old"})
-        with atomic_folder(tmp_path / "out") as temporary:
-            (temporary / "a.txt").write_text("new")
-            assert tree(tmp_path / "out") == {"old.txt": "old"}
-        assert tree(tmp_path) == {"out/a.txt": "new"} and os.listdir(tmp_path) == ["out"]
-
-    @pytest.mark.parametrize("older", [{}, {"out/old.txt": "old"}])
-    def test_an_exception_leaves_what_was_there(self, tmp_path, older):
-        write_tree(tmp_path, older)
-        with pytest.raises(Stop), atomic_folder(tmp_path / "out") as temporary:
-            (temporary / "a.txt").write_text("half")
-            raise Stop
-        assert tree(tmp_path) == older and len(os.listdir(tmp_path)) == len(older)
-
     def test_the_older_one_is_whole_or_gone_at_every_moment(self, tmp_path, monkeypatch):
         """Killed at any of its steps, the final name never holds a part of a folder."""
         seen = []
