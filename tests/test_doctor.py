@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,18 +13,11 @@ from dvc.repo import Repo
 
 from dsrg import doctor
 from dsrg.artifacts.model_file import Model, load_model, save_model
-from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
 from dsrg.commands import main
-from dsrg.data.classes import write_classes
-from dsrg.data.index import GroundTruth, write_ground_truth, write_index
-from dsrg.data.palette import label_png
 from dsrg.doctor import ERROR, FINE, NOTE, Finding
 from dsrg.errors import InputError
-from dsrg.files import sha256
-from dsrg.params import Params
-from dsrg.project import Paths, Project
-from helpers.data import note_checksums, picture, save_index
-from helpers.project import recipe, tiny_project
+from dsrg.project import Project, load_project
+from helpers.project import tiny_project
 
 
 def flip(path: Path) -> None:
@@ -151,36 +143,9 @@ class TestProject:
 
 class TestData:
     @pytest.fixture
-    def made(self, tmp_path, monkeypatch) -> dict[str, Path]:
-        """A project of two images in which every stage has run; the paths of its files."""
-        monkeypatch.chdir(tmp_path)
-        file = {key: Path("data", name) for key, name in {
-            "index": "index.csv", "ground_truth": "ground_truth.csv", "masks": "masks", "classes": "classes.txt",
-            "cam": "cam.safetensors", "seeds": "seeds.h5", "dsrg": "dsrg.safetensors", "pseudo_labels": "pseudo_labels",
-            "retrain": "retrain.safetensors", "shapes": "shapes", "growth": "growth", "results": "results",
-            "points": "points.csv", "skipped": "skipped.csv", "report": "report.html"}.items()}  # fmt: skip
-        classes = ["cat", "dog"]
-        for folder in ("images", "data/masks", "data/pseudo_labels"):
-            Path(folder).mkdir(parents=True)
-        index = save_index(Path("images"), {name: picture(9, 9, seed=1) for name in "ab"}, [[1, 0], [0, 1]])
-        write_classes(file["classes"], classes)
-        write_index(file["index"], index, classes)
-        labels = label_png(np.ones((9, 9), np.uint8))
-        (file["masks"] / "a.png").write_bytes(labels)
-        write_ground_truth(file["ground_truth"], [GroundTruth("a", "train", "a.png", sha256(file["masks"] / "a.png"))])
-        for key, kind in {"cam": "classifier", "dsrg": "segmenter", "retrain": "segmenter"}.items():
-            save_model(file[key], Model(kind, classes, {}, 65, {"w": torch.ones(100)}))
-        blank = np.zeros((9, 9), np.float16)
-        rows = [
-            SeedRow(name, np.ones(3, bool), blank.astype(np.uint8), blank, blank[None], np.array([1])) for name in "ab"
-        ]
-        write_seeds(file["seeds"], rows, count=2, grid=9, classes=classes, params="{}")
-        for name in "ab":
-            (file["pseudo_labels"] / f"{name}.png").write_bytes(labels)
-        note_checksums(file["pseudo_labels"])
-        values = recipe()
-        values["data"]["root"] = "images"
-        return Project(Params(**values), Paths(**file))
+    def made(self, finished_copy) -> Project:
+        """A project in which every stage has run."""
+        return load_project()
 
     @staticmethod
     def wrong(project: Project) -> dict[str, str]:
@@ -193,12 +158,10 @@ class TestData:
     @pytest.mark.parametrize(
         ("path", "what"),
         [
-            ("images/b.png", "images"),
-            ("data/masks/a.png", "masks"),
-            ("data/cam.safetensors", "data/cam.safetensors"),
-            ("data/seeds.h5", "data/seeds.h5"),
-            ("data/dsrg.safetensors", "data/dsrg.safetensors"),
-            ("data/pseudo_labels/b.png", "data/pseudo_labels"),
+            ("data/shapes/JPEGImages/train0001.jpg", "images"),
+            ("data/masks/train0001.png", "masks"),
+            *((path, path) for path in ("data/cam.safetensors", "data/seeds.h5", "data/dsrg.safetensors")),
+            ("data/pseudo_labels/train0001.png", "data/pseudo_labels"),
             ("data/retrain.safetensors", "data/retrain.safetensors"),
         ],
     )
