@@ -1,6 +1,7 @@
 """COCO's format: classes and tags from categories, masks from polygons and run lengths, and what can be wrong."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dsrg.errors import InputError
 from dsrg.sources.coco import Shape, draw_mask, scan_coco
 from dsrg.sources.scan import scan
 from dsrg.sources.validation import check_records
+from helpers.data import save_flat, write
 
 H, W = 8, 10
 RULES = {"pixels_max": H * W, "on_bad": "fail", "untagged": "background"}
@@ -52,16 +54,10 @@ def content(images: dict[int, str], annotations: list[tuple], categories=CATEGOR
 
 
 def put(path: Path, values: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(values if isinstance(values, str) else json.dumps(values))
+    write(path, values if isinstance(values, str) else json.dumps(values))
 
 
-def save(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((H, W, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
-
-
+save = partial(save_flat, size=(H, W))
 TRAIN = content({1: "a.jpg", 2: "b.jpg"}, [(1, 17, SQUARE), (1, 3, SQUARE), (1, 17, SQUARE), (2, 90, None)])
 VAL = content({1: "a.jpg", 7: "c.jpg"}, [(1, 3, SQUARE)])
 

@@ -4,10 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 from ruamel.yaml import YAML
 
 from dsrg.commands import main
@@ -16,17 +14,7 @@ from dsrg.networks import weights as weights_module
 from dsrg.params import load_params
 from dsrg.sources.detect import SIZED_FOR, fitted
 from helpers import ROOT
-
-
-def write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
-
-
-def save(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 6, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
+from helpers.data import save_flat, write
 
 
 def data_of(params: Path | str) -> dict:
@@ -38,7 +26,7 @@ def data_of(params: Path | str) -> dict:
 def project(tmp_path, monkeypatch):
     """A project with the shipped recipes, and a folder `mine` in it: three images and their table."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    save(tmp_path / "mine", "a.jpg", "b.png", "c.webp")
+    save_flat(tmp_path / "mine", "a.jpg", "b.png", "c.webp")
     write(tmp_path / "mine" / "tags.csv", "image,tags\na.jpg,cat\nb.png,cat;dog\nc.webp,dog\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights_module, "read_weights", lambda weights, *, name: {})  # they are there
@@ -140,7 +128,7 @@ def test_any_folder_name_survives(project, name):
 
 def test_what_is_missing_is_said(project):
     write(project / "mine/tags.csv", "image,tags,split\na.jpg,cat,training\nnope.jpg,dog,training\nb.png,dog,valid\n")
-    save(project, "mine/masks/b.png")
+    save_flat(project, "mine/masks/b.png")
     said = init("mine")
     assert {key: data_of(project / "params.yaml")[key] for key in ("train", "val")} == {
         "train": "training",
@@ -169,7 +157,7 @@ def test_voc(project, depth):
     for name in ("train", "val", "trainaug"):
         write(root / f"ImageSets/Segmentation/{name}.txt", f"{name}\n")
         write(root / f"Annotations/{name}.xml", "<annotation><object><name>cat</name></object></annotation>")
-        save(root, f"JPEGImages/{name}.jpg")
+        save_flat(root, f"JPEGImages/{name}.jpg")
     said = init("mine")
     assert "the layout of PASCAL VOC, with the lists train, trainaug, val" in said
     assert (
@@ -181,7 +169,7 @@ def test_voc(project, depth):
 
 def test_coco(project):
     for split in ("train", "val"):
-        save(project / "mine", f"{split}2017/{split}.jpg")
+        save_flat(project / "mine", f"{split}2017/{split}.jpg")
         content = {"images": [{"id": 1, "file_name": f"{split}.jpg"}], "annotations": []}
         write(project / f"mine/annotations/captions_{split}2017.json", json.dumps(content))
         content["categories"] = [{"id": 18, "name": "dog"}]

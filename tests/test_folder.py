@@ -2,13 +2,10 @@
 
 import os
 import unicodedata
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from dsrg.data.ids import id_fault, image_ids
 from dsrg.errors import InputError
@@ -16,20 +13,9 @@ from dsrg.sources import table as table_module
 from dsrg.sources.folder import Names, scan_folder
 from dsrg.sources.scan import scan
 from dsrg.sources.validation import check_records
+from helpers.data import save_flat, write
 
 TABLE = "tags.csv"
-
-
-def write(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def save(root: Path, *names: str) -> None:
-    """Small images, no two alike."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 6, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
 
 
 def look(root, *, train="train", val=None, table=TABLE, separator="|"):
@@ -44,7 +30,7 @@ def problems_of(found) -> list[str]:
 def root(tmp_path):
     """A sound folder: subfolders, formats and spellings mixed, masks of the evaluation part."""
     root = tmp_path / "mine"
-    save(root, "images/cats/one.jpg", "images/cats/two.PNG", "images/dogs/one.webp", "three.tiff")
+    save_flat(root, "images/cats/one.jpg", "images/cats/two.PNG", "images/dogs/one.webp", "three.tiff")
     write(
         root / TABLE, "image,tags,split\ncats/one.jpg,cat,train\ntwo,cat|dog,train\ndogs/one,dog,val\nthree.tiff,,val\n"
     )
@@ -108,7 +94,7 @@ def test_lists_tell_the_splits(root):
 
 
 def test_what_is_not_used_is_said(root):
-    save(root, "images/extra.jpg", "masks/cats/one.png", "masks/none.png", ".hidden/x.jpg", "images/.y.jpg")
+    save_flat(root, "images/extra.jpg", "masks/cats/one.png", "masks/none.png", ".hidden/x.jpg", "images/.y.jpg")
     write(root / "classes.txt", "cat\ndog\n")
     write(root / "notes.md", "no image")
     found = look(root)
@@ -121,7 +107,7 @@ def test_what_is_not_used_is_said(root):
 
 
 def test_masks_lie_as_their_images_do(root):
-    save(root, "masks/cats/one.png", "masks/images/dogs/one.png", "masks/two.png")
+    save_flat(root, "masks/cats/one.png", "masks/images/dogs/one.png", "masks/two.png")
     write(root / "classes.txt", "dog\ncat\n")
     found = look(root, val="val")
     assert problems_of(found) == [] and found.classes == ["dog", "cat"]
@@ -132,7 +118,7 @@ def test_masks_lie_as_their_images_do(root):
         "dogs__one": "masks/images/dogs/one.png",
         "three": None,
     }
-    save(root, "masks/one.png")
+    save_flat(root, "masks/one.png")
     (root / "masks/cats/one.png").unlink()
     (root / "masks/images/dogs/one.png").unlink()
     (problem,) = problems_of(look(root, val="val"))
@@ -141,7 +127,7 @@ def test_masks_lie_as_their_images_do(root):
 
 def test_a_name_in_other_code_points_is_the_same_name(root):
     composed, decomposed = (unicodedata.normalize(form, "Bär Ängste.jpg") for form in ("NFC", "NFD"))
-    save(root, f"images/{decomposed}")
+    save_flat(root, f"images/{decomposed}")
     write(root / TABLE, f"image,tags\n{composed},{unicodedata.normalize('NFD', 'Vögel')}\n")
     found = look(root)
     assert problems_of(found) == []
@@ -149,7 +135,7 @@ def test_a_name_in_other_code_points_is_the_same_name(root):
 
 
 def test_links_are_followed_and_circles_end(root):
-    save(root.parent, "elsewhere/linked.jpg")
+    save_flat(root.parent, "elsewhere/linked.jpg")
     (root / "link").symlink_to(root.parent / "elsewhere")
     (root / "circle").symlink_to(root)
     write(root / TABLE, "image,tags\nlinked.jpg,cat\n")
@@ -207,7 +193,7 @@ def test_bad_json_lines(root, line, reason):
 def test_bad_lists(root):
     write(root / "a.txt", "two\ntwo\nnope\n")
     write(root / "b.txt", "\n")
-    save(root, "images/untold.jpg")
+    save_flat(root, "images/untold.jpg")
     problems = problems_of(look(root, train="a.txt", val="b.txt"))
     reasons = ["b.txt: no image in this list", "a.txt:2: id 'cats__two' is listed twice", "a.txt:3: no image 'nope'"]
     assert len(problems) == len(reasons)
@@ -303,7 +289,7 @@ def draw(root, share, *, seed=0):
 
 def test_a_drawn_split_is_of_the_size_asked_for_and_stable(tmp_path):
     names = [f"{k:02d}.png" for k in range(40)]
-    save(tmp_path, *names)
+    save_flat(tmp_path, *names)
     write(tmp_path / TABLE, "image,tags\n" + "".join(f"{name},cat\n" for name in names))
     assert [len(draw(tmp_path, share)) for share in (0, 0.01, 0.25, 0.5, 1)] == [0, 0, 10, 20, 39]
     assert draw(tmp_path, 0.25) == draw(tmp_path, 0.25) != draw(tmp_path, 0.25, seed=1)
@@ -316,5 +302,5 @@ def test_a_drawn_split_is_of_the_size_asked_for_and_stable(tmp_path):
 def test_masked_images_are_drawn_first(root):
     write(root / TABLE, "image,tags\ncats/one,cat\ntwo,cat\nthree,dog\n")
     write(root / "classes.txt", "cat\ndog\n")
-    save(root, "masks/cats/two.png")
+    save_flat(root, "masks/cats/two.png")
     assert draw(root, 0.9) == {"cats__two"}

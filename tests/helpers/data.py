@@ -24,6 +24,18 @@ def huge_png(png: bytes, width: int, height: int) -> bytes:
     return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
+def write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def save_flat(root: Path, *names: str, size: tuple[int, int] = (4, 6)) -> None:
+    """Small images of one color, hardly any two alike."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*size, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
+
+
 def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[int]]) -> Index:
     """PNGs in `root` and the index of them; `present` without the column of background."""
     for image_id, pixels in pictures.items():
