@@ -132,6 +132,8 @@ def engines(kernel: dict) -> dict[str, Engine]:
         processes = f"pydensecrf, {worker_count()} processes"
         found[processes] = lambda images, energies: dense_crf_over_workers(images, energies, **kernel)
     found["lattice, CPU"] = lattice_on("cpu")
+    threads = f"lattice, {worker_count()} threads"
+    found[threads] = lambda images, energies: dense_crf_over_workers(images, energies, engine="lattice", **kernel)
     if torch.cuda.is_available():
         found[f"lattice, {torch.cuda.get_device_name()}"] = lattice_on("cuda")
     return found
@@ -198,11 +200,12 @@ def agreement(cases: list[Case], sets: dict[str, dict], *, folder: Path | None) 
 
 @click.command()
 @click.option("--images", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="JPEGs to use.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--quick", is_flag=True, help="Few small images once: to see that it runs.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "crf.json", help="The JSON file.")
-def main(folder: Path | None, quick: bool, out: Path) -> None:
+def main(folder: Path | None, rounds: int, quick: bool, out: Path) -> None:
     params = load_params().crf
-    cases, rounds = (QUICK, 1) if quick else (CASES, 7)
+    cases, rounds = (QUICK, 1) if quick else (CASES, rounds)
     rate, batches, floors = copy_rate(torch.device("cpu"), quick=quick), {}, {}
     for case in cases:
         floor = floor_bytes(*inputs(case, getattr(params, case.kernel).model_dump(), folder=folder)) / rate

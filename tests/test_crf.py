@@ -207,14 +207,14 @@ def test_a_batch_gives_what_its_images_give_alone_in_one_process_or_two(processe
     assert torch.equal(dense_crf(images, energies, **GENTLE, iterations=10, engine="pydensecrf"), alone)
 
 
-def test_a_batch_gives_what_its_images_give_alone_on_the_lattice():
+def test_a_batch_gives_what_its_images_give_alone_on_the_lattice_in_one_thread_or_two(processes):
     images, energies = batch_of(5)
-    together = dense_crf(images, energies, **GENTLE, iterations=10, engine="lattice")
-    for row in range(5):
-        one = slice(row, row + 1)
-        assert torch.equal(
-            dense_crf(images[one], energies[one], **GENTLE, iterations=10, engine="lattice"), together[one]
-        )
+    lattice, threads = GENTLE | {"iterations": 10, "engine": "lattice"}, torch.get_num_threads()
+    alone = torch.cat([dense_crf(*pair, **lattice) for pair in zip(images.split(1), energies.split(1), strict=True)])
+    assert torch.equal(dense_crf(images, energies, **lattice), alone)
+    processes(2)
+    assert torch.equal(dense_crf_over_workers(images, energies, **lattice), alone)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("device, expected", [("cuda", "lattice"), ("cuda:1", "lattice"), ("cpu", "pydensecrf")])

@@ -1,4 +1,4 @@
-"""The fully connected CRF of many images: on a CPU over worker processes, with the same bits for any number of them."""
+"""The fully connected CRF of many images: on a CPU over processes or threads, the same bits for any number of them."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,25 @@ from dsrg.runtime import workers
 Job = tuple[workers.Shared, int, NDArray[np.uint8], Kernel]  # a batch's energies, the first row to work on, its images
 
 
-def dense_crf_over_workers(images: Tensor, unary: Tensor, **kernel: float) -> Tensor:
-    """`dense_crf` with engine "auto", arguments and result as there; pydensecrf's images are spread over processes."""
-    if engine_on(unary.device) == "lattice" or len(images) != len(unary) or len(images) < 2:
-        return dense_crf(images, unary, **kernel)
+def dense_crf_over_workers(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: float) -> Tensor:
+    """`dense_crf`, arguments and result as there; images are spread over pydensecrf's processes, the lattice's threads.
+
+    The lattice's operations are too short to be divided themselves.
+    """
+    engine, count = engine_on(unary.device) if engine == "auto" else engine, workers.worker_count()
+    if unary.device.type != "cpu" or len(images) != len(unary) or len(images) < 2 or count == 1:
+        return dense_crf(images, unary, engine=engine, **kernel)
+    if engine == "lattice":
+        threads, part = torch.get_num_threads(), -(-len(images) // count)
+
+        def refined(pair: tuple[Tensor, Tensor]) -> Tensor:
+            torch.set_num_threads(1)  # of those that this thread would start
+            return dense_crf(*pair, engine=engine, **kernel)
+
+        pairs = zip(images.split(part), unary.detach().split(part), strict=True)
+        probs = torch.cat(list(workers.threaded_map(refined, pairs, threads=count)))
+        torch.set_num_threads(threads)  # of threads that start from now on
+        return probs
     kernel = Kernel(**kernel)
     pixels, energies = images.cpu().numpy(), unary.detach().float().cpu().numpy()
     with workers.shared_array(energies.shape) as place:

@@ -48,7 +48,7 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
 
 
 def engine_on(device: torch.device) -> str:
-    """The engine "auto" takes for energies on a device: pydensecrf, faster on a CPU, where it is installed."""
+    """The engine "auto" takes for energies on a device: pydensecrf on a CPU, where it is installed."""
     return "pydensecrf" if device.type != "cuda" and _has_pydensecrf() else "lattice"
 
 
