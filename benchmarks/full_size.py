@@ -23,7 +23,6 @@ from rich.table import Table
 
 from benchmarks import RESULTS
 from benchmarks.timing import write_figures
-from dsrg.data.batches import Batches
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.index import Index, present_from_tags
 from dsrg.files import sha256
@@ -33,7 +32,7 @@ from dsrg.networks.weights import untrained
 from dsrg.params import load_params
 from dsrg.runtime import workers
 from dsrg.training.dsrg import Supervisor, dsrg_criterion
-from dsrg.training.fit import fit, set_up_torch
+from dsrg.training.fit import batches_of, fit, set_up_torch
 
 RECIPES = ["recipes/voc2012-vgg16.yaml", "recipes/voc2012-resnet101.yaml"]
 STEPS = 2  # the first also allocates and compiles kernels
@@ -65,14 +64,7 @@ def measure(recipe: str) -> dict:
     set_up_torch(0)
     with tempfile.TemporaryDirectory() as folder:
         index = noise_images(Path(folder), dsrg.batch)
-        batches = Batches(
-            index,
-            labels=drawn_seeds(len(index), size),
-            size=size,
-            batch=dsrg.batch,
-            seed=0,
-            augment=dsrg.augment,
-        )
+        batches = batches_of(params, "dsrg", index, labels=drawn_seeds(len(index), size))
         supervisor = Supervisor(crf=params.crf.train, grow=params.grow, boundary_loss=dsrg.boundary_loss)
         ends, losses = [time.perf_counter()], []
         objective = dsrg_criterion(dsrg, supervisor=supervisor)

@@ -44,9 +44,8 @@ def unfit_files(params: Params, index: Index, classes: list[str]) -> list[str]:
         with collecting(problems):
             ready_maps(params.saliency, train.ids)
     if "data.points" in there:
-        rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
         with collecting(problems):
-            ready_points(params.data.points, index, classes, **rules)
+            ready_points(params.data, index, classes)
     return problems or too_large_steps(params, classes=len(classes))
 
 

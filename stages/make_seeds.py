@@ -19,8 +19,7 @@ def make_seeds(stage: Stage) -> None:
     params, seeds = stage.params, stage.params.seeds
     classes = stage.classes
     index = stage.project.index(max_side=params.data.max_side)
-    rules = {"tags": params.data.points_tags, "unknown": params.data.on_bad}
-    points, pointed = ready_points(params.data.points, index, classes, **rules), PointCounts()
+    points, pointed = ready_points(params.data, index, classes), PointCounts()
     for warning in points.warnings:
         print(f"warning: {warning}")
     index = points.tagged(index.split("train"))

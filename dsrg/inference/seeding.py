@@ -30,7 +30,7 @@ from dsrg.method.saliency.mbd import mbd
 from dsrg.method.saliency.rbd import rbd
 from dsrg.method.seeds import harmonic_seeds, make_seeds, tag_probs, with_background, with_crf_labels
 from dsrg.networks.network import CamClassifier
-from dsrg.params import Saliency, SeedCrf, SeedParams
+from dsrg.params import Data, Saliency, SeedCrf, SeedParams
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import Item, resumable_rows
@@ -83,9 +83,11 @@ def cue_seed_rows(cues: Cues, index: Index, *, size: int, seeds: SeedParams, sal
         yield replace(row, seeds=chosen[0].numpy())
 
 
-def ready_points(path: str | None, index: Index, classes: list[str], *, tags: str, unknown: str) -> Points:
+def ready_points(data: Data, index: Index, classes: list[str]) -> Points:
     """The points of `data.points` (none where it is null), for the images of a whole index; see `read_points`."""
-    return Points() if path is None else read_points(find_in_project(path), index, classes, tags=tags, unknown=unknown)
+    if data.points is None:
+        return Points()
+    return read_points(find_in_project(data.points), index, classes, tags=data.points_tags, unknown=data.on_bad)
 
 
 def with_points(
