@@ -43,10 +43,12 @@ def refuse(problems: list[str]) -> None:
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Imports that Python does not search for garbage, now or later: a cold `predict` takes a fifth less time."""
+    if "torch" in sys.modules:  # in a program of somebody's own
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
-        if gc.get_freeze_count() == 0:  # else it is not the first command of this process
-            gc.freeze()
+        gc.freeze()
         gc.enable()
