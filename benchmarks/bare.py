@@ -7,6 +7,7 @@ installed is used. Importing this module is enough.
 
 import re
 import sys
+from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from inspect import isfunction
@@ -20,11 +21,17 @@ class BaseModel:
     """pydantic's, without any checks: values as attributes, sections within sections."""
 
     model_fields: dict[str, object] = {}
+    before: tuple[Callable[[dict], dict], ...] = ()  # validators that change the values
 
     def __init_subclass__(cls) -> None:
-        cls.model_fields = cls.model_fields | vars(cls).get("__annotations__", {})
+        own = vars(cls).get("__annotations__", {}).items()
+        cls.model_fields = cls.model_fields | {key: kind for key, kind in own if "ClassVar" not in str(kind)}
+        changing = [name for name, value in vars(cls).items() if getattr(value, "mode", None) == "before"]
+        cls.before = (*cls.before, *(getattr(cls, name) for name in changing))
 
     def __init__(self, **values: object) -> None:
+        for change in self.before:
+            values = change(values)
         kinds = get_type_hints(type(self))
         for key, value in values.items():
             section = isinstance(value, dict) and isinstance(kinds[key], type) and issubclass(kinds[key], BaseModel)
@@ -47,6 +54,15 @@ class BaseModel:
         copy = type(self)()
         vars(copy).update(vars(self) | update)
         return copy
+
+
+def model_validator(*, mode: str) -> Callable:
+    def mark(method: object) -> object:
+        if mode == "before":
+            method.mode = mode
+        return method
+
+    return mark
 
 
 class YAML:
@@ -110,7 +126,7 @@ class StandIns(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _Module(spec.name)
         if spec.name == "pydantic":
-            module.BaseModel, module.ConfigDict = BaseModel, dict
+            module.BaseModel, module.ConfigDict, module.model_validator = BaseModel, dict, model_validator
         elif spec.name == "ruamel.yaml":
             module.YAML = YAML
         return module
