@@ -404,7 +404,7 @@ QUICK = {"quick": lambda setting: setting.quick}
 PARTS: dict[str, Callable[[Setting], dict]] = {
     "parity": parity,
     "growth": benchmark(growth, **QUICK),
-    "crf": benchmark(crf, folder=lambda setting: setting.images, **QUICK),
+    "crf": benchmark(crf, folder=lambda setting: setting.images, rounds=7, **QUICK),
     "step": benchmark(step, recipe=_recipe, batch=None, rounds=5, **QUICK),
     "variants": variants,
     "memory": memory,
