@@ -51,7 +51,9 @@ def tags(root: Path, picture_id: str) -> list[str]:
 
 
 def mask(root: Path, picture_id: str) -> np.ndarray:
-    return np.array(Image.open(root / "SegmentationClass" / f"{picture_id}.png"))
+    image = Image.open(root / "SegmentationClass" / f"{picture_id}.png")
+    assert image.mode == "P" and image.getpalette()[:6] == [0, 0, 0, 128, 0, 0], "in VOC's colors"
+    return np.array(image)
 
 
 def test_holds_exactly_the_files_of_the_layout(root: Path):
