@@ -3,12 +3,13 @@
     python -m benchmarks.inspect [--quick]
 
 Makes a project of noise with the sizes of VOC 2012 (photographs of 500 x 375, seeds of 41 x 41 cells, twenty classes,
-two tags an image; fifty pictures and maps shared by 10,000 rows), with an untrained MobileNetV2 and fifty images of
+two tags an image; fifty pictures and maps shared by 10,000 images), with an untrained MobileNetV2 and fifty images of
 recorded growth, serves it as a person would and uses it with a headless Chromium, while the server counts what all
 thresholds would cover. Memory is the proportional set size of all processes: at first, and after all of the grid was
 scrolled through. Prints a table, writes JSON.
 """
 
+import json
 import os
 import shutil
 import statistics
@@ -16,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import click
 import cv2
@@ -32,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
+from benchmarks.experiments import yaml
 from benchmarks.full_size import noise_images
 from benchmarks.timing import write_figures
 from dsrg.artifacts.model_file import save_model
@@ -44,9 +46,11 @@ from dsrg.method.grid import grid_size
 from dsrg.networks.weights import as_model, untrained
 from dsrg.params import load_params
 from dsrg.project import load_project
+from dsrg.sources.points import write_point_rows
 
 ROOT = Path(__file__).parents[1]
-RECIPE = "voc2012-mobilenet"
+RECIPE, SIZE = "voc2012-mobilenet", 321
+THRESHOLDS = {"seeds.fg_thresh": 0.3, "seeds.bg_thresh": 0.3, "grow.fg_thresh": 0.85, "grow.bg_thresh": 0.99}
 PICTURES, WATCHED = 50, 50
 MOVES = 30  # of each slider
 STRETCH = 500  # tiles that are scrolled to at a time
@@ -58,8 +62,11 @@ THUMBNAILS = f"{IN_SIGHT}.length > 10 && {IN_SIGHT}.every(tile => tile.querySele
 
 def make_project(folder: Path, count: int) -> None:
     """What `dsrg inspect` reads, below a folder that becomes the working folder."""
-    params = (ROOT / "recipes" / f"{RECIPE}.yaml").read_text().replace("root: data/VOCdevkit/VOC2012", "root: pictures")
-    (folder / "params.yaml").write_text(params.replace("weights: imagenet", "weights: null"))
+    params = yaml.load((ROOT / "recipes" / f"{RECIPE}.yaml").read_text())
+    params["data"] |= {"root": "pictures", "size": SIZE}
+    params["network"]["weights"] = None
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
     (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     os.chdir(folder)
     (folder / "pictures").mkdir()
@@ -67,8 +74,12 @@ def make_project(folder: Path, count: int) -> None:
     few = noise_images(folder / "pictures", PICTURES)
     shared = few.pick(np.arange(count) % PICTURES)
     ids = [f"image{row:05d}" for row in range(count)]
-    write_index(project.paths.index, replace(shared, ids=ids), VOC_CLASSES)
+    paths = [f"{image_id}.jpg" for image_id in ids]
+    for path, picture in zip(paths, shared.paths, strict=True):
+        (folder / "pictures" / path).hardlink_to(folder / "pictures" / picture)
+    write_index(project.paths.index, replace(shared, ids=ids, paths=paths), VOC_CLASSES)
     write_classes(project.paths.classes, VOC_CLASSES)
+    write_point_rows(project.paths.points, [])
     grid = grid_size(params.data.size)
     drawn = [smooth(row, grid) for row in range(PICTURES)]
     tags = np.flatnonzero(few.present[0, 1:]).astype(np.uint8) + 1
@@ -92,9 +103,10 @@ def smooth(seed: int, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, psutil.Process, float]]:
+def served(folder: Path, *options: str) -> Iterator[tuple[str, psutil.Process, float]]:
     """Its address, its process, and seconds until it listened."""
     command = [sys.executable, "-c", "from dsrg.commands import main; main()", "inspect", "--no-browser", "--port", "0"]
+    command += options
     began = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment) as server:
@@ -114,15 +126,33 @@ def timed(work: Callable[[], object]) -> float:
 def live_answers(address: str, *, grow: bool) -> dict[str, float]:
     """Milliseconds from asking to the whole answer, moving each of two sliders through its range."""
     keys = ("grow.fg_thresh", "grow.bg_thresh") if grow else ("seeds.fg_thresh", "seeds.bg_thresh")
-    plain = {"seeds.fg_thresh": 0.3, "seeds.bg_thresh": 0.3, "grow.fg_thresh": 0.85, "grow.bg_thresh": 0.99}
 
     def ask(key: str, move: int) -> None:
-        query = urlencode(plain | {key: move / MOVES, "grow": int(grow)})
+        query = urlencode(THRESHOLDS | {key: move / MOVES, "grow": int(grow)})
         urlopen(f"{address}api/live/image00007?{query}").read()
 
     ask(keys[0], 0)  # what is made once
-    found = [1000 * timed(lambda: ask(key, move)) for key in keys for move in range(MOVES)]  # noqa: B023
-    return {"median_ms": statistics.median(found), "slowest_ms": max(found)}
+    return summary(timed(lambda: ask(key, move)) for key in keys for move in range(MOVES))  # noqa: B023
+
+
+def live_points(address: str) -> dict[str, float]:
+    """Milliseconds from one point more on an image to the whole answer: the point saved, seeds and growth made anew."""
+    site, token = address.split("?token=")
+    thresholds = urlencode(THRESHOLDS | {"grow": 1})
+
+    def set_point(number: int) -> None:
+        point = {"class": VOC_CLASSES[number % 20], "radius": 0, "path": [[8 * number, 5 * number]]}
+        body = json.dumps({"add": [point], "remove": []}).encode()
+        urlopen(Request(f"{site}api/points/image00007", data=body, headers={"X-Token": token})).read()
+        urlopen(f"{site}api/live/image00007?{thresholds}").read()
+
+    set_point(0)
+    return summary(timed(lambda: set_point(number)) for number in range(1, 2 * MOVES))  # noqa: B023
+
+
+def summary(seconds: Iterable[float]) -> dict[str, float]:
+    milliseconds = [1000 * value for value in seconds]
+    return {"median_ms": statistics.median(milliseconds), "slowest_ms": max(milliseconds)}
 
 
 @contextmanager
@@ -196,12 +226,14 @@ def main(quick: bool, out: Path) -> None:
             figures["seconds"] = {"listening": listening, **figures["seconds"]}
             figures["live_seeds"] = live_answers(address, grow=False)
             figures["live_growth"] = live_answers(address, grow=True)
+            with served(folder, "--edit") as (editing, *_):
+                figures["live_points"] = live_points(editing)
             figures |= {"server_mib": at_first, "server_used_mib": mib(server.pid)}
         os.chdir(ROOT)
     table = Table("measured", "")
     for key, value in figures["seconds"].items():
         table.add_row(key, f"{value:.2f} s")
-    for key in ("live_seeds", "live_growth"):
+    for key in ("live_seeds", "live_growth", "live_points"):
         table.add_row(key, f"median {figures[key]['median_ms']:.0f} ms, slowest {figures[key]['slowest_ms']:.0f} ms")
     for key in (key for key in figures if key.endswith("_mib")):
         table.add_row(key, f"{figures[key]:.0f} MiB")
