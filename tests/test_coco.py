@@ -166,9 +166,9 @@ def test_annotations_of_no_image_are_said(root):
 A = {1: "a.jpg"}
 # what the file of the evaluation split holds, what each problem says
 BAD = {
-    "no JSON": ("{", ["Invalid JSON: EOF"]),
-    "nested without end": ("[" * 100_000, ["Invalid JSON: recursion limit exceeded"]),
-    "half a character": ('{"images": [{"id": 1, "file_name": "\\ud800"}]}', ["Invalid JSON: "]),
+    "no JSON": ("{", ["no readable JSON (EOF"]),
+    "nested without end": ("[" * 100_000, ["no readable JSON (recursion limit exceeded"]),
+    "half a character": ('{"images": [{"id": 1, "file_name": "\\ud800"}]}', ["no readable JSON ("]),
     "a list": ([], ["expected COCO's images, annotations and categories"]),
     "no images": (content({}, []), ["images: List should have at least 1 item"]),
     "no categories": (content(A, [], []), ["categories: List should have at least 1 item"]),

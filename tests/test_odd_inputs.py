@@ -341,7 +341,7 @@ def annotated(outline: object) -> str:
 COCO = {
     "sound": (coco(), "fine: 1 training images"),
     "a number of many digits": ('{"images": ' + "9" * 10_000 + "}", "c.json: no readable JSON"),
-    "a list": ("[]", "c.json: no list 'images'; expected COCO's images, annotations and categories"),
+    "a list": ("[]", "c.json: Input should be an object; expected COCO's images, annotations and categories"),
     "a class named background": (coco(categories=[{"id": 7, "name": "background"}]), "c.json: 0 names; expected 1 to"),
     "runs beyond the image": (annotated({"size": [24, 40], "counts": [10**12]}), "run lengths must cover 24 x 40"),
     "runs that are no text": (annotated({"size": [24, 40], "counts": "\u00ff"}), "a character that is none of COCO's"),

@@ -147,6 +147,8 @@ EXPECTED = {"int_type": "expected a whole number", "string_type": "expected text
 
 def _explain(problem: dict) -> str:
     """`images[3].file_name: expected text`"""
+    if problem["type"] == "json_invalid":
+        return f"no readable JSON ({problem['ctx']['error']})"
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).removeprefix(".")
     hint = "" if "[" in place else "; expected COCO's images, annotations and categories"
     return f"{place}{': ' if place else ''}{EXPECTED.get(problem['type'], problem['msg'])}{hint}"
