@@ -61,3 +61,12 @@ def test_the_page_adds_a_loss(tmp_path, finished):
     values = dict(zip(header.split("\t"), rows[-1].split("\t"), strict=True))
     shares = [float(values[f"predicted_{name}"]) for name in ("background", "tagged", "absent")]
     assert sum(shares) == pytest.approx(1, abs=1e-4) and float(values["loss"]) > 0
+
+
+def test_only_the_table_and_the_params_know_the_names():
+    from dsrg.method.weak import LOSSES
+
+    names = re.compile(rf"[\"'.=]({'|'.join(LOSSES)})\b")
+    for folder in ("stages", "benchmarks", "dsrg/commands", "dsrg/inspect", "dsrg/figures", "dsrg/training"):
+        for path in (ROOT / folder).glob("*.py"):
+            assert not names.findall(path.read_text(encoding="utf-8")), path
