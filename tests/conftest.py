@@ -79,7 +79,7 @@ def browser():
     if program is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
-    playwright.expect.set_options(timeout=20_000)
+    playwright.expect.set_options(timeout=120_000)
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield chromium
@@ -94,7 +94,7 @@ def new_page(browser):
     def open_tab(width: int = 1280, height: int = 800, *, mobile: bool = False):
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, is_mobile=mobile))
         tab = contexts[-1].new_page()
-        tab.set_default_timeout(20_000)
+        tab.set_default_timeout(120_000)
         tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: elsewhere.append(request.url))

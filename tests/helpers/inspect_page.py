@@ -25,7 +25,7 @@ PIXELS = """(() => {
 
 def wait_until(page, condition: str) -> None:
     """Until an expression of JavaScript is true. (The page's policy forbids Playwright's wait_for_function.)"""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not page.evaluate(condition):
         assert time.monotonic() < deadline, f"never true: {condition}"
         page.wait_for_timeout(30)
