@@ -303,12 +303,13 @@ class TestCommand:
         assert code == 2 and all(word in output for word in said) and not Path("results/advise").exists()
 
     def test_imported_seeds_and_those_of_other_images(self, finished_copy):
-        project = opened()
+        project, index = opened(), finished_copy / "data/index.csv"
+        before = index.read_text()
+        index.write_text(before.replace("train0003,", "other0003,"))
+        code, output = run_advise()
+        assert code == 2 and "no seeds for other0003" in output
+        index.write_text(before)
         rows, grid = imported(project), project.seeds.seeds.shape[1]
         write_seeds(project.paths.seeds, rows, count=len(rows), grid=grid, classes=project.classes, params="{}")
         code, output = run_advise()
         assert code == 2 and "imported" in output
-        index = finished_copy / "data/index.csv"
-        index.write_text(index.read_text().replace("train0003,", "other0003,"))
-        code, output = run_advise()
-        assert code == 2 and "no seeds for other0003" in output
