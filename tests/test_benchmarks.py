@@ -210,6 +210,11 @@ def test_table1_quick(tmp_path, monkeypatch):
     assert second["changes"][1:] == ["dsrg.objective=em_adapt", "network.head=largefov", "network.rates=[6]"]
 
 
+def test_miou_is_over_the_classes_of_the_masks():
+    run = {"iou": {"a": 0.5, "b": 0.0}, "iou_crf": {"a": 0.25}, "absent": ["b"], "miou": 0.25, "miou_crf": 0.25}
+    assert experiments.over_truth(run) == run | {"miou": 0.5}
+
+
 class TestReadme:
     def test_its_tables_are_those_of_the_figures(self):
         """Run `python -m benchmarks.readme` where this fails."""
