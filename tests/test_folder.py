@@ -1,7 +1,9 @@
 """A folder of images and a table of tags: whatever names people give, and one line for each thing that is wrong."""
 
 import os
+import re
 import unicodedata
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -275,6 +277,22 @@ def test_an_end_finds_the_only_path_that_has_it(paths, data):
     elif end not in sharing:
         with pytest.raises(InputError, match="may be any of"):
             Names(paths).find(end)
+
+
+@pytest.mark.parametrize(
+    "name", ["50%20off.jpg", "50 off.jpg", "100%.jpg", "100%25.jpg", "a+b.jpg", "what?.jpg", "a%2Fb.jpg"]
+)
+@pytest.mark.parametrize(
+    "place", ["/home/me/{}", "file:///home/me/dogs/{}", "C:\\me\\{}", "/data/local-files/?d=me%2Fdogs%2F{}"]
+)
+def test_signs_of_addresses_in_names(name, place):
+    """A path is taken as it is, or with its percent signs decoded, once; only what a query holds is always decoded."""
+    names = Names([f"dogs/{name}", "dogs/other.jpg"])
+    assert names.find(place.format(quote(name, safe=""))) == f"dogs/{name}"
+    if "?d=" not in place:
+        assert names.find(place.format(name)) == f"dogs/{name}"
+    with pytest.raises(InputError, match=re.escape(f"did you mean 'dogs/{name.lower()}'")):
+        Names([f"dogs/{name.lower()}"]).find(f"me/{quote(name, safe='')}")
 
 
 # Splits drawn at random

@@ -206,8 +206,8 @@ class Names:
         wanted = _wanted(name)
         found = self._by_end.get(wanted, [])
         if not found and _is_elsewhere(name):
-            ends = [end for path in _paths_in(name) for end in _ends(path)]
-            found = next((self._by_end[end] for end in ends if end in self._by_end), [])
+            ends = {end for path in _paths_in(name) for end in _ends(path)} & self._by_end.keys()
+            found = self._by_end[max(ends, key=lambda end: (end.count("/"), end))] if ends else []
         exact = [path for path in found if path == wanted] or [path for path in found if normal(path) == wanted]
         return exact if len(exact) == 1 else found
 
@@ -226,7 +226,8 @@ class Names:
 
     def _hint(self, folded: str) -> str:
         """What may have been meant: a path in another case, with another ending, or below another folder."""
-        tried = (name for end in _ends(folded) for name in (end, os.path.splitext(end)[0]))
+        ends = (end for path in (folded, unquote(folded)) for end in _ends(path))
+        tried = (name for end in ends for name in (end, os.path.splitext(end)[0]))
         near = next((self._by_folded[name] for name in tried if name in self._by_folded), None)
         if near is None and (numbered := self._by_number.get(folded.lstrip("0"))) and folded.isdecimal():
             return f"did you mean {numbered[0]!r}? Spreadsheets drop zeros; keep such names as text"
@@ -267,16 +268,16 @@ def _is_elsewhere(name: str) -> bool:
 
 
 def _paths_in(name: str) -> Iterator[str]:
-    """The paths that such a name may hold, its percent signs decoded; one that Label Studio renamed under its old name.
+    """The paths that such a name may hold, as it is or as an address; one that Label Studio renamed under its old name.
 
     >>> list(_paths_in("/data/local-files/?d=shots/a%20b.jpg"))
-    ['/data/local-files/', 'shots/a b.jpg']
+    ['/data/local-files/?d=shots/a%20b.jpg', '/data/local-files/', 'shots/a b.jpg']
     >>> list(_paths_in("/data/upload/1/0a1b2c3d-cat.jpg"))
     ['/data/upload/1/0a1b2c3d-cat.jpg', 'cat.jpg']
     """
-    address, _, query = _wanted(name).partition("?")
-    for path in (address, *(value for _, value in parse_qsl(query))):
-        yield (path := unquote(path))
+    address, _, query = (whole := _wanted(name)).partition("?")
+    for path in dict.fromkeys((whole, unquote(address), *(value for _, value in parse_qsl(query)))):
+        yield path
         if renamed := re.fullmatch(r".*/upload/.*?/?[0-9a-f]{8}-([^/]+)", path):
             yield renamed[1]
 
