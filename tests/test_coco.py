@@ -1,6 +1,7 @@
 """COCO's format: classes and tags from categories, masks from polygons and run lengths, and what can be wrong."""
 
 import json
+import unicodedata
 from functools import partial
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_images_are_found_where_tools_put_them(tmp_path, place):
     assert found.records[0].image == f"{place}/sub/x.jpg".removeprefix("./")
 
 
+@pytest.mark.parametrize("name", ["{nfc}", "sub/{nfc}", "/home/me/sub/{nfc}", "/data/local-files/?d=sub%2Fx%C3%BC.jpg"])
+def test_images_and_classes_are_named_as_in_a_table(tmp_path, name):
+    """Whatever system wrote the names, and wherever the images lay there."""
+    nfc, nfd = (unicodedata.normalize(form, "xü") for form in ("NFC", "NFD"))
+    save(tmp_path, f"images/sub/{nfd}.jpg")
+    put(tmp_path / "all.json", content({5: name.format(nfc=f"{nfc}.jpg")}, [(5, 3, None)], [{"id": 3, "name": nfd}]))
+    put(tmp_path / "classes.txt", nfd)
+    found = look(tmp_path, train="all.json", val=None)
+    assert problems_of(found) == [] and found.classes == [nfc]
+    assert found.records[0].image == f"images/sub/{nfd}.jpg" and found.records[0].tags == (nfc,)
+    assert bool(found.warnings) is name.startswith("/")
+
+
 def test_a_file_beside_its_images_and_one_split_to_draw_from(tmp_path):
     save(tmp_path, *(f"train/{k}.jpg" for k in range(10)))
     put(
@@ -193,9 +207,12 @@ BAD = {
         ["category 3 is 'bus', but 'car' in"],
     ),
     "unknown category": (content(A, [(1, 4, None)]), ["image 1: category 4 is not in its categories"]),
-    "no such image": (content({1: "a.jpg", 2: "z.jpg"}, []), ["image 2: no image 'z.jpg' in"]),
-    "out of the root": (content({1: "../val2017/a.jpg"}, []), ["image 1: no image '../val2017/a.jpg' in"]),
-    "an absolute path": (content({1: "/etc/passwd"}, []), ["image 1: no image '/etc/passwd' in"]),
+    "no such image": (content({1: "a.jpg", 2: "z.jpg"}, []), ["image 2: no image 'z.jpg'; expected its path"]),
+    "out of the root": (
+        content({1: "../val2017/a.jpg"}, []),
+        ["image 1: no image '../val2017/a.jpg'; did you mean 'val2017/a.jpg'?"],
+    ),
+    "an absolute path": (content({1: "/etc/passwd"}, []), ["image 1: no image '/etc/passwd'"]),
     "NUL": (content({1: "\0"}, []), ["image 1: no image"]),
     "no size": (
         content(A, []) | {"images": [{"id": 1, "file_name": "a.jpg", "height": "8", "width": 0}]},

@@ -1,5 +1,6 @@
 """The VOC layout: what is read from a sound tree, and one clear line for each thing that can be wrong with it."""
 
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,28 @@ def test_images_of_other_formats(root):
     assert (found.problems, found.faults) == ([], []) and found.records[0].image == "JPEGImages/a.PNG"
 
 
+def test_names_in_other_code_points_are_the_same_names(root):
+    """Those of lists, images, annotations, masks and classes."""
+    nfc, nfd = (unicodedata.normalize(form, "ä") for form in ("NFC", "NFD"))
+    for path in (root / "JPEGImages/c.jpg", root / "Annotations/c.xml", root / "SegmentationClass/c.png"):
+        path.rename(path.with_stem(nfd))
+    write(root / f"{LISTS}/val.txt", nfc)
+    write(root / f"Annotations/{nfd}.xml", annotation(nfd))
+    write(root / "classes.txt", f"cat\ndog\n{nfc}\n")
+    found = scan(root)
+    assert problems_of(root) == [] and found.warnings == []
+    assert found.records[-1] == Record(nfc, "val", f"JPEGImages/{nfd}.jpg", (nfc,), f"SegmentationClass/{nfd}.png")
+
+
+@pytest.mark.parametrize("name", ["c.PNG", "c.jpg"])
+def test_no_mask_is_passed_over(root, name):
+    """One of another kind is looked at, so refused, and one that fits no image is named."""
+    (root / "SegmentationClass/c.png").rename(root / "SegmentationClass" / name)
+    assert scan(root).records[-1].mask == f"SegmentationClass/{name}"
+    (root / "SegmentationClass" / name).rename(root / "SegmentationClass/c_mask.png")
+    assert scan(root).warnings == ["1 masks belong to no image: SegmentationClass/c_mask.png"]
+
+
 def test_masks_of_sbd_stand_in_where_voc_has_none(root):
     (root / "SegmentationClassAug").mkdir()
     for image_id in ("a", "c"):
@@ -166,7 +189,7 @@ BAD_TREES = {
         [(AT["a"], "tag 'dogg' is none of the 20 classes (aeroplane ... tvmonitor); did you mean 'dog'?")],
     ),
     "far from any class": (AT["a"], annotation("xyz"), [(AT["a"], "or list your own classes in classes.txt")]),
-    "object without name": (AT["a"], "<annotation><object/></annotation>", [(AT["a"], "tag '' is none")]),
+    "object without name": (AT["a"], "<annotation><object/></annotation>", [(AT["a"], "object 1 of 1 has no <name>")]),
     "entities in unmarked UTF-16": (AT["a"], BILLION_LAUGHS.encode("utf-16-le"), [(AT["a"], "declares a DOCTYPE")]),
     "malformed XML": (AT["a"], "<annotation><object>", [(AT["a"], "(no element found: line 1")]),
     "empty XML": (AT["a"], "", [(AT["a"], "(no element found")]),

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from dsrg.data.ids import normal
 from dsrg.errors import InputError
 from dsrg.files import read_text, write_text
 
@@ -36,7 +37,7 @@ def read_classes(path: str | Path) -> list[str]:
     """Read class names; blank lines at the end are no harm. Raises InputError with every bad line."""
     if not Path(path).exists():  # one in the data is read only where there is one
         raise InputError(f"{path}: no such file; run the stage `prepare` first")
-    names = [line.strip() for line in read_text(path, most=FILE_BYTES).rstrip().split("\n")]
+    names = [normal(line.strip()) for line in read_text(path, most=FILE_BYTES).rstrip().split("\n")]
     _refuse_bad(names, path)
     return names
 

@@ -73,7 +73,7 @@ def image_ids(names: dict[str, str]) -> dict[str, str]:
 
 
 def _plain_id(name: str) -> str:
-    bare = unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")).replace("/", "__"))
+    bare = normal(str(PurePosixPath(name).with_suffix("")).replace("/", "__"))
     safe = "".join("_" if character in UNSAFE or not character.isprintable() else character for character in bare)
     if safe.startswith("."):
         safe = f"_{safe[1:]}"
@@ -84,4 +84,9 @@ def _plain_id(name: str) -> str:
 
 def _folded(image_id: str) -> str:
     """Equal for ids that would be one file on some disk."""
-    return unicodedata.normalize("NFC", image_id).casefold()
+    return normal(image_id).casefold()
+
+
+def normal(text: str) -> str:
+    """The same letters in the same code points, whatever system wrote them."""
+    return unicodedata.normalize("NFC", text)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
+from dsrg.data.ids import normal
 from dsrg.data.images import ENDINGS
 from dsrg.errors import InputError
 from dsrg.files import parse_xml, read_text
@@ -86,6 +87,7 @@ class Export:
         is None. radius: pixels. size: (width, height) of the image it was drawn on, or None. Raises ValueError where
         that is another image.
         """
+        label = normal(label)
         # by its name, else by the end of its name, as of a path elsewhere
         found = (self.reader.find(name) for name in (image, f"/{image}"))
         image_id = next((one for one in found if isinstance(one, str)), None)

@@ -5,7 +5,8 @@ its categories         the classes, in the order of their ids: COCO's 80 have id
                        those that it names, in its order; annotations of the others are left out. A category named
                        background is none of them
 its images             files beside the JSON file, or in ROOT, ROOT/images, or ROOT/X or ROOT/images/X, where X is what
-                       follows the first `_` in the JSON file's name (instances_train2017.json: train2017)
+                       follows the first `_` in the JSON file's name (instances_train2017.json: train2017); named as
+                       in a table of tags (sources.folder)
 its annotations        the categories of an image are its tags; polygons and run lengths are drawn as its mask
 """
 
@@ -14,7 +15,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -23,10 +24,11 @@ from pycocotools import mask as coco_mask
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dsrg.data.classes import MOST_CLASSES, class_problems, is_background, read_classes
-from dsrg.data.ids import ListEntry, id_problems, image_ids
+from dsrg.data.ids import ListEntry, id_problems, image_ids, normal
 from dsrg.errors import InputError, nearest
 from dsrg.files import read_text
 from dsrg.method.grid import UNLABELLED
+from dsrg.sources.folder import Names, find_files, find_image, warn_of_elsewhere
 from dsrg.sources.validation import ImageProblem, Record, Scan
 
 
@@ -44,11 +46,6 @@ class Image:
         if size == (None, None):
             return None
         return size if all(type(side) is int and side > 0 for side in size) else ()
-
-    @property
-    def name(self) -> str:
-        """The name with `/`."""
-        return self.file_name.replace("\\", "/")
 
 
 @dataclass(slots=True)
@@ -79,7 +76,7 @@ class CocoFile:
     @property
     def names(self) -> dict[int, str]:
         """Categories by id, in the order of ids."""
-        return {category.id: category.name for category in sorted(self.categories, key=attrgetter("id"))}
+        return {category.id: normal(category.name) for category in sorted(self.categories, key=attrgetter("id"))}
 
 
 class Shape(NamedTuple):
@@ -193,20 +190,18 @@ def _records(scan: Scan, path: Path, content: CocoFile, split: str) -> list[tupl
     for annotation in content.annotations:
         annotations[annotation.image_id].append(annotation)
     folder = _image_folder(scan.root, path, content.images)
-    found = []
+    files = find_files(scan.root / folder, none_is_fine=True)
+    names, found, named = Names(files.images, others=files.others), [], []
     for image in content.images:
         where = f"{path}: image {image.id}"
         own = annotations.pop(image.id, [])
-        image_path = f"{folder}/{image.name}".removeprefix("./")
+        name = find_image(scan, names, image.file_name, where)
         unknown = sorted({annotation.category_id for annotation in own} - number_of.keys())
         problems = [f"category {number} is not in its categories" for number in unknown]
-        inside = not image.name.startswith("/") and ".." not in PurePosixPath(image.name).parts
-        if not inside or not os.path.isfile(scan.root / image_path):
-            problems.append(f"no image {image.name!r} in {scan.root / folder}; expected its path in that folder")
         if (size := image.size) == ():
             problems.append("height and width must be whole numbers above 0")
         scan.faults += [ImageProblem(where, f"{where}: {problem}") for problem in problems]
-        if problems:
+        if problems or name is None:
             continue
         own = [annotation for annotation in own if number_of[annotation.category_id]]
         numbers = sorted({number_of[annotation.category_id] for annotation in own})
@@ -214,7 +209,10 @@ def _records(scan: Scan, path: Path, content: CocoFile, split: str) -> list[tupl
         mask = partial(draw_mask, shapes=shapes, size=size, where=where)
         whole = drawn and len(shapes) == len(own)
         tags = tuple(scan.classes[number - 1] for number in numbers)
-        found.append((Record(where, split, image_path, tags, mask if whole else None), image.name))
+        image_path = f"{folder}/{name}".removeprefix("./")
+        found.append((Record(where, split, image_path, tags, mask if whole else None), name))
+        named.append((image.file_name, image_path))
+    warn_of_elsewhere(scan, named)
     if homeless := sum(map(len, annotations.values())):
         scan.warnings.append(f"{path}: {homeless} annotations belong to no image of the file, so are left out")
     return found
@@ -225,7 +223,8 @@ def _image_folder(root: Path, path: Path, images: list[Image]) -> str:
     named = path.stem.partition("_")[2] or path.stem
     beside = Path(os.path.relpath(path.parent, root)).as_posix()
     places = [beside, ".", "images", named, f"images/{named}"]
-    found = (place for image in images for place in places if os.path.isfile(root / place / image.name))
+    names = [name for image in images if ".." not in (name := image.file_name.replace("\\", "/")).split("/")]
+    found = (place for name in names for place in places if os.path.isfile(f"{root}/{place}/{name}"))
     return next(found, ".")
 
 

@@ -19,10 +19,10 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from dsrg.data.classes import class_problems, composites, doubts_about, name_fault, read_classes
-from dsrg.data.ids import ListEntry, id_problems, image_ids
+from dsrg.data.ids import ListEntry, id_problems, image_ids, normal
 from dsrg.data.images import ENDINGS, HOW_TO_READ, files_left_out
 from dsrg.errors import InputError, few
-from dsrg.sources.table import Row, normal, read_table, table_text
+from dsrg.sources.table import Row, read_table, table_text
 from dsrg.sources.validation import TAG_SEPARATORS, ImageProblem, Record, Scan, tag_faults, warn_of
 
 NOT_THERE = "expected its path below data.root"
@@ -50,9 +50,8 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
     if scan.problems:
         return scan
     names = Names(files.images, others=files.others)
-    located = [(row, image) for row in rows if (image := _find(scan, names, row.image, row.where)) is not None]
-    elsewhere = (f"{row.image} = {image}" for row, image in located if _is_elsewhere(row.image))
-    scan.warn("images are named by a path or address elsewhere, and found by its end", elsewhere)
+    located = [(row, image) for row in rows if (image := find_image(scan, names, row.image, row.where)) is not None]
+    warn_of_elsewhere(scan, ((row.image, image) for row, image in located))
     row_of = {image: row for row, image in reversed(located)}  # the first of several rows
     scan.warn("images are in no row of the table, so not used", sorted(set(files.images) - row_of.keys()))
     with scan.collecting():
@@ -77,13 +76,19 @@ def scan_folder(root: str | Path, *, train: str, val: str | None, table: str, se
     return scan
 
 
-def _find(scan: Scan, names: "Names", name: str, where: str) -> str | None:
-    """The image that a row or a line names; a fault of the scan where there is none."""
+def find_image(scan: Scan, names: "Names", name: str, where: str) -> str | None:
+    """The image that the data name at a place; a fault of the scan where there is none."""
     try:
         return names.find(name)
     except InputError as error:
         scan.faults.append(ImageProblem(where, f"{where}: {error}"))
         return None
+
+
+def warn_of_elsewhere(scan: Scan, named: Iterable[tuple[str, str]]) -> None:
+    """Note those of the images, as they are named and where they lie, that are named by a place elsewhere."""
+    elsewhere = (f"{name} = {image}" for name, image in named if _is_elsewhere(name))
+    scan.warn("images are named by a path or address elsewhere, and found by its end", elsewhere)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -96,7 +101,7 @@ def _read_or_collect_classes(scan: Scan, table: Path, rows: list[Row], *, separa
     Where people do not list their classes, a tag that is made of other tags is taken for several.
     """
     if (scan.root / "classes.txt").exists():
-        return [normal(name) for name in read_classes(scan.root / "classes.txt")]
+        return read_classes(scan.root / "classes.txt")
     first = {tag: row.where for row in reversed(rows) for tag in row.tags}
     classes = sorted(first)
     if not classes:
@@ -340,7 +345,7 @@ def _choose_by_lists(scan: Scan, located: Located, names: Names, splits: dict[st
         if not lines:
             scan.problems.append(f"{path}: no image in this list; expected one a line (data.{split})")
         for where, line in lines.items():
-            image = _find(scan, names, line, where)
+            image = find_image(scan, names, line, where)
             if image in rows_of:
                 entries.append((image, split, where))
             elif image is not None:

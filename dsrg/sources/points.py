@@ -23,13 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dsrg.data.ids import normal
 from dsrg.data.index import Index
 from dsrg.errors import InputError, nearest
 from dsrg.files import write_csv
 from dsrg.method.grid import UNLABELLED
 from dsrg.method.points import Mark
 from dsrg.sources.folder import Names
-from dsrg.sources.table import normal, read_cells
+from dsrg.sources.table import read_cells
 from dsrg.sources.validation import warn_of
 
 BACKGROUND, ERASE = "background", "erase"  # what a row may name besides a class

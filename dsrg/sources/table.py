@@ -14,10 +14,10 @@ import csv
 import io
 import json
 import re
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
+from dsrg.data.ids import normal
 from dsrg.errors import InputError, few
 from dsrg.files import read_text
 
@@ -428,8 +428,3 @@ def join_rows(rows: list[Row]) -> tuple[list[Row], list[str]]:
     if len(joined) == len(rows):
         return rows, []
     return list(joined.values()), [f"{len(rows)} rows with a tag each are joined to {len(joined)} images"]
-
-
-def normal(text: str) -> str:
-    """The same letters in the same code points, whatever system wrote them."""
-    return unicodedata.normalize("NFC", text)

@@ -9,11 +9,11 @@ ROOT/classes.txt                          one class name a line; without this fi
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from dsrg.data.classes import VOC_CLASSES, read_classes
-from dsrg.data.ids import ListEntry, id_fault, id_problems
+from dsrg.data.ids import ListEntry, id_fault, id_problems, normal
 from dsrg.data.images import ENDINGS, HOW_TO_READ
 from dsrg.data.index import Index
 from dsrg.errors import InputError
@@ -43,14 +43,19 @@ def scan_voc(root: str | Path, *, train: str, val: str | None) -> Scan:
         with scan.collecting():
             listed += _read_list(scan.root, name, split, key=f"data.{split}") if name is not None else []
     listed, images = _find_images(scan, listed)
-    tags: dict[str, tuple[str, ...]] = {}
+    annotations, tags = _files(scan.root, "Annotations", {".xml"}), {}
     for image_id in dict.fromkeys(entry.id for entry in listed):
+        path = scan.root / annotations.get(image_id, [f"Annotations/{image_id}.xml"])[0]
         with scan.collecting(image_id):
-            tags[image_id] = _read_tags(_annotation(scan.root, image_id))
-    tagged = ((image_id, str(_annotation(scan.root, image_id)), names) for image_id, names in tags.items())
-    scan.faults += tag_faults(tagged, scan.classes)
+            tags[image_id] = _read_tags(path)
+            scan.faults += tag_faults([(image_id, str(path), tags[image_id])], scan.classes)
+    masks: dict[str, str] = {}
+    for folder in MASK_FOLDERS:
+        for image_id, found in _files(scan.root, folder, ENDINGS).items():
+            masks.setdefault(image_id, min(found, key=lambda path: not path.lower().endswith(".png")))
+    scan.warn("masks belong to no image", sorted(mask for image_id, mask in masks.items() if image_id not in images))
     scan.records = [
-        Record(entry.id, entry.split, images[entry.id], tags.get(entry.id, ()), _mask(scan.root, entry.id))
+        Record(entry.id, entry.split, images[entry.id], tags.get(entry.id, ()), masks.get(entry.id))
         for entry in listed
         if entry.id in images
     ]
@@ -91,7 +96,7 @@ def _read_list(root: Path, name: str, split: str, *, key: str) -> list[ListEntry
         others = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
         raise InputError(f"{path}: no such list; set {key} to one of those there: {others}")
     lines = enumerate(read_text(path).split("\n"), start=1)
-    listed = [ListEntry(line.strip(), split, f"{path}:{number}") for number, line in lines if line.strip()]
+    listed = [ListEntry(normal(line.strip()), split, f"{path}:{number}") for number, line in lines if line.strip()]
     if not listed:
         raise InputError(f"{path}: an empty list; expected one image id a line")
     return listed
@@ -99,10 +104,7 @@ def _read_list(root: Path, name: str, split: str, *, key: str) -> list[ListEntry
 
 def _find_images(scan: Scan, listed: list[ListEntry]) -> tuple[list[ListEntry], dict[str, str]]:
     """Entries with sound ids, and images by id, relative to the root; an id with none or several is a fault."""
-    images: dict[str, list[str]] = defaultdict(list)
-    for path in sorted((scan.root / "JPEGImages").iterdir()):
-        if path.suffix.lower() in ENDINGS or path.suffix.lower() in HOW_TO_READ:  # reading one says what it needs
-            images[path.stem].append(f"JPEGImages/{path.name}")
+    images = _files(scan.root, "JPEGImages", {*ENDINGS, *HOW_TO_READ})  # reading one of these says what it needs
     scan.problems += id_problems(listed)
     listed = [entry for entry in listed if not id_fault(entry.id)]
     for entry in listed:
@@ -113,13 +115,13 @@ def _find_images(scan: Scan, listed: list[ListEntry]) -> tuple[list[ListEntry], 
     return listed, {image_id: found[0] for image_id, found in images.items()}
 
 
-def _annotation(root: Path, image_id: str) -> Path:
-    return root / "Annotations" / f"{image_id}.xml"
-
-
-def _mask(root: Path, image_id: str) -> str | None:
-    masks = (f"{folder}/{image_id}.png" for folder in MASK_FOLDERS)
-    return next((mask for mask in masks if (root / mask).exists()), None)
+def _files(root: Path, folder: str, endings: Container[str]) -> dict[str, list[str]]:
+    """The files of a folder that end so, by their names without that; paths are relative to the root."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted((root / folder).glob("[!.]*")):
+        if path.suffix.lower() in endings:
+            found[normal(path.stem)].append(f"{folder}/{path.name}")
+    return found
 
 
 def _read_tags(path: Path) -> tuple[str, ...]:
@@ -132,5 +134,7 @@ def _read_tags(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: no readable annotation ({error})") from None
     if annotation.tag != "annotation":
         raise InputError(f"{path}: expected <annotation> with <object><name> inside, found <{annotation.tag}>")
-    names = [(thing.findtext("name") or "").strip() for thing in annotation.findall("object")]
+    names = [normal((thing.findtext("name") or "").strip()) for thing in annotation.findall("object")]
+    if "" in names:
+        raise InputError(f"{path}: object {names.index('') + 1} of {len(names)} has no <name>; name its class")
     return tuple(dict.fromkeys(names))
