@@ -70,9 +70,10 @@ def test_tables_and_lists_may_be_as_long_as_the_folder_has_images(root, monkeypa
     [
         (b"\xef\xbb\xbf Image ;TAGS; Split ;note\r\none.jpg; dog , cat,;train;x\r\n\r\n", ","),
         (b'image,tags,split\none.jpg,"dog,cat,dog",train', ","),
+        (b'image, tags, split\none.jpg, "dog, cat", train\n', ","),
         (b"split\ttags\timage\ntrain\tdog cat\t.\\images\\cats\\one.jpg\n", " "),
     ],
-    ids=["semicolons, a mark, spaces", "quoted cell", "tabs and backslashes"],
+    ids=["semicolons, a mark, spaces", "quoted cell", "quoted after a space", "tabs and backslashes"],
 )
 def test_tables_of_any_editor(root, table, separator):
     (root / "images/dogs/one.webp").unlink()
@@ -181,8 +182,8 @@ def test_bad_folder(root, name, content, expected):
         ("{", "Expecting"),
         ('{"image": "three"}', "no 'tags'"),
         ('{"image": 3, "tags": []}', "are text"),
-        ('{"image": "three", "tags": [3]}', "are text"),
-        ('{"image": "three", "tags": {"a": 1}}', "are text"),
+        ('{"image": "three", "tags": [3]}', "tags are text, not [3]"),
+        ('{"image": "three", "tags": {"a": 1}}', "tags are text, not 1"),
         ("[" * 100_000, "recursion"),
     ],
 )

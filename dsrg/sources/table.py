@@ -158,7 +158,7 @@ def _csv_cells(path: Path, text: str) -> Cells:
         first, delimiter, text = 2, declared[1], rest
         header = text.partition("\n")[0]
     delimiter = delimiter or max(DELIMITERS, key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     names, lines, problems = None, [], []
     try:
         names = [cell.strip() for cell in next(reader, [])]
@@ -263,17 +263,21 @@ def _presence_column(names: list[str], lines: list[Line]) -> str | None:
 
 def _flag_columns(path: Path, columns: Columns, names: list[str], lines: list[Line]) -> list[str]:
     """The columns of 0 and 1 that are classes, at least two. Raises NoTable, and InputError for counts among them."""
-    flags, problems = [], []
+    flags, problems, expected = [], [], "expected 0 or 1 in columns that are classes"
     for name in names:
         if not name or name in columns.used:
             continue
         values = [_folded(line.cells.get(name)) for line in lines]
-        if {*values} <= YES | NO | MARKS and {*values} & YES or ({*values} <= MARKS | NO and len({*values}) > 1):
+        held = {*values}
+        if held & YES and held <= YES | NO and held & {"-1", "-1.0"} and held & {"0", "0.0"}:
+            problems.append(f"{path}: column {name!r} holds -1 beside 0 and 1, so no or not sure? {expected}")
+        elif held <= YES | NO | MARKS and held & YES or (held <= MARKS | NO and held & MARKS and held & NO):
             flags.append(name)
         elif values.count("0") > 1 and all(_number(value) is not None for value in values):
             odd = [value for value in values if value not in YES | NO]
-            expected = "expected 0 or 1 in columns that are classes"
             problems += [f"{path}: column {name!r} holds 0 and {odd[0]!r}; {expected}"] if odd else []
+    twice = (name for name in dict.fromkeys(flags) if flags.count(name) > 1)
+    problems += [f"{path}:1: more than one column {name!r}; join them" for name in twice]
     if len(flags) + len(problems) < 2:
         raise NoTable(f"{path}:1: no column 'tags'; {_expected(names)}")
     if problems:
@@ -349,7 +353,7 @@ def _row(line: Line, columns: Columns, separator: str) -> Row:
         raise ValueError(f"{EXPECTED_OBJECT} (no {missing[0]!r})")
     image, split = line.cells[columns.image], line.cells.get(columns.split)
     if not isinstance(image, str) or not isinstance(split, str | None):
-        raise ValueError(f"{EXPECTED_OBJECT} (image, tags and split are text)")
+        raise ValueError(f"{EXPECTED_OBJECT} (image and split are text)")
     if columns.is_split:
         is_train = split_role(re.sub("^is", "", columns.is_split.casefold())) == "train"
         split = "train" if (_folded(line.cells.get(columns.is_split)) in YES) == is_train else "val"
@@ -389,7 +393,7 @@ def cell_tags(cell: object, separator: str) -> list[str]:
             return [_unquoted(item) for item in items if item.casefold() not in ("none", "null", "nan")]
         if found := BARE_LIST.fullmatch(text):
             return found[1].split("," if "," in found[1] else separator)
-        if not text.startswith("{"):
+        if not text.startswith(("{", "[")):
             return cell.split(separator)
         try:
             cell = json.loads(text)
@@ -398,7 +402,9 @@ def cell_tags(cell: object, separator: str) -> list[str]:
     if isinstance(cell, dict) and len(cell) == 1:
         (cell,) = cell.values()
     if not isinstance(cell, list) or not all(isinstance(tag, str) for tag in cell):
-        raise ValueError(f"{EXPECTED_OBJECT} (image, tags and split are text)")
+        shapes = isinstance(cell, list) and dict in map(type, cell)
+        hint = "; boxes or other shapes? export them as COCO" if shapes else ""
+        raise ValueError(f"{EXPECTED_OBJECT} (tags are text, not {json.dumps(cell):.60}{hint})")
     return cell
 
 
