@@ -216,6 +216,15 @@ def test_folders_that_are_nothing(project):
     said = init("mine")
     assert said.startswith("2 mine: 3 images, but no tags; expected tags.csv with the columns image and tags")
     assert "tags.csv has the columns what, why" in said
+    write(project / "mine/tags.csv", '[{"id": 1, "annotations": [], "data": {"image": "a.jpg"}}]')
+    (project / "mine/tags.csv").rename(project / "mine/tasks.json")
+    assert "tasks.json has the columns id, annotations, data; of Label Studio? export JSON-MIN or CSV" in init("mine")
+    (project / "mine/tasks.json").unlink()
+    write(project / "mine/x/y/tags.csv", "image,tags\na.jpg,cat\n")
+    write(project / "mine/x/annotations/z.json", '{"images": [], "annotations": [], "categories": []}')
+    said = init("mine")
+    assert "mine/x: COCO's format, with the files annotations/z.json; name that folder instead" in said
+    assert "mine/x/y: a folder of images with the table tags.csv, 1 rows; name that folder instead" in said
     assert init("recipes").startswith("2 recipes: no image in this folder or below it")
     write(project / "mine/tags.csv", 'image,tags\n"a.jpg,cat\n')
     assert init("mine").startswith("2 mine/tags.csv:2: unexpected end of data")

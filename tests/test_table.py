@@ -184,6 +184,11 @@ def test_names_that_are_pieces_of_lists(name):
 
 
 def test_what_may_be_no_class_is_asked():
-    found = dict(doubts_about(["dog", "other", "3", "a photo of a dog on grass", "cat bed", "bed bug", "cat bug"]))
+    numbers, rest, sentences = (
+        ["3", "3.0", "-1"],
+        ["other", "No Finding", "no_ship", "False"],
+        ["a dog on green grass here"],
+    )
     pieces = ["cat bed", "bed bug", "cat bug"]
-    assert [*found.values()] == [["3"], ["other"], ["a photo of a dog on grass"], pieces]
+    found = dict(doubts_about(["dog", "north", *numbers, *rest, *sentences, *pieces]))
+    assert [*found.values()] == [numbers, rest, sentences, pieces]

@@ -24,7 +24,11 @@ NO_VALUE = frozenset(
     "nan none null nil na nat nd nv nothing undefined unlabeled unlabelled untagged notag notags nolabel".split()
 )
 ERROR_CELL = re.compile(r"#[^\W\d_/]+(/\d)?[!?]")  # of a spreadsheet: #REF!, #WERT!, #DIV/0!
-REST = frozenset("other others misc miscellaneous unknown void ignore ignored empty bg noobject negative rest".split())
+REST = frozenset(
+    "other others misc miscellaneous unknown void ignore ignored empty bg noobject negative rest normal healthy "
+    "false".split()
+)
+NEGATIONS = frozenset("no not without".split())  # first words of such names as "No finding"
 WORDS_OF_A_NAME = 5  # more of them are a sentence
 DOUBLE_QUOTES, QUOTES = '"\u201c\u201d\u201e\u00ab\u00bb', "'`\u2018\u201a"
 JOINING = frozenset("-_.'\u2019")  # signs within a name, as in T-shirt, bird's nest, St. Bernard
@@ -87,7 +91,7 @@ def name_fault(name: str, *, instead: str = "remove this line") -> str | None:
     if reads_as_nothing(name):
         return f'{name!r} reads as "no value", not as the name of a class; {instead}'
     if "|" in name or not name.isprintable() or name != name.strip():
-        return f"{name!r} must not hold '|', control characters or spaces at its ends; rename it"
+        return f"{name!r} must not hold '|', control characters, spaces at its ends or odd ones; rename it"
     if is_written_out(name):
         return f"{name!r} holds brackets or quotes, as a list that was written out does; expected the bare name"
     return None
@@ -113,14 +117,19 @@ def doubts_about(names: list[str]) -> list[tuple[str, list[str]]]:
     """What is odd about names that may yet be classes: (what, which of them)."""
     sentences = [name for name in names if len(_words(name)) > WORDS_OF_A_NAME]
     found = {
-        "classes are numbers; write their names if they have any": [name for name in names if name.isdecimal()],
-        'classes read as "none of the others"; if so, leave their cells empty': [n for n in names if _bare(n) in REST],
+        "classes are numbers; write their names if they have any": [name for name in names if _bare(name).isdecimal()],
+        'classes read as "none of the others"; if so, leave their cells empty': [n for n in names if _is_rest(n)],
         "classes have more than five words; expected names, not sentences": sentences,
     }
     if shared := shared_parts(names):
         hint = f"if {shared[1]!r} separates tags, set data.separator to it"
         found[f"tags may be several tags each: their words occur in other tags too; {hint}"] = shared[0]
     return [(what, which) for what, which in found.items() if which]
+
+
+def _is_rest(name: str) -> bool:
+    """May a name mean "none of the classes"?"""
+    return _bare(name) in REST or next((word for word, _, _ in _words(name)), "") in NEGATIONS
 
 
 def is_written_out(name: str) -> bool:

@@ -71,10 +71,14 @@ def guess(folder: Path) -> DetectedLayout:
         f"VOC ({', '.join(VOC_FOLDERS)})"
     )
     problems = [f"{folder}: {len(images)} images, but no tags; {expected}"]
-    problems += [
-        f"{path.name} has the columns {', '.join(read_cells(path, images=len(images)).names)}"
-        for path in _tables(folder)
-    ]
+    for path in _tables(folder):
+        names = read_cells(path, images=len(images)).names
+        hint = "; of Label Studio? export JSON-MIN or CSV" if {"annotations", "data"} <= {*names} else ""
+        problems.append(f"{path.name} has the columns {', '.join(names)}{hint}")
+    for place in _inside(folder):
+        with suppress(InputError):
+            if found := _coco(place) or _table(place, len(images)):
+                problems.append(f"{place}: {found.layout}; name that folder instead")
     folders = sorted({PurePosixPath(image).parent.name for image in images} - {"", "images"})
     said = "folders hold the images; their names are not taken for tags, a table can say so"
     problems += warn_of(said, folders) if len(folders) > 1 else []
@@ -196,8 +200,11 @@ def is_own_work(params: Path, recipes: Path) -> bool:
 
 
 def _voc(folder: Path) -> DetectedLayout | None:
-    inside = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
-    layouts = (place for place in inside if (place / "JPEGImages").is_dir() and (place / "Annotations").is_dir())
+    layouts = (
+        place
+        for place in (folder, *_inside(folder))
+        if (place / "JPEGImages").is_dir() and (place / "Annotations").is_dir()
+    )
     if (root := next(layouts, None)) is None:
         return None
     lists = [path.stem for path in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))]
@@ -208,6 +215,11 @@ def _voc(folder: Path) -> DetectedLayout | None:
     unused += _left_over(root, {root / "classes.txt"}, besides=besides)
     data = {"source": "voc", "train": train, "val": val}
     return DetectedLayout(layout, "voc2012-mobilenet", data, root, _splits_read(train, val), unused)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The folders in a folder, and those in them."""
+    return [*sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
 
 
 def _splits_read(train: str, val: str | None) -> list[str]:
