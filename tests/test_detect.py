@@ -210,6 +210,11 @@ def test_another_recipe(project):
     assert said.startswith("2 recipes/nope.yaml: no such recipe") and "folder, folder-scratch, shapes" in said
 
 
+def test_files_that_a_mac_hides_are_no_tables(project):
+    write(project / "mine/._tags.csv", b"\0\5\x16\7\xff")
+    assert init("mine").startswith("0 mine: a folder of images with the table tags.csv, 3 rows\n")
+
+
 def test_folders_that_are_nothing(project):
     assert init("nowhere").startswith("2 nowhere: no such folder; name the one that holds your images")
     write(project / "mine/tags.csv", "what,why\na.jpg,cat\n")

@@ -141,8 +141,9 @@ def test_links_are_followed_and_circles_end(root):
     save_flat(root.parent, "elsewhere/linked.jpg")
     (root / "link").symlink_to(root.parent / "elsewhere")
     (root / "circle").symlink_to(root)
-    write(root / TABLE, "image,tags\nlinked.jpg,cat\n")
-    assert [record.image for record in look(root).records] == ["link/linked.jpg"]
+    (root / "again").symlink_to("images")
+    write(root / TABLE, "image,tags\nlinked.jpg,cat\nimages/dogs/one.webp,dog\n")
+    assert [record.image for record in look(root).records] == ["link/linked.jpg", "images/dogs/one.webp"]
 
 
 def test_a_name_that_is_no_text_is_said(root):

@@ -51,6 +51,7 @@ READ = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"  # as people call them
 METADATA_MAX = 16 * 1024**2  # bytes that a file may hold besides 4 for each pixel
 LARGE = 8_000_000  # pixels from which on memory is thought of
 SUBFILE, BITS_PER_SAMPLE, ORIENTATION = 254, 258, 274  # TIFF tags, the last of EXIF too
+TIFF_SIGNATURES = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 DEFLATE_MOST = 1032  # bytes that one byte of a PNG's compressed pixels can stand for
 PNG_COLORS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGBA"}
@@ -281,7 +282,7 @@ class _Header(NamedTuple):
 def _header(image: Image.Image, path: str | Path) -> _Header:
     """Size and orientation of an image that is opened and not yet decoded: the one place that says them."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # a PPM's 16 bits come as 32
-        raise InputError(f"{path}: a {image.format} of 32 bits a channel; save it with 8 or 16")
+        raise InputError(f"{path}: a {image.format} of 32 bits a channel, or signed; save it with 8 or 16, unsigned")
     if image.format == "TIFF" and image.tag_v2.get(SUBFILE, 0) & 1:
         raise InputError(f"{path}: its first page is a preview, as in a camera's raw file; save the picture itself")
     if image.format == "PNG":
@@ -398,6 +399,8 @@ def _guess(data: bytes) -> str:
     """What a file is that no decoder knows, and what to do."""
     if data.lstrip()[:1] == b"<":
         what = "a web page or other text under an image's name (a failed download?)"
+    elif data[:4] in TIFF_SIGNATURES:
+        what = "a TIFF of bands, bits or compression that are not read; save it as RGB with 8 or 16 bits a channel"
     elif data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"avi"):
         kind = "AVIF" if data[8:11] == b"avi" else "HEIF"
         if kind not in FORMATS:

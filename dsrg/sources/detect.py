@@ -302,7 +302,8 @@ def _split_names(table: Path, splits: Counter[str]) -> tuple[str, str | None]:
 
 def _tables(folder: Path) -> list[Path]:
     """Tables in a folder, by their names: of tags, of labels, for training; of JSON files those that are lists."""
-    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in ENDINGS_OF_TABLES and path.is_file()]
+    found = [path for path in sorted(folder.glob("[!.]*")) if path.suffix.lower() in ENDINGS_OF_TABLES]
+    found = [path for path in found if path.is_file()]
     found = [path for path in found if path.suffix.lower() != ".json" or _is_list(path)]
     return sorted(found, key=lambda path: [word not in path.stem.lower() for word in ("tag", "label", "train")])
 

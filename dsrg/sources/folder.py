@@ -146,7 +146,8 @@ def find_files(root: Path, *, none_is_fine: bool = False) -> Files:
         raise InputError(f"{root}: no such folder; expected one with images and a table of tags (data.root)")
     found, unnameable, seen, closed = [], [], set(), []
     for folder, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = (name for name in folders if not name.startswith("."))  # links last: a folder goes by its own name
+        folders[:] = sorted(shown, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
         if (real := os.path.realpath(folder)) in seen:  # a link to a folder that holds it would have no end
             folders.clear()
             continue
@@ -263,8 +264,8 @@ def _match_masks(scan: Scan, masks: list[str], images: Iterable[str]) -> dict[st
 
 
 def _wanted(name: str) -> str:
-    """A name as somebody wrote it, as this module writes paths."""
-    return normal(name).replace("\\", "/").removeprefix("./")
+    """A name as somebody wrote it, as `_ends` writes paths."""
+    return next(_ends(name.replace("\\", "/").removeprefix("./")))
 
 
 def _is_elsewhere(name: str) -> bool:
@@ -288,13 +289,13 @@ def _paths_in(name: str) -> Iterator[str]:
 
 
 def _ends(path: str) -> Iterator[str]:
-    """a/b/c.jpg, b/c.jpg, c.jpg."""
-    parts = normal(path).split("/")
+    """a/b/c.jpg, b/c.jpg, c.jpg; spaces around a part do not count, as in a table's cells."""
+    parts = [part.strip() for part in normal(path).split("/")]
     return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 def _bare(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
+    return str(PurePosixPath(path).with_suffix("")).rstrip()
 
 
 def _ending(path: str) -> str:
