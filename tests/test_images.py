@@ -111,7 +111,7 @@ def test_a_jpeg_decoded_small_is_the_picture_made_small(shape, orientation, max_
     assert small.shape == whole.shape[:2] and small.pixels.shape == expected.shape
     assert small.pixels.flags.c_contiguous
     off = np.abs(small.pixels.astype(int) - expected)
-    assert off.mean() < 5 and (max(shape) > max_side or not off.any())
+    assert off.mean() < 8 and (max(shape) > max_side or not off.any())
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
