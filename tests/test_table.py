@@ -75,6 +75,7 @@ LAYOUTS = {
         *([f"{k}.jpg", name, int(name in own)] for k, own in enumerate(TAGS) for name in ("cat", "dog", "sofa")),
     ],
     "columns of 0 and 1": [["image", "cat", "dog", "sofa"], *flags("1", "0")],
+    "columns of decimal commas": [["image", "cat", "dog", "sofa"], *flags("1,0", "0,0")],
     "columns of TRUE": [["image", "cat", "dog", "sofa"], *flags("WAHR", "FALSCH")],
     "columns of crosses": [["image", "cat", "dog", "sofa"], *flags("x", "")],
     "columns of tags": [
@@ -103,6 +104,8 @@ def test_layouts(tmp_path, rows, delimiter):
         ("image,tags\na,cat\na,dog\nb,cat\n", "t.csv: 3 rows with a tag each are joined to 2 images"),
         ("image,label,score\na,cat,0.4\nb,cat,1\n", "t.csv: 1 rows have a score below 1, and count as tags"),
         ("image,tags,phase\na,cat,train\nb,cat,dev\n", "t.csv: the splits are those of its column 'phase'"),
+        ("image,label_0,label_1\na,1,0\nb,1,1\n", "t.csv: its columns of 0 and 1 are the classes: label_0, label_1"),
+        ("image;label;score\na;cat;0,4\nb;cat;1\n", "t.csv: 1 rows have a score below 1, and count as tags"),
         ("image,tags,set\na,cat,rome\nb,cat,paris\n", "t.csv: 1 columns are not used: set"),
         ("image,cat,dog\na,1,0\nb,1,1\n", "t.csv: its columns of 0 and 1 are the classes: cat, dog"),
     ],

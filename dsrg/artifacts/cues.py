@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dsrg.artifacts.safe_pickle import read_pickle
 from dsrg.artifacts.seeds_h5 import SeedRow, Seeds
+from dsrg.data.ids import normal
 from dsrg.data.index import Index
 from dsrg.errors import InputError, few
 from dsrg.files import atomic_file, read_text, write_text
@@ -194,7 +195,7 @@ def _read_list(path: Path) -> tuple[list[_Listed], list[str]]:
         if parts is None:
             problems.append(f"{path}:{line}: expected `ID.jpg NUMBER`, found {text[:80]!r}")
             continue
-        image = _Listed(PurePosixPath(parts[1]).stem, int(parts[2]), line)
+        image = _Listed(normal(PurePosixPath(parts[1]).stem), int(parts[2]), line)
         if ids.setdefault(image.id, line) != line:
             problems.append(f"{path}:{line}: id {image.id!r} is on line {ids[image.id]} already; remove one")
         if numbers.setdefault(image.number, line) != line:

@@ -31,7 +31,7 @@ NO_DATA = ("readme", "license", "thumbs.db")  # how names of files begin that ho
 HINTS = {  # what files that are no use here are likely to be
     ".xml": "annotations as PASCAL VOC has them belong into a folder Annotations, beside JPEGImages and ImageSets",
     ".json": "of labelme or another tool? export its annotations as COCO",
-    ".txt": "YOLO's boxes? export them as COCO",
+    ".txt": "YOLO's boxes? export them as COCO; a table? save it as CSV",
     ".csv": "a table has to lie in the folder itself, and to have the columns image and tags",
     ".xlsx": "save the sheet as CSV",
     ".xls": "save the sheet as CSV",

@@ -40,8 +40,8 @@ SPLIT_NAMES = {  # letters alone, without "set" or "split" at the end
     "val": "val valid validation validate dev development eval evaluation validierung".split(),
     "test": "test testing tst holdout prueba".split(),
 }
-YES = frozenset("1 1.0 true yes wahr ja vrai oui verdadero si sí vero".split())
-NO = frozenset(["", *"0 0.0 false no falsch nein faux non falso -1 -1.0".split()])
+YES = frozenset("1 1.0 1,0 true yes wahr ja vrai oui verdadero si sí vero".split())
+NO = frozenset(["", *"0 0.0 0,0 false no falsch nein faux non falso -1 -1.0 -1,0".split()])
 MARKS = frozenset("x \u2713 \u2714 y".split())  # for yes, where other cells of the column are empty or no
 
 SEP_LINE = re.compile(r'"?sep=([^"\n])"?\s*')  # Excel's, which it neither shows nor counts as a row
@@ -217,6 +217,9 @@ def _choose_columns(path: Path, names: list[str], lines: list[Line]) -> tuple[Co
         raise NoTable(f"{path}:1: {problem}; {_expected(names)}" for problem in problems)
     stem = tag and _stem(tag)
     columns = Columns(image, [name for name in names if tag and name.isprintable() and _stem(name) == stem])
+    held = {_folded(line.cells.get(name)) for line in lines for name in columns.tags}
+    if columns.tags[1:] and held & YES and held <= YES | NO:
+        columns = columns._replace(tags=[])  # label_0, label_1 ... are classes, each with a column
     others = [name for name in names if name and name not in columns.used]
     values = {name: {_folded(line.cells.get(name)) for line in lines} for name in others}
     split = _split_column(values)
@@ -269,7 +272,7 @@ def _flag_columns(path: Path, columns: Columns, names: list[str], lines: list[Li
             continue
         values = [_folded(line.cells.get(name)) for line in lines]
         held = {*values}
-        if held & YES and held <= YES | NO and held & {"-1", "-1.0"} and held & {"0", "0.0"}:
+        if held & YES and held <= YES | NO and held & {"-1", "-1.0", "-1,0"} and held & {"0", "0.0", "0,0"}:
             problems.append(f"{path}: column {name!r} holds -1 beside 0 and 1, so no or not sure? {expected}")
         elif held <= YES | NO | MARKS and held & YES or (held <= MARKS | NO and held & MARKS and held & NO):
             flags.append(name)
@@ -371,7 +374,7 @@ def _number(cell: object) -> float | None:
     if (text := _folded(cell)) and text in YES | NO:
         return float(text in YES)
     try:
-        return float(text)
+        return float(text.replace(",", "."))
     except ValueError:
         return None
 
