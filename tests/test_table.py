@@ -193,5 +193,6 @@ def test_what_may_be_no_class_is_asked():
         ["a dog on green grass here"],
     )
     pieces = ["cat bed", "bed bug", "cat bug"]
-    found = dict(doubts_about(["dog", "north", *numbers, *rest, *sentences, *pieces]))
-    assert [*found.values()] == [numbers, rest, sentences, pieces]
+    scores = ["dog:0.9", "dog:0.75", "dog:1.0"]
+    found = dict(doubts_about(["dog", "north", "A320", "A380", *numbers, *rest, *sentences, *scores, *pieces]))
+    assert [*found.values()] == [numbers, rest, sentences, scores, pieces]

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -116,10 +117,15 @@ def reads_as_nothing(name: str) -> bool:
 def doubts_about(names: list[str]) -> list[tuple[str, list[str]]]:
     """What is odd about names that may yet be classes: (what, which of them)."""
     sentences = [name for name in names if len(_words(name)) > WORDS_OF_A_NAME]
+    without_digits = partial(re.sub, "[0-9]+", "")
+    count = Counter(map(without_digits, names))
     found = {
         "classes are numbers; write their names if they have any": [name for name in names if _bare(name).isdecimal()],
         'classes read as "none of the others"; if so, leave their cells empty': [n for n in names if _is_rest(n)],
         "classes have more than five words; expected names, not sentences": sentences,
+        "classes differ in numbers alone; expected names, without scores or counts": [
+            name for name in names if count[without_digits(name)] > 2 and not _bare(name).isdecimal()
+        ],
     }
     if shared := shared_parts(names):
         hint = f"if {shared[1]!r} separates tags, set data.separator to it"

@@ -30,7 +30,7 @@ VOC_FOLDERS = ("JPEGImages", "Annotations", "ImageSets")
 NO_DATA = ("readme", "license", "thumbs.db")  # how names of files begin that hold no data
 HINTS = {  # what files that are no use here are likely to be
     ".xml": "annotations as PASCAL VOC has them belong into a folder Annotations, beside JPEGImages and ImageSets",
-    ".json": "of labelme or another tool? export its annotations as COCO",
+    ".json": "of labelme or another tool? export its annotations as COCO; a table? call lines of objects .jsonl",
     ".txt": "YOLO's boxes? export them as COCO; a table? save it as CSV",
     ".csv": "a table has to lie in the folder itself, and to have the columns image and tags",
     ".xlsx": "save the sheet as CSV",
