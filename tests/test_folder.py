@@ -297,6 +297,16 @@ def test_signs_of_addresses_in_names(name, place):
         Names([f"dogs/{name.lower()}"]).find(f"me/{quote(name, safe='')}")
 
 
+def test_uploads_that_label_studio_renamed():
+    names = Names(["x/Rex & Lili.jpg", "x/Rex.jpg", "a b.png", "c/a b.png", "a_b.jpg"])
+    assert names.find("/data/upload/1/0a1b2c3d-Rex__Lili.jpg") == "x/Rex & Lili.jpg"
+    assert names.find("https://me.org/data/upload/1/0a1b2c3d-a_b.jpg?x=1") == "a_b.jpg"
+    with pytest.raises(InputError, match="may be any of a b.png, c/a b.png"):
+        names.find("/data/upload/1/0a1b2c3d-a_b.png")
+    with pytest.raises(InputError, match="no image"):
+        names.find("/home/me/Rex__Lili.jpg")
+
+
 # Splits drawn at random
 
 

@@ -28,6 +28,7 @@ from dsrg.sources.validation import TAG_SEPARATORS, ImageProblem, Record, Scan, 
 NOT_THERE = "expected its path below data.root"
 IMAGES, MASKS = "images", "masks"  # folders below the root; the first is left out of ids
 DRAWN = "Segmentation"  # how folders begin that hold masks in PASCAL VOC's layout
+UPLOAD = re.compile(r".*/upload/.*?/?[0-9a-f]{8}-([^/]+)")  # how Label Studio names a file, its own name behind
 
 Located = list[tuple[Row, str]]  # rows of the table with the paths of their images below the root
 
@@ -207,6 +208,15 @@ class Names:
                 found[name.lstrip("0")] += paths
         return found
 
+    @cached_property
+    def _by_upload(self) -> dict[str, list[str]]:
+        """The paths whose files Label Studio gives another name, by that: it has no spaces and few signs."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, paths in self._by_end.items():
+            if "/" not in name and (uploaded := re.sub(r"[^-\w.]", "", name.replace(" ", "_"))) != name:
+                found[uploaded] += paths
+        return found
+
     def fitting(self, name: str) -> list[str]:
         """The paths that `name` may stand for."""
         wanted = _wanted(name)
@@ -214,6 +224,8 @@ class Names:
         if not found and _is_elsewhere(name):
             ends = {end for path in _paths_in(name) for end in _ends(path)} & self._by_end.keys()
             found = self._by_end[max(ends, key=lambda end: (end.count("/"), end))] if ends else []
+            uploads = filter(None, map(UPLOAD.fullmatch, _paths_in(name)))
+            found = found or next((self._by_upload[one[1]] for one in uploads if one[1] in self._by_upload), [])
         exact = [path for path in found if path == wanted] or [path for path in found if normal(path) == wanted]
         return exact if len(exact) == 1 else found
 
@@ -284,7 +296,7 @@ def _paths_in(name: str) -> Iterator[str]:
     address, _, query = (whole := _wanted(name)).partition("?")
     for path in dict.fromkeys((whole, unquote(address), *(value for _, value in parse_qsl(query)))):
         yield path
-        if renamed := re.fullmatch(r".*/upload/.*?/?[0-9a-f]{8}-([^/]+)", path):
+        if renamed := UPLOAD.fullmatch(path):
             yield renamed[1]
 
 
