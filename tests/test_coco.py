@@ -143,6 +143,13 @@ def test_a_file_beside_its_images_and_one_split_to_draw_from(tmp_path):
     assert sum(record.split == "val" for record in found.records) == 3
 
 
+def test_a_file_may_lack_categories_of_the_other(root):
+    put(root / "annotations/instances_val2017.json", content({7: "c.jpg"}, [(7, 17, None)], CATEGORIES[2:]))
+    found = look(root)
+    assert problems_of(found) == [] and found.classes == ["car", "cat", "toothbrush"]
+    assert found.records[-1].tags == ("cat",)
+
+
 def test_chosen_classes(root):
     put(root / "classes.txt", "toothbrush\ncar\n")
     found = look(root)
@@ -200,6 +207,10 @@ BAD = {
     "an id twice": (
         content(A, []) | {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "c.jpg"}]},
         ["2 images have the id 1"],
+    ),
+    "a category twice": (
+        content(A, [], [*CATEGORIES, {"id": 3, "name": "bus"}]),
+        ["2 categories have the id 3"],
     ),
     "a file twice": (content({1: "a.jpg", 2: "a.jpg"}, []), ["image 2: id 'a-", "is listed twice"][:1]),
     "other categories": (

@@ -133,8 +133,13 @@ def _read_json(path: Path, *, key: str) -> CocoFile:
         content = _validator().validate_json(read_text(path), strict=True)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(problem)}" for problem in error.errors(include_url=False)) from None
-    numbers = Counter(image.id for image in content.images)
-    if twice := [f"{path}: {count} images have the id {number}" for number, count in numbers.items() if count > 1]:
+    twice = [
+        f"{path}: {count} {what} have the id {number}"
+        for what, entries in {"images": content.images, "categories": content.categories}.items()
+        for number, count in Counter(entry.id for entry in entries).items()
+        if count > 1
+    ]
+    if twice:
         raise InputError(twice)
     return content
 
@@ -155,12 +160,11 @@ def _classes(root: Path, files: list[tuple[Path, CocoFile]]) -> list[str]:
     """Class names. Raises InputError."""
     (path, content), *others = files
     names, problems = content.names, []
-    for other, other_content in others:
-        of_other = other_content.names
+    for other, other_content in others:  # which may lack some
         problems += [
-            f"{other}: category {number} is {of_other.get(number)!r}, but {names.get(number)!r} in {path}; fix one"
-            for number in sorted(names.keys() | of_other.keys())
-            if of_other.get(number) != names.get(number)
+            f"{other}: category {number} is {name!r}, but {names.get(number, 'none')!r} in {path}; fix one"
+            for number, name in other_content.names.items()
+            if name != names.get(number)
         ]
     listed = root / "classes.txt"
     if listed.exists():
