@@ -165,6 +165,9 @@ def test_voc(project, depth):
     )
     shipped = data_of(project / "recipes/voc2012-mobilenet.yaml")  # its trainings are those of the README's figures
     assert data_of(project / "params.yaml") == shipped | {"root": f"mine/{depth}".rstrip("/"), "train": "trainaug"}
+    (root / "ImageSets/Segmentation/train.txt").unlink()
+    (root / "ImageSets/Segmentation/trainaug.txt").rename(root / "ImageSets/Segmentation/default.txt")
+    assert "has 'default' to train on, 'val' to evaluate on" in init("mine", "--force")
 
 
 def test_coco(project):

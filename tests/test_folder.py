@@ -121,6 +121,8 @@ def test_masks_lie_as_their_images_do(root):
         "dogs__one": "masks/images/dogs/one.png",
         "three": None,
     }
+    (root / "masks/two.png").rename(root / "masks/ two .png")
+    assert look(root, val="val").records[1].mask == "masks/ two .png"
     save_flat(root, "masks/one.png")
     (root / "masks/cats/one.png").unlink()
     (root / "masks/images/dogs/one.png").unlink()

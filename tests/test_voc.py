@@ -190,6 +190,12 @@ BAD_TREES = {
     ),
     "far from any class": (AT["a"], annotation("xyz"), [(AT["a"], "or list your own classes in classes.txt")]),
     "object without name": (AT["a"], "<annotation><object/></annotation>", [(AT["a"], "object 1 of 1 has no <name>")]),
+    "objects in another element": (
+        AT["a"],
+        "<annotation><objects><object><name>cat</name></object></objects></annotation>",
+        [(AT["a"], "found <object> in another place or case")],
+    ),
+    "objects in capitals": (AT["a"], annotation("cat").replace("object", "Object"), [(AT["a"], "found <Object> in")]),
     "entities in unmarked UTF-16": (AT["a"], BILLION_LAUGHS.encode("utf-16-le"), [(AT["a"], "declares a DOCTYPE")]),
     "malformed XML": (AT["a"], "<annotation><object>", [(AT["a"], "(no element found: line 1")]),
     "empty XML": (AT["a"], "", [(AT["a"], "(no element found")]),

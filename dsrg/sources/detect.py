@@ -208,7 +208,9 @@ def _voc(folder: Path) -> DetectedLayout | None:
     if (root := next(layouts, None)) is None:
         return None
     lists = [path.stem for path in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))]
-    train, val = _pick(lists, TRAIN_LISTS) or "train", _pick(lists, VAL_LISTS)
+    others = [name for name in lists if name.casefold() not in VAL_LISTS]
+    train = _pick(lists, TRAIN_LISTS) or (others[0] if len(others) == 1 else "train")
+    val = _pick(lists, VAL_LISTS)
     layout = f"the layout of PASCAL VOC, with the lists {', '.join(lists) or 'none'}"
     unused = warn_of("lists are not used", [name for name in lists if name not in (train, val)])
     besides = {*VOC_FOLDERS, *(path.name for path in root.glob("Segmentation*"))}

@@ -261,7 +261,7 @@ def _match_masks(scan: Scan, masks: list[str], images: Iterable[str]) -> dict[st
     if masks and not (scan.root / "classes.txt").exists():
         lacks = "no such file; masks need it: line k names the class of value k"
         scan.problems.append(f"{scan.root / 'classes.txt'}: {lacks}")
-    by_name = {normal(_bare(mask).partition("/")[2]): mask for mask in masks}
+    by_name = {next(_ends(_bare(mask).partition("/")[2])): mask for mask in masks}
     owners = defaultdict(list)
     for image in images:
         if mask := next((by_name[end] for end in _ends(_bare(image)) if end in by_name), None):

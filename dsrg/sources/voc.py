@@ -132,9 +132,12 @@ def _read_tags(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: no such file; each listed image needs an annotation with its tags") from None
     except ValueError as error:
         raise InputError(f"{path}: no readable annotation ({error})") from None
-    if annotation.tag != "annotation":
-        raise InputError(f"{path}: expected <annotation> with <object><name> inside, found <{annotation.tag}>")
-    names = [normal((thing.findtext("name") or "").strip()) for thing in annotation.findall("object")]
+    found = annotation.findall("object")
+    objects = [thing.tag for thing in annotation.iter() if thing.tag.casefold() == "object"]
+    if annotation.tag != "annotation" or len(objects) > len(found):
+        odd = f"{annotation.tag}>" if annotation.tag != "annotation" else f"{min(objects)}> in another place or case"
+        raise InputError(f"{path}: expected <annotation> with <object><name> inside, found <{odd}")
+    names = [normal((thing.findtext("name") or "").strip()) for thing in found]
     if "" in names:
         raise InputError(f"{path}: object {names.index('') + 1} of {len(names)} has no <name>; name its class")
     return tuple(dict.fromkeys(names))
