@@ -143,6 +143,14 @@ def test_a_file_beside_its_images_and_one_split_to_draw_from(tmp_path):
     assert sum(record.split == "val" for record in found.records) == 3
 
 
+def test_whole_numbers_may_have_a_point(root):
+    put(root / "annotations/instances_val2017.json", VAL | {"images": [{"id": 1, "file_name": "a.jpg", "height": 8.0}]})
+    assert "height and width must be whole" in problems_of(look(root))[0]
+    floats = VAL | {"images": [{"id": 1, "file_name": "a.jpg", "height": 8.0, "width": 10.0}]}
+    put(root / "annotations/instances_val2017.json", floats)
+    assert problems_of(look(root)) == [] and look(root).records[-1].mask(H, W).any()
+
+
 def test_a_file_may_lack_categories_of_the_other(root):
     put(root / "annotations/instances_val2017.json", content({7: "c.jpg"}, [(7, 17, None)], CATEGORIES[2:]))
     found = look(root)

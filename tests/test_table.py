@@ -77,6 +77,7 @@ LAYOUTS = {
     "columns of 0 and 1": [["image", "cat", "dog", "sofa"], *flags("1", "0")],
     "columns of decimal commas": [["image", "cat", "dog", "sofa"], *flags("1,0", "0,0")],
     "columns of TRUE": [["image", "cat", "dog", "sofa"], *flags("WAHR", "FALSCH")],
+    "columns of y and n": [["image", "cat", "dog", "sofa"], *flags("y", "n")],
     "columns of crosses": [["image", "cat", "dog", "sofa"], *flags("x", "")],
     "columns of tags": [
         ["image", "tag1", "tag_2", "Tag 3"],
@@ -134,8 +135,9 @@ def test_splits_by_what_a_column_holds(tmp_path, column, values, expected):
     ("text", "reason"),
     [
         ("image,cat,dog,cow\na,0,1,1\nb,2,0,0\nc,0,1,0\n", "column 'cat' holds 0 and '2'; expected 0 or 1"),
+        ("image,cat,dog\na,1,1\nb,l,0\nc,0,1\n", ":3: column 'cat' holds 0 and 'l'; expected 0 or 1"),
         ("image,cat,dog\na,1,1\nb,-1,0\nc,0,1\n", "column 'cat' holds -1 beside 0 and 1"),
-        ("image,cat,cat\na,1,0\nb,0,1\n", ":1: more than one column 'cat'"),
+        ("image,cat,cat,dog\na,1,0,0\nb,0,1,1\n", ":1: more than one column 'cat'"),
         ('image,label\na,"[{""x"": 1, ""rectanglelabels"": [""cat""]}]"\n', ":2: .*not .*x.*export them as COCO"),
         ("image,tags,present\na,cat,1\na,cat,0\n", ":2: 'a' has the tag 'cat' here, but not at"),
         ('image,tags\na,"{""cat"": 1}"\n', "expected"),

@@ -45,7 +45,7 @@ class Image:
         size = self.height, self.width
         if size == (None, None):
             return None
-        return size if all(type(side) is int and side > 0 for side in size) else ()
+        return size if all(type(side) in (int, float) and side > 0 and side % 1 == 0 for side in size) else ()
 
 
 @dataclass(slots=True)

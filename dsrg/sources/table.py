@@ -41,7 +41,7 @@ SPLIT_NAMES = {  # letters alone, without "set" or "split" at the end
     "test": "test testing tst holdout prueba".split(),
 }
 YES = frozenset("1 1.0 1,0 true yes wahr ja vrai oui verdadero si sí vero".split())
-NO = frozenset(["", *"0 0.0 0,0 false no falsch nein faux non falso -1 -1.0 -1,0".split()])
+NO = frozenset(["", *"0 0.0 0,0 false no n falsch nein faux non falso -1 -1.0 -1,0".split()])
 MARKS = frozenset("x \u2713 \u2714 y".split())  # for yes, where other cells of the column are empty or no
 
 SEP_LINE = re.compile(r'"?sep=([^"\n])"?\s*')  # Excel's, which it neither shows nor counts as a row
@@ -265,26 +265,25 @@ def _presence_column(names: list[str], lines: list[Line]) -> str | None:
 
 
 def _flag_columns(path: Path, columns: Columns, names: list[str], lines: list[Line]) -> list[str]:
-    """The columns of 0 and 1 that are classes, at least two. Raises NoTable, and InputError for counts among them."""
-    flags, problems, expected = [], [], "expected 0 or 1 in columns that are classes"
-    for name in names:
-        if not name or name in columns.used:
-            continue
+    """The columns of 0 and 1 that are classes, at least two. Raises NoTable, and InputError for others among them."""
+    flags, faults, expected = [], {}, "expected 0 or 1 in columns that are classes"
+    for name in dict.fromkeys(name for name in names if name and name not in columns.used):
         values = [_folded(line.cells.get(name)) for line in lines]
-        held = {*values}
-        if held & YES and held <= YES | NO and held & {"-1", "-1.0", "-1,0"} and held & {"0", "0.0", "0,0"}:
-            problems.append(f"{path}: column {name!r} holds -1 beside 0 and 1, so no or not sure? {expected}")
-        elif held <= YES | NO | MARKS and held & YES or (held <= MARKS | NO and held & MARKS and held & NO):
+        held, odd = {*values}, [place for place, value in enumerate(values) if value not in YES | NO | MARKS]
+        numbers = values.count("0") > 1 and all(_number(value) is not None for value in values)
+        slips = held & YES and held & NO - {""} and 2 * len(odd) < len(values)
+        if odd and (numbers or slips):
+            faults[name] = [f"{lines[k].where}: column {name!r} holds 0 and {values[k]!r}; {expected}" for k in odd]
+        elif not odd and held & YES and held & {"-1", "-1.0", "-1,0"} and held & {"0", "0.0", "0,0"}:
+            faults[name] = [f"{path}: column {name!r} holds -1 beside 0 and 1, so no or not sure? {expected}"]
+        elif not odd and (held & YES or (held & MARKS and held & NO)):
             flags.append(name)
-        elif values.count("0") > 1 and all(_number(value) is not None for value in values):
-            odd = [value for value in values if value not in YES | NO]
-            problems += [f"{path}: column {name!r} holds 0 and {odd[0]!r}; {expected}"] if odd else []
-    twice = (name for name in dict.fromkeys(flags) if flags.count(name) > 1)
-    problems += [f"{path}:1: more than one column {name!r}; join them" for name in twice]
-    if len(flags) + len(problems) < 2:
+            if names.count(name) > 1:
+                faults[name] = [f"{path}:1: more than one column {name!r}; join them"]
+    if len({*flags, *faults}) < 2:
         raise NoTable(f"{path}:1: no column 'tags'; {_expected(names)}")
-    if problems:
-        raise InputError(problems)
+    if faults:
+        raise InputError(problem for own in faults.values() for problem in own)
     return flags
 
 
