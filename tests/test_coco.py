@@ -183,8 +183,14 @@ def test_how_many_classes(root, count, fine):
         assert problems_of(look(root, train="many", val=None)) == []
 
 
+def test_images_of_no_file_are_said(root):
+    save(root, "val2017/b.jpg", "val2017/deep/{}.jpg", "other/x.jpg")
+    assert look(root).warnings == ["2 images are in none of the files, so not used: val2017/b.jpg, val2017/deep/{}.jpg"]
+
+
 def test_annotations_of_no_image_are_said(root):
-    put(root / "annotations/instances_val2017.json", content({1: "a.jpg"}, [(1, 3, None), (9, 3, None), (9, 4, None)]))
+    annotations = [(1, 3, None), (9, 3, None), (9, 4, None)]
+    put(root / "annotations/instances_val2017.json", content({1: "a.jpg", 7: "c.jpg"}, annotations))
     found = look(root)
     assert problems_of(found) == []
     assert found.warnings == [

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -107,7 +107,11 @@ def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
     first, content = next(iter(files.values()))
     others = [name for name in content.names.values() if name not in scan.classes]
     scan.warn(f"categories of {first.name} are no classes, so what they cover is background", others)
-    found = [one for split, (path, content) in files.items() for one in _records(scan, path, content, split)]
+    read = [_records(scan, path, content, split) for split, (path, content) in files.items()]
+    found = [one for own, _ in read for one in own]
+    named = {image for _, there in read for image in there if there[image]}
+    unused = {image for _, there in read for image in there} - named
+    scan.warn("images are in none of the files, so not used", sorted(unused))
     ids = image_ids({record.image: name for record, name in found})
     listed = (ListEntry(ids[record.image], record.split, record.id) for record, _ in found)
     scan.problems += id_problems(listed)
@@ -185,8 +189,10 @@ def _classes(root: Path, files: list[tuple[Path, CocoFile]]) -> list[str]:
     return classes
 
 
-def _records(scan: Scan, path: Path, content: CocoFile, split: str) -> list[tuple[Record, str]]:
-    """The images of one file that are there, their place in it for an id, and their names."""
+def _records(scan: Scan, path: Path, content: CocoFile, split: str) -> tuple[list[tuple[Record, str]], dict[str, bool]]:
+    """The images of one file that are there, their place in it for an id, and their names; all images beside
+    them, and whether the file names them.
+    """
     place = {name: number for number, name in enumerate(scan.classes, start=1)}
     number_of = {number: place.get(name, 0) for number, name in content.names.items()}  # 0: left out
     drawn = any(annotation.has_shape for annotation in content.annotations)
@@ -195,7 +201,8 @@ def _records(scan: Scan, path: Path, content: CocoFile, split: str) -> list[tupl
         annotations[annotation.image_id].append(annotation)
     folder = _image_folder(scan.root, path, content.images)
     files = find_files(scan.root / folder, none_is_fine=True)
-    names, found, named = Names(files.images, others=files.others), [], []
+    there = {PurePosixPath(folder, name).as_posix(): False for name in files.images}
+    names, found, elsewhere = Names(files.images, others=files.others), [], []
     for image in content.images:
         where = f"{path}: image {image.id}"
         own = annotations.pop(image.id, [])
@@ -205,7 +212,12 @@ def _records(scan: Scan, path: Path, content: CocoFile, split: str) -> list[tupl
         if (size := image.size) == ():
             problems.append("height and width must be whole numbers above 0")
         scan.faults += [ImageProblem(where, f"{where}: {problem}") for problem in problems]
-        if problems or name is None:
+        if name is None:
+            continue
+        image_path = PurePosixPath(folder, name).as_posix()
+        there[image_path] = True
+        elsewhere.append((image.file_name, image_path))
+        if problems:
             continue
         own = [annotation for annotation in own if number_of[annotation.category_id]]
         numbers = sorted({number_of[annotation.category_id] for annotation in own})
@@ -213,13 +225,11 @@ def _records(scan: Scan, path: Path, content: CocoFile, split: str) -> list[tupl
         mask = partial(draw_mask, shapes=shapes, size=size, where=where)
         whole = drawn and len(shapes) == len(own)
         tags = tuple(scan.classes[number - 1] for number in numbers)
-        image_path = f"{folder}/{name}".removeprefix("./")
         found.append((Record(where, split, image_path, tags, mask if whole else None), name))
-        named.append((image.file_name, image_path))
-    warn_of_elsewhere(scan, named)
+    warn_of_elsewhere(scan, elsewhere)
     if homeless := sum(map(len, annotations.values())):
         scan.warnings.append(f"{path}: {homeless} annotations belong to no image of the file, so are left out")
-    return found
+    return found, there
 
 
 def _image_folder(root: Path, path: Path, images: list[Image]) -> str:
