@@ -187,12 +187,16 @@ class Names:
 
     def __init__(self, paths: Iterable[str], *, others: Iterable[str] = ()) -> None:
         """others: files that are there too, and are not read."""
-        self._others = set(others)
+        self._others = list(others)
         self._by_end: dict[str, list[str]] = defaultdict(list)
         for path in paths:
             for end in _ends(path):
                 for name in dict.fromkeys((end, _bare(end))):
                     self._by_end[name].append(path)
+
+    @cached_property
+    def _other_by_end(self) -> dict[str, str]:
+        return {end: other for other in self._others for end in _ends(other)}
 
     @cached_property
     def _by_folded(self) -> dict[str, str]:
@@ -236,7 +240,7 @@ class Names:
             return found[0]
         if found:
             raise InputError(f"image {name!r} may be any of {few(found)}; name more of its path")
-        if there := next((other for other in self._others if _wanted(name) in _ends(other)), None):
+        if there := self._other_by_end.get(_wanted(name)):
             ending = _ending(there)
             how = HOW_TO_READ.get(ending, f"expected one of {', '.join(ENDINGS)}")
             raise InputError(f"image {name!r} is there, but {ending or 'a file without ending'} is not read; {how}")
