@@ -76,6 +76,7 @@ LAYOUTS = {
     ],
     "columns of 0 and 1": [["image", "cat", "dog", "sofa"], *flags("1", "0")],
     "columns of decimal commas": [["image", "cat", "dog", "sofa"], *flags("1,0", "0,0")],
+    "columns of two decimals": [["image", "cat", "dog", "sofa"], *flags("1,00", "0.00")],
     "columns of TRUE": [["image", "cat", "dog", "sofa"], *flags("WAHR", "FALSCH")],
     "columns of y and n": [["image", "cat", "dog", "sofa"], *flags("y", "n")],
     "columns of crosses": [["image", "cat", "dog", "sofa"], *flags("x", "")],

@@ -40,12 +40,13 @@ SPLIT_NAMES = {  # letters alone, without "set" or "split" at the end
     "val": "val valid validation validate dev development eval evaluation validierung".split(),
     "test": "test testing tst holdout prueba".split(),
 }
-YES = frozenset("1 1.0 1,0 true yes wahr ja vrai oui verdadero si sí vero".split())
-NO = frozenset(["", *"0 0.0 0,0 false no n falsch nein faux non falso -1 -1.0 -1,0".split()])
+YES = frozenset("1 true yes wahr ja vrai oui verdadero si sí vero".split())
+NO = frozenset(["", *"0 false no n falsch nein faux non falso -1".split()])
 MARKS = frozenset("x \u2713 \u2714 y".split())  # for yes, where other cells of the column are empty or no
 
 SEP_LINE = re.compile(r'"?sep=([^"\n])"?\s*')  # Excel's, which it neither shows nor counts as a row
 QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+WHOLE_NUMBER = re.compile(r"(-?\d+)[.,]0+")
 NUMBER = r"-?\d+(?:\.\d+)?"
 ITEM = rf"(?:{QUOTED}|{NUMBER}|None|null|nan|NaN)"
 LIST = re.compile(rf"set\(\)|(?:[\w.]+\()?[\[({{]\s*(?:{ITEM}(?:(?:\s*,\s*|\s+){ITEM})*\s*,?)?\s*[\])}}]\)?")
@@ -274,7 +275,7 @@ def _flag_columns(path: Path, columns: Columns, names: list[str], lines: list[Li
         slips = held & YES and held & NO - {""} and 2 * len(odd) < len(values)
         if odd and (numbers or slips):
             faults[name] = [f"{lines[k].where}: column {name!r} holds 0 and {values[k]!r}; {expected}" for k in odd]
-        elif not odd and held & YES and held & {"-1", "-1.0", "-1,0"} and held & {"0", "0.0", "0,0"}:
+        elif not odd and held & YES and {"-1", "0"} <= held:
             faults[name] = [f"{path}: column {name!r} holds -1 beside 0 and 1, so no or not sure? {expected}"]
         elif not odd and (held & YES or (held & MARKS and held & NO)):
             flags.append(name)
@@ -365,7 +366,9 @@ def _row(line: Line, columns: Columns, separator: str) -> Row:
 
 
 def _folded(cell: object) -> str:
-    return "" if cell is None else str(cell).strip().casefold()
+    """A cell's text in small letters, a whole number without its decimals: 1.0 and 1,0 are 1."""
+    text = "" if cell is None else str(cell).strip().casefold()
+    return whole[1] if (whole := WHOLE_NUMBER.fullmatch(text)) else text
 
 
 def _number(cell: object) -> float | None:
