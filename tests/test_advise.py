@@ -9,11 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from ruamel.yaml import YAML
 
 from dsrg.advise.figure import draw_advice
 from dsrg.advise.information import border_steps, foreground_overlap, mutual_information, split_tables
@@ -27,13 +25,14 @@ from dsrg.advise.sweep import (
     view_maps,
 )
 from dsrg.artifacts.seeds_h5 import write_seeds
-from dsrg.commands import main
 from dsrg.inference.cams import load_classifier
 from dsrg.inspect.reseeding import SeedMaps, live_seeds, own_classes
 from dsrg.method.growing import UNLABELLED
 from dsrg.params import load_params
 from helpers import ROOT
+from helpers.command import run_dsrg
 from helpers.inspected import drawn_maps, imported, opened, seed_maps, seed_settings
+from helpers.project import changed_params, recipe
 
 label_maps = arrays(np.uint8, (2, 3, 4), elements=st.sampled_from([0, 1, 2, 255])).map(torch.from_numpy)
 tables = arrays(np.float64, (3, 4, 5), elements=st.floats(0, 1)).map(
@@ -241,33 +240,25 @@ class TestAdvice:
 # The command
 
 
-def run_advise(*options: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["advise", *options])
-    return result.exit_code, result.output
-
-
 class TestCommand:
     def test_advice_without_masks(self, finished_copy):
         shutil.rmtree(finished_copy / "data/masks")
         (finished_copy / "data/ground_truth.csv").unlink()
-        code, output = run_advise("--images", "9", "--out", "advice")
-        assert code == 0, output
+        output = run_dsrg("advise", "--images", "9", "--out", "advice")
         found = json.loads(Path("advice/advice.json").read_text())
         assert found["images"] == 9 and set(found["measures"]) == set(MEASURES)
         assert found["reason"] in output and cv2.imread("advice/advice.png") is not None
         shapes = {np.shape(found["measures"][name]) for name in MEASURES}
         assert shapes == {(len(THRESHOLDS), len(THRESHOLDS))}
-        assert run_advise("--images", "9", "--out", "again")[0] == 0
+        run_dsrg("advise", "--images", "9", "--out", "again")
         assert Path("again/advice.json").read_bytes() == Path("advice/advice.json").read_bytes()
 
     def test_coverage_is_that_of_the_stage_s_seeds(self, finished_copy):
-        params = YAML()
-        values = params.load(finished_copy / "params.yaml")
-        values["seeds"] |= {"fg_thresh": 0.3, "bg_thresh": 0.4}
-        params.dump(values, finished_copy / "params.yaml")
+        params = finished_copy / "params.yaml"
+        params.write_text(changed_params(params, {"seeds": {"fg_thresh": 0.3, "bg_thresh": 0.4}}))
         project = opened()
         shares = [project.live(one, project.before, growing=False)["coverage"]["image"][1] for one in project.seeds.ids]
-        assert run_advise()[0] == 0
+        run_dsrg("advise")
         found = json.loads(Path("results/advise/advice.json").read_text())
         place = THRESHOLDS.index(0.3), THRESHOLDS.index(0.4)
         assert found["measures"]["coverage"][place[0]][place[1]] == pytest.approx(np.mean(shares), abs=1e-6)
@@ -285,7 +276,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         "key, value, said",
         [
-            ("crf", {"use": "replace"}, ["threshold", "seeds.crf"]),
+            ("crf", recipe()["seeds"]["crf"] | {"use": "replace"}, ["threshold", "seeds.crf"]),
             ("rule", "harmonic", ["threshold", "seeds.rule"]),
             ("cam", None, ["train_cam"]),
             ("seeds", None, ["make_seeds"]),
@@ -295,21 +286,17 @@ class TestCommand:
         if value is None:
             getattr(opened().paths, key).unlink()
         else:
-            yaml = YAML()
-            values = yaml.load(finished_copy / "params.yaml")
-            values["seeds"][key] = values["seeds"][key] | value if isinstance(value, dict) else value
-            yaml.dump(values, finished_copy / "params.yaml")
-        code, output = run_advise()
-        assert code == 2 and all(word in output for word in said) and not Path("results/advise").exists()
+            params = finished_copy / "params.yaml"
+            params.write_text(changed_params(params, {"seeds": {key: value}}))
+        output = run_dsrg("advise", code=2)
+        assert all(word in output for word in said) and not Path("results/advise").exists()
 
     def test_imported_seeds_and_those_of_other_images(self, finished_copy):
         project, index = opened(), finished_copy / "data/index.csv"
         before = index.read_text()
         index.write_text(before.replace("train0003,", "other0003,"))
-        code, output = run_advise()
-        assert code == 2 and "no seeds for other0003" in output
+        assert "no seeds for other0003" in run_dsrg("advise", code=2)
         index.write_text(before)
         rows, grid = imported(project), project.seeds.seeds.shape[1]
         write_seeds(project.paths.seeds, rows, count=len(rows), grid=grid, classes=project.classes, params="{}")
-        code, output = run_advise()
-        assert code == 2 and "imported" in output
+        assert "imported" in run_dsrg("advise", code=2)

@@ -7,7 +7,6 @@ enough strikes, outs and cache are removed and it starts anew.
 
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -19,16 +18,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
-from dsrg.files import sha256
 from helpers import ROOT
-from helpers.project import leftovers
+from helpers.dvc_yaml import checksums
+from helpers.project import changed_params, copy_project, leftovers
 
 PATIENCE = 120  # seconds that what was struck has to end in, on a busy machine
 SHARE = 0.6  # of the time that the pipeline takes: the longest that an attempt is given
-CODE = ("dsrg", "stages")
-FILES = ("dvc.yaml", ".dvcignore", ".gitignore", "data/points.csv")
 DVC_CONFIG = """[core]
     no_scm = true
     analytics = false
@@ -120,33 +116,9 @@ def stage_name(process: psutil.Process) -> str | None:
     return next((part.removeprefix("stages.") for part in command[1:3] if part.startswith("stages.")), None)
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """sha256 of every out of every stage of folder/dvc.yaml, file by file."""
-    declared = YAML(typ="safe", pure=True).load((folder / "dvc.yaml").read_text())
-    files = declared["vars"][0]["file"]
-    found = {}
-    for stage in declared["stages"].values():
-        for entry in [*stage.get("outs", []), *stage.get("metrics", [])]:
-            name = entry if isinstance(entry, str) else next(iter(entry))
-            path = folder / re.sub(r"\$\{file\.(\w+)\}", lambda match: files[match[1]], name)
-            for file in [path] if path.is_file() else sorted(path.rglob("*")):
-                if file.is_file():
-                    found[str(file.relative_to(folder))] = sha256(file)
-    return found
-
-
 def copy_of_project(folder: Path) -> Path:
     """The demo, smaller, with nothing done yet, as a DVC repository without git."""
-    for name in CODE:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "data").mkdir()
-    for name in FILES:
-        shutil.copy(ROOT / name, folder / name)
-    yaml = YAML()
-    params = yaml.load(ROOT / "recipes" / "shapes.yaml")
-    for section, changes in SMALL.items():
-        params[section].update(changes)
-    yaml.dump(params, folder / "params.yaml")
+    copy_project(folder, changed_params(ROOT / "recipes/shapes.yaml", SMALL))
     (folder / ".dvc").mkdir()
     (folder / ".dvc" / "config").write_text(DVC_CONFIG)
     return folder

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
 from dsrg.artifacts.model_file import load_model
-from dsrg.commands import main
 from dsrg.errors import InputError
 from helpers import ROOT
+from helpers.command import run_dsrg
 from helpers.dvc_yaml import DAG
 from helpers.project import run_stage, tiny_project
 
@@ -72,8 +71,7 @@ def test_times_of_the_stages_are_noted_and_told_in_a_copy_of_the_page(project, t
     monkeypatch.chdir(project)
     noted = json.loads((project / ".scratch" / "seconds.json").read_text())[str(project)]
     assert set(noted) == set(DAG["stages"]) and all(seconds > 0 for seconds in noted.values())
-    made = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
-    assert made.exit_code == 0, made.output
+    run_dsrg("report", "--out", tmp_path / "timed.html")
     page, timed = (path.read_text() for path in (project / "results" / "report.html", tmp_path / "timed.html"))
     for name in DAG["stages"]:
         assert f'<th scope="row">{name}</th>' in timed and f'<th scope="row">{name}</th>' not in page
@@ -87,15 +85,15 @@ def test_no_times_no_copy(project, tmp_path, monkeypatch):
     try:
         for wrong in ("", "{}"):
             noted.write_text(wrong)
-            refused = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
-            assert refused.exit_code == 2 and "no stage has run in this folder yet" in refused.output
+            refused = run_dsrg("report", "--out", tmp_path / "timed.html", code=2)
+            assert "no stage has run in this folder yet" in refused
     finally:
         noted.write_text(text)
     monkeypatch.chdir(tmp_path)
     shutil.copy(project / "dvc.yaml", tmp_path)
     shutil.copy(project / "params.yaml", tmp_path)
-    refused = CliRunner().invoke(main, ["report", "--out", str(tmp_path / "timed.html")])
-    assert refused.exit_code == 2 and "report.html: not made yet; run `dvc repro evaluate`" in refused.output
+    refused = run_dsrg("report", "--out", tmp_path / "timed.html", code=2)
+    assert "report.html: not made yet; run `dvc repro evaluate`" in refused
     assert not (tmp_path / "timed.html").exists()
 
 
@@ -142,12 +140,11 @@ def test_bad_data_stops_with_every_offender_named(project, tmp_path, monkeypatch
         monkeypatch.chdir(project)
         with pytest.raises(InputError) as refused:
             run_stage("prepare")
-        checked = CliRunner().invoke(main, ["check"])
+        checked = run_dsrg("check", code=2)
     finally:
         (project / "params.yaml").write_text(text)
     for clue in ("train0000.jpg", "train0001.png", "'daisie'", "'daisy'", "nowhere"):
-        assert clue in str(refused.value) and clue in checked.output
-    assert checked.exit_code == 2
+        assert clue in str(refused.value) and clue in checked
     assert (project / "data" / "index.csv").read_bytes() == before
 
 

@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from dsrg.artifacts.model_card import is_model_card, model_card, provenance
 from dsrg.artifacts.model_file import Model
-from dsrg.commands import main
 from dsrg.errors import InputError
 from dsrg.inference import export as exporting
 from dsrg.inference.export import Deployed, difference, export, runner
 from dsrg.networks import network
 from dsrg.predictor import RELEASED, Predictor
+from helpers.command import run_dsrg
 from helpers.data import picture
 from helpers.networks import NETWORK, save_network
 
@@ -124,15 +123,9 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(main, ["export", *map(str, arguments)])
-    assert result.exit_code in (0, 2), (result.output, result.exception)
-    return f"{result.exit_code} {result.output}"
-
-
 def test_command(place):
-    said = run("--format", "torch", "--out", "hand/on.pt2", "--scale", "1", "--flip")
-    assert said == "0 hand/on.pt2, hand/on.md: 2 classes, checked on 4 sizes\n"
+    said = run_dsrg("export", "--format", "torch", "--out", "hand/on.pt2", "--scale", "1", "--flip")
+    assert said == "hand/on.pt2, hand/on.md: 2 classes, checked on 4 sizes\n"
     assert sorted(path.name for path in Path("hand").iterdir()) == ["on.md", "on.pt2"]
     card = Path("hand/on.md").read_text()
     for line in (
@@ -155,16 +148,17 @@ def test_command(place):
 
 
 def test_refusals(place):
-    assert "expected a name for the file such as model.pt2" in run("--format", "torch", "--out", "model.md")
-    assert "nothing.pt: no such file" in run("--format", "torch", "--out", "model.pt2", "--model", "nothing.pt")
+    def refused(*options: str) -> str:
+        return run_dsrg("export", "--format", "torch", *options, code=2)
+
+    assert "expected a name for the file such as model.pt2" in refused("--out", "model.md")
+    assert "nothing.pt: no such file" in refused("--out", "model.pt2", "--model", "nothing.pt")
     before = Path("data/retrain.safetensors").read_bytes()
     for name in ("data/retrain.safetensors", "./data/../data/retrain.safetensors"):
-        said = run("--format", "torch", "--out", name)
-        assert "retrain.safetensors: would replace the network itself (--model)" in said
+        assert "retrain.safetensors: would replace the network itself (--model)" in refused("--out", name)
     assert Path("data/retrain.safetensors").read_bytes() == before and len(list(Path("data").iterdir())) == 1
     Path("data/README.md").write_text("# Mine\n")
-    said = run("--format", "torch", "--out", "data/README.pt2")
-    assert "data/README.md: the model card would replace it" in said
+    assert "data/README.md: the model card would replace it" in refused("--out", "data/README.pt2")
     assert Path("data/README.md").read_text() == "# Mine\n"
     assert sorted(path.name for path in place.iterdir()) == ["data"]
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from dsrg.artifacts.model_file import load_model
-from dsrg.commands import main
 from dsrg.data.images import read_image, read_mask
+from helpers.command import run_dsrg
 from helpers.data import picture
 from helpers.dvc_yaml import FILE, STAGES
 from helpers.memory import memory_within
@@ -71,9 +70,7 @@ def test_every_stage_works(tmp_path, monkeypatch, count):
 
     sides = {read_image(path).shape[:2] for path in Path("results").rglob("overlays/*.png")}
     assert len(sides) > 2 and all(max(side) < 4000 for side in sides), "no picture of a picture fills a hall"
-    arguments = ["predict", "p", "--out", "out", "--crf", "--max-side", "128", "--overlays", "--polygons"]
-    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    run_dsrg("predict", "p", "--out", "out", "--crf", "--max-side", "128", "--overlays", "--polygons")
     for name, shape in SIZES.items():
         assert read_mask(f"out/masks/{name}.png").shape == shape
 
@@ -87,6 +84,5 @@ def test_a_large_image_takes_little_memory(tmp_path, monkeypatch):
             run_stage(name)
     assert read_mask(Path(FILE["pseudo_labels"]) / "large.png").shape == LARGE
     with memory_within(800):
-        result = CliRunner().invoke(main, ["predict", "p/large.jpg", "--out", "out", "--crf"], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+        run_dsrg("predict", "p/large.jpg", "--out", "out", "--crf")
     assert read_mask("out/masks/large.png").shape == LARGE

@@ -43,6 +43,7 @@ from dsrg.stage import load_stage
 from helpers import ROOT
 from helpers.command import run_dsrg
 from helpers.inspected import drawn_maps, imported, opened, seed_maps, seed_settings
+from helpers.project import changed_params
 
 HOME = "127.0.0.1"
 
@@ -162,14 +163,9 @@ class TestLive:
 
 
 def set_params(folder: Path, thresholds: Thresholds, changes: dict[str, dict] | None = None) -> None:
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    for key, value in zip(KEYS, thresholds, strict=True):
-        section, name = key.split(".")
-        params[section][name] = value
-    for section, own in (changes or {}).items():
-        params[section].update(own)
-    yaml.dump(params, folder / "params.yaml")
+    path, own = folder / "params.yaml", (key.split(".") for key in KEYS)
+    layers = [{section: {name: value}} for (section, name), value in zip(own, thresholds, strict=True)]
+    path.write_text(changed_params(path, *layers, changes or {}))
 
 
 # The tally

@@ -25,7 +25,7 @@ from dsrg.project import Project
 from dsrg.stage import Stage, library_versions, load_stage
 from helpers import ROOT
 from helpers.command import run_dsrg
-from helpers.dvc_yaml import FILE, STAGES, outs
+from helpers.dvc_yaml import FILE, STAGES, checksums, outs
 from helpers.project import leftovers, run_stage, tiny_project
 
 
@@ -33,15 +33,6 @@ from helpers.project import leftovers, run_stage, tiny_project
 def project(finished, monkeypatch):
     monkeypatch.chdir(finished)
     return finished
-
-
-def checksums(folder) -> dict[str, str]:
-    """Every out of every stage, file by file."""
-    files = {}
-    for path in sorted({out for stage in STAGES.values() for out in outs(stage)}):
-        found = sorted(file for file in [folder / path, *(folder / path).rglob("*")] if file.is_file())
-        files |= {str(file.relative_to(folder)): sha256(file) for file in found}
-    return files
 
 
 def test_every_declared_out_is_made_and_nothing_half_written_is_left(project):

@@ -19,7 +19,7 @@ from helpers.command import run_dsrg
 from helpers.data import picture
 from helpers.dvc_yaml import STAGES
 from helpers.inspect_page import INSPECT, draw_stroke, on_image, serving, wait_until
-from helpers.project import TINY, run_stage, tiny_project
+from helpers.project import TINY, changed_params, run_stage, tiny_project
 
 TEXT = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
 SMALL = {"data": {"size": 65}, "network": {"backbone": "vgg_mini", "weights": None, "output_stride": 8, "rates": [1]}}
@@ -49,12 +49,7 @@ def project(tmp_path_factory):
     """The project with small recipes, the tutorial's pictures/ and more like them, new-pictures/ and new-tags.csv."""
     folder = tiny_project(tmp_path_factory.mktemp("tutorial"))
     shutil.copytree(ROOT / "recipes", folder / "recipes")
-    yaml = YAML()
-    recipe = yaml.load(ROOT / "recipes/folder.yaml")
-    for layer in (TINY, SMALL):
-        for section, values in layer.items():
-            recipe[section].update(values)
-    yaml.dump(recipe, folder / "recipes/folder.yaml")
+    (folder / "recipes/folder.yaml").write_text(changed_params(ROOT / "recipes/folder.yaml", TINY, SMALL))
     shutil.copy(folder / "recipes/folder.yaml", folder / "params.yaml")
     table, _ = blocks("csv")
     rows = list(csv.DictReader(table.splitlines()))

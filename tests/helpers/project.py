@@ -31,21 +31,31 @@ TINY = {
 
 
 def tiny_project(folder: Path, **changes: dict) -> Path:
-    """A copy of the project's own files in `folder` with small params; changes: section={key: value}."""
+    """A copy of the project in `folder` with small params; changes: section={key: value}."""
+    return copy_project(folder, _tiny_params(json.dumps(changes)))
+
+
+def copy_project(folder: Path, params: str) -> Path:
+    """The project's own files in `folder`, with these params and nothing done yet."""
     for name in ("dsrg", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data").mkdir(parents=True)
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", "data/points.csv"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / "params.yaml").write_text(_tiny_params(json.dumps(changes)), encoding="utf-8")
+    (folder / "params.yaml").write_text(params, encoding="utf-8")
     return folder
 
 
 @cache
 def _tiny_params(changes: str) -> str:
+    return changed_params(ROOT / "recipes/shapes.yaml", TINY, json.loads(changes))
+
+
+def changed_params(path: Path, *layers: dict) -> str:
+    """The text of a params file with some values changed, one layer {section: {key: value}} after the other."""
     yaml, text = YAML(), StringIO()
-    params = yaml.load(ROOT / "recipes" / "shapes.yaml")
-    for layer in (TINY, json.loads(changes)):
+    params = yaml.load(path)
+    for layer in layers:
         for section, values in layer.items():
             if isinstance(values, dict):
                 params[section].update(values)
