@@ -6,7 +6,6 @@ python -m benchmarks.readme        after benchmarks have written new figures
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,38 +35,19 @@ class Limit(NamedTuple):
     floor: Callable[[dict], float] | float | None = None
 
 
-def _growth(side: str, who: str, key: Callable[[dict], float]) -> Callable[[dict], float]:
-    return lambda found: key(found["sides"][side][who])
-
-
-def _growth_floor(side: str, found: dict) -> float:
-    return 1e3 * found["floor_s"][side]
-
-
-def _alike(key: str, worst: Callable[..., float], factor: float = 1.0) -> Callable[[dict], float]:
-    return lambda found: factor * worst(row[key] for row in found["alike"].values())
-
-
-def _crf(case: str, engine: str, key: Callable[[dict], float]) -> Callable[[dict], float]:
-    """The value of the engine, of the first batch, whose names begin so."""
+def _at(path: str, factor: float = 1.0) -> Callable[[dict], float]:
+    """The figure at a path of keys, `sides/41 x 41/ours, CPU/median_s`: each the first key that begins so."""
 
     def value(found: dict) -> float:
-        rows = next(rows for title, rows in found["batches"].items() if title.startswith(case))
-        return key(next(row for title, row in rows.items() if title.startswith(engine)))
+        for start in path.split("/"):
+            found = next(inner for key, inner in found.items() if key.startswith(start))
+        return factor * found
 
     return value
 
 
-def _ms(row: dict) -> float:
-    return 1e3 * row["median_s"]
-
-
-def _speed(row: dict) -> float:
-    return row["speed"]["median"]
-
-
-def _with_over_without(found: dict) -> float:
-    return found["with_over_without"]["median"]
+def _alike(key: str, worst: Callable[..., float], factor: float = 1.0) -> Callable[[dict], float]:
+    return lambda found: factor * worst(row[key] for row in found["alike"].values())
 
 
 def _of_floor(found: dict) -> float:
@@ -80,31 +60,22 @@ def _large_image(found: dict) -> float:
 
 def _supply(found: dict) -> float:
     """The loader's images per second over those of the steps that are fed."""
-    best = max(row["images_per_s"]["median"] for cores, row in found["work"]["loader"].items() if "cores" in cores)
-    step = found.get("step") or _read(f"step-{found['recipe']}.json")
-    return best * step["parts"]["step, with"]["median_s"] / step["batch"]
-
-
-def _of_size(size: str, key: str, factor: float = 1.0) -> Callable[[dict], float]:
-    return lambda found: factor * found["sizes"][size][key]
+    loader = found["work"]["loader"].items()
+    return _over_step(found, max(row["images_per_s"]["median"] for cores, row in loader if "cores" in cores))
 
 
 def _supply_floor(found: dict) -> float:
     """The same for a loader that only reads decoded pixels and writes squares."""
-    best = max(row["images_per_s"]["median"] for cores, row in found["work"]["loader"].items() if "cores" in cores)
-    return _supply(found) * found["work"]["loader"]["floor_images_per_s"] / best
+    return _over_step(found, found["work"]["loader"]["floor_images_per_s"])
 
 
-def _large_image_floor(found: dict) -> float:
-    return found["cases"]["lattice 2000 x 1500"]["floor_gib"] * 2**30 / 1e9
+def _over_step(found: dict, images_per_s: float) -> float:
+    step = found.get("step") or _read(f"step-{found['recipe']}.json")
+    return images_per_s * step["parts"]["step, with"]["median_s"] / step["batch"]
 
 
 def _cold(found: dict) -> float:
     return found["cold"]["processor_s"] / found["cold"]["import_torch_s"]
-
-
-def _first_grid(found: dict) -> float:
-    return found["seconds"]["first_load"]
 
 
 def _slider(found: dict) -> float:
@@ -116,11 +87,12 @@ def _minutes(found: dict) -> float:
 
 
 MOBILENET, VGG = "voc2012-mobilenet", "voc2012-vgg16"
-ON_GPU = "lattice, NVIDIA"
+STEP, WHOLE = "training step", "whole images"  # batches of `benchmarks.crf`
+WITH_OVER_WITHOUT = _at("with_over_without/median")
 LIMITS = [
     Limit(
         f"growth, {GROWN}, one thread: speed over the released loops in Python",
-        *("growth.json", _growth("41 x 41", "released loops in Python", lambda row: row["times_ours"]["median"])),
+        *("growth.json", _at("sides/41 x 41/released loops in Python/times_ours/median")),
         *(100, "times", True),
         floor=lambda found: (
             found["sides"]["41 x 41"]["released loops in Python"]["median_s"] / found["floor_s"]["41 x 41"]
@@ -129,38 +101,46 @@ LIMITS = [
     *(
         Limit(
             f"growth, {shown}, one thread",
-            *("growth.json", _growth(side, "ours, CPU", _ms), limit, "ms"),
-            floor=partial(_growth_floor, side),
+            *("growth.json", _at(f"sides/{side}/ours, CPU/median_s", 1e3), limit, "ms"),
+            floor=_at(f"floor_s/{side}", 1e3),
         )
         for shown, side, limit in ((GROWN, "41 x 41", 12), ("20 x 321 x 321", "321 x 321", 500))
     ),
-    Limit(f"growth, {GROWN}, GPU", "growth.json", _growth("41 x 41", "ours, GPU", _ms), 0.5, "ms", gpu=True),
+    Limit(
+        f"growth, {GROWN}, GPU",
+        *("growth.json", _at("sides/41 x 41/ours, GPU/median_s", 1e3), 0.5, "ms"),
+        gpu=True,
+    ),
     Limit(
         "lattice against pydensecrf, 41 and 321 px, five sets of parameters: mean difference",
         *("crf.json", _alike("mean_difference", max), 1e-5, ""),
         floor=0,
     ),
     Limit("the same: labels alike", "crf.json", _alike("same_label", min, 100), 99.9, "%", True, floor=100),
-    Limit(f"lattice, {GROWN}, GPU", "crf.json", _crf("training step", ON_GPU, _ms), 5, "ms", gpu=True),
-    Limit(f"lattice, 4 x {LARGE}, GPU", "crf.json", _crf("whole images", ON_GPU, _ms), 4 * 30, "ms", gpu=True),
-    Limit(
-        f"pydensecrf on 2 cores over one, {GROWN}",
-        *("crf.json", _crf("training step", "pydensecrf, 2", _speed), 1.7, "times", True),
-        floor=2,
+    *(
+        Limit(
+            f"lattice, {shown}, GPU",
+            *("crf.json", _at(f"batches/{batch}/lattice, NVIDIA/median_s", 1e3), limit, "ms"),
+            gpu=True,
+        )
+        for batch, shown, limit in ((STEP, GROWN, 5), (WHOLE, f"4 x {LARGE}", 4 * 30))
     ),
-    Limit(
-        f"pydensecrf on 2 cores over one, 4 x {LARGE}",
-        *("crf.json", _crf("whole images", "pydensecrf, 2", _speed), 1.7, "times", True),
-        floor=2,
+    *(
+        Limit(
+            f"pydensecrf on 2 cores over one, {shown}",
+            *("crf.json", _at(f"batches/{batch}/pydensecrf, 2/speed/median"), 1.7, "times", True),
+            floor=2,
+        )
+        for batch, shown in ((STEP, GROWN), (WHOLE, f"4 x {LARGE}"))
     ),
     Limit(
         "step with CRF and growth over without, MobileNetV2, 2-core CPU",
-        *(f"step-{MOBILENET}.json", _with_over_without, 1.3, "times"),
+        *(f"step-{MOBILENET}.json", WITH_OVER_WITHOUT, 1.3, "times"),
         floor=1,
     ),
     Limit(
         "step with CRF and growth over without, VGG16, GPU",
-        *(f"step-{VGG}.json", _with_over_without, 1.1, "times"),
+        *(f"step-{VGG}.json", WITH_OVER_WITHOUT, 1.1, "times"),
         gpu=True,
     ),
     Limit("step of VGG16 over its floor, GPU", f"step-{VGG}.json", _of_floor, 2.5, "times", gpu=True),
@@ -176,7 +156,7 @@ LIMITS = [
     *(
         Limit(
             f"`dsrg predict` over its floor, no CRF, {network}, pictures of {size} size, processor",
-            *(f"predicting-{name}.json", _of_size(size, "processor_times_the_floor"), 1.25, "times"),
+            *(f"predicting-{name}.json", _at(f"sizes/{size}/processor_times_the_floor"), 1.25, "times"),
             floor=1,
         )
         for name, network in (("trained", "trained network"), ("folder", "random weights"))
@@ -184,7 +164,7 @@ LIMITS = [
     ),
     Limit(
         "`dsrg predict`, trained network, a camera's size: pixels of another class than if decoded whole",
-        *("predicting-trained.json", _of_size("a camera's", "pixels_changed", 100), 1, "%"),
+        *("predicting-trained.json", _at("sizes/a camera's/pixels_changed", 100), 1, "%"),
         floor=0,
     ),
     Limit(
@@ -196,9 +176,12 @@ LIMITS = [
     Limit(
         "peak memory of the CRF of an image of 2000 x 1500, CPU",
         *("memory.json", _large_image, 6, "GB"),
-        floor=_large_image_floor,
+        floor=_at("cases/lattice 2000 x 1500/floor_gib", 2**30 / 1e9),
     ),
-    Limit("`dsrg inspect`, grid of 10,000 images, until its thumbnails are there", "inspect.json", _first_grid, 2, "s"),
+    Limit(
+        "`dsrg inspect`, grid of 10,000 images, until its thumbnails are there",
+        *("inspect.json", _at("seconds/first_load"), 2, "s"),
+    ),
     Limit("`dsrg inspect`, answer to a threshold or a point", "inspect.json", _slider, 150, "ms"),
 ]
 
