@@ -6,12 +6,11 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import reduce, wraps
 from hashlib import sha256
 from pathlib import Path
 
 import click
-import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
@@ -22,7 +21,7 @@ from dsrg.data.index import Masks, read_ground_truth
 from dsrg.errors import InputError
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.evaluation.segmentation import evaluate_segmenter
-from dsrg.files import atomic_file, write_json, write_text
+from dsrg.files import write_json, write_text
 from dsrg.inference.predict import load_segmenter
 from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.networks.network import DeepLab
@@ -34,8 +33,9 @@ yaml = YAML(typ="safe", pure=True)
 
 
 def experiment_options(*, seeds: str | None = None) -> Callable[[Callable], Callable]:
-    """The options that tables of experiments share; `seeds` says the default of --seeds 0 1 2, of which `first_seeds`
-    has the first and `more_seeds` the others. None: without it.
+    """The options that tables of experiments share.
+
+    seeds: the default of --seeds 0 1 2, for its help; the command gets a list, empty without it. None: no such option.
     """
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
     options = [
@@ -43,11 +43,19 @@ def experiment_options(*, seeds: str | None = None) -> Callable[[Callable], Call
         click.option("--set", "common", multiple=True, metavar="KEY=VALUE", help="A param changed in every row."),
         click.option("--fresh", is_flag=True, help="Run again what the JSON has."),
     ]
-    if seeds is not None:
+    if seeds is not None:  # click has no option of several values: those after the first are arguments
         several = {"multiple": True, "type": int, "metavar": "SEED...", "help": f"Default: {seeds}."}
         options += [click.option("--seeds", "first_seeds", **several)]
         options += [click.argument("more_seeds", nargs=-1, type=int, metavar="")]
-    return lambda command: reduce(lambda inner, option: option(inner), reversed(options), command)
+
+    def with_options(command: Callable) -> Callable:
+        @wraps(command)
+        def called(*, first_seeds: tuple[int, ...] = (), more_seeds: tuple[int, ...] = (), **given: object) -> None:
+            command(**given, **({} if seeds is None else {"seeds": [*first_seeds, *more_seeds]}))
+
+        return reduce(lambda inner, option: option(inner), reversed(options), called)
+
+    return with_options
 
 
 @contextmanager
@@ -195,21 +203,3 @@ def over_truth(run: dict) -> dict:
         for crf in ("", "_crf")
     }
     return run | means
-
-
-def mean_and_deviation(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of the sample; 0 of a single value)."""
-    values = list(values)
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def percent(values: Iterable[float]) -> str:
-    mean, deviation = mean_and_deviation(100 * value for value in values)
-    return f"{mean:.1f} ± {deviation:.1f}"
-
-
-def save_figure(path: Path, figure: plt.Figure) -> None:
-    """Write it as a PNG, atomically, and free it."""
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)

@@ -19,17 +19,14 @@ from typing import NamedTuple
 
 import click
 import cv2
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks import RESULTS
-from benchmarks.experiments import Experiments, experiment_options, mean_and_deviation, percent, recipe_in_place
+from benchmarks.experiments import Experiments, experiment_options, recipe_in_place
 from benchmarks.table1 import QUICK
-from benchmarks.table2 import save_figure
+from benchmarks.tables import by_seed, markdown_table, mean_and_deviation, percent, save_figure
 from dsrg.data.index import read_ground_truth
 from dsrg.files import read_text, write_json, write_text
 from dsrg.inspect.clicks import work_minutes
@@ -69,15 +66,14 @@ def main(
     recipe: Path | None,
     common: tuple[str, ...],
     name: str | None,
-    first_seeds: tuple[int, ...],
+    seeds: list[int],
     only: tuple[str, ...],
     network: str,
     radius: float,
     quick: bool,
     fresh: bool,
-    more_seeds: tuple[int, ...],
 ) -> None:
-    seeds = [*first_seeds, *more_seeds] or ([0] if quick else [0, 1, 2])
+    seeds = seeds or ([0] if quick else [0, 1, 2])
     name = (name or (recipe.stem if recipe else "demo")) + "-quick" * quick
     rows = [row for row in ROWS[1:] if not only or row.name in only]
     path, table, found = RESULTS / "points.json", load_project().paths.points, {}
@@ -101,9 +97,11 @@ def main(
                 found.setdefault(row.name, []).append(figures | {"images": len(marked), "clicks": clicks})
                 sets = json.loads(read_text(path)) if path.exists() else {}
                 own = {"seeds": seeds, "network": network, "radius": radius, "set": common}
-                write_json(path, sets | {name: own | {"rows": summary(found)}})
-    click.echo(markdown(name, seeds, found))
-    write_text(Path("results/points.md"), markdown(name, seeds, found))
+                rows_found = {row: by_seed(runs, "images", "clicks") for row, runs in found.items()}
+                write_json(path, sets | {name: own | {"rows": rows_found}})
+    text = markdown(name, seeds, found)
+    click.echo(text)
+    write_text(Path("results/points.md"), text)
     draw(Path("results/points.png"), json.loads(read_text(path)))
 
 
@@ -176,26 +174,20 @@ def deepest_pixel(region: NDArray[np.bool_]) -> tuple[int, int, float]:
     return int(x) - 1, int(y) - 1, float(depth[y, x]) - 1  # pixels nearer than `depth` are inside
 
 
-def summary(found: dict[str, list[dict]]) -> dict[str, dict]:
-    """`{ROW: {"images": [a seed], "clicks": [..], "miou": [..], "miou_crf": [..]}}`."""
-    keys = ("images", "clicks", "miou", "miou_crf")
-    return {row: {key: [run[key] for run in runs] for key in keys} for row, runs in found.items()}
-
-
 def markdown(name: str, seeds: list[int], found: dict[str, list[dict]]) -> str:
     """A line a row, mean and standard deviation over the seeds, in percent."""
-    lines = [f"Points on {name}, seeds {', '.join(map(str, seeds))}.", ""]
-    lines += ["| points on | images | clicks | mIoU | with CRF |", "|---|---|---|---|---|"]
+    table = []
     for row, runs in found.items():
-        counts = [f"{np.mean([run[key] for run in runs]):.0f}" for key in ("images", "clicks")]
-        scores = [percent(run[key] for run in runs) for key in ("miou", "miou_crf")]
-        lines.append(f"| {' | '.join([row, *counts, *scores])} |")
-    return "\n".join(lines) + "\n"
+        images, clicks, *scores = by_seed(runs, "images", "clicks").values()
+        table.append([row, f"{np.mean(images):.0f}", f"{np.mean(clicks):.0f}", *map(percent, scores)])
+    title = f"Points on {name}, seeds {', '.join(map(str, seeds))}."
+    return "\n".join([title, "", *markdown_table(["points on", "images", "clicks", "mIoU", "with CRF"], table), ""])
 
 
 def draw(path: Path, sets: dict[str, dict]) -> None:
     """A panel a set: mIoU with CRF over clicks, a line a choice; whiskers: standard deviation over the seeds."""
-    figure, panels = plt.subplots(1, len(sets), figsize=(5 * len(sets), 4), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(5 * len(sets), 4), layout="constrained")
+    panels = figure.subplots(1, len(sets), squeeze=False)
     for axes, (name, own) in zip(panels[0], sets.items(), strict=True):
         for number, choice in enumerate(("random", "order")):
             rows = [row for row in ROWS if row.choice in ("", choice) and row.name in own["rows"]]

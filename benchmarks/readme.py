@@ -12,6 +12,7 @@ from typing import NamedTuple
 import click
 
 from benchmarks import RESULTS
+from benchmarks.tables import markdown_table
 from dsrg.files import write_text
 
 README = Path(__file__).parent / "README.md"
@@ -297,8 +298,7 @@ def updated(text: str) -> str:
 
     def table(match: re.Match) -> str:
         header, *rows = TABLES[match[1]]()
-        lines = [header, ["---"] * len(header), *rows]
-        return "\n".join([f"<!-- {match[1]} -->", *(f"| {' | '.join(line)} |" for line in lines), "<!-- end -->"])
+        return "\n".join([f"<!-- {match[1]} -->", *markdown_table(header, rows), "<!-- end -->"])
 
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
 

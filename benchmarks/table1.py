@@ -14,21 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from benchmarks import RESULTS
-from benchmarks.experiments import (
-    Experiments,
-    experiment_options,
-    mean_and_deviation,
-    percent,
-    recipe_in_place,
-    save_figure,
-)
+from benchmarks.experiments import Experiments, experiment_options, recipe_in_place
+from benchmarks.tables import by_seed, markdown_table, mean_and_deviation, percent, save_figure
 from dsrg.files import write_json, write_text
 from dsrg.method.grid import STRIDE
 from dsrg.method.weak import LOSSES
@@ -82,13 +73,12 @@ NOT_RUN: dict[str, dict] = TABLE["not_run"]
 def main(
     recipe: Path | None,
     common: tuple[str, ...],
-    first_seeds: tuple[int, ...],
+    seeds: list[int],
     only: tuple[str, ...],
     quick: bool,
     fresh: bool,
-    more_seeds: tuple[int, ...],
 ) -> None:
-    seeds = [*first_seeds, *more_seeds] or ([0] if quick else [0, 1, 2])
+    seeds = seeds or ([0] if quick else [0, 1, 2])
     name = (recipe.stem if recipe else "params") + ("-quick" if quick else "")
     if unknown := {*only} - {row.name for row in ROWS}:
         raise click.BadParameter(f"no row {', '.join(sorted(unknown))}; rows: {', '.join(row.name for row in ROWS)}")
@@ -113,8 +103,7 @@ def main(
 def summary(rows: list[Row], found: dict[str, list[dict]]) -> dict[str, dict]:
     """`{NAME: {"miou": [a seed], "miou_crf": [..], "published_val": percent or None, "published_test": ..}}`."""
     return {
-        row.name: {figure: [run[figure] for run in found[row.name]] for figure in ("miou", "miou_crf")}
-        | {"published_val": row.published[0], "published_test": row.published[1]}
+        row.name: by_seed(found[row.name]) | {"published_val": row.published[0], "published_test": row.published[1]}
         for row in rows
         if row.name in found
     }
@@ -123,13 +112,13 @@ def summary(rows: list[Row], found: dict[str, list[dict]]) -> dict[str, dict]:
 def markdown(name: str, seeds: list[int], rows: list[Row], found: dict[str, list[dict]]) -> str:
     """The table, mean and standard deviation over the seeds in percent; what its marks mean; the prediction."""
     lines = [f"Table 1 with {name}, seeds {', '.join(map(str, seeds))}; mIoU on the evaluation split.", ""]
-    lines += ["| method | mIoU | with CRF | published val | published test | remarks |", "|---|---|---|---|---|---|"]
+    table = []
     for row in rows:
-        runs = found[row.name]
-        ours = [percent(run[figure] for run in runs) for figure in ("miou", "miou_crf")]
-        lines.append(f"| {' | '.join([row.title, *ours, *map(shown, row.published), ', '.join(row.marks)])} |")
+        ours = map(percent, by_seed(found[row.name]).values())
+        table.append([row.title, *ours, *map(shown, row.published), ", ".join(row.marks)])
     for title, one in NOT_RUN.items():
-        lines.append(f"| *{title}* |  |  | {' | '.join(map(shown, one['published']))} | *not run: {one['why']}* |")
+        table.append([f"*{title}*", "", "", *map(shown, one["published"]), f"*not run: {one['why']}*"])
+    lines += markdown_table(["method", "mIoU", "with CRF", "published val", "published test", "remarks"], table)
     used = {mark for row in rows for mark in row.marks}
     lines += ["", *(f"- {mark}: {meaning}" for mark, meaning in TABLE["remarks"].items() if mark in used)]
     return "\n".join(lines) + f"\n\n{TABLE['footnotes']}\n{TABLE['prediction']}"
@@ -146,7 +135,8 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
     """
     runs = [(row.title, row.published, found[row.name]) for row in rows]
     count = len(runs) + len(NOT_RUN)
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * count), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.28 * count), layout="constrained")
+    axes = figure.subplots()
     for number, (_, published, own) in enumerate(runs):
         mean, deviation = mean_and_deviation(100 * run["miou_crf"] for run in own)
         plain, _ = mean_and_deviation(100 * run["miou"] for run in own)

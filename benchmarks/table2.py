@@ -16,21 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks import RESULTS, table1
-from benchmarks.experiments import (
-    Experiments,
-    experiment_options,
-    mean_and_deviation,
-    percent,
-    recipe_in_place,
-    save_figure,
-)
+from benchmarks.experiments import Experiments, experiment_options, recipe_in_place
+from benchmarks.tables import by_seed, markdown_table, mean_and_deviation, percent, save_figure
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.files import write_json, write_text
 
@@ -105,16 +96,15 @@ OPPONENT = Row(
 def main(
     recipe: Path | None,
     common: tuple[str, ...],
-    first_seeds: tuple[int, ...],
+    seeds: list[int],
     neighbors: bool,
     retrained: bool,
     full: bool,
     ladder: str | None,
     only: tuple[str, ...],
     fresh: bool,
-    more_seeds: tuple[int, ...],
 ) -> None:
-    seeds = [*first_seeds, *more_seeds] or [0, 1, 2]
+    seeds = seeds or [0, 1, 2]
     name = recipe.stem if recipe else "params"
     rows = [*ROWS, SEC, OPPONENT] if neighbors else ROWS
     rows = with_retraining(rows) if retrained else rows
@@ -143,11 +133,7 @@ def write_ladder(path: Path, name: str, rows: list[Row], found: dict[str, list[d
     `{name: {"baseline": {"miou": [...], "miou_crf": [...]}, "bsl": ..., "dsrg": ..., "retrain": ..., "full": ...}}`
     """
     ladder = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    ladder[name] = {
-        row.key: {figure: [run[figure] for run in found[row.title]] for figure in ("miou", "miou_crf")}
-        for row in rows
-        if row.key and row.title in found
-    }
+    ladder[name] = {row.key: by_seed(found[row.title]) for row in rows if row.key and row.title in found}
     write_json(path, ladder)
 
 
@@ -163,22 +149,15 @@ def with_retraining(rows: list[Row]) -> list[Row]:
 
 def markdown(name: str, seeds: list[int], rows: list[Row], found: dict[str, list[dict]]) -> str:
     """The table with mean and standard deviation over the seeds, in percent."""
-    classes = classes_of(found)
-    header = ["", "mIoU", "with CRF", "paper", *classes]
-    lines = [
-        f"Table 2 with {name}, seeds {', '.join(map(str, seeds))}; classes: IoU with CRF, mean over the seeds.",
-        "",
-    ]
-    lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    classes, table = classes_of(found), []
     for row in rows:
         runs = found[row.title]
-        cells = [row.title, percent(run["miou"] for run in runs), percent(run["miou_crf"] for run in runs), row.paper]
-        cells += [f"{100 * np.mean([run['iou_crf'].get(label, 0) for run in runs]):.1f}" for label in classes]
-        lines.append(f"| {' | '.join(cells)} |")
+        own = (f"{100 * np.mean([run['iou_crf'].get(label, 0) for run in runs]):.1f}" for label in classes)
+        table.append([row.title, *map(percent, by_seed(runs).values()), row.paper, *own])
         if theirs := row.in_paper(classes):
-            cells = ["... in the paper", "", "", "", *(f"{theirs[label]:.1f}" for label in classes)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            table.append(["... in the paper", "", "", "", *(f"{theirs[label]:.1f}" for label in classes)])
+    title = f"Table 2 with {name}, seeds {', '.join(map(str, seeds))}; classes: IoU with CRF, mean over the seeds."
+    return "\n".join([title, "", *markdown_table(["", "mIoU", "with CRF", "paper", *classes], table), ""])
 
 
 def classes_of(found: dict[str, list[dict]]) -> list[str]:
@@ -193,7 +172,8 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
     Black strokes: the paper's own figures.
     """
     labels = ["mean", *classes_of(found)]
-    figure, axes = plt.subplots(figsize=(1.5 + 0.9 * len(labels), 4), layout="constrained")
+    figure = Figure(figsize=(1.5 + 0.9 * len(labels), 4), layout="constrained")
+    axes = figure.subplots()
     width = 0.85 / len(found)
     for number, row in enumerate(rows):
         runs = found[row.title]
@@ -222,7 +202,8 @@ def draw_growth(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> No
     recorded = {row.title: [run["growth"] for run in found[row.title] if run.get("growth")] for row in rows}
     if not any(recorded.values()):
         return
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
     panels = {"fg_share": "foreground: labelled share", "fg_precision": "foreground: precision"}
     panels |= {"bg_share": "background: labelled share", "bg_precision": "background: precision"}
     for plot, (key, title) in zip(axes.flat, panels.items(), strict=True):
