@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +26,9 @@ from torch import Tensor
 
 from benchmarks import RESULTS
 from benchmarks.floors import copy_rate
+from benchmarks.full_size import first_jpegs
 from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, write_figures
 from dsrg.data.images import read_image
-from dsrg.errors import InputError
 from dsrg.inference.crf import dense_crf_over_workers
 from dsrg.method.crf import dense_crf, unary_energies
 from dsrg.method.crf_lattice import bilateral_lattice, gaussian_lattice
@@ -73,18 +72,11 @@ def drawn_images(case: Case) -> list[NDArray[np.uint8]]:
 
 
 def images_of(case: Case, folder: Path | None) -> Tensor:
-    """uint8 (B, 3, H, W): the first images of a folder, brought to the case's size, or drawn ones.
-
-    Raises:
-        InputError: too few JPEGs in the folder.
-    """
+    """uint8 (B, 3, H, W): the `first_jpegs` of a folder, brought to the case's size, or drawn ones."""
     if folder is None:
         images = drawn_images(case)
     else:
-        paths = list(islice(sorted(folder.glob("*.jpg")), case.batch))
-        if len(paths) < case.batch:
-            raise InputError(f"--images {folder}: expected {case.batch} files *.jpg or more, found {len(paths)}")
-        size = (case.width, case.height)
+        paths, size = first_jpegs(folder, case.batch), (case.width, case.height)
         images = [cv2.resize(read_image(path), size, interpolation=cv2.INTER_AREA) for path in paths]
     return torch.from_numpy(np.stack(images)).movedim(3, 1).contiguous()
 

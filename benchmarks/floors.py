@@ -45,11 +45,11 @@ def copy_rate(device: torch.device, *, quick: bool = False) -> float:
     return 2 * size / fastest(lambda: target.copy_(source))
 
 
-def fastest(work: Callable[[], object], *, times: int = 5) -> float:
-    """Seconds of the fastest of some runs after one that does not count; of the processor, where one thread works."""
+def fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of five runs after one that does not count; of the processor, where one thread works."""
     seconds = []
     clock = now if torch.cuda.is_available() or torch.get_num_threads() > 1 else time.process_time
-    for _ in range(times + 1):
+    for _ in range(6):
         began = clock()
         work()
         seconds.append(clock() - began)

@@ -7,7 +7,6 @@ images of noise that are all tagged with two classes; evaluation is one image of
 the full-size CRF. Each recipe runs in a process of its own, whose peak memory is reported. Prints a table, writes JSON.
 """
 
-import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
-from benchmarks.timing import write_figures
+from benchmarks.timing import peak_bytes, write_figures
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.index import Index, present_from_tags
+from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.inference.predict import predictions
 from dsrg.method.grid import UNLABELLED, grid_size
@@ -49,6 +49,14 @@ def noise_images(root: Path, count: int) -> Index:
     sides = np.full(count, 375, np.int32), np.full(count, 500, np.int32)
     paths = [f"{image_id}.jpg" for image_id in ids]
     return Index(ids, ["train"] * count, paths, *sides, present, [sha256(root / path) for path in paths], root)
+
+
+def first_jpegs(folder: Path, count: int) -> list[Path]:
+    """The first JPEGs of a folder. Raises InputError if they are too few."""
+    paths = sorted(folder.glob("*.jpg"))[:count]
+    if len(paths) < count:
+        raise InputError(f"--images {folder}: expected {count} files *.jpg or more, found {len(paths)}")
+    return paths
 
 
 def drawn_seeds(count: int, size: int) -> NDArray[np.uint8]:
@@ -85,7 +93,7 @@ def measure(recipe: str) -> dict:
             curves=Path(folder) / "curves.tsv",
             on_step_end=lambda network, step: ends.append(time.perf_counter()),
         )
-        training_peak = peak_gib()
+        training_peak = peak_bytes() / 2**30
         image = index.image(0)
         began = time.perf_counter()
         kernel = params.crf.test
@@ -103,12 +111,8 @@ def measure(recipe: str) -> dict:
         "step_seconds": round(ends[-1] - ends[-2], 1),
         "step_peak_gib": round(training_peak, 1),
         "image_seconds": round(seconds, 1),
-        "peak_gib": round(peak_gib(), 1),
+        "peak_gib": round(peak_bytes() / 2**30, 1),
     }
-
-
-def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 @click.command()

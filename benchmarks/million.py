@@ -9,13 +9,13 @@ took at most, less what it had when it began. Prints a table, writes JSON.
 
 import hashlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -24,12 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
-from benchmarks.timing import write_figures
+from benchmarks.timing import peak_bytes, write_figures
 from dsrg.artifacts.label_folder import LabelFolder, written_labels
 from dsrg.artifacts.seeds_h5 import SeedRow, read_seeds, write_seeds
 from dsrg.data.batches import batch_indices
 from dsrg.data.index import Index, read_index, write_index
 from dsrg.data.palette import label_png
+from dsrg.inference.preprocess import SHARD
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import resumable_rows
 from dsrg.sources.folder import scan_folder
@@ -115,51 +116,36 @@ def seeds(folder: Path, images: int) -> None:
 
 
 def kept_work(folder: Path, images: int) -> None:
-    """Label maps kept in files of 16, by the second of two processes and the first, which puts them together."""
+    """Label maps kept as the stages do, by the second of two processes and the first, which puts them together."""
 
     def make(rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         png = np.frombuffer(label_png(np.zeros((SIDE, SIDE), np.uint8)), np.uint8)
         return ({"labels": png} for _ in rows)
 
     for number in (1, 0):
-        deque(resumable_rows(make, WorkShard(folder / "scratch", number, 2), total=images), maxlen=0)
+        share = WorkShard(folder / "scratch", number, 2)
+        deque(resumable_rows(make, share, total=images, shard=SHARD), maxlen=0)
 
 
-def labels_written(folder: Path, images: int) -> None:
-    _write_labels(folder / "png", images, format="png")
-
-
-def tars_written(folder: Path, images: int) -> None:
-    _write_labels(folder / "shards", images, format="shards")
-
-
-def _write_labels(folder: Path, images: int, *, format: str) -> None:
+def write_labels(folder: Path, images: int, *, format: str) -> None:
     rng = np.random.default_rng(0)
-    with written_labels(folder, format=format) as add:
+    with written_labels(folder / format, format=format) as add:
         for row in range(images):
             add(f"COCO_train2014_{row:012d}", label_png(rng.integers(0, 3, (SIDE, SIDE), dtype=np.uint8)))
 
 
-def labels(folder: Path, images: int) -> None:
+def read_labels(folder: Path, images: int, *, format: str) -> None:
     """Open the label maps, as retraining does, and read a thousand."""
-    _read_labels(folder / "png", images)
-
-
-def tars(folder: Path, images: int) -> None:
-    """The same of those in tar files."""
-    _read_labels(folder / "shards", images)
-
-
-def _read_labels(folder: Path, images: int) -> None:
     names = (f"COCO_train2014_{row:012d}" for row in range(images))
-    found = LabelFolder(folder, names, stage_name="make_pseudo_labels")
+    found = LabelFolder(folder / format, names, stage_name="make_pseudo_labels")
     for row in range(0, images, images // 1000):
         found[row]
 
 
 PARTS: dict[str, Callable[[Path, int], None]] = {
     **{part.__name__: part for part in (table_written, table, written, index, order, kept_work, seeds_written, seeds)},
-    **{part.__name__: part for part in (labels_written, labels, tars_written, tars)},
+    **{"labels_written": partial(write_labels, format="png"), "labels": partial(read_labels, format="png")},
+    **{"tars_written": partial(write_labels, format="shards"), "tars": partial(read_labels, format="shards")},
 }
 
 
@@ -177,30 +163,21 @@ def measured(part: str, folder: Path, images: int) -> dict[str, float]:
 def main(images: tuple[int, ...], parts: list[str], out: Path, case: tuple[str, Path, int] | None) -> None:
     if case is not None:
         part, folder, count = case
-        before, began, processor = peak(), time.perf_counter(), time.process_time()
+        before, began, processor = peak_bytes(), time.perf_counter(), time.process_time()
         PARTS[part](folder, count)
         seconds = {"seconds": time.perf_counter() - began, "processor_seconds": time.process_time() - processor}
-        print(json.dumps({**seconds, "bytes_an_image": (peak() - before) / count}))
+        print(json.dumps({**seconds, "bytes_an_image": (peak_bytes() - before) / count}))
         return
     table, figures = Table("part", "images", "seconds", "processor", "memory, bytes an image"), []
     for count in images:
         with tempfile.TemporaryDirectory() as folder:
             for part in parts:
                 found = measured(part, Path(folder), count)
-                cells = (
-                    f"{found['seconds']:.1f}",
-                    f"{found['processor_seconds']:.1f}",
-                    f"{found['bytes_an_image']:.0f}",
-                )
+                cells = f"{found['seconds']:.1f}", f"{found['processor_seconds']:.1f}", f"{found['bytes_an_image']:.0f}"
                 table.add_row(part, f"{count:,}", *cells)
                 figures.append({"part": part, "images": count, **found})
     Console().print(table)
     write_figures(out, {"figures": figures})
-
-
-def peak() -> int:
-    """Most bytes of memory that this process has had."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -10,28 +10,25 @@ to be had in the copy, so that `dsrg init` falls back to a small network.
 
 import csv
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import RESULTS
+from benchmarks.timing import seconds_of, write_figures
 from dsrg.data.images import read_mask
-from dsrg.files import write_json
 from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
 
-ROOT, RESULTS = Path(__file__).parent.parent, Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
 COPIED = (
     *("dsrg", "stages", "recipes", ".dvc/config", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"),
     "data/points.csv",
@@ -90,15 +87,13 @@ def copy_project(folder: Path) -> None:
 
 def measured(command: str, folder: Path, environment: dict[str, str]) -> tuple[float, float]:
     """Seconds that went by, and processors' seconds, of a command that must succeed."""
-    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     called = {"dsrg": [sys.executable, "-c", "from dsrg.commands import main; main()"]}  # the copy's, installed or not
     name, *arguments = command.split()
     command_line = [*called.get(name, [name]), *arguments]
-    done = subprocess.run(command_line, cwd=folder, env=environment, capture_output=True, text=True)
+    seconds, processors, done = seconds_of(command_line, cwd=folder, env=environment)
     if done.returncode:
         raise click.ClickException(f"{command}: {done.stdout}{done.stderr}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, processors
 
 
 def score(masks: dict[str, NDArray[np.uint8]], table: Path, column: str, folder: Path) -> float:
@@ -135,10 +130,9 @@ def main(weights: Path | None, side: int) -> None:
         table.add_row(command, f"{seconds:.0f}", f"{processors:.0f}")
     Console().print(table, quality)
     name = "own_folder-mobilenet_v2" if weights else "own_folder-vgg_mini"
-    machine = {"cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "load": os.getloadavg()[1]}
-    rows = {command: {"seconds": round(a, 1), "processor_seconds": round(b, 1)} for command, (a, b) in times.items()}
+    rows = {command: {"seconds": a, "processor_seconds": b} for command, (a, b) in times.items()}
     totals = {"total_seconds": wall, "total_processor_seconds": work}
-    write_json(RESULTS / f"{name}.json", {"machine": machine, "side": side, "commands": rows, **totals, **quality})
+    write_figures(RESULTS / f"{name}.json", {"side": side, "commands": rows, **totals, **quality})
 
 
 if __name__ == "__main__":

@@ -19,9 +19,7 @@ size worked on, every mask written. It is given on the clock and, since programs
 the processor.
 """
 
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -38,7 +36,7 @@ from torch import Tensor, nn
 
 from benchmarks import RESULTS
 from benchmarks.own_folder import KINDS, draw
-from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, spread, write_figures
+from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, seconds_of, spread, write_figures
 from dsrg.artifacts.model_file import save_model
 from dsrg.artifacts.predictions import PredictionFolder
 from dsrg.commands import main as dsrg
@@ -164,11 +162,9 @@ def cold_start(picture: Path, place: Path, *, model: Path, rounds: int) -> dict[
             ("predict", [code, "predict", f"{picture}", *options]),
             ("import torch", ["import torch"]),
         ):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-c", *arguments], check=True, capture_output=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            least[what] = min(least[what], took)
+            _, processors, done = seconds_of([sys.executable, "-c", *arguments])
+            done.check_returncode()
+            least[what] = min(least[what], processors)
     return {"processor_s": least["predict"], "import_torch_s": least["import torch"]}
 
 

@@ -7,20 +7,18 @@ once), looked at every second.
 """
 
 import json
-import platform
 import subprocess
 import time
 from pathlib import Path
 
 import click
 import psutil
-import torch
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
 from benchmarks import RESULTS
-from dsrg.files import write_json
+from benchmarks.timing import write_figures
 
 
 def measured(command: list[str], *, every: float = 1.0) -> tuple[float, float]:
@@ -56,13 +54,8 @@ def main(name: str, force: bool) -> None:
     total = sum(row["seconds"] for row in rows.values())
     table.add_row("all", f"{total:.0f}", f"{max(row['peak_gib'] for row in rows.values()):.1f}")
     Console().print(table)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(psutil.Process().cpu_affinity()),
-        "torch": torch.__version__,
-    }
     metrics = json.loads(Path("results/evaluate/metrics.json").read_text())
-    write_json(RESULTS / f"stages-{name}.json", {"machine": machine, "stages": rows, "total_seconds": total, **metrics})
+    write_figures(RESULTS / f"stages-{name}.json", {"stages": rows, "total_seconds": total, **metrics})
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks import RESULTS
 from benchmarks.floors import operations, rates
-from benchmarks.full_size import noise_images
+from benchmarks.full_size import first_jpegs, noise_images
 from benchmarks.timing import now, ratio, spread, write_figures
 from dsrg.artifacts.label_folder import written_labels
 from dsrg.artifacts.seeds_h5 import write_seeds
@@ -33,7 +33,6 @@ from dsrg.data.classes import VOC_CLASSES
 from dsrg.data.images import check_image
 from dsrg.data.index import Index, present_from_tags
 from dsrg.data.palette import label_png
-from dsrg.errors import InputError
 from dsrg.inference.label_maps import predicted_labels
 from dsrg.inference.seeding import seed_rows
 from dsrg.method.grid import grid_size
@@ -46,11 +45,8 @@ Work = Callable[[Index], object]
 
 
 def photographs(folder: Path, count: int) -> Index:
-    """The first JPEGs of a folder, each tagged with one to three classes. Raises InputError if they are too few."""
-    paths = list(islice(sorted(folder.glob("*.jpg")), count))
-    if len(paths) < count:
-        raise InputError(f"--images {folder}: expected {count} files *.jpg or more, found {len(paths)}")
-    rng = np.random.default_rng(0)
+    """The `first_jpegs` of a folder, each tagged with one to three classes."""
+    paths, rng = first_jpegs(folder, count), np.random.default_rng(0)
     tags = [rng.choice(VOC_CLASSES, rng.integers(1, 4), replace=False).tolist() for _ in paths]
     facts = [check_image(path, pixels_max=10**8) for path in paths]
     heights, widths = (np.array([getattr(one, side) for one in facts], np.int32) for side in ("height", "width"))
@@ -92,16 +88,13 @@ def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]
 @contextmanager
 def cores(count: int) -> Iterator[None]:
     """So many workers and threads meanwhile."""
-    before, threads = os.environ.get("DSRG_WORKERS"), torch.get_num_threads()
-    os.environ["DSRG_WORKERS"] = str(count)
+    threads = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with patch.dict(os.environ, DSRG_WORKERS=str(count)):
+            yield
     finally:
         torch.set_num_threads(threads)
-        os.environ.pop("DSRG_WORKERS")
-        if before is not None:
-            os.environ["DSRG_WORKERS"] = before
 
 
 def measure(work: Work, index: Index, *, counts: tuple[int, ...], rounds: int) -> dict[int, list[float]]:

@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,6 +61,19 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def seconds_of(command: list[str], **options: object) -> tuple[float, float, subprocess.CompletedProcess]:
+    """Seconds on the clock and of the processors, in all its processes, of a command whose output is caught."""
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
+
+
+def peak_bytes() -> int:
+    """Most bytes of memory that this process has had."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
