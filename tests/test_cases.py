@@ -10,16 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 from ruamel.yaml import YAML
 
-from dsrg.commands import main
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index
 from dsrg.networks import weights as weights_module
 from dsrg.sources.scan import read_source
 from helpers import ROOT
+from helpers.command import outcome, run_dsrg
 from helpers.networks import save_network
 
 CASES = ROOT / "tests" / "cases"
@@ -202,17 +201,11 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
-
-
 def initialized() -> tuple[int, str]:
     """Of both commands: the last exit code, everything said."""
-    code, said = run("init", "pictures")
+    code, said = outcome("init", "pictures")
     if code == 0:
-        code, more = run("check")
+        code, more = outcome("check")
         said += more
     return code, said
 
@@ -267,7 +260,7 @@ def _numbered(case: Case, path: str) -> int:
 def test_pictures_of_other_formats_are_predicted_or_named(project):
     shutil.copytree(CASES / "unsupported-formats/pictures", "pictures")
     save_network(project / "data/retrain.safetensors", ["cat", "dog"])
-    _, said = run("predict", "pictures", "--out", "o")
+    _, said = outcome("predict", "pictures", "--out", "o")
     predicted = {row["image"] for row in csv.DictReader(open("o/images.csv"))}
     for path in Path("pictures").iterdir():
         assert any(path.name in name for name in (*predicted, said)), said
@@ -279,8 +272,8 @@ def test_where_nothing_is_left_to_predict_each_kind_is_named_and_counted(project
     for name in ("a.HEIC", "b.heic", "c.svg", "notes"):
         (project / "pictures" / name).write_bytes(b"x")
     save_network(project / "data/retrain.safetensors", ["cat", "dog"])
-    code, said = run("predict", "pictures", "--out", "o")
-    assert code == 1 and not (project / "o").exists()
+    said = run_dsrg("predict", "pictures", "--out", "o", code=1)
+    assert not (project / "o").exists()
     assert "2 files of kind .heic left out" in said and "pip install pillow-heif" in said
     assert "1 file of kind .svg left out" in said and "1 file without an ending left out: pictures/notes" in said
     assert said.endswith("no image is left to predict\n")

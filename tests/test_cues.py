@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -15,7 +14,6 @@ from PIL import Image
 
 from dsrg.artifacts.cues import CONFLICTS, Cues, label_map, read_cues, write_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
-from dsrg.commands import main
 from dsrg.data.classes import VOC_CLASSES, write_classes
 from dsrg.data.index import Index, write_index
 from dsrg.errors import InputError
@@ -25,6 +23,7 @@ from dsrg.inference.seeding import cue_seed_rows, ready_cues, saliency_maps
 from dsrg.method.grid import UNLABELLED
 from dsrg.params import load_params
 from helpers import REAL_CUES
+from helpers.command import run_dsrg
 from helpers.data import picture, save_index
 from helpers.project import tiny_project
 
@@ -400,14 +399,8 @@ class TestCommands:
         (tmp_path / "list.txt").write_text(LIST)
         return tmp_path
 
-    @staticmethod
-    def call(*arguments: str):
-        return CliRunner().invoke(main, arguments)
-
     def test_there_and_back(self, project):
-        result = self.call("import-cues", "cues.pickle", "--list", "list.txt")
-        assert result.exit_code == 0, result.output
-        assert result.output.splitlines() == [
+        assert run_dsrg("import-cues", "cues.pickle", "--list", "list.txt").splitlines() == [
             "data/seeds.h5:",
             "3 images, 9.3% of the cells labelled, 4.0% background",
             "labels without a cue: in 1 of 3 images, such as c: cow",
@@ -418,22 +411,21 @@ class TestCommands:
         with h5py.File("data/seeds.h5") as file:
             assert '"cues": "cues.pickle"' in file.attrs["params"]
 
-        result = self.call("export-cues", "--list", "out.txt", "--out", "out.pickle")
-        assert result.exit_code == 0 and result.output == "out.pickle, out.txt: cues of 3 images\n", result.output
-        result = self.call("import-cues", "out.pickle", "--list", "out.txt", "--out", "again.h5")
-        assert result.exit_code == 0 and result.output.startswith("again.h5:\n"), result.output
+        said = run_dsrg("export-cues", "--list", "out.txt", "--out", "out.pickle")
+        assert said == "out.pickle, out.txt: cues of 3 images\n"
+        said = run_dsrg("import-cues", "out.pickle", "--list", "out.txt", "--out", "again.h5")
+        assert said.startswith("again.h5:\n")
         first, again = (read_seeds(project / name, classes=CLASSES) for name in ("data/seeds.h5", "again.h5"))
         np.testing.assert_array_equal(first.seeds, again.seeds)
         np.testing.assert_array_equal(first.present, again.present)
 
-        result = self.call("export-cues", "--seeds", "again.h5", "--list", "2.txt", "--out", "2.pickle")
-        assert result.exit_code == 0 and (project / "2.pickle").read_bytes() == (project / "out.pickle").read_bytes()
+        run_dsrg("export-cues", "--seeds", "again.h5", "--list", "2.txt", "--out", "2.pickle")
+        assert (project / "2.pickle").read_bytes() == (project / "out.pickle").read_bytes()
 
     def test_refusals_leave_nothing(self, project):
         (project / "list.txt").write_text(LIST + "d.jpg 9\n")
-        result = self.call("import-cues", "cues.pickle", "--list", "list.txt")
-        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 2
+        assert len(run_dsrg("import-cues", "cues.pickle", "--list", "list.txt", code=2).splitlines()) == 2
         assert not (project / "data/seeds.h5").exists()
-        result = self.call("export-cues", "--list", "out.txt", "--out", "out.pickle")
-        assert result.exit_code == 2 and "data/seeds.h5: no such file" in result.stderr
+        said = run_dsrg("export-cues", "--list", "out.txt", "--out", "out.pickle", code=2)
+        assert "data/seeds.h5: no such file" in said
         assert not (project / "out.pickle").exists()

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from dvc.repo import Repo
 
 from dsrg import doctor
 from dsrg.artifacts.model_file import Model, load_model, save_model
-from dsrg.commands import main
 from dsrg.doctor import ERROR, FINE, NOTE, Finding
 from dsrg.errors import InputError
 from dsrg.project import Project, load_project
+from helpers.command import outcome, run_dsrg
 from helpers.project import tiny_project
 
 
@@ -272,21 +271,19 @@ class TestCommand:
     def test_a_new_project_is_fine(self, project, monkeypatch):
         """It has no constraints.txt, wherever this package is installed."""
         monkeypatch.setattr(doctor, "_required", lambda: ["torch", "numpy"])
-        result = CliRunner().invoke(main, ["doctor", "--json", "found.json"])
-        assert result.exit_code == 0, result.output
-        assert "none wrong" in result.output and "not made yet" in result.output
+        said = run_dsrg("doctor", "--json", "found.json")
+        assert "none wrong" in said and "not made yet" in said
         states = {one["what"]: one["state"] for one in json.loads(Path("found.json").read_text())["findings"]}
         assert states["params"] == FINE and states["data"] == NOTE
 
     def test_what_is_wrong_sets_the_exit_code_and_is_removed_when_told(self, project):
         Path(".dvc/tmp").mkdir(exist_ok=True)
         Path(".dvc/tmp/rwlock").write_text("garbage")
-        result = CliRunner().invoke(main, ["doctor"])
-        assert result.exit_code == 2 and "1 of " in result.output and Path(".dvc/tmp/rwlock").exists()
-        result = CliRunner().invoke(main, ["doctor", "--fix"])
-        assert "removed: .dvc/tmp/rwlock" in result.output and not Path(".dvc/tmp/rwlock").exists()
-        assert "lines were wrong; look again: dsrg doctor" in result.output
-        assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+        assert "1 of " in run_dsrg("doctor", code=2) and Path(".dvc/tmp/rwlock").exists()
+        said = run_dsrg("doctor", "--fix", code=2)
+        assert "removed: .dvc/tmp/rwlock" in said and not Path(".dvc/tmp/rwlock").exists()
+        assert "lines were wrong; look again: dsrg doctor" in said
+        run_dsrg("doctor")
 
     def test_each_leftover_is_said_once_and_only_the_projects_own_folders_are_searched(self, project):
         dead = subprocess.Popen(["true"])
@@ -294,13 +291,11 @@ class TestCommand:
         for folder in ("data/deep", "results/audit", ".venv"):
             Path(folder).mkdir(parents=True)
             Path(folder, f".a.{dead.pid}.tmp").touch()
-        result = CliRunner().invoke(main, ["doctor", "--fix"])
-        removed = sorted(line.split()[1] for line in result.output.splitlines() if line.startswith("removed: "))
+        _, said = outcome("doctor", "--fix")
+        removed = sorted(line.split()[1] for line in said.splitlines() if line.startswith("removed: "))
         assert removed == [f"data/deep/.a.{dead.pid}.tmp", f"results/audit/.a.{dead.pid}.tmp"]
 
     @pytest.mark.parametrize("name", ["dvc.yaml", "dvc.lock", ".dvc/config"])
     def test_damaged_files_of_dvc_are_lines(self, project, name):
         Path(name).write_text("stages: [")
-        result = CliRunner().invoke(main, ["doctor"])
-        assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.output
-        assert name.rsplit("/")[-1] in result.output
+        assert name.rsplit("/")[-1] in run_dsrg("doctor", code=2)

@@ -9,12 +9,10 @@ import urllib.request
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dsrg.commands import main
 from dsrg.data.images import read_mask
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
@@ -23,6 +21,7 @@ from dsrg.sources.download import Archive, Release, download_voc2012
 from dsrg.sources.sbd import read_sbd_mask, trainaug_ids, write_trainaug
 from dsrg.sources.validation import check_records
 from dsrg.sources.voc import scan_voc
+from helpers.command import run_dsrg
 from helpers.matlab import mat
 
 A, B, C, D, E, F = (f"2008_00000{k}" for k in range(1, 7))  # a: VOC train; b: VOC val; the others: no mask in VOC
@@ -261,9 +260,7 @@ def test_a_list_that_is_not_trainaug_is_made_anew(release, tmp_path, text):
 def test_without_network_both_archives_are_asked_for(release, network, tmp_path, monkeypatch):
     network.pages.clear()
     monkeypatch.setattr(download, "VOC2012", release)
-    result = CliRunner().invoke(main, ["download", "voc2012", "--root", str(tmp_path / "data")])
-    assert result.exit_code == 2
-    lines = result.stderr.splitlines()
+    lines = run_dsrg("download", "voc2012", "--root", tmp_path / "data", code=2).splitlines()
     assert len(lines) == 2
     for line, archive in zip(lines, (release.voc, release.sbd), strict=True):
         assert line.startswith(f"{tmp_path / 'data' / archive.name}: cannot be fetched (<urlopen error no such host>)")
@@ -277,15 +274,13 @@ def test_archives_brought_along_need_no_network(release, network, tmp_path, monk
     put(network, release.voc, root)
     brought_later = network.pages[release.sbd.url]
     network.pages.clear()
-    command = ["download", "voc2012", "--root", str(root)]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 2 and result.stderr.startswith(f"{root / 'sbd.tgz'}: cannot be fetched")
+    said = run_dsrg("download", "voc2012", "--root", root, code=2)
+    assert said.startswith(f"{root / 'sbd.tgz'}: cannot be fetched")
     assert (root / "VOCdevkit/VOC2012/JPEGImages").is_dir()  # one step further
 
     (root / "sbd.tgz").write_bytes(brought_later)
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"fine: {root / 'VOCdevkit/VOC2012'}: 4 images in trainaug, 1 in val\n")
+    said = run_dsrg("download", "voc2012", "--root", root)
+    assert f"fine: {root / 'VOCdevkit/VOC2012'}: 4 images in trainaug, 1 in val\n" in said
 
 
 def test_an_archive_with_another_checksum(release, network, tmp_path):

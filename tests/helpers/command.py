@@ -5,10 +5,16 @@ from click.testing import CliRunner
 from dsrg.commands import main
 
 
-def run_dsrg(*arguments: object, code: int = 0) -> str:
-    """What `dsrg ARGUMENTS` says; it must end with this exit code, and with no traceback."""
+def outcome(*arguments: object) -> tuple[int, str]:
+    """The exit code of `dsrg ARGUMENTS` and what it says. A traceback fails the test."""
     result = CliRunner().invoke(main, [*map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
+    return result.exit_code, result.output
+
+
+def run_dsrg(*arguments: object, code: int = 0) -> str:
+    """What `dsrg ARGUMENTS` says; it must end with this exit code."""
+    found, said = outcome(*arguments)
+    assert found == code, said
+    return said
