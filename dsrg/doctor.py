@@ -60,25 +60,23 @@ def _found(what: str, *, fine: str, wrong: str = "", note: str = "", remove: Ite
 
 def look_at_machine(constraints: Path) -> Iterator[Finding]:
     """Python and packages against the pinned ones, compiler, libraries, disk, memory, GPU."""
-    yield python(sys.version_info[:2])
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield _found("python", fine=python, wrong="" if supported else f"{python}; expected 3.11 to 3.13")
     pins = read_pins(constraints) if constraints.is_file() else {}
     required = _required()
     installed = {name: version for name in {*pins, *required} if (version := _installed(name))}
     yield packages(pins, installed, required=required)
-    yield compiler(os.environ.get("CXX", "g++"))
+    compiler = os.environ.get("CXX", "g++")
+    lacks = f"no {compiler}: only needed to install pydensecrf; run: apt-get install g++"
+    yield _found("compiler", fine=compiler, note="" if shutil.which(compiler) else lacks)
     yield libraries(LIBRARIES, ctypes.CDLL)
-    outs = []
-    with suppress(InputError):  # reported among DVC's lines
-        outs = [out for stage in read_lock().values() for out in stage.outs]
-    yield disk(shutil.disk_usage(".").free, needed=2 * sum(out.size for out in outs))
-    yield memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    yield disk(shutil.disk_usage(".").free)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    said = human_bytes(memory)
+    little = f"{said}; small recipes take up to {human_bytes(MEMORY)}"
+    yield _found("memory", fine=said, note=little if memory < MEMORY else "")
     yield gpu()
-
-
-def python(version: tuple[int, int]) -> Finding:
-    said = f"{version[0]}.{version[1]}"
-    wrong = "" if (3, 11) <= version <= (3, 13) else f"{said}; expected 3.11 to 3.13"
-    return _found("python", fine=said, wrong=wrong)
 
 
 def packages(pins: dict[str, str], installed: dict[str, str], *, required: Iterable[str]) -> Finding:
@@ -92,11 +90,6 @@ def packages(pins: dict[str, str], installed: dict[str, str], *, required: Itera
         wrong=f"missing: {few(missing)}; run: make env" if missing else "",
         note=f"other versions than the tested ones: {few(other)}" if other else "",
     )
-
-
-def compiler(name: str) -> Finding:
-    note = "" if shutil.which(name) else f"no {name}: only needed to install pydensecrf; run: apt-get install g++"
-    return _found("compiler", fine=name, note=note)
 
 
 def read_pins(constraints: Path) -> dict[str, str]:
@@ -116,16 +109,14 @@ def libraries(wanted: dict[str, str], load: Callable[[str], object]) -> Finding:
     return _found("libraries", fine=", ".join(wanted), wrong=f"OpenCV needs {few(missing)}" if missing else "")
 
 
-def disk(free: int, *, needed: int) -> Finding:
-    """needed: bytes of all outs as they were last time, twice: DVC keeps a copy."""
-    said = f"{human_bytes(free)} free"
+def disk(free: int) -> Finding:
+    """Free bytes against what all outs took last time, twice: DVC keeps a copy."""
+    outs = []
+    with suppress(InputError):  # reported among DVC's lines
+        outs = [out for stage in read_lock().values() for out in stage.outs]
+    needed, said = 2 * sum(out.size for out in outs), f"{human_bytes(free)} free"
     wrong = f"{said}; the outs took {human_bytes(needed)} with DVC's copies" if free < needed else ""
     return _found("disk", fine=said, wrong=wrong)
-
-
-def memory(total: int) -> Finding:
-    note = f"{human_bytes(total)}; small recipes take up to {human_bytes(MEMORY)}" if total < MEMORY else ""
-    return _found("memory", fine=human_bytes(total), note=note)
 
 
 def gpu() -> Finding:
@@ -160,7 +151,7 @@ def look_at_project(folders: Iterable[Path]) -> Iterator[Finding]:
     yield git()
     if DVC_LOCKS.exists():
         yield locked(DVC_LOCKS)
-    yield params()
+    yield _whole("params", load_params, fine="params.yaml")
     yield leftovers(folders)
 
 
@@ -230,10 +221,6 @@ def locked(path: Path) -> Finding:
         said = f"{path}: damaged ({error}); DVC cannot go on with it, nothing is lost without it"
         return Finding("DVC's locks", ERROR, said, (path,))
     return Finding("DVC's locks", FINE, str(path))
-
-
-def params() -> Finding:
-    return _whole("params", load_params, fine="params.yaml")
 
 
 def leftovers(folders: Iterable[Path]) -> Finding:
