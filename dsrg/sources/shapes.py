@@ -58,30 +58,28 @@ class DrawnPicture(NamedTuple):
     classes: list[int]  # 1..C, one for each creature, back to front
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Heads: what tells the classes apart. Each is a list of (polygon, tone), painted in order; x points away from the body,
 # the radius is about 1.
 
 
+def _direction(angles: float | np.ndarray) -> Polygon:
+    """Unit vectors (..., 2) at angles in radians."""
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
 def _disc(radius: float, x: float = 0.0, y: float = 0.0) -> Polygon:
-    angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
-    return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
+    return [x, y] + radius * _direction(np.linspace(0, 2 * np.pi, 32, endpoint=False))
 
 
 def _rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
-def _round(angles: np.ndarray, radius: float | np.ndarray = 1.0) -> Polygon:
-    """Points around the center at angles in radians."""
-    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
-
-
 def _heads() -> dict[str, list[tuple[Polygon, int]]]:
     squares, strips, sectors = np.linspace(-0.95, 0.95, 5), np.linspace(-0.85, 1.2, 6), np.linspace(0, 2 * np.pi, 7)
     sixths, tenths = np.arange(6) * np.pi / 3, np.arange(10) * np.pi / 5
     half = 1.1 * (1.25 - strips) / 2.1
-    star = np.where(np.arange(10) % 2 == 0, 1.25, 0.55)[:, None] * _round(tenths)
+    star = np.where(np.arange(10) % 2 == 0, 1.25, 0.55)[:, None] * _direction(tenths)
     return {
         "bullseye": [(_disc(1.0), DARK), (_disc(0.74), LIGHT), (_disc(0.48), DARK), (_disc(0.2), LIGHT)],
         "checker": [
@@ -96,7 +94,7 @@ def _heads() -> dict[str, list[tuple[Polygon, int]]]:
             for i, (a, b, p, q) in enumerate(zip(strips, strips[1:], half, half[1:], strict=False))
         ],
         "pinwheel": [
-            (np.vstack([[0.0, 0.0], _round(np.linspace(start, stop, 8))]), i % 2)
+            (np.vstack([[0.0, 0.0], _direction(np.linspace(start, stop, 8))]), i % 2)
             for i, (start, stop) in enumerate(zip(sectors, sectors[1:], strict=False))
         ],
     }
@@ -106,7 +104,6 @@ HEADS = _heads()
 CLASSES = tuple(HEADS)
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Drawing
 
 
@@ -122,10 +119,6 @@ def _fill(canvas: np.ndarray, polygon: Polygon, color: int | tuple[int, int, int
 
 def _stroke(canvas: np.ndarray, points: Polygon, width: float, color: int) -> None:
     cv2.polylines(canvas, [np.round(points * 16).astype(np.int32)], False, color, max(1, round(width)), cv2.LINE_8, 4)
-
-
-def _direction(angle: float) -> np.ndarray:
-    return np.array([np.cos(angle), np.sin(angle)])
 
 
 def _random_pose(rng: Generator, side: int) -> Callable[[Polygon], Polygon]:
@@ -245,14 +238,13 @@ def _draw_clutter(rng: Generator, image: np.ndarray) -> None:
         _fill(layer, centre + _disc(size / 2) * rng.uniform(0.5, 1.5, 2), 255)
     else:
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 6)))
-        _fill(layer, centre + size * np.stack([np.cos(angles), np.sin(angles)], axis=1), 255)
+        _fill(layer, centre + size * _direction(angles), 255)
     color = np.array(_hsv(rng.uniform(0, 360), rng.uniform(0, 110), rng.uniform(40, 240)))
     opacity = rng.uniform(0.5, 0.95)
     painted = layer > 0
     image[painted] = np.round((1 - opacity) * image[painted] + opacity * color).astype(np.uint8)
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # One picture
 
 
@@ -317,7 +309,6 @@ def _add_creature(rng: Generator, scene: Scene, class_id: int, *, area: float, *
     return scene, False
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Files
 
 
