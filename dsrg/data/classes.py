@@ -154,7 +154,6 @@ def _folded(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.casefold())
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Names that are several names
 
 

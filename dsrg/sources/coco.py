@@ -119,7 +119,6 @@ def scan_coco(root: str | Path, *, train: str, val: str | None) -> Scan:
     return scan
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # The JSON files
 
 
@@ -242,7 +241,6 @@ def _image_folder(root: Path, path: Path, images: list[Image]) -> str:
     return next(found, ".")
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Masks
 
 

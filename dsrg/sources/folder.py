@@ -92,7 +92,6 @@ def warn_of_elsewhere(scan: Scan, named: Iterable[tuple[str, str]]) -> None:
     scan.warn("images are named by a path or address elsewhere, and found by its end", elsewhere)
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Classes
 
 
@@ -128,7 +127,6 @@ def _read_or_collect_classes(scan: Scan, table: Path, rows: list[Row], *, separa
     return classes
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Files and their names
 
 
@@ -318,7 +316,6 @@ def _ending(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Splits: entries are an image's path below the root, its split, and where it is said that it belongs there
 
 

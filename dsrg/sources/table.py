@@ -125,7 +125,6 @@ def table_text(path: Path, *, images: int) -> str:
     return read_text(path, most=TABLE_BYTES * max(TABLE_LINES, 2 * images) // TABLE_LINES)
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Cells
 
 
@@ -203,7 +202,6 @@ def _json_cells(path: Path, text: str) -> Cells:
     return Cells(list(dict.fromkeys(name for line in lines for name in line.cells)), lines, problems)
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Columns
 
 
@@ -313,7 +311,6 @@ def split_role(name: str) -> str | None:
     return next((role for role, names in SPLIT_NAMES.items() if letters in names), None)
 
 
-# ---------------------------------------------------------------------------------------------------------------
 # Rows
 
 
