@@ -22,12 +22,14 @@ from dsrg.sources.sbd import read_sbd_mask, trainaug_ids, write_trainaug
 from dsrg.sources.validation import check_records
 from dsrg.sources.voc import scan_voc
 from helpers.command import run_dsrg
+from helpers.data import encoded
 from helpers.matlab import mat
 
 A, B, C, D, E, F = (f"2008_00000{k}" for k in range(1, 7))  # a: VOC train; b: VOC val; the others: no mask in VOC
 LISTS = "ImageSets/Segmentation"
 SBD = "benchmark_RELEASE/dataset"
 MASK = np.array([[0, 0, 1], [0, 20, 20]], np.uint8)
+JPEG = encoded(np.zeros((*MASK.shape, 3), np.uint8), "JPEG")
 
 # MATLAB's format as scipy.io.savemat wrote it, compressed, for MASK: with sparse Boundaries and CategoriesPresent
 # beside Segmentation, as in SBD's files.
@@ -38,18 +40,6 @@ SCIPY_MAT = base64.b64decode(
     "AA6yuMmqy7uyrlRll3eyqHtP1siWvlEtooynZj5a8xM2H7Q/A+P3hdnttf9kxPHevBjGgYMfB/2da9TmAvuPjuu4juu4jvt/3JPF"
     "FV+4/J7afNQ9or9IqPhrxg8tjs0X2kuRYKL6U9YffOjndzUc7fPYKF2mT1+FImg="
 )
-
-
-def jpeg() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((*MASK.shape, 3), np.uint8)).save(file, format="JPEG")
-    return file.getvalue()
-
-
-def png(mask: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, format="PNG")
-    return file.getvalue()
 
 
 def tar(files: dict[str, bytes], mode: str) -> bytes:
@@ -65,10 +55,10 @@ def tar(files: dict[str, bytes], mode: str) -> bytes:
 def voc_files() -> dict[str, bytes]:
     files = {f"{LISTS}/train.txt": f"{A}\n".encode(), f"{LISTS}/val.txt": f"{B}\n".encode()}
     for image_id in (A, B, C, D, E, F):
-        files[f"JPEGImages/{image_id}.jpg"] = jpeg()
+        files[f"JPEGImages/{image_id}.jpg"] = JPEG
         files[f"Annotations/{image_id}.xml"] = b"<annotation><object><name>cat</name></object></annotation>"
     for image_id in (A, B):
-        files[f"SegmentationClass/{image_id}.png"] = png(np.full(MASK.shape, 8, np.uint8))  # cat
+        files[f"SegmentationClass/{image_id}.png"] = encoded(np.full(MASK.shape, 8, np.uint8), "PNG")  # cat
     return {f"VOCdevkit/VOC2012/{name}": content for name, content in files.items()}
 
 
@@ -76,7 +66,7 @@ def sbd_files() -> dict[str, bytes]:
     """SBD knows all images but f; its lists have other line ends, and it has masks of VOC's images too."""
     files = {f"{SBD}/cls/{image_id}.mat": mat(MASK) for image_id in (A, B, C, D, E)}
     lists = {f"{SBD}/train.txt": f"{A}\r\n{B}\r\n{C}".encode(), f"{SBD}/val.txt": f"{D}\r\n{E}\r\n".encode()}
-    return {**files, **lists, f"{SBD}/img/{C}.jpg": jpeg(), f"{SBD}/cls/._{C}.mat": b"left by a file system"}
+    return {**files, **lists, f"{SBD}/img/{C}.jpg": JPEG, f"{SBD}/cls/._{C}.mat": b"left by a file system"}
 
 
 class Response(io.BytesIO):

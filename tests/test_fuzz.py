@@ -54,6 +54,7 @@ from dsrg.sources.validation import Scan, check_records
 from dsrg.sources.voc import scan_voc
 from dsrg.training.checkpoints import Checkpoints
 from helpers import ROOT
+from helpers.data import encoded
 
 SECONDS = 10  # of the processor that one input may take
 PATIENCE = 600  # seconds on the clock, on a busy machine
@@ -349,12 +350,6 @@ def picture_folder(folder: Path) -> Path:
     return folder / "a.png"
 
 
-def encoded(pixels: np.ndarray, form: str, **options: object) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, form, **options)
-    return content.getvalue()
-
-
 def png_forged(content: bytes) -> bytes:
     """A PNG's chunks with the checksums that belong to them, as far as they can be told apart."""
     fixed, place = bytearray(content), 8
@@ -419,10 +414,8 @@ def images(folder: Path) -> Target:
     """Images of every known format."""
     path = picture_folder(folder)
     pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8)
-    exif = Image.Exif()
-    exif[274] = 6
     valid = [encoded(pixels, form) for form in ("PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")]
-    valid += [encoded(pixels, "JPEG", exif=exif), encoded(pixels, "JPEG", progressive=True),
+    valid += [encoded(pixels, "JPEG", turned=6), encoded(pixels, "JPEG", progressive=True),
               encoded(pixels, "TIFF", compression="tiff_lzw"), encoded(pixels, "WEBP", lossless=True),
               encoded(pixels[:, :, 0], "PNG"), encoded(np.dstack([pixels, pixels[:, :, :1]]), "PNG"),
               encoded(pixels, "PNG", save_all=True, append_images=[Image.new("RGB", (14, 9))])]  # fmt: skip

@@ -1,7 +1,6 @@
 """Reading images and masks: one way for all, and a clear reason for each file that is refused."""
 
 import hashlib
-import io
 import os
 import struct
 from tempfile import NamedTemporaryFile
@@ -31,7 +30,7 @@ from dsrg.data.images import (
 )
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError, RunError
-from helpers.data import huge_png, picture
+from helpers.data import encoded, huge_png, picture
 
 QUARTERS = np.zeros((16, 24, 3), np.uint8)  # red, blue / green, black
 QUARTERS[:8, :12, 0] = QUARTERS[:8, 12:, 2] = QUARTERS[8:, :12, 1] = 255
@@ -39,14 +38,8 @@ FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"]  # that keep EXIF data
 LABELS = np.array([[0, 1, 15], [20, 255, 3]], np.uint8)
 
 
-def encode(image, file_format, **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
 def noise(file_format) -> bytes:
-    return encode(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), file_format)
+    return encoded(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), file_format)
 
 
 @pytest.fixture
@@ -79,9 +72,7 @@ def test_palette_is_vocs():
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_exif_orientation_is_applied(put, file_format, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = put(encode(QUARTERS, file_format, exif=exif), "picture.bin")  # the ending plays no part
+    path = put(encoded(QUARTERS, file_format, turned=orientation), "picture.bin")  # the ending plays no part
     image = read_image(path)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     assert image.dtype == np.uint8 and image.shape == upright.shape
@@ -133,23 +124,23 @@ def test_cmyk_jpeg_becomes_rgb(put):
 def frames(file_format, *, first) -> bytes:
     """Two frames or pages, the second white."""
     white = Image.new("RGB", (24, 16), "white")
-    return encode(first, file_format, save_all=True, append_images=[white], **LOSSLESS.get(file_format, {}))
+    return encoded(first, file_format, save_all=True, append_images=[white], **LOSSLESS.get(file_format, {}))
 
 
 LOSSLESS = {"WEBP": {"lossless": True}}
 GLASS = np.dstack([QUARTERS, np.tile(np.array([[255, 0]], np.uint8).repeat(12, 1), (16, 1))])
-DEEP_PNG = cv2.imencode(".png", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
-DEEP_TIFF = cv2.imencode(".tiff", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
+DEEP_PNG = cv2.imencoded(".png", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
+DEEP_TIFF = cv2.imencoded(".tiff", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
 # content, name, what is said of it; all hold QUARTERS
 ODD = {
-    "plain": (encode(QUARTERS, "PNG"), "a.png", ()),
-    "no ending": (encode(QUARTERS, "PNG"), "a", ()),
-    "PNG called JPEG": (encode(QUARTERS, "PNG"), "a.JPG", (MISNAMED,)),
+    "plain": (encoded(QUARTERS, "PNG"), "a.png", ()),
+    "no ending": (encoded(QUARTERS, "PNG"), "a", ()),
+    "PNG called JPEG": (encoded(QUARTERS, "PNG"), "a.JPG", (MISNAMED,)),
     "animated PNG": (frames("PNG", first=QUARTERS), "a.png", (FRAMES,)),
     "animated WebP": (frames("WEBP", first=QUARTERS), "a.webp", (FRAMES,)),
     "pages of a TIFF": (frames("TIFF", first=QUARTERS), "a.tif", (FRAMES,)),
-    "transparent": (encode(GLASS, "PNG"), "a.png", (TRANSPARENT,)),
-    "opaque alpha": (encode(GLASS | np.uint8([0, 0, 0, 255]), "PNG"), "a.png", ()),
+    "transparent": (encoded(GLASS, "PNG"), "a.png", (TRANSPARENT,)),
+    "opaque alpha": (encoded(GLASS | np.uint8([0, 0, 0, 255]), "PNG"), "a.png", ()),
     "16-bit PNG": (DEEP_PNG, "a.png", (DEEP,)),
     "16-bit TIFF": (DEEP_TIFF, "a.tiff", (DEEP,)),
     "all at once": (DEEP_TIFF, "a.png", (MISNAMED, DEEP)),
@@ -175,7 +166,7 @@ def test_pictures_that_come_out_dark_are_named(put, highest, remark, kind):
     values = np.linspace(0, highest, 96).reshape(8, 12).round().astype(np.uint16)
     pixels = values if "gray" in kind else np.dstack([values] * 3)
     ending = ".png" if "PNG" in kind else ".tiff"
-    path = put(cv2.imencode(ending, pixels)[1].tobytes(), f"a{ending}")
+    path = put(cv2.imencoded(ending, pixels)[1].tobytes(), f"a{ending}")
     assert check_image(path, pixels_max=1000).remarks == (remark,)
     assert read_image(path).max() == highest >> 8
 
@@ -184,12 +175,12 @@ def test_pictures_that_come_out_dark_are_named(put, highest, remark, kind):
 def test_the_colors_beneath_are_used_where_an_image_is_transparent(put, form):
     opaque = np.linspace(0, 255, QUARTERS[..., 0].size).reshape(QUARTERS[..., 0].shape).astype(np.uint8)
     options = {"lossless": True, "exact": True} if form == "WEBP" else {}
-    path = put(encode(np.dstack([QUARTERS, opaque]), form, **options))
+    path = put(encoded(np.dstack([QUARTERS, opaque]), form, **options))
     np.testing.assert_array_equal(read_image(path), QUARTERS)
     assert TRANSPARENT in check_image(path, pixels_max=1000).remarks
 
 
-SOUND = [encode(QUARTERS, kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")]
+SOUND = [encoded(QUARTERS, kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")]
 
 
 @pytest.mark.parametrize("content", SOUND)
@@ -201,9 +192,7 @@ def test_every_format_is_read_whatever_its_name(put, content):
 
 def test_heic_is_read_with_its_extra(put):
     pytest.importorskip("pillow_heif")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = put(encode(QUARTERS, "HEIF", exif=exif), "a.heic")
+    path = put(encoded(QUARTERS, "HEIF", turned=6), "a.heic")
     facts = check_image(path, pixels_max=1000)
     assert (facts.height, facts.width) == (16, 24) == read_image(path).shape[:2]  # HEIC's own turning is the decoder's
     assert facts.remarks == ()
@@ -216,7 +205,7 @@ def test_without_its_extra_heic_is_named(put, monkeypatch):
 
 
 def test_a_raw_files_preview_is_not_the_picture(put):
-    path = put(encode(QUARTERS, "TIFF", tiffinfo={254: 1}), "a.tif")
+    path = put(encoded(QUARTERS, "TIFF", tiffinfo={254: 1}), "a.tif")
     for read in (read_image, lambda path: check_image(path, pixels_max=1000)):
         with pytest.raises(InputError, match="a.tif: its first page is a preview"):
             read(path)
@@ -276,9 +265,7 @@ def test_lack_of_memory_names_the_file(put, monkeypatch):
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_a_mask_is_turned_as_its_image_is(put, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = put(encode(LABELS, "PNG", exif=exif))
+    path = put(encoded(LABELS, "PNG", turned=orientation))
     np.testing.assert_array_equal(read_mask(path), np.asarray(ImageOps.exif_transpose(Image.open(path))))
     assert read_mask(path).shape == read_image(path).shape[:2]
 
@@ -287,14 +274,14 @@ def test_a_mask_is_turned_as_its_image_is(put, orientation):
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_broken_exif_data_harm_no_picture(put, exif, file_format):
-    path = put(encode(QUARTERS, file_format, exif=exif))
+    path = put(encoded(QUARTERS, file_format, exif=exif))
     assert check_image(path, pixels_max=1000)[:2] == (16, 24) == read_image(path).shape[:2]
 
 
 def test_xmp_does_not_turn(put):
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     for file_format, options in {"JPEG": {"xmp": xmp}, "TIFF": {"tiffinfo": {700: xmp}}, "WEBP": {"xmp": xmp}}.items():
-        path = put(encode(QUARTERS, file_format, **options))
+        path = put(encoded(QUARTERS, file_format, **options))
         assert check_image(path, pixels_max=1000)[:2] == (16, 24) == read_image(path).shape[:2], file_format
 
 
@@ -310,9 +297,7 @@ def test_a_cameras_jpeg_with_a_preview_behind_it_is_a_jpeg(put):
 @pytest.mark.parametrize("file_format", [*FORMATS, "PNG with EXIF behind"])
 def test_large_images_are_what_small_ones_are(put, monkeypatch, file_format, orientation, shape):
     """Size, remarks and every pixel: nothing depends on how much memory is thought of."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = encode(np.resize(QUARTERS, (*shape, 3)), file_format.split()[0], exif=exif)
+    content = encoded(np.resize(QUARTERS, (*shape, 3)), file_format.split()[0], turned=orientation)
     content = exif_behind(content) if "behind" in file_format else content
     path = put(content, "a.jpg")
     whole, pixels = check_image(path, pixels_max=1800), read_image(path)
@@ -333,7 +318,7 @@ def exif_behind(png: bytes) -> bytes:
 
 def test_the_users_limit_is_the_only_one(put):
     """Pillow has its own, at 179 million pixels."""
-    huge = put(huge_png(encode(LABELS, "PNG"), 15000, 15000))
+    huge = put(huge_png(encoded(LABELS, "PNG"), 15000, 15000))
     with pytest.raises(InputError, match="more than 200,000,000 pixels"):
         check_image(huge, pixels_max=200_000_000)
     with pytest.raises(InputError, match="15000 x 15000 pixels cannot be in"):
@@ -362,7 +347,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, read):
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3)])
 def test_extreme_shapes(put, shape):
-    path = put(encode(np.full((*shape, 3), 7, np.uint8), "PNG"))
+    path = put(encoded(np.full((*shape, 3), 7, np.uint8), "PNG"))
     facts = check_image(path, pixels_max=6000)
     assert (facts.height, facts.width) == shape == read_image(path).shape[:2]
 
@@ -382,6 +367,6 @@ def test_mask_with_fewer_bits_keeps_its_indices(tmp_path):
 
 
 def test_large_mask_is_refused_before_decoding(put):
-    path = put(huge_png(encode(LABELS, "PNG"), 32767, 32767))
+    path = put(huge_png(encoded(LABELS, "PNG"), 32767, 32767))
     with pytest.raises(InputError, match="32767 x 32767 pixels; expected at most 50,000,000 .data.pixels_max"):
         read_mask(path, pixels_max=50_000_000)

@@ -21,30 +21,19 @@ from PIL import Image
 from dsrg.sources.table import TABLE_BYTES, TABLE_LINES
 from helpers import ROOT
 from helpers.command import run_dsrg
-from helpers.data import huge_png, picture
+from helpers.data import encoded, huge_png, picture, write
 from helpers.memory import memory_within
 
 CLASSES, TABLE = "cat\ndog\n", "image,tags\na.png,cat\nb.png,dog\nc.png,cat|dog\n"
 PIXELS = picture(24, 40, seed=1)
 
 
-def encoded(pixels: np.ndarray, form: str, **options) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, form, **options)
-    return content.getvalue()
-
-
-def write(path: Path, content: bytes | str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
 def mask(values: list[int], *, size: tuple[int, int] = (24, 40)) -> bytes:
     return encoded(np.resize(np.array(values, np.uint8), size), "PNG")
 
 
-PNG, JPEG, WEBP, TIFF = (encoded(PIXELS, form) for form in ("PNG", "JPEG", "WEBP", "TIFF"))
-GIF = encoded(PIXELS, "GIF")
+PNG, JPEG, WEBP, TIFF, GIF = (encoded(PIXELS, form) for form in ("PNG", "JPEG", "WEBP", "TIFF", "GIF"))
+TURNED = encoded(PIXELS, "JPEG", turned=6)
 DEEP = cv2.imencode(".png", PIXELS.astype(np.uint16) * 257)[1].tobytes()
 GLASS_MASK = np.zeros((24, 40, 4), np.uint8)
 GLASS = encoded(np.dstack([PIXELS, PIXELS[:, :, :1]]), "PNG")
@@ -67,12 +56,6 @@ def huge_tiff(width: int, height: int) -> bytes:
 
 def two_frames(form: str, **options) -> bytes:
     return encoded(PIXELS, form, save_all=True, append_images=[Image.new("RGB", (40, 24))], **options)
-
-
-def turned() -> bytes:
-    exif = Image.Exif()
-    exif[274] = 6
-    return encoded(PIXELS, "JPEG", exif=exif)
 
 
 def cmyk() -> bytes:
@@ -121,7 +104,7 @@ IMAGES = {
     "transparent": (GLASS, "warning: 1 images are transparent in places, where the colors beneath are used: b"),
     "gray": (encoded(PIXELS[:, :, 0], "PNG"), "fine: 3 training images"),
     "black and white": (encoded(PIXELS[:, :, 0] > 99, "PNG"), "fine: 3 training images"),
-    "turned by EXIF": (turned(), "fine: 3 training images"),
+    "turned by EXIF": (TURNED, "fine: 3 training images"),
     "1 x 1": (encoded(PIXELS[:1, :1], "PNG"), "fine: 3 training images"),
     "3 x 2000": (encoded(picture(3, 2000, seed=0), "PNG"), "fine: 3 training images"),
     "2000 x 3": (encoded(picture(2000, 3, seed=0), "JPEG"), "fine: 3 training images"),
@@ -199,7 +182,7 @@ FILES = {
     "a copy": ({"b.png": (PNG)}, "warning: 1 images are byte for byte copies of others, but have other tags: b = a"),
     "a mask of another size": ({"masks/a.png": mask([0, 1], size=(9, 9)), "classes.txt": CLASSES},
                                "masks/a.png: 9 x 9 pixels, but its image has 40 x 24"),
-    "a mask not turned with its image": ({"a.png": turned(), "masks/a.png": mask([0, 1]), "classes.txt": CLASSES},
+    "a mask not turned with its image": ({"a.png": TURNED, "masks/a.png": mask([0, 1]), "classes.txt": CLASSES},
                                          "40 x 24 pixels, but its image has 24 x 40 (as turned by its EXIF"),
     "a mask of colors": ({"masks/a.png": PNG, "classes.txt": CLASSES}, "masks/a.png: 8-bit RGB PNG; a mask must be"),
     "a mask of 16 bits": ({"masks/a.png": encoded(PIXELS[:, :, 0].astype(np.uint16), "PNG"), "classes.txt": CLASSES},

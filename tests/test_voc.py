@@ -2,7 +2,6 @@
 
 import unicodedata
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +12,10 @@ from dsrg.errors import InputError
 from dsrg.sources.validation import Record, check_records
 from dsrg.sources.voc import scan_voc, untagged_index
 from helpers import REAL_VOC
+from helpers.data import write
 
 REAL_LISTS = {"train": "trainaug", "val": "val"}
 LISTS = "ImageSets/Segmentation"
-
-
-def write(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def annotation(*tags: str) -> str:

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,16 @@ def picture(height: int, width: int, *, seed: int) -> np.ndarray:
     """A smooth random picture, uint8 (height, width, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(pixels: np.ndarray, form: str, **options: object) -> bytes:
+    """The bytes of an image file; `turned` is its EXIF orientation."""
+    if turned := options.pop("turned", 0):
+        options["exif"] = Image.Exif()
+        options["exif"][274] = turned
+    content = BytesIO()
+    Image.fromarray(pixels).save(content, form, **options)
+    return content.getvalue()
 
 
 def huge_png(png: bytes, width: int, height: int) -> bytes:
