@@ -30,6 +30,7 @@ from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
 from helpers.data import note_checksums
 from helpers.pickles import RunsCode
+from helpers.refusals import refusals
 
 CLASSES = ["cat", "dög"]
 
@@ -52,10 +53,9 @@ class TestModelFile:
 
     @staticmethod
     def refusal(path, kind="segmenter") -> str:
-        with pytest.raises(InputError) as error:
-            load_model(path, kind=kind, stage_name="train_dsrg")
-        assert str(path) in str(error.value) and "run the stage `train_dsrg` again" in str(error.value)
-        return str(error.value)
+        (problem,) = refusals(load_model, path, kind=kind, stage_name="train_dsrg")
+        assert str(path) in problem and "run the stage `train_dsrg` again" in problem
+        return problem
 
     def test_comes_back_as_it_was(self, path, model):
         save_model(path, model)
@@ -118,9 +118,8 @@ class TestModelFile:
 
     def test_weights_that_do_not_fit_are_all_named(self, path, model):
         network = torch.nn.ModuleDict({"bias": torch.nn.Linear(2, 3)})
-        with pytest.raises(InputError) as error:
-            refuse_misfit(network, model, path=path, stage_name="retrain")
-        assert [problem.removeprefix(f"{path}: ") for problem in error.value.problems] == [
+        problems = refusals(refuse_misfit, network, model, path=path, stage_name="retrain")
+        assert [problem.removeprefix(f"{path}: ") for problem in problems] == [
             "bias: (4,), the network needs no such weight",
             "bias.bias: missing, the network needs (3,)",
             "bias.weight: missing, the network needs (3, 2)",
@@ -217,10 +216,9 @@ class TestSeeds:
 
     @staticmethod
     def refusal(path, classes=CLASSES, grid=5) -> str:
-        with pytest.raises(InputError) as error:
-            read_seeds(path, classes=classes, grid=grid)
-        assert str(path) in str(error.value) and "run the stage `make_seeds` again" in str(error.value)
-        return str(error.value)
+        (problem,) = refusals(read_seeds, path, classes=classes, grid=grid)
+        assert str(path) in problem and "run the stage `make_seeds` again" in problem
+        return problem
 
     def test_come_back_as_they_were(self, path):
         seeds = read_seeds(path, classes=CLASSES, grid=5)
