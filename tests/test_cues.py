@@ -15,7 +15,7 @@ from PIL import Image
 from dsrg.artifacts.cues import CONFLICTS, Cues, label_map, read_cues, write_cues
 from dsrg.artifacts.seeds_h5 import read_seeds, write_seeds
 from dsrg.data.classes import VOC_CLASSES, write_classes
-from dsrg.data.index import Index, write_index
+from dsrg.data.index import write_index
 from dsrg.errors import InputError
 from dsrg.figures.overlays import panels, seed_pictures
 from dsrg.figures.seeds import write_seed_overlays
@@ -24,7 +24,7 @@ from dsrg.method.grid import UNLABELLED
 from dsrg.params import load_params
 from helpers import REAL_CUES
 from helpers.command import run_dsrg
-from helpers.data import picture, save_index
+from helpers.data import index_of, picture, save_index
 from helpers.project import tiny_project
 from helpers.refusals import assert_problems, refusals
 
@@ -51,12 +51,6 @@ SEEDS = {
     "b": [[0, 0, 255, 255, 255], *3 * [[255] * 5], [255, 255, 255, 2, 255]],
     "c": 5 * [[255] * 5],
 }
-
-
-def index_of(tags: dict[str, list[int]]) -> Index:
-    present = np.array([[1, *row] for row in tags.values()], bool)
-    sizes = np.full(len(tags), 8, np.int32)
-    return Index(list(tags), ["train"] * len(tags), list(tags), sizes, sizes, present, ["0" * 64] * len(tags))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A bit flips somewhere between two stages: it is named, or changes nothing that is used; nothing is trained on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,22 @@ from helpers.data import note_checksums, picture, save_index
 from helpers.project import recipe
 
 
-def flip(path: Path, place: int, bit: int = 0) -> None:
-    """Flip one bit of a file in place."""
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1 << bit
-    path.write_bytes(data)
+def flips(path: Path, places: Iterable[int]) -> Iterator[None]:
+    """Flips one bit of a file after the other, in the bytes at these places; at the end the file is whole again."""
+    whole = path.read_bytes()
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        yield
+    path.write_bytes(whole)
 
 
-def flipped_somewhere(path: Path, places: int, *, seed: int = 0) -> list[tuple[int, int]]:
-    """Places and bits all over a file: its first and last bytes and `places` drawn between, each time the same."""
+def flips_all_over(path: Path, drawn: int) -> Iterator[None]:
+    """In a file's first and last bytes, and at some places drawn between, each time the same."""
     size = path.stat().st_size
-    drawn = np.random.default_rng(seed).integers(0, size, places).tolist()
-    return [(place, place % 8) for place in sorted({0, 1, size - 2, size - 1, *drawn})]
+    between = np.random.default_rng(0).integers(0, size, drawn).tolist()
+    return flips(path, sorted({0, 1, size - 2, size - 1, *between}))
 
 
 class TestImages:
@@ -58,20 +62,17 @@ class TestImages:
     @pytest.mark.parametrize("reader", ["training", "inference", "saliency"])
     def test_a_flipped_bit_is_named(self, data, reader):
         index, root = data
-        read = self.readers(index)[reader]
-        flip(root / "b.png", 60, 3)
-        with pytest.raises(InputError, match=r"b\.png: damaged, or changed since the stage `prepare` \(sha256 \w{12}"):
-            read()
+        read, said = self.readers(index)[reader], "damaged, or changed since the stage `prepare`"
+        for _ in flips(root / "b.png", [60]):
+            with pytest.raises(InputError, match=rf"b\.png: {said} \(sha256 \w{{12}}"):
+                read()
 
     def test_every_place_counts(self, data):
         """Also where no decoder would notice: PNG and JPEG have bytes that are never looked at."""
         index, root = data
-        whole = (root / "b.png").read_bytes()
-        for place, bit in flipped_somewhere(root / "b.png", 100):
-            flip(root / "b.png", place, bit)
+        for _ in flips_all_over(root / "b.png", 100):
             with pytest.raises(InputError, match=r"b\.png: "):
                 index.image(1)
-            (root / "b.png").write_bytes(whole)
         np.testing.assert_array_equal(index.image(1), picture(20, 30, seed=ord("b")))
 
 
@@ -82,9 +83,8 @@ class TestModelFiles:
         torch.manual_seed(0)
         weights = {"a": torch.randn(20, 10), "b": torch.randn(50).bfloat16(), "n": torch.tensor(7)}
         save_model(path, Model("segmenter", ["cat", "dog"], {"backbone": "vgg_mini"}, 65, weights))
-        good, refused = path.read_bytes(), 0
-        for place, bit in flipped_somewhere(path, 400):
-            flip(path, place, bit)
+        refused = 0
+        for _ in flips_all_over(path, 400):
             try:
                 model = load_model(path, kind="segmenter", stage_name="retrain")
             except InputError as error:
@@ -93,13 +93,10 @@ class TestModelFiles:
                 assert (model.kind, model.classes, model.size) == ("segmenter", ["cat", "dog"], 65)
                 assert model.weights.keys() == weights.keys()
                 assert all(torch.equal(model.weights[name], value) for name, value in weights.items())
-            path.write_bytes(good)
-        start = good.index(weights["a"].numpy().tobytes())
-        for place in range(start, start + 800):
-            flip(path, place, place % 8)
+        start = path.read_bytes().index(weights["a"].numpy().tobytes())
+        for _ in flips(path, range(start, start + 800)):
             with pytest.raises(InputError, match="m.safetensors: damaged"):
                 load_model(path, kind="segmenter", stage_name="retrain")
-            path.write_bytes(good)
         assert refused > 100
 
 
@@ -113,11 +110,9 @@ class TestSeeds:
             for name in "abc"
         ]  # fmt: skip
         write_seeds(path, rows, count=3, grid=9, classes=["cat", "dog"], params="{}")
-        for place, bit in flipped_somewhere(path, 500):
-            flip(path, place, bit)
+        for _ in flips_all_over(path, 500):
             with pytest.raises(InputError, match="seeds.h5: .*; run the stage `make_seeds` again"):
                 read_seeds(path, classes=["cat", "dog"])
-            flip(path, place, bit)
         assert read_seeds(path, classes=["cat", "dog"]).ids == ["a", "b", "c"]
 
 
@@ -127,11 +122,9 @@ class TestPseudoLabels:
         path.write_bytes(label_png(np.arange(12, dtype=np.uint8).reshape(3, 4)))
         note_checksums(tmp_path)
         folder = LabelFolder(tmp_path, ["a"], stage_name="make_pseudo_labels")
-        for place, bit in flipped_somewhere(path, 20):
-            flip(path, place, bit)
+        for _ in flips_all_over(path, 20):
             with pytest.raises(InputError, match=r"a\.png: .* run the stage `make_pseudo_labels` again"):
                 list(folder)
-            flip(path, place, bit)
         assert folder[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
     def test_a_damaged_place_in_a_tar_file_is_named_and_asks_for_no_memory(self, tmp_path):
@@ -153,8 +146,6 @@ class TestMasks:
         masks = Masks(truth, ["a"], folder=tmp_path)
         assert len(masks) == 1
         np.testing.assert_array_equal(masks[0], labels)
-        for place, bit in flipped_somewhere(tmp_path / "a.png", 20):
-            flip(tmp_path / "a.png", place, bit)
+        for _ in flips_all_over(tmp_path / "a.png", 20):
             with pytest.raises(InputError, match=r"a\.png: "):
                 list(masks)
-            flip(tmp_path / "a.png", place, bit)

@@ -30,6 +30,16 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def git(*words: str) -> None:
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+
+def dead_process() -> int:
+    """The pid of a process that is no more."""
+    with subprocess.Popen(["true"]) as dead:
+        return dead.pid
+
+
 class TestMachine:
     @pytest.mark.parametrize(
         ("installed", "state", "said"),
@@ -74,10 +84,9 @@ class TestProject:
 
     def test_git(self, monkeypatch):
         assert doctor.git().said.startswith("no repository")
-        subprocess.run(["git", "init", "-q"], check=True)
+        git("init", "-q")
         assert doctor.git().said.startswith("no commit yet")
-        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", *own, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+        git("commit", "-q", "--allow-empty", "-m", "a")
         assert doctor.git().state == FINE and "not committed" not in doctor.git().said
         Path("a").touch()
         assert "1 files not committed" in doctor.git().said
@@ -92,7 +101,7 @@ class TestProject:
         Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
         assert doctor.git().state == NOTE and "dvc repro works" in doctor.git().said
         assert not doctor.dvc_expects_git()
-        subprocess.run(["git", "init", "-q"], check=True)
+        git("init", "-q")
         assert doctor.git().state == NOTE and "core.no_scm" in doctor.git().said
 
     def test_own_pictures_that_nobody_tracks(self):
@@ -102,16 +111,15 @@ class TestProject:
         Path("pictures").mkdir()
         Path("pictures/a.png").touch()
         assert unseen() is None, "without git there are no experiments"
-        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", "init", "-q"], check=True)
-        subprocess.run(["git", *own, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+        git("init", "-q")
+        git("commit", "-q", "--allow-empty", "-m", "a")
         assert "run: dvc add pictures" in unseen()
         assert doctor.unseen_data(Path("pictures"), drawn=Path("pictures")) is None, "a stage makes them"
         assert doctor.unseen_data(Path("/"), drawn=Path("data/shapes")) is None, "found wherever DVC runs"
         Path("pictures.dvc").touch()
         assert unseen() is None
         Path("pictures.dvc").unlink()
-        subprocess.run(["git", "add", "pictures"], check=True)
+        git("add", "pictures")
         assert unseen() is None
 
     @pytest.mark.parametrize(("text", "state"), [("{}", FINE), ("", FINE), ("garbage", ERROR), ("[]", ERROR)])
@@ -122,17 +130,9 @@ class TestProject:
 
     def test_leftovers_are_those_of_the_dead(self):
         """Of this process and of the first one, which runs, nothing is touched."""
-        dead = subprocess.Popen(["true"])
-        dead.wait()
+        dead = dead_process()
         Path("data/deep").mkdir(parents=True)
-        names = [
-            f".a.h5.{dead.pid}.tmp",
-            f"deep/.b.{dead.pid}.old",
-            f".c.{os.getpid()}.tmp",
-            ".d.1.tmp",
-            ".e.x.tmp",
-            "f",
-        ]
+        names = [f".a.h5.{dead}.tmp", f"deep/.b.{dead}.old", f".c.{os.getpid()}.tmp", ".d.1.tmp", ".e.x.tmp", "f"]
         for name in names:
             Path("data", name).touch()
         found = doctor.leftovers([Path("data"), Path("nowhere")])
@@ -286,14 +286,13 @@ class TestCommand:
         run_dsrg("doctor")
 
     def test_each_leftover_is_said_once_and_only_the_projects_own_folders_are_searched(self, project):
-        dead = subprocess.Popen(["true"])
-        dead.wait()
+        dead = dead_process()
         for folder in ("data/deep", "results/audit", ".venv"):
             Path(folder).mkdir(parents=True)
-            Path(folder, f".a.{dead.pid}.tmp").touch()
+            Path(folder, f".a.{dead}.tmp").touch()
         _, said = outcome("doctor", "--fix")
         removed = sorted(line.split()[1] for line in said.splitlines() if line.startswith("removed: "))
-        assert removed == [f"data/deep/.a.{dead.pid}.tmp", f"results/audit/.a.{dead.pid}.tmp"]
+        assert removed == [f"data/deep/.a.{dead}.tmp", f"results/audit/.a.{dead}.tmp"]
 
     @pytest.mark.parametrize("name", ["dvc.yaml", "dvc.lock", ".dvc/config"])
     def test_damaged_files_of_dvc_are_lines(self, project, name):

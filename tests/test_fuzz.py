@@ -17,6 +17,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -39,7 +40,7 @@ from dsrg.artifacts.model_file import FORMAT, Model, _digest, load_model, save_m
 from dsrg.artifacts.safe_pickle import _ArrayUnpickler
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
 from dsrg.data.images import check_image, read_gray, read_image, read_mask
-from dsrg.data.index import Index, read_index, write_index
+from dsrg.data.index import read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError, RunError
 from dsrg.inspect.import_points import read_exports
@@ -54,7 +55,7 @@ from dsrg.sources.validation import Scan, check_records
 from dsrg.sources.voc import scan_voc
 from dsrg.training.checkpoints import Checkpoints
 from helpers import ROOT
-from helpers.data import encoded
+from helpers.data import encoded, index_of
 
 SECONDS = 10  # of the processor that one input may take
 PATIENCE = 600  # seconds on the clock, on a busy machine
@@ -250,10 +251,7 @@ def changed(sound: object, *, dump: Callable[[object], str]) -> st.SearchStrateg
 
 def point_reader(folder: Path) -> PointReader:
     put_images(folder)
-    size = {"heights": np.full(2, 4, np.int32), "widths": np.full(2, 6, np.int32)}
-    present = np.array([[1, 1, 0, 1], [1, 0, 0, 0]], bool)
-    index = Index(["a", "b"], ["train"] * 2, ["a.png", "b.png"], present=present, checksums=["0" * 64] * 2, **size)
-    return PointReader(index, CLASSES, tags="add")
+    return PointReader(index_of({"a": [1, 0, 1], "b": [0, 0, 0]}), CLASSES, tags="add")
 
 
 def point_tables(folder: Path) -> Target:
@@ -314,10 +312,8 @@ def export_xmls(folder: Path) -> Target:
 def index_files(folder: Path) -> Target:
     """index.csv."""
     folder.mkdir()
-    present = np.array([[1, 1, 0, 1], [1, 0, 0, 0]], bool)
-    size = np.full(2, 8, np.int32)
-    index = Index(["a", "b"], ["train", "val"], ["a.png", "x/b.png"], size, size, present, ["0" * 64] * 2)
-    write_index(folder / "index.csv", index, CLASSES)
+    index = index_of({"a": [1, 0, 1], "b": [0, 0, 0]})
+    write_index(folder / "index.csv", replace(index, splits=["train", "val"], paths=["a.png", "x/b.png"]), CLASSES)
     valid = (folder / "index.csv").read_bytes()
 
     def read(content: bytes) -> object:
@@ -460,8 +456,7 @@ def cues(folder: Path) -> Target:
     sound, lines = path.read_bytes(), list_path.read_bytes()
     arrays = {f"{k}_{kind}": value for k in (0, 1) for kind, value in
               (("labels", np.array([1])), ("cues", np.array([[0, 1], [0, 2], [0, 3]])))}  # fmt: skip
-    size = np.full(2, 8, np.int32)
-    index = Index(["a", "b"], ["train"] * 2, ["a.png", "b.png"], size, size, present, ["0" * 64] * 2)
+    index = index_of({"a": [1, 0, 0], "b": [0, 1, 1]})
 
     def read(content: bytes) -> object:
         of_list = content[:1] == b"l"

@@ -130,8 +130,8 @@ def frames(file_format, *, first) -> bytes:
 
 LOSSLESS = {"WEBP": {"lossless": True}}
 GLASS = np.dstack([QUARTERS, np.tile(np.array([[255, 0]], np.uint8).repeat(12, 1), (16, 1))])
-DEEP_PNG = cv2.imencoded(".png", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
-DEEP_TIFF = cv2.imencoded(".tiff", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
+DEEP_PNG = cv2.imencode(".png", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
+DEEP_TIFF = cv2.imencode(".tiff", QUARTERS[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes()
 # content, name, what is said of it; all hold QUARTERS
 ODD = {
     "plain": (encoded(QUARTERS, "PNG"), "a.png", ()),
@@ -167,7 +167,7 @@ def test_pictures_that_come_out_dark_are_named(put, highest, remark, kind):
     values = np.linspace(0, highest, 96).reshape(8, 12).round().astype(np.uint16)
     pixels = values if "gray" in kind else np.dstack([values] * 3)
     ending = ".png" if "PNG" in kind else ".tiff"
-    path = put(cv2.imencoded(ending, pixels)[1].tobytes(), f"a{ending}")
+    path = put(cv2.imencode(ending, pixels)[1].tobytes(), f"a{ending}")
     assert check_image(path, pixels_max=1000).remarks == (remark,)
     assert read_image(path).max() == highest >> 8
 

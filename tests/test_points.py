@@ -1,6 +1,7 @@
 """Points and strokes beside tags: what they say of the cells of the grid, their table, and what comes of them."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -124,7 +125,7 @@ def index(tmp_path_factory):
     """`a` and `b` are learned from, tagged cat and dog; `v` is evaluated."""
     pictures = {name: picture(20, 30, seed=number) for number, name in enumerate("abv")}
     found = save_index(tmp_path_factory.mktemp("images"), pictures, [[1, 0, 0], [0, 1, 0], [1, 1, 0]])
-    return type(found)(**vars(found) | {"splits": ["train", "train", "val"]})
+    return replace(found, splits=["train", "train", "val"])
 
 
 def read(tmp_path, index, *lines: str, header: str = ",".join(COLUMNS), tags: str = "add", **options: str) -> Points:

@@ -3,7 +3,6 @@
 import shutil
 import struct
 import tarfile
-import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -21,19 +20,8 @@ from dsrg.sources.validation import Record, Scan, check_records
 from dsrg.sources.voc import ANNOTATION_MAX, scan_voc
 from helpers.data import huge_png
 from helpers.matlab import mat
+from helpers.memory import peak_of_refusal
 from helpers.project import recipe
-
-
-def peak(work) -> int:
-    """Bytes that Python and NumPy had at most while `work` was refused."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(InputError):
-            work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
 
 # Links
 
@@ -123,7 +111,7 @@ EVIL_XML = {
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_an_annotation_reads_no_other_file_and_does_not_grow(root, text, encoding):
     (root / "Annotations/a.xml").write_bytes(text.encode(encoding))
-    assert peak(lambda: checked(root)) < 100 * 2**20
+    assert peak_of_refusal(lambda: checked(root)) < 100 * 2**20
 
 
 def test_a_huge_annotation_is_not_read(root):
@@ -141,7 +129,7 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, r
     path = tmp_path / "a.png"
     Image.fromarray(np.zeros((2000, 20_000), np.uint8)).save(path)
     path.write_bytes(huge_png(path.read_bytes(), 20_000, 20_000))
-    assert path.stat().st_size < 100_000 and peak(lambda: read(path)) < 2**20
+    assert path.stat().st_size < 100_000 and peak_of_refusal(lambda: read(path)) < 2**20
 
 
 @pytest.mark.parametrize("mode", ["", "RGB", "cut"])
@@ -196,4 +184,4 @@ def test_an_archive_that_leads_out_of_its_folder_is_not_unpacked(tmp_path, membe
 def test_a_packed_mask_does_not_grow():
     packed = zlib.compress(bytes(MASK_MAX + 1))
     data = mat(np.zeros((2, 2), np.uint8))[:128] + struct.pack("<II", 15, len(packed)) + packed
-    assert len(data) < 100_000 and peak(lambda: read_sbd_mask(data, "a.mat")) < 3 * MASK_MAX
+    assert len(data) < 100_000 and peak_of_refusal(lambda: read_sbd_mask(data, "a.mat")) < 3 * MASK_MAX

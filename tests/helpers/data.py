@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -47,16 +48,22 @@ def save_flat(root: Path, *names: str, size: tuple[int, int] = (4, 6)) -> None:
         Image.fromarray(np.full((*size, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
 
 
+def index_of(tags: dict[str, list[int]]) -> Index:
+    """An index of training images ID.png of 8 x 8 pixels, without files; `tags` without the column of background."""
+    count, size = len(tags), np.full(len(tags), 8, np.int32)
+    present = np.array([[1, *row] for row in tags.values()], bool)
+    paths = [f"{image_id}.png" for image_id in tags]
+    return Index(list(tags), ["train"] * count, paths, size, size, present, ["0" * 64] * count)
+
+
 def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[int]]) -> Index:
     """PNGs in `root` and the index of them; `present` without the column of background."""
     for image_id, pixels in pictures.items():
         Image.fromarray(pixels).save(root / f"{image_id}.png")
     heights, widths = (np.array([pixels.shape[axis] for pixels in pictures.values()], np.int32) for axis in (0, 1))
-    count = len(pictures)
-    tags = np.concatenate([np.ones((count, 1), bool), np.array(present, bool)], axis=1)
-    paths = [f"{image_id}.png" for image_id in pictures]
-    checksums = [sha256(root / path) for path in paths]
-    return Index(list(pictures), ["train"] * count, paths, heights, widths, tags, checksums, root)
+    checksums = [sha256(root / f"{image_id}.png") for image_id in pictures]
+    tags = dict(zip(pictures, present, strict=True))
+    return replace(index_of(tags), heights=heights, widths=widths, checksums=checksums, root=root)
 
 
 def note_checksums(folder: Path) -> None:

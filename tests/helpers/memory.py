@@ -1,8 +1,11 @@
-"""A bound of memory."""
+"""Bounds of memory."""
 
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from helpers.refusals import refusals
 
 
 @contextmanager
@@ -17,6 +20,16 @@ def memory_within(megabytes: int) -> Iterator[None]:
     yield
     taken = (_status("VmHWM") - before) / 1000
     assert taken < megabytes, f"{taken:.0f} MB"
+
+
+def peak_of_refusal(work: Callable[[], object]) -> int:
+    """Bytes that Python and NumPy had at most while `work` was refused."""
+    tracemalloc.start()
+    try:
+        refusals(work)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def _status(name: str) -> int:
