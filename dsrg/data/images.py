@@ -111,7 +111,7 @@ def read_sized(path: str | Path, max_side: int | None, *, expected: ExpectedChec
     fraction of the time: its pixels are nearly those of `limit_side(read_image(path), max_side)`, not quite.
     """
     with _decoder(BytesIO(read_bytes(path, expected)), path) as image:
-        header = _header(image, path)
+        shape, orientation = _header(image, path)
         if max_side is not None and image.format in ("JPEG", "MPO"):
             short = 16  # pixels at least: a block beyond the edge counts for little then
             image.draft(None, (max_side, short) if image.width > image.height else (short, max_side))
@@ -119,8 +119,8 @@ def read_sized(path: str | Path, max_side: int | None, *, expected: ExpectedChec
         pixels = _rgb(image)
         if image.size != size:
             raise ValueError(f"decoded to {image.width} x {image.height} pixels")
-        shape = header.height, header.width
-        return SizedImage(limit_side(np.ascontiguousarray(_turned(pixels, header.orientation)), max_side, shape), shape)
+        pixels = np.ascontiguousarray(_turned(pixels, orientation))
+        return SizedImage(limit_side(pixels, max_side, shape), shape)
 
 
 def read_mask(
@@ -178,14 +178,14 @@ def check_image(path: str | Path, *, pixels_max: int, key: str = "data.pixels_ma
             remarks = _header_remarks(image, path)
             heavy = pixels > (4 * LARGE if image.format == "JPEG" else LARGE)
             with _ONE_AT_A_TIME if heavy else nullcontext():
-                header = _header(image, path)
+                shape, _ = _header(image, path)
                 _decode_strictly(image)
             remarks |= {TRANSPARENT} if _is_transparent(image) else set()
             if DEEP in remarks and _highest(image) <= DARK_MAX:
                 remarks = remarks - {DEEP} | {DARK}
         file.seek(0)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return ImageFacts(header.height, header.width, checksum, tuple(one for one in REMARKS if one in remarks))
+    return ImageFacts(*shape, checksum, tuple(one for one in REMARKS if one in remarks))
 
 
 def files_left_out(names: Iterable[str]) -> list[str]:
@@ -271,16 +271,11 @@ def _decoder(file: BinaryIO, path: str | Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: broken image ({one_line(error)}); restore or remove it") from None
 
 
-class _Header(NamedTuple):
-    """The size of a picture as it is shown, and the EXIF orientation, 1 to 8, by which its pixels have to be turned."""
+def _header(image: Image.Image, path: str | Path) -> tuple[tuple[int, int], int]:
+    """Height and width of an image as it is shown, and the EXIF orientation, 1 to 8, by which its pixels are turned.
 
-    height: int
-    width: int
-    orientation: int
-
-
-def _header(image: Image.Image, path: str | Path) -> _Header:
-    """Size and orientation of an image that is opened and not yet decoded: the one place that says them."""
+    The image is opened and not yet decoded; this is the one place that says them.
+    """
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # a PPM's 16 bits come as 32
         raise InputError(f"{path}: a {image.format} of 32 bits a channel, or signed; save it with 8 or 16, unsigned")
     if image.format == "TIFF" and image.tag_v2.get(SUBFILE, 0) & 1:
@@ -289,7 +284,7 @@ def _header(image: Image.Image, path: str | Path) -> _Header:
         _load_png(image)
     orientation = 1 if image.format == "TIFF" else _exif_orientation(image.info.get("exif"))
     width, height = image.size  # of a TIFF, and of what HEIC and AVIF say beside EXIF, Pillow sees to it itself
-    return _Header(width, height, orientation) if orientation > 4 else _Header(height, width, orientation)
+    return ((width, height) if orientation > 4 else (height, width)), orientation
 
 
 def _exif_orientation(exif: bytes | None) -> int:
@@ -391,8 +386,8 @@ def _is_transparent(image: Image.Image) -> bool:
 def _decode_png(data: bytes, path: str | Path) -> np.ndarray:
     """A PNG's values as they are, a palette's indices too, unless it speaks of more pixels than its bytes can hold."""
     with _decoder(BytesIO(data), path) as image:
-        header = _header(image, path)
-        return np.ascontiguousarray(_turned(np.array(image), header.orientation))
+        _, orientation = _header(image, path)
+        return np.ascontiguousarray(_turned(np.array(image), orientation))
 
 
 def _guess(data: bytes) -> str:
