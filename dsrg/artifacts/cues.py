@@ -228,27 +228,19 @@ def _entry_problems(
 
 def _faults(values: object, kind: str, *, classes: int, grid: int) -> Iterator[str]:
     """What is wrong with an image's labels, whole numbers (n,), or with its cues, (3, K): shape, type or range."""
-    cells = (
-        f"0 to {grid - 1}, the grid of {pixels_of(grid)} pixels (seeds.cues_size, or data.size where that is null; the "
-        "authors' 41 rows and columns are the grid of 321 pixels)"
-    )
-    shape, ndim, limits = {  # of each row: its name, lowest and highest value, and these in words
-        "labels": ("(n,)", 1, [("class", 1, classes, f"1 to {classes}, the lines of classes.txt, without background")]),
-        "cues": (
-            "(3, K)",
-            2,
-            [
-                ("class", 0, classes, f"0 to {classes}, background and the lines of classes.txt"),
-                ("row", 0, grid - 1, cells),
-                ("column", 0, grid - 1, cells),
-            ],
-        ),
-    }[kind]
+    if kind == "labels":  # of each row: its name, lowest and highest value, and these in words
+        limits = [("class", 1, classes, f"1 to {classes}, the lines of classes.txt, without background")]
+    else:
+        cells = (
+            f"0 to {grid - 1}, the grid of {pixels_of(grid)} pixels (seeds.cues_size, or data.size where that is null; "
+            "the authors' 41 rows and columns are the grid of 321 pixels)"
+        )
+        limits = [("class", 0, classes, f"0 to {classes}, background and the lines of classes.txt")]
+        limits += [("row", 0, grid - 1, cells), ("column", 0, grid - 1, cells)]
+    ndim, shape = (1, "(n,)") if kind == "labels" else (2, "(3, K)")
     if not isinstance(values, np.ndarray):
         yield f"expected whole numbers of shape {shape}, found no array but {type(values).__name__}"
-    elif (
-        values.dtype.kind not in "iu" or values.ndim != len(shape.split()) or len(np.atleast_2d(values)) != len(limits)
-    ):
+    elif values.dtype.kind not in "iu" or values.ndim != ndim or len(np.atleast_2d(values)) != len(limits):
         yield f"expected whole numbers of shape {shape}, found {values.dtype} of shape {values.shape}"
     else:
         for row, (name, low, high, expected) in zip(np.atleast_2d(values), limits, strict=True):
