@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
-from ruamel.yaml import YAML
 
 from dsrg.data.images import read_mask
 from dsrg.data.index import Index
+from dsrg.files import read_yaml
 from dsrg.networks import weights as weights_module
 from dsrg.sources.scan import read_source
 from helpers import ROOT
@@ -212,7 +212,7 @@ def initialized() -> tuple[int, str]:
 
 def prepared(masks: Path) -> tuple[Index, dict[str, np.ndarray], list[str]]:
     """What training gets: index, masks by id, classes."""
-    data = YAML(typ="safe", pure=True).load(Path("params.yaml"))["data"]
+    data = read_yaml("params.yaml")["data"]
     others = ("root", "size", "max_side", "points", "points_tags")
     settings = {key: value for key, value in data.items() if key not in others}
     masks.mkdir()

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from dsrg.errors import InputError
+from dsrg.files import read_yaml
 from dsrg.networks import weights as weights_module
 from dsrg.params import load_params
 from dsrg.sources.detect import SIZED_FOR, fitted
@@ -16,9 +17,8 @@ from helpers.command import run_dsrg
 from helpers.data import save_flat, write
 
 
-def data_of(params: Path | str) -> dict:
-    text = params.read_text(encoding="utf-8") if isinstance(params, Path) else params
-    return YAML(typ="safe", pure=True).load(text)["data"]
+def data_of(params: Path) -> dict:
+    return read_yaml(params)["data"]
 
 
 @pytest.fixture
@@ -68,15 +68,7 @@ SIZED = ("data.size", "cam.steps", "dsrg.steps", "retrain.steps", "grow.start", 
 def sized(project: Path, recipe: str, images: int) -> tuple[int, ...]:
     text = (project / f"recipes/{recipe}.yaml").read_text()
     write(project / "sized.yaml", fitted(text, images, sized_for=SIZED_FOR[recipe]))
-    params = load_params(project / "sized.yaml").model_dump()
-    found = []
-    for key in SIZED:
-        section, *keys = key.split(".")
-        value = params[section]
-        for name in keys:
-            value = value[name]
-        found.append(value)
-    return tuple(found)
+    return attrgetter(*SIZED)(load_params(project / "sized.yaml"))
 
 
 def test_time_goes_with_the_number_of_images(project):
@@ -94,8 +86,8 @@ def test_time_goes_with_the_number_of_images(project):
 
 def test_a_recipe_that_is_named_keeps_its_sizes(project):
     init("mine", "--recipe", "folder")
-    written = YAML(typ="safe", pure=True).load((project / "params.yaml").read_text())
-    assert (written["data"]["size"], written["cam"]["steps"]) == (321, 240)
+    written = load_params(project / "params.yaml")
+    assert (written.data.size, written.cam.steps) == (321, 240)
 
 
 def test_without_imagenet_weights_a_small_network_is_trained(project, monkeypatch):
@@ -127,10 +119,8 @@ def test_what_is_missing_is_said(project):
     write(project / "mine/tags.csv", "image,tags,split\na.jpg,cat,training\nnope.jpg,dog,training\nb.png,dog,valid\n")
     save_flat(project, "mine/masks/b.png")
     said = init("mine")
-    assert {key: data_of(project / "params.yaml")[key] for key in ("train", "val")} == {
-        "train": "training",
-        "val": "valid",
-    }
+    found = data_of(project / "params.yaml")
+    assert (found["train"], found["val"]) == ("training", "valid")
     assert "has masks of 0 training and 1 evaluation images" in said and "scored" not in said
     assert "missing: mine/classes.txt: no such file; masks need it" in said
     assert "missing: mine/tags.csv:3: no image 'nope.jpg'" in said
@@ -202,8 +192,8 @@ def test_a_params_file_that_was_worked_on_is_kept(project):
 
 def test_another_recipe(project):
     assert "written from recipes/shapes.yaml" in init("mine", "--recipe", "shapes")
-    written = YAML(typ="safe", pure=True).load((project / "params.yaml").read_text())
-    assert written["data"]["source"] == "folder" and written["network"]["backbone"] == "vgg_mini"
+    written = load_params(project / "params.yaml")
+    assert written.data.source == "folder" and written.network.backbone == "vgg_mini"
     said = init("mine", "--recipe", "nope", "--force", code=2)
     assert said.startswith("recipes/nope.yaml: no such recipe") and "folder, folder-scratch, shapes" in said
 

@@ -23,6 +23,7 @@ from helpers import ROOT
 from helpers.command import run_dsrg
 from helpers.data import encoded, huge_png, picture, write
 from helpers.memory import memory_within
+from helpers.project import changed_params
 
 CLASSES, TABLE = "cat\ndog\n", "image,tags\na.png,cat\nb.png,dog\nc.png,cat|dog\n"
 PIXELS = picture(24, 40, seed=1)
@@ -252,10 +253,8 @@ def project(tmp_path, monkeypatch):
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "data").mkdir()
     shutil.copy(ROOT / "data/points.csv", tmp_path / "data")
-    text = (ROOT / "recipes/folder.yaml").read_text(encoding="utf-8")
-    write(
-        tmp_path / "params.yaml", text.replace("root: pictures", "root: p").replace("val_share: 0.2", "val_share: 0.0")
-    )
+    params = changed_params(ROOT / "recipes/folder.yaml", {"data": {"root": "p", "val_share": 0.0}})
+    write(tmp_path / "params.yaml", params)
     for number, name in enumerate("abc"):
         write(tmp_path / f"p/{name}.png", encoded(np.roll(PIXELS, number, axis=1), "PNG"))
     write(tmp_path / "p/a.png", PNG)
@@ -341,11 +340,8 @@ COCO = {
 @pytest.mark.parametrize(("content", "expected"), COCO.values(), ids=COCO)
 def test_odd_coco(project, content, expected):
     write(project / "p/c.json", content)
-    params = (project / "params.yaml").read_text()
-    write(
-        project / "params.yaml",
-        params.replace("source: folder", "source: coco").replace("train: train", "train: c.json"),
-    )
+    params = project / "params.yaml"
+    write(params, changed_params(params, {"data": {"source": "coco", "train": "c.json"}}))
     check(expected)
 
 

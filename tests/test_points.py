@@ -25,7 +25,7 @@ from dsrg.sources.points import COLUMNS, Points, read_points
 from helpers import ROOT
 from helpers.command import run_dsrg
 from helpers.data import picture, save_index
-from helpers.project import run_stage
+from helpers.project import changed_params, run_stage
 from helpers.refusals import assert_problems, refusals
 
 GRID = 5
@@ -241,13 +241,6 @@ def made(folder) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in files}
 
 
-def points_are(folder, points: str | None) -> None:
-    path = folder / "params.yaml"
-    text = path.read_text()
-    assert "points: data/points.csv" in text
-    path.write_text(text.replace("points: data/points.csv", f"points: {points or 'null'}"))
-
-
 def test_without_points_the_same_bytes(finished_copy):
     """No table, a table of the header alone, and points that say nothing of training images."""
     before = made(finished_copy)
@@ -255,7 +248,8 @@ def test_without_points_the_same_bytes(finished_copy):
     (finished_copy / "data/points.csv").write_text("image,x,y,class\nval0000,1,1,background\n")
     run_stage("make_seeds")
     assert made(finished_copy) == before
-    points_are(finished_copy, None)
+    params = finished_copy / "params.yaml"
+    params.write_text(changed_params(params, {"data": {"points": None}}))
     (finished_copy / "data/points.csv").unlink()
     run_stage("make_seeds")
     assert made(finished_copy) == before
