@@ -109,6 +109,7 @@ class NetworkParams(Section):
     head_layers: Literal[1, 2, 3]
     rates: Annotated[list[Count], Field(min_length=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    features_rms: Positive
     init_std: Positive
     input: Literal["torchvision", "caffe", "caffe_rgb"]
 

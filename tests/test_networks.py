@@ -183,6 +183,19 @@ class TestHeads:
             assert conv.out_channels == 20 and conv.weight.detach().std() == pytest.approx(0.25, rel=0.1)
             assert not conv.bias.any()
 
+    @pytest.mark.parametrize("layers", [2, 3])
+    @pytest.mark.parametrize("rms", [1.0, 24.0])
+    def test_large_features_start_like_small_ones(self, layers, rms):
+        """Caffe's VGG16 has features of about 24, on which Kaiming's rule alone starts with a loss of 10."""
+        head = ASPP(64, 20, rates=[1, 2], channels=256, layers=layers, dropout=0.5, init_std=0.01, features_rms=rms)
+        scores = head.eval()(rms * torch.randn(4, 64, 9, 9))
+        assert 0.1 < scores.std() < 1
+
+    def test_one_layer_has_nothing_to_divide(self):
+        """fc8 alone starts with init_std, whatever the features are."""
+        head = ASPP(64, 20, rates=[1], channels=8, layers=1, dropout=0.5, init_std=0.25, features_rms=24.0)
+        assert head.branches[0][-1].weight.detach().std() == pytest.approx(0.25, rel=0.1)
+
 
 class TestSegmenter:
     @pytest.mark.parametrize("stride", [8, 16])

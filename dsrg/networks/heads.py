@@ -33,11 +33,21 @@ class Branch(nn.Sequential):
     """fc6 (3x3, dilated), fc7 (1x1), fc8 (1x1): DeepLab's classifier as convolutions, dropout after the first two.
 
     `layers` 3 is the released VGG16 net; 2 leaves out fc7; 1 is fc8 alone as a dilated 3x3 convolution (ResNet101).
-    fc8 starts with the deviation `init_std` (released: 0.01), so that no class is likely at first.
+    fc8 starts with the deviation `init_std` (released: 0.01), so that no class is likely at first; the others by
+    Kaiming's rule. It expects features whose root mean square is about 1: fc6's weights are divided by `features_rms`.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, rate: int, channels: int, layers: int, dropout: float, init_std: float
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rate: int,
+        channels: int,
+        layers: int,
+        dropout: float,
+        init_std: float,
+        features_rms: float = 1.0,
     ) -> None:
         modules: list[nn.Module] = [BatchDropout(dropout)] if layers == 1 else []
         for layer in range(layers):
@@ -50,6 +60,8 @@ class Branch(nn.Sequential):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        if layers > 1:
+            self[0].weight.data /= features_rms
         nn.init.normal_(self[-1].weight, std=init_std)
 
     @property

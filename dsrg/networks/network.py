@@ -93,6 +93,7 @@ class DeepLab(BackboneNetwork):
         rates: list[int],
         dropout: float,
         init_std: float,
+        features_rms: float = 1.0,
     ) -> None:
         if head == "largefov" and len(rates) != 1:
             raise ValueError(f"head largefov has one branch, so one rate, not {rates}")
@@ -105,6 +106,7 @@ class DeepLab(BackboneNetwork):
             layers=head_layers,
             dropout=dropout,
             init_std=init_std,
+            features_rms=features_rms,
         )
 
     def forward(self, images: Tensor) -> Tensor:
