@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsrg.errors import InputError
+from dsrg.errors import InputError, one_line
 
 PADDED_TO = 32  # pixels; every timm model takes sides that are multiples of its stride
 
@@ -76,8 +76,7 @@ def _create(name: str, *, output_stride: int, weights: str | None) -> nn.Module:
         except (TypeError, NotImplementedError):
             continue
         except Exception as error:  # no network, a broken file, a model without features: timm raises many kinds
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"network.backbone: timm:{name}: cannot be used ({reason})") from None
+            raise InputError(f"network.backbone: timm:{name}: cannot be used ({one_line(error)})") from None
     raise InputError(f"network.backbone: timm:{name}: takes neither an output stride nor images of any size")
 
 

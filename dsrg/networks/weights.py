@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsrg.artifacts.model_file import Model
-from dsrg.errors import InputError
+from dsrg.errors import InputError, one_line
 from dsrg.files import find_in_project
 from dsrg.networks.backbones import BACKBONES
 from dsrg.networks.heads import ASPP
@@ -206,10 +206,9 @@ def _imagenet(name: str) -> dict[str, Tensor]:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # no network, or a broken file: urllib and torch raise many kinds
         place = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[-1]
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"network.weights: imagenet: cannot get {entry.url} ({reason}); download it elsewhere and put it at "
-            f"{place}, or give the path of a state dict as network.weights"
+            f"network.weights: imagenet: cannot get {entry.url} ({one_line(error)}); download it elsewhere and put it "
+            f"at {place}, or give the path of a state dict as network.weights"
         ) from None
     finally:
         socket.setdefaulttimeout(waits)
@@ -221,7 +220,7 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"network.weights: {path}: no such file") from None
     except Exception as error:
-        raise InputError(f"network.weights: {path}: not a state dict ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"network.weights: {path}: not a state dict ({one_line(error)})") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"network.weights: {path}: expected a state dict (names -> tensors)")
     return state

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dsrg.errors import RunError
+from dsrg.errors import RunError, one_line
 from dsrg.runtime.checksummed import DamagedError, read_checksummed, write_checksummed
 from dsrg.runtime.environment import env_float
 from dsrg.runtime.signals import Stopped
@@ -74,7 +74,7 @@ class Checkpoints:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             theirs = state["fingerprint"]
         except Exception as error:  # whole, and yet none of ours: it can be anything
-            raise DamagedError(f"{path}: no checkpoint ({' '.join(str(error).split())[:200]})") from None
+            raise DamagedError(f"{path}: no checkpoint ({one_line(error)})") from None
         if theirs != self.fingerprint:
             raise DamagedError(f"{path}: belongs to {theirs}, not to {self.fingerprint}: other params, inputs or code")
         return state

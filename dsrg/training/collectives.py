@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
-from dsrg.errors import RunError
+from dsrg.errors import RunError, one_line
 from dsrg.runtime.environment import env_float
 
 # older torch has it under its private name only
@@ -36,8 +36,8 @@ def collective_timeout(images: int) -> Iterator[None]:
         ) from None
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            reason = " ".join(str(error).split())[:200]
-            raise RunError(f"another process ended or fell silent, its own message says why ({reason})") from None
+            why = one_line(error)
+            raise RunError(f"another process ended or fell silent, its own message says why ({why})") from None
         raise
 
 
