@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING
 
 from dsrg.runtime.environment import env_float
@@ -15,13 +16,12 @@ if TYPE_CHECKING:
 class Tracker:
     """Told of finished items; `note` is shown beside the count.
 
-    A line at a tenth of the way, unless one came less than DSRG_PROGRESS_SECONDS (10) before; so none of short work.
+    A line at a tenth of the way, unless one came less than `quiet` seconds before; so none of short work.
     """
 
-    def __init__(self, name: str, total: int, start: int) -> None:
-        self.name, self.total, self.done = name, total, start
+    def __init__(self, name: str, total: int, start: int, *, quiet: float) -> None:
+        self.name, self.total, self.done, self.quiet = name, total, start, quiet
         self.began = self.told = time.monotonic()
-        self.quiet = env_float("DSRG_PROGRESS_SECONDS")
 
     def advance(self, note: str = "") -> None:
         self.done += 1
@@ -34,14 +34,9 @@ class Tracker:
             self.told = now
 
 
-class _Silent(Tracker):
-    def advance(self, note: str = "") -> None:
-        self.done += 1
-
-
 class _Bar(Tracker):
     def __init__(self, name: str, total: int, start: int, progress: "Progress") -> None:
-        super().__init__(name, total, start)
+        super().__init__(name, total, start, quiet=inf)
         self.progress, self.task = progress, progress.add_task(name, total=total, completed=start, note="")
 
     def advance(self, note: str = "") -> None:
@@ -50,12 +45,12 @@ class _Bar(Tracker):
 
 @contextmanager
 def track(name: str, total: int, *, start: int = 0, shown: bool = True) -> Iterator[Tracker]:
-    """Show the progress of `total` items, `start` of them done before; or count in silence, if not `shown`."""
-    if not shown:
-        yield _Silent(name, total, start)
-        return
-    if not sys.stderr.isatty():
-        yield Tracker(name, total, start)
+    """Show the progress of `total` items, `start` of them done before; or count in silence, if not `shown`.
+
+    Without a terminal lines come at least DSRG_PROGRESS_SECONDS (10) apart.
+    """
+    if not shown or not sys.stderr.isatty():
+        yield Tracker(name, total, start, quiet=env_float("DSRG_PROGRESS_SECONDS") if shown else inf)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
