@@ -27,7 +27,7 @@ def make_seeds(stage: Stage) -> None:
     settings = {"size": size, "seeds": seeds, "saliency": params.saliency}
     if seeds.cues is None:
         share = shard_work(stage.topology, stage.scratch)
-        classifier = load_classifier(stage.paths.cam, stage_name="train_cam", classes=classes)
+        classifier = load_classifier(stage.paths.cam, classes=classes)
         rows = resumable_seed_rows(classifier, index, share=share, **settings)
     else:
         cues = ready_cues(seeds, index, size=size, classes=classes)

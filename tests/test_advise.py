@@ -266,7 +266,7 @@ class TestCommand:
     def test_a_mirrored_look_is_turned_back(self, finished, monkeypatch):
         monkeypatch.chdir(finished)
         project = opened()
-        classifier = load_classifier(project.paths.cam, stage_name="train_cam")
+        classifier = load_classifier(project.paths.cam)
         image = project.image("train0000")
         tags = torch.ones(1, len(project.classes) + 1, dtype=torch.bool)
         plain = view_maps(classifier, [image], tags, project.params, 1.0, False)

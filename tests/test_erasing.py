@@ -72,7 +72,7 @@ def project(request, tmp_path_factory):
 
 def test_rounds_from_the_stages(project):
     rounds, classes = project.params.cam.erase_rounds, read_classes(project.paths.classes)
-    classifier = load_classifier(project.paths.cam, stage_name="train_cam", classes=classes)
+    classifier = load_classifier(project.paths.cam, classes=classes)
     metrics = json.loads((project.paths.results / "train_cam/metrics.json").read_text())
     model = load_model(project.paths.cam, kind="classifier", stage_name="train_cam")
     assert len(classifier.later) == rounds - 1 and ("erase_rounds" in model.network) == (rounds > 1)

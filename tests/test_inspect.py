@@ -35,7 +35,7 @@ from dsrg.inspect.layers import at_most
 from dsrg.inspect.reseeding import disagreement, live_seeds
 from dsrg.inspect.revision import run_at
 from dsrg.inspect.run import KEYS, MAKERS, Run, Thresholds
-from dsrg.inspect.server import HOST, Other, _Pages, create_app, is_own_name, serve
+from dsrg.inspect.server import HOST, _Pages, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps
 from dsrg.method.grid import UNLABELLED
 from dsrg.project import load_project
@@ -61,7 +61,7 @@ def asked(
     project: Run,
     *paths: str,
     method: str = "GET",
-    other: Other | None = None,
+    other: Run | None = None,
     token: str | None = None,
     data: str | None = None,
     **headers: str,
@@ -497,7 +497,7 @@ class TestDoor:
 
     def test_a_count_that_ends_during_the_look_is_told_as_going_on(self):
         """Else the page would take the answer, in which the last image is missing, for the last one."""
-        pages = _Pages(SimpleNamespace(known=lambda _: True, classes=[]), None)
+        pages = _Pages(SimpleNamespace(row={"a": 0}, classes=[]), None)
         now = dict.fromkeys(KEYS, "0.5")
         request = SimpleNamespace(match_info={"id": "a"}, query=now | {"sort": "disagreement"})
 
@@ -507,7 +507,7 @@ class TestDoor:
 
         pages.run.live = look
         pages.run.find = lambda **_: look() or []
-        pages.run.values = lambda _: np.zeros(0)
+        pages.run.disagreement = np.zeros(0)
         assert json.loads(asyncio.run(pages.live(request)).body)["counting"]
         pages.counted = False
         assert json.loads(asyncio.run(pages.images(request)).body)["working"]
@@ -571,7 +571,7 @@ class TestBeside:
         monkeypatch.chdir(committed)
         other, now = self.at("first", tmp_path), opened()
         assert other.layers("train0000") == expected
-        mine, beside = asked(now, "/api/image/train0000", "/api/image/train0000?run=other", other=Other("first", other))
+        mine, beside = asked(now, "/api/image/train0000", "/api/image/train0000?run=other", other=other)
         assert json.loads(beside[1])["layers"] == expected
         assert json.loads(mine[1])["layers"][0]["kind"] == "missing", "this one has lost its seeds"
 
@@ -602,7 +602,7 @@ class TestBeside:
         served = []
         monkeypatch.setattr("dsrg.inspect.server.serve", lambda *_, other, **__: served.append(other))
         run_dsrg("inspect", "--rev", "first")
-        assert served[0].name == "first" and not served[0].run.paths.seeds.exists()
+        assert served[0].name == "first" and not served[0].paths.seeds.exists()
 
 
 # Many images

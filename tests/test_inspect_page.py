@@ -10,7 +10,7 @@ from helpers.inspect_page import INSPECT, PIXELS, pixels_change, serving, shows_
 TWICE = """
 from dsrg.inspect.layers import labels_layer
 from dsrg.inspect.run import Run
-from dsrg.inspect.server import Other, serve
+from dsrg.inspect.server import serve
 from dsrg.project import load_project
 class Elsewhere(Run):
     def layers(self, image_id):
@@ -19,7 +19,7 @@ class Elsewhere(Run):
         changed = labels_layer("seeds", "seeds", seeds, corners=True)
         return [changed if layer["key"] == "seeds" else layer for layer in super().layers(image_id)]
 run = Run(load_project())
-serve(run, port=0, ready=lambda url: print(url, flush=True), other=Other("before", KIND(load_project())))
+serve(run, port=0, ready=lambda url: print(url, flush=True), other=KIND(load_project(), name="before"))
 """
 
 

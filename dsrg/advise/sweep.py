@@ -220,7 +220,7 @@ def sweep_thresholds(sweep: Sweep, project: Project, *, images: int) -> Iterator
     seeds = read_seeds(paths.seeds, classes=classes)
     if why := why_fixed(seeds, params.seeds):
         raise InputError(f"{paths.seeds}: no threshold matters: {why}")
-    classifier = load_classifier(paths.cam, stage_name="train_cam")
+    classifier = load_classifier(paths.cam)
     index = project.index(max_side=params.data.max_side).split("train")
     index = index.pick(np.sort(np.random.default_rng(0).permutation(len(index))[:images]))
     seeds.in_order(index.ids)  # complains of images without

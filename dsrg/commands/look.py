@@ -56,7 +56,7 @@ def inspect(port: int, browser: bool, rev: str | None, edit: bool) -> None:
 
     from dsrg.inspect.revision import run_at
     from dsrg.inspect.run import Run
-    from dsrg.inspect.server import Other, open_browser, serve
+    from dsrg.inspect.server import open_browser, serve
     from dsrg.project import load_project
 
     project = load_project()
@@ -71,8 +71,8 @@ def inspect(port: int, browser: bool, rev: str | None, edit: bool) -> None:
             elif browser:
                 webbrowser.open(address)
 
-        other = rev and Other(rev, run_at(rev, Path(folder), project))
-        serve(run, port=port, ready=ready, other=other or None, edit=edit)
+        other = run_at(rev, Path(folder), project) if rev else None
+        serve(run, port=port, ready=ready, other=other, edit=edit)
 
 
 @main.command()

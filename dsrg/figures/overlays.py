@@ -17,16 +17,17 @@ Picture = NDArray[np.uint8]  # RGB (H, W, 3)
 Captioned = tuple[str, Picture]
 CAPTION = 18  # pixels above a panel
 GAP = 4
+OPACITY = 0.6  # of class colors
 SIDE = 1024  # pixels that an image is drawn on at most: at 8000 x 6000 its colors would take gigabytes
 WIDEST = 4  # times as wide as high: a picture of 3 x 2000 pixels would fill a hall
 
 
-def overlay(image: Picture, labels: NDArray[np.uint8], *, opacity: float = 0.6) -> Picture:
+def overlay(image: Picture, labels: NDArray[np.uint8]) -> Picture:
     """Class colors over the image (H, W, 3): classes get an outline, background is darkened, 255 stays as it is."""
     labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     colors = voc_palette()[labels]
     known = labels != UNLABELLED
-    mixed = np.where(known[..., None], (1 - opacity) * image + opacity * colors, image).astype(np.uint8)
+    mixed = np.where(known[..., None], (1 - OPACITY) * image + OPACITY * colors, image).astype(np.uint8)
     edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     mixed[edges & known] = 255
     return mixed
@@ -107,3 +108,9 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     _, png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
     with atomic_file(path) as temporary:
         temporary.write_bytes(png)
+
+
+def jpeg(picture: NDArray[np.uint8], *, quality: int) -> bytes:
+    """RGB uint8 (H, W, 3) as JPEG."""
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()

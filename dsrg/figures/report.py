@@ -11,7 +11,6 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from statistics import fmean
 
-import cv2
 import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,6 +21,7 @@ from ruamel.yaml import YAML
 from dsrg.data.images import read_image
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError
+from dsrg.figures.overlays import jpeg
 from dsrg.files import read_text
 
 SCORE_ROWS = {
@@ -213,8 +213,8 @@ def shade(share: float) -> str:
 
 def _jpeg(path: Path) -> dict:
     pixels = read_image(path)
-    _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return {"data": b64encode(jpeg).decode(), "height": pixels.shape[0], "width": pixels.shape[1]}
+    data = b64encode(jpeg(pixels, quality=85)).decode()
+    return {"data": data, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
 def _rows(path: Path) -> list[dict]:

@@ -18,10 +18,10 @@ from dsrg.method.seeds import normalize_cams
 from dsrg.networks.network import CamClassifier, corner_aligned
 
 
-def load_classifier(path: Path, *, stage_name: str, classes: list[str] | None = None) -> CamClassifier:
-    """A classifier ready to use, on the GPU where there is one; see `load_model`."""
-    model = load_model(path, kind="classifier", stage_name=stage_name, classes=classes)
-    classifier = built(CamClassifier, model, path=path, stage_name=stage_name)
+def load_classifier(path: Path, *, classes: list[str] | None = None) -> CamClassifier:
+    """The classifier of the stage `train_cam`, ready to use, on the GPU where there is one; see `load_model`."""
+    model = load_model(path, kind="classifier", stage_name="train_cam", classes=classes)
+    classifier = built(CamClassifier, model, path=path, stage_name="train_cam")
     return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -14,8 +14,7 @@ from dsrg.inference.preprocess import warp_to_square
 from dsrg.inference.seeding import crf_labels, ruled_seeds
 from dsrg.method.losses import smoothed_softmax
 from dsrg.method.seeds import make_seeds, seed_claims, with_crf_labels
-from dsrg.params import Params
-from dsrg.params import SeedParams as SeedSettings
+from dsrg.params import Params, SeedParams
 from dsrg.training.dsrg import Supervisor
 
 
@@ -44,7 +43,7 @@ def stored_maps(seeds: Seeds, image_id: str) -> tuple[Tensor, Tensor, Tensor] | 
     return cams, torch.from_numpy(saliency)[None], present
 
 
-def why_fixed(seeds: Seeds, settings: SeedSettings) -> str | None:
+def why_fixed(seeds: Seeds, settings: SeedParams) -> str | None:
     """Why seeds do not depend on the thresholds, None where they do."""
     if settings.crf.use == "replace":
         return "the CRF's label map replaces the seeds (seeds.crf.use)"
@@ -55,7 +54,7 @@ def why_fixed(seeds: Seeds, settings: SeedSettings) -> str | None:
 
 
 def with_crf(
-    images: list[NDArray[np.uint8]], cams: Tensor, saliency: Tensor, present: Tensor, settings: SeedSettings
+    images: list[NDArray[np.uint8]], cams: Tensor, saliency: Tensor, present: Tensor, settings: SeedParams
 ) -> SeedMaps:
     """The maps of some images, uint8 (H, W, 3) each, and what the CRF makes of them."""
     labels = torch.stack(list(crf_labels(images, cams, saliency, present, crf=settings.crf)))
@@ -79,7 +78,7 @@ def seeds_at(maps: SeedMaps, fg_thresh: Tensor, bg_thresh: Tensor, *, conflict: 
     return make_seeds(*spread, **thresholds, conflict=conflict)
 
 
-def live_seeds(maps: SeedMaps, settings: SeedSettings, *, fg_thresh: float, bg_thresh: float) -> Tensor:
+def live_seeds(maps: SeedMaps, settings: SeedParams, *, fg_thresh: float, bg_thresh: float) -> Tensor:
     """Seeds uint8 (B, h, w) as `make_seeds` writes them for these thresholds and else params `seeds`."""
     moved = settings.model_copy(update={"fg_thresh": fg_thresh, "bg_thresh": bg_thresh})
     return with_crf_labels(ruled_seeds(*maps[:3], moved), maps.labels, use=settings.crf.use)

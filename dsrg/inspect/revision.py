@@ -35,4 +35,4 @@ def run_at(revision: str, folder: Path, project: Project) -> Run:
         ) from None
     params = load_params(folder / "params.yaml")
     there = params.model_copy(update={"data": params.data.model_copy(update={"root": str(project.data_root)})})
-    return Run(Project(there, Paths(**{key: folder / path for key, path in own.items()})))
+    return Run(Project(there, Paths(**{key: folder / path for key, path in own.items()})), name=revision)

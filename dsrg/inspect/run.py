@@ -4,7 +4,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from dsrg.artifacts.seeds_h5 import Seeds, read_seeds
 from dsrg.data.images import limit_side
 from dsrg.data.index import GroundTruth, read_ground_truth
 from dsrg.errors import InputError
-from dsrg.figures.overlays import overlay
+from dsrg.figures.overlays import jpeg, overlay
 from dsrg.files import find_in_project
 from dsrg.inference.predict import enlarged, load_segmenter, postprocess, predict_logits
 from dsrg.inspect.clicks import ClickValue, Evidence, click_value, work_minutes
@@ -71,22 +70,23 @@ class Run:
 
     Args:
         project: whose files and params it is.
+        name: of a run that is shown beside another.
 
     Raises:
         InputError: when there is no index.
     """
 
-    def __init__(self, project: Project) -> None:
-        self.project, self.paths, self.params = project, project.paths, project.params
+    def __init__(self, project: Project, *, name: str = "") -> None:
+        self.project, self.paths, self.params, self.name = project, project.paths, project.params, name
         if not self.paths.index.is_file():
             raise InputError(f"{self.paths.index}: {_run('prepare')} first")
         self.classes = project.classes
         self.index = project.index()
-        self.row = {image_id: row for row, image_id in enumerate(self.index.ids)}
         self.before = Thresholds.of(self.params)
         path, data = self.params.data.points, self.params.data
         rules = {"tags": data.points_tags, "unknown": data.on_bad}
         self.editor = Editor(path and find_in_project(path), self.index, self.classes, **rules)
+        self.row = self.editor.reader.row  # of the index, by id
         self.tally = Tally(self.params.seeds)
         # of the images whose growth the training recorded, as one batch: their maps, growth probabilities and points
         self.watched: tuple[SeedMaps, torch.Tensor, NDArray[np.int16]] | None = None
@@ -106,10 +106,6 @@ class Run:
         return getattr(self.paths, key)
 
     # What there is
-
-    def known(self, image_id: str) -> bool:
-        """Whether an id is of this project, and fit to be part of a path."""
-        return image_id in self.row
 
     def is_training(self, image_id: str) -> bool:
         return self.index.splits[self.row[image_id]] == "train"
@@ -131,7 +127,7 @@ class Run:
     def seeded(self) -> dict[str, int]:
         """Rows of the seeds, by id; of images of the index alone."""
         ids = self.seeds.ids if isinstance(self.seeds, Seeds) else ()
-        return {image_id: row for row, image_id in enumerate(ids) if self.known(image_id)}
+        return {image_id: row for row, image_id in enumerate(ids) if image_id in self.row}
 
     @cached_property
     def has_maps(self) -> bool:
@@ -142,7 +138,7 @@ class Run:
     def masks(self) -> dict[str, GroundTruth]:
         """Ground truth by id, of evaluation images alone: thresholds are not to be chosen by training masks."""
         truth = read_ground_truth(self.paths.ground_truth) if self.paths.ground_truth.is_file() else {}
-        return {one: mask for one, mask in truth.items() if self.known(one) and not self.is_training(one)}
+        return {one: mask for one, mask in truth.items() if one in self.row and not self.is_training(one)}
 
     @cached_property
     def watched_ids(self) -> list[str]:
@@ -172,9 +168,6 @@ class Run:
             values[self.row[image_id]] = (last != UNLABELLED).mean() - self.coverage[self.row[image_id]]
         return values
 
-    def values(self, sort: str) -> NDArray[np.float64]:
-        return getattr(self, sort)
-
     def find(self, *, search: str, tag: str, split: str, sort: str, descending: bool) -> list[int]:
         """Rows of the index: ids that hold `search`, of a class and a split ("" = any), sorted; unknown values last."""
         wanted = search.casefold()
@@ -183,12 +176,12 @@ class Run:
         rows = [row for row, (one, of, shown) in own if shown and wanted in one.casefold() and split in ("", of)]
         if sort == "id":
             return sorted(rows, key=lambda row: self.index.ids[row], reverse=descending)
-        sign = -1 if descending else 1
-        return sorted(rows, key=lambda row: np.nan_to_num(sign * self.values(sort)[row], nan=np.inf))
+        values = (-1 if descending else 1) * getattr(self, sort)
+        return sorted(rows, key=lambda row: np.nan_to_num(values[row], nan=np.inf))
 
     def described(self, row: int) -> dict:
         """An image in the grid."""
-        numbers = {name: _number(self.values(name)[row]) for name in SORTS if name != "id"}
+        numbers = {name: _number(getattr(self, name)[row]) for name in SORTS if name != "id"}
         image_id = self.index.ids[row]
         facts = {"id": image_id, "split": self.index.splits[row], "tags": self.tags(row)}
         marks = len(self.editor.points().marks.get(image_id, ()))
@@ -237,14 +230,14 @@ class Run:
 
     def picture(self, image_id: str) -> bytes:
         """JPEG of the image, at most SIDE_MAX pixels a side."""
-        return _jpeg(limit_side(self.image(image_id), SIDE_MAX), quality=92)
+        return jpeg(limit_side(self.image(image_id), SIDE_MAX), quality=92)
 
     def _thumbnail(self, image_id: str, seeded: bool) -> bytes:
         """A small JPEG, with the seeds over it if there are any and they are wanted."""
         image = limit_side(self.image(image_id), THUMBNAIL)
         if seeded and image_id in self.seeded:
             image = overlay(image, self.seeds.seeds[self.seeded[image_id]])
-        return _jpeg(image, quality=80)
+        return jpeg(image, quality=80)
 
     # Layers of one image
 
@@ -468,8 +461,3 @@ def _share(labels: torch.Tensor) -> float:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _jpeg(image: NDArray[np.uint8], *, quality: int) -> bytes:
-    _, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return data.tobytes()

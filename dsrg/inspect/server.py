@@ -21,7 +21,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -75,16 +75,10 @@ class Changes(BaseModel):
     remove: list[_Mark]
 
 
-class Other(NamedTuple):
-    """A second run to be shown beside the first."""
-
-    name: str
-    run: Run
-
-
-def serve(run: Run, *, port: int, ready: Callable[[str], None], other: Other | None = None, edit: bool = False) -> None:
+def serve(run: Run, *, port: int, ready: Callable[[str], None], other: Run | None = None, edit: bool = False) -> None:
     """Serve until interrupted; `ready` is called with the address. Port 0 takes a free one.
 
+    other: a second run, shown beside the first.
     edit: points may be set, by whoever has the address with its token, which nobody else can guess.
 
     Raises InputError when the address cannot be had.
@@ -105,7 +99,7 @@ def open_browser(address: str, folder: Path) -> None:
     webbrowser.open(page.as_uri())
 
 
-def create_app(run: Run, *, other: Other | None = None, token: str | None = None) -> web.Application:
+def create_app(run: Run, *, other: Run | None = None, token: str | None = None) -> web.Application:
     """The application, to be served at loopback. Without a token it writes nothing."""
     app = web.Application(middlewares=[_guard, _problems])
     pages = _Pages(run, other, token)
@@ -178,7 +172,7 @@ def _file(path: Path, kind: str) -> Handler:
 class _Pages:
     """Answers to requests. Networks run in one thread, one after the other; all else in a few."""
 
-    def __init__(self, run: Run, other: Other | None, token: str | None = None) -> None:
+    def __init__(self, run: Run, other: Run | None, token: str | None = None) -> None:
         self.run, self.other, self.token = run, other, token
         self.networks = ThreadPoolExecutor(1, "networks")
         self.asked: dict[str, asyncio.Task] = {}  # what is found out once the grid is sorted by it
@@ -206,7 +200,7 @@ class _Pages:
             asked = wanted.model_dump(include={"search", "tag", "split", "sort"})
             rows = run.find(**asked, descending=wanted.order == "descending")
             part = rows[wanted.start :][: min(wanted.count, ROWS_MAX)]
-            known = len(rows) if sort == "id" else int(np.isfinite(run.values(sort)[rows]).sum())
+            known = len(rows) if sort == "id" else int(np.isfinite(getattr(run, sort)[rows]).sum())
             minutes = run.minutes(rows) if sort == "clicks" else None
             return {
                 "total": len(rows),
@@ -267,11 +261,11 @@ class _Pages:
 
     def _run(self, request: web.Request) -> Run:
         """The run that a request asks about: the other run's with ?run=other, if there is one."""
-        return self.other.run if self.other and request.query.get("run") == "other" else self.run
+        return self.other if self.other and request.query.get("run") == "other" else self.run
 
     def _id(self, request: web.Request, run: Run | None = None) -> str:
         image_id = request.match_info["id"]
-        if not (run or self.run).known(image_id):
+        if image_id not in (run or self.run).row:
             raise web.HTTPNotFound(text="no such image")
         return image_id
 
