@@ -1,6 +1,6 @@
 """dsrg.method.crf: laws of both engines, and mean field written out with every pair of pixels."""
 
-import importlib.util
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,24 +11,16 @@ from torch import Tensor
 from dsrg.inference.crf import dense_crf_over_workers
 from dsrg.method.crf import clamped, dense_crf, engine_on, unary_energies
 from dsrg.runtime import workers
+from helpers.crf import PAPER, PAPER_IN_TRAINING, needs_pydensecrf
 
-needs_pydensecrf = pytest.mark.skipif(not importlib.util.find_spec("pydensecrf"), reason="pydensecrf is not installed")
-
-PAPER = {
-    "gaussian_weight": 3.0,
-    "gaussian_xy": 3.0,
-    "bilateral_weight": 10.0,
-    "bilateral_xy": 80.0,
-    "bilateral_rgb": 13.0,
-}
-PAPER_IN_TRAINING = PAPER | {"gaussian_xy": 0.25, "bilateral_xy": 80 / 12}
 # weights so low that the result stays far from one-hot, where every approximation would look good
 GENTLE = PAPER | {"gaussian_weight": 1.0, "bilateral_weight": 1.0}
 
 
 @pytest.fixture(params=[pytest.param("pydensecrf", marks=needs_pydensecrf), "lattice"])
-def engine(request):
-    return request.param
+def refine(request):
+    """`dense_crf` by each engine."""
+    return partial(dense_crf, engine=request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +77,11 @@ def gaussian(features: NDArray[np.float64]) -> NDArray[np.float64]:
         pytest.param(GENTLE | {"gaussian_weight": 0.0}, 10, 0.025, id="only bilateral"),
     ],
 )
-def test_marginals_are_close_to_exact_mean_field(kernel, iterations, tolerance, engine):
+def test_marginals_are_close_to_exact_mean_field(kernel, iterations, tolerance, refine):
     for seed in range(20):
         images, energies = two_colors(seed)
         exact = exact_mean_field(images[0], energies[0], **kernel, iterations=iterations)
-        probs = dense_crf(images, energies, **kernel, iterations=iterations, engine=engine)[0].numpy()
+        probs = refine(images, energies, **kernel, iterations=iterations)[0].numpy()
         assert abs(probs - exact).max() < tolerance
         assert abs(exact - energies[0].neg().softmax(0).numpy()).max() > 3 * tolerance
 
@@ -97,12 +89,12 @@ def test_marginals_are_close_to_exact_mean_field(kernel, iterations, tolerance, 
 # The paper's weights drive the marginals to one-hot, and the approximation can tip a whole region of one color: in 400
 # images 1.1 % of the pixels differed by more than .05 with the kernel of the test, 2.2 % with that of the training.
 @pytest.mark.parametrize("kernel", [PAPER, PAPER_IN_TRAINING], ids=["test", "training"])
-def test_with_the_papers_weights_nearly_all_marginals_are_close_to_exact_mean_field(kernel, engine):
+def test_with_the_papers_weights_nearly_all_marginals_are_close_to_exact_mean_field(kernel, refine):
     differ = []
     for seed in range(40):
         images, energies = two_colors(seed)
         exact = exact_mean_field(images[0], energies[0], **kernel, iterations=10)
-        probs = dense_crf(images, energies, **kernel, iterations=10, engine=engine)[0].numpy()
+        probs = refine(images, energies, **kernel, iterations=10)[0].numpy()
         differ.append((abs(probs - exact) > 0.05).any(0))
     assert np.mean(differ) < 0.06
 
@@ -112,62 +104,56 @@ def test_with_the_papers_weights_nearly_all_marginals_are_close_to_exact_mean_fi
 
 @pytest.mark.parametrize("kernel", [PAPER, PAPER_IN_TRAINING, GENTLE], ids=["test", "training", "gentle"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (23, 17)], ids=str)
-def test_marginals_are_probabilities(kernel, size, engine):
+def test_marginals_are_probabilities(kernel, size, refine):
     images, energies = two_colors(0, *size)
-    probs = dense_crf(images, energies, **kernel, iterations=10, engine=engine)
+    probs = refine(images, energies, **kernel, iterations=10)
     assert probs.shape == energies.shape and probs.dtype == torch.float32
     assert probs.min() >= 0
     torch.testing.assert_close(probs.sum(1), torch.ones(1, *size))
 
 
-def test_a_flat_image_without_opinion_stays_without(engine):
+def test_a_flat_image_without_opinion_stays_without(refine):
     images, energies = torch.full((1, 3, 12, 9), 77, dtype=torch.uint8), torch.full((1, 5, 12, 9), 1.6)
-    torch.testing.assert_close(
-        dense_crf(images, energies, **PAPER, iterations=10, engine=engine), torch.full((1, 5, 12, 9), 0.2)
-    )
+    torch.testing.assert_close(refine(images, energies, **PAPER, iterations=10), torch.full((1, 5, 12, 9), 0.2))
 
 
-def test_without_iterations_it_is_the_softmax_of_minus_the_energies(engine):
+def test_without_iterations_it_is_the_softmax_of_minus_the_energies(refine):
     images, energies = batch_of(3)
-    torch.testing.assert_close(
-        dense_crf(images, energies, **PAPER, iterations=0, engine=engine), energies.neg().softmax(1)
-    )
+    torch.testing.assert_close(refine(images, energies, **PAPER, iterations=0), energies.neg().softmax(1))
 
 
-def test_a_constant_a_pixel_in_the_energies_changes_nothing(engine):
+def test_a_constant_a_pixel_in_the_energies_changes_nothing(refine):
     images, energies = two_colors(0)
     shifted = energies + torch.linspace(-3, 3, 42).view(1, 1, 6, 7)
-    probs = dense_crf(images, energies, **GENTLE, iterations=5, engine=engine)
-    torch.testing.assert_close(
-        dense_crf(images, shifted, **GENTLE, iterations=5, engine=engine), probs, atol=1e-5, rtol=0
-    )
+    probs = refine(images, energies, **GENTLE, iterations=5)
+    torch.testing.assert_close(refine(images, shifted, **GENTLE, iterations=5), probs, atol=1e-5, rtol=0)
 
 
-def test_permuted_classes_give_permuted_marginals(engine):
+def test_permuted_classes_give_permuted_marginals(refine):
     images, energies = two_colors(0)
     order = torch.tensor([2, 0, 1])
-    probs = dense_crf(images, energies, **GENTLE, iterations=5, engine=engine)
-    permuted = dense_crf(images, energies[:, order], **GENTLE, iterations=5, engine=engine)
+    probs = refine(images, energies, **GENTLE, iterations=5)
+    permuted = refine(images, energies[:, order], **GENTLE, iterations=5)
     torch.testing.assert_close(permuted, probs[:, order], atol=1e-5, rtol=0)
 
 
-def test_a_class_that_wins_nowhere_still_decides_who_does(engine):
+def test_a_class_that_wins_nowhere_still_decides_who_does(refine):
     images, energies = two_colors(3)
-    labels = dense_crf(images, energies, **PAPER, iterations=10, engine=engine).argmax(1)
-    without = dense_crf(images, energies[:, :2], **PAPER, iterations=10, engine=engine).argmax(1)
+    labels = refine(images, energies, **PAPER, iterations=10).argmax(1)
+    without = refine(images, energies[:, :2], **PAPER, iterations=10).argmax(1)
     assert (labels != 2).all() and (labels != without).any()
 
 
-def test_a_class_out_of_reach_changes_nothing(engine):
+def test_a_class_out_of_reach_changes_nothing(refine):
     images, energies = two_colors(3)
     further = torch.cat([energies, energies.amax(1, keepdim=True) + 150], dim=1)
-    probs = dense_crf(images, further, **PAPER, iterations=10, engine=engine)
+    probs = refine(images, further, **PAPER, iterations=10)
     assert (probs[:, 3] == 0).all()
-    expected = dense_crf(images, energies, **PAPER, iterations=10, engine=engine)
+    expected = refine(images, energies, **PAPER, iterations=10)
     torch.testing.assert_close(probs[:, :3], expected, atol=1e-5, rtol=0)
 
 
-def test_labels_follow_the_edges_of_the_image(engine):
+def test_labels_follow_the_edges_of_the_image(refine):
     """Two classes disagree at random pixels; each side of the image is of one color and gets one label."""
     rng = np.random.default_rng(0)
     right = np.arange(20) >= 8
@@ -175,22 +161,22 @@ def test_labels_follow_the_edges_of_the_image(engine):
     says_right = right ^ (rng.random((16, 20)) < 0.2)
     probs = torch.from_numpy(np.where(says_right, 0.7, 0.3).astype(np.float32))
     energies = -torch.stack([1 - probs, probs]).log()[None]
-    labels = dense_crf(torch.from_numpy(images), energies, **PAPER, iterations=10, engine=engine).argmax(1)
+    labels = refine(torch.from_numpy(images), energies, **PAPER, iterations=10).argmax(1)
     assert torch.equal(labels[0] == 1, torch.from_numpy(right).expand(16, 20))
 
 
-def test_one_class_is_certain(engine):
+def test_one_class_is_certain(refine):
     images, energies = two_colors(0)
-    assert (dense_crf(images, energies[:, :1], **PAPER, iterations=10, engine=engine) == 1).all()
+    assert (refine(images, energies[:, :1], **PAPER, iterations=10) == 1).all()
 
 
 # Batches and engines
 
 
-def test_a_batch_without_images_has_no_marginals(engine):
+def test_a_batch_without_images_has_no_marginals(refine):
     """The losses are ready for one, too."""
     images, energies = batch_of(2)
-    probs = dense_crf(images[:0], energies[:0], **GENTLE, iterations=2, engine=engine)
+    probs = refine(images[:0], energies[:0], **GENTLE, iterations=2)
     assert probs.shape == energies[:0].shape and probs.dtype == torch.float32
     assert torch.equal(probs, dense_crf_over_workers(images[:0], energies[:0], **GENTLE, iterations=2))
 
@@ -222,24 +208,24 @@ def test_auto_is_the_lattice_on_cuda(device, expected):
     assert engine_on(torch.device(device)) == expected
 
 
-def test_arguments_stay_as_they_were_and_need_not_be_contiguous(engine):
+def test_arguments_stay_as_they_were_and_need_not_be_contiguous(refine):
     images, energies = batch_of(2)
     before = images.clone(), energies.clone()
-    probs = dense_crf(images, energies, **GENTLE, iterations=3, engine=engine)
+    probs = refine(images, energies, **GENTLE, iterations=3)
     assert torch.equal(images, before[0]) and torch.equal(energies, before[1])
     strided = [argument.movedim(1, 3).contiguous().movedim(3, 1) for argument in before]
-    assert torch.equal(dense_crf(*strided, **GENTLE, iterations=3, engine=engine), probs)
+    assert torch.equal(refine(*strided, **GENTLE, iterations=3), probs)
 
 
-def test_no_gradient_passes(engine):
+def test_no_gradient_passes(refine):
     images, energies = two_colors(0)
-    assert not dense_crf(images, energies.requires_grad_(), **PAPER, iterations=1, engine=engine).requires_grad
+    assert not refine(images, energies.requires_grad_(), **PAPER, iterations=1).requires_grad
 
 
-def test_an_image_of_another_size_than_the_energies_is_refused(engine):
+def test_an_image_of_another_size_than_the_energies_is_refused(refine):
     images, _ = two_colors(0, 5, 7)
     with pytest.raises(ValueError, match="shape"):
-        dense_crf(images, two_colors(0)[1], **PAPER, iterations=1, engine=engine)
+        refine(images, two_colors(0)[1], **PAPER, iterations=1)
 
 
 # Energies

@@ -1,6 +1,5 @@
 """dsrg.method.crf_lattice: the filter written out vertex by vertex, laws, pydensecrf's numbers on textured images."""
 
-import importlib.util
 from collections import Counter
 from itertools import islice
 
@@ -18,24 +17,12 @@ from dsrg.method import crf_lattice
 from dsrg.method.crf_lattice import Lattice, elevate, enclosing_simplex, lattice_mean_field
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from helpers import REAL_VOC
-
-needs_pydensecrf = pytest.mark.skipif(not importlib.util.find_spec("pydensecrf"), reason="pydensecrf is not installed")
-
-
-def kernel(gaussian_weight, gaussian_xy, bilateral_weight, bilateral_xy, bilateral_rgb):
-    return {
-        "gaussian_weight": gaussian_weight,
-        "gaussian_xy": gaussian_xy,
-        "bilateral_weight": bilateral_weight,
-        "bilateral_xy": bilateral_xy,
-        "bilateral_rgb": bilateral_rgb,
-    }
-
+from helpers.crf import PAPER, PAPER_IN_TRAINING, kernel, needs_pydensecrf
 
 KERNELS = {
-    "training": kernel(3.0, 0.25, 10.0, 80 / 12, 13.0),
+    "training": PAPER_IN_TRAINING,
     "seeds": kernel(3.0, 0.5, 10.0, 6.67, 13.0),
-    "test": kernel(3.0, 3.0, 10.0, 80.0, 13.0),
+    "test": PAPER,
     "deeplab": kernel(3.0, 1.0, 4.0, 67.0, 3.0),
     "irn": kernel(3.0, 3.0, 10.0, 50.0, 5.0),
 }
@@ -194,10 +181,8 @@ def test_a_small_table_takes_channels_one_by_one_with_the_same_result(monkeypatc
 
 def test_a_bound_of_the_number_of_vertices_does_as_well_as_the_number(monkeypatch):
     """As on a GPU, which is not asked for it."""
-    images, energies = (
-        drawn_texture(12)[None].repeat(2, 1, 1, 1),
-        torch.stack([predict_logits(k, 3, 12) for k in range(2)]),
-    )
+    images = drawn_texture(12)[None].repeat(2, 1, 1, 1)
+    energies = torch.stack([predict_logits(k, 3, 12) for k in range(2)])
     expected = lattice_mean_field(images, energies, training_kernel(5))
     monkeypatch.setattr(crf_lattice, "table_rows", len)
     assert torch.equal(lattice_mean_field(images, energies, training_kernel(5)), expected)

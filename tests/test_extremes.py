@@ -1,6 +1,5 @@
 """The whole pipeline at its ends: one class and eighty, one that never occurs, all on one image; images of any size."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from PIL import Image
 from dsrg.artifacts.model_file import load_model
 from dsrg.data.images import read_image, read_mask
 from helpers.command import run_dsrg
-from helpers.data import picture
+from helpers.data import picture, read_csv
 from helpers.dvc_yaml import FILE, STAGES
 from helpers.memory import memory_within
 from helpers.project import run_stage, tiny_project
@@ -64,8 +63,7 @@ def test_every_stage_works(tmp_path, monkeypatch, count):
             labels = read_mask(Path(FILE["pseudo_labels"]) / f"{name}.png")
             assert labels.shape == shape and labels.max() <= count
     assert load_model(Path(FILE["retrain"]), kind="segmenter", stage_name="retrain").classes == classes
-    with open("results/evaluate/per_class.csv", newline="") as file:
-        assert {row["class"] for row in csv.DictReader(file)} <= {"background", *classes}
+    assert {row["class"] for row in read_csv("results/evaluate/per_class.csv")} <= {"background", *classes}
     assert 0 <= json.loads(Path("results/evaluate/metrics.json").read_text())["retrain"]["miou"] <= 1
 
     sides = {read_image(path).shape[:2] for path in Path("results").rglob("overlays/*.png")}

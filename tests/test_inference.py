@@ -1,6 +1,5 @@
 """From networks to label maps, activation maps, seeds and scores."""
 
-import csv
 from dataclasses import replace
 from itertools import islice
 
@@ -42,13 +41,11 @@ from dsrg.networks.network import CamClassifier, DeepLab
 from dsrg.params import CrfKernel, PredictParams, Saliency, SeedParams
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import WorkShard
-from helpers.data import picture, save_index
+from helpers.crf import PAPER
+from helpers.data import picture, read_csv, save_index
 from helpers.project import recipe
 
-KERNEL = CrfKernel(
-    **{"gaussian_weight": 3.0, "gaussian_xy": 3.0, "bilateral_weight": 10.0, "bilateral_xy": 80.0},
-    **{"bilateral_rgb": 13.0, "iterations": 10, "min_prob": 1e-5},
-)
+KERNEL = CrfKernel(**PAPER, iterations=10, min_prob=1e-5)
 NETWORK = {"backbone": "vgg_mini", "output_stride": 8, "input": "torchvision", "init_std": 0.01, "dropout": 0.5}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2]}
 
@@ -439,11 +436,6 @@ class TestSeeding:
                 across = corners[:, 0] + (x - left) * (corners[:, 1] - corners[:, 0])
                 expected = across[0] + (y - top) * (across[1] - across[0])
                 assert found[row, column] == pytest.approx(expected / 255, abs=1e-5)
-
-
-def read_csv(path) -> list[dict]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def literal_average_precision(scores, tagged) -> float:

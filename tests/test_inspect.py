@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tracemalloc
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -97,6 +98,18 @@ def told(project: Run, path: str) -> dict:
     ((status, body, _),) = asked(project, path)
     assert status == 200, body
     return json.loads(body)
+
+
+def told_once(project: Run, path: str, holds: Callable[[dict], bool]) -> dict:
+    """The first answer of one server of which something holds, within a minute."""
+
+    async def talk() -> dict:
+        async with TestClient(TestServer(create_app(project))) as client:
+            while not holds(answer := await (await client.get(path)).json()):
+                await asyncio.sleep(0.02)
+            return answer
+
+    return asyncio.run(asyncio.wait_for(talk(), 60))
 
 
 def live_path(image_id: str, thresholds: Thresholds, *, grow: bool = True) -> str:
@@ -235,15 +248,8 @@ class TestGrid:
 
     @pytest.mark.parametrize("sort, total", [("iou", 4), ("clicks", 12)])
     def test_the_server_finds_out_what_it_is_asked_to_sort_by(self, project, sort, total):
-        async def talk() -> dict:
-            async with TestClient(TestServer(create_app(project))) as client:
-                while True:
-                    answer = await (await client.get(f"/api/images?sort={sort}&order=descending")).json()
-                    if answer["known"] == total and not answer["working"]:
-                        return answer
-                    await asyncio.sleep(0.02)
-
-        answer = asyncio.run(asyncio.wait_for(talk(), 60))
+        path = f"/api/images?sort={sort}&order=descending"
+        answer = told_once(project, path, lambda answer: answer["known"] == total and not answer["working"])
         values = [row[sort] for row in answer["rows"]]
         assert answer["total"] == total and values == sorted(values, reverse=True)
         if sort == "clicks":
@@ -478,16 +484,8 @@ class TestDoor:
         assert [status for status, *_ in asked(project, *paths)] == [400, 400, 400, 400, 409]
 
     def test_coverage_of_all_is_told_once_counted(self, project):
-        async def talk() -> dict:
-            async with TestClient(TestServer(create_app(project))) as client:
-                while True:
-                    now = project.before._replace(seeds_fg=0.5)
-                    answer = await (await client.get(live_path("train0000", now))).json()
-                    if not answer["counting"]:
-                        return answer
-                    await asyncio.sleep(0.02)
-
-        answer = asyncio.run(asyncio.wait_for(talk(), 20))
+        path = live_path("train0000", project.before._replace(seeds_fg=0.5))
+        answer = told_once(project, path, lambda answer: not answer["counting"])
         before, after = answer["coverage"]["set"]
         assert answer["counted"] == 12 and before == pytest.approx((project.seeds.seeds != UNLABELLED).mean())
         assert after != before

@@ -1,7 +1,5 @@
 """What the stage `make_seeds` says about its seeds: tables, metrics and the contact sheet."""
 
-import csv
-
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from dsrg.figures.overlays import CAPTION, GAP, captioned, panels
 from dsrg.figures.seeds import SHEET_COLUMNS, SHEET_ROWS, write_contact_sheet
 from dsrg.method.seeds import make_seeds
 from dsrg.params import SeedParams as Settings
-from helpers.data import picture, save_index
+from helpers.data import picture, read_csv, save_index
 from helpers.project import recipe
 
 CLASSES = ["cat", "dog", "cow"]
@@ -54,11 +52,6 @@ def rows() -> list[SeedRow]:
         made_row("a", ["0099", "0999"], {1: ["0990", "0000"], 2: ["0099", "0000"]}, conflict="unlabelled"),
         made_row("b", ["0099", "0099"], {3: ["0000", "0000"]}, conflict="unlabelled"),
     ]
-
-
-def read_csv(path) -> list[dict]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # Tables

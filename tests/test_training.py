@@ -41,6 +41,7 @@ from dsrg.training.growth_recorder import GrowthRecorder, watched_steps
 from dsrg.training.optim import lr_factor, parameter_groups
 from dsrg.training.retrain import retrain_criterion
 from helpers import small_training
+from helpers.crf import PAPER_IN_TRAINING
 from helpers.data import picture, save_index
 from helpers.project import recipe
 from helpers.small_training import images
@@ -535,10 +536,7 @@ def example(seed: int, *, grid: int = 5, images: int = 2) -> tuple[torch.Tensor,
 
 
 class TestSupervisor:
-    CRF = TrainCrf(
-        **{"gaussian_weight": 3.0, "gaussian_xy": 0.25, "bilateral_weight": 10.0, "bilateral_xy": 6.67},
-        **{"bilateral_rgb": 13.0, "iterations": 10, "min_prob": 1e-4, "unary": "logp"},
-    )
+    CRF = TrainCrf(**PAPER_IN_TRAINING, iterations=10, min_prob=1e-4, unary="logp")
     KERNEL = CRF.kernel
     GROW = Grow(**{"enabled": True, "on": "crf", "fg_thresh": 0.6, "bg_thresh": 0.7, "start": 0})
 

@@ -20,13 +20,13 @@ from dsrg.method.pooling import pooled_scores
 from dsrg.method.weak import LOSSES, bfbp, ccnn, em_adapt, sec
 from dsrg.params import Dsrg, Evaluate, Params
 from dsrg.training.weak import build_criterion
+from helpers.crf import PAPER_IN_TRAINING
 from helpers.project import recipe
 
 
 def crf(images: Tensor, probs: Tensor) -> Tensor:
     """Two updates of the training CRF."""
-    kernel = {"gaussian_weight": 3.0, "gaussian_xy": 0.25, "bilateral_weight": 10.0, "bilateral_xy": 6.67}
-    refined = dense_crf(images[:, :, ::STRIDE, ::STRIDE], -probs.log(), **kernel, bilateral_rgb=13.0, iterations=2)
+    refined = dense_crf(images[:, :, ::STRIDE, ::STRIDE], -probs.log(), **PAPER_IN_TRAINING, iterations=2)
     return clamped(refined, min_prob=1e-4)
 
 

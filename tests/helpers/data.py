@@ -1,5 +1,6 @@
 """Small pictures with their index."""
 
+import csv
 import struct
 import zlib
 from dataclasses import replace
@@ -39,6 +40,11 @@ def huge_png(png: bytes, width: int, height: int) -> bytes:
 def write(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def save_flat(root: Path, *names: str, size: tuple[int, int] = (4, 6)) -> None:

@@ -10,19 +10,9 @@ from dsrg.artifacts.model_file import Model, save_model
 from dsrg.networks import network
 from dsrg.networks.backbones import BACKBONES, FrozenBatchNorm
 
-NETWORK = {
-    "backbone": "vgg_mini",
-    "output_stride": 8,
-    "input": "torchvision",
-    "head": "largefov",
-    "head_channels": 8,
-    "head_layers": 2,
-    "rates": [2],
-    "dropout": 0.0,
-    "init_std": 0.3,
-}
 COMMON = {"input": "torchvision", "dropout": 0.0, "init_std": 0.01}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2], **COMMON}
+NETWORK = {"backbone": "vgg_mini", "output_stride": 8, **HEAD, "head": "largefov", "rates": [2], "init_std": 0.3}
 NORMED = ["resnet101", "mobilenet_v2"]  # with batch norm that is frozen
 
 
