@@ -16,7 +16,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,6 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.torch import save
 
@@ -43,6 +42,7 @@ from dsrg.data.images import check_image, read_gray, read_image, read_mask
 from dsrg.data.index import read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError, RunError
+from dsrg.files import read_yaml
 from dsrg.inspect.import_points import read_exports
 from dsrg.params import load_params
 from dsrg.runtime.checksummed import write_checksummed
@@ -55,7 +55,7 @@ from dsrg.sources.validation import Scan, check_records
 from dsrg.sources.voc import scan_voc
 from dsrg.training.checkpoints import Checkpoints
 from helpers import ROOT
-from helpers.data import encoded, index_of
+from helpers.data import encoded, index_of, write
 
 SECONDS = 10  # of the processor that one input may take
 PATIENCE = 600  # seconds on the clock, on a busy machine
@@ -64,7 +64,6 @@ ADDRESSES = 4 * 2**30  # bytes of addresses that it may ask for besides those it
 PIXELS_MAX = 10**6
 CLASSES = ["cat", "dog", "cow"]
 GRID = 5
-RECIPE = ROOT / "recipes" / "shapes.yaml"
 
 
 class Target(NamedTuple):
@@ -72,6 +71,16 @@ class Target(NamedTuple):
 
     inputs: st.SearchStrategy[bytes]
     read: Callable[[bytes], object]
+
+
+def of_file(path: Path, inputs: st.SearchStrategy[bytes], read: Callable[[], object]) -> Target:
+    """Each input is the whole content of one file."""
+
+    def write_and_read(content: bytes) -> object:
+        path.write_bytes(content)
+        return read()
+
+    return Target(inputs, write_and_read)
 
 
 # Inputs: sound files spoiled
@@ -130,7 +139,6 @@ def plain_values(leaves: st.SearchStrategy) -> st.SearchStrategy:
 
 def put_images(folder: Path) -> None:
     """a.png and b.png, into which files of tags are put."""
-    folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate("ab"):
         Image.fromarray(np.full((4, 6, 3), number, np.uint8)).save(folder / f"{name}.png")
 
@@ -141,17 +149,11 @@ def checked(scan: Scan) -> object:
 
 def annotations(folder: Path) -> Target:
     """XML of VOC's annotations."""
+    for name in ("JPEGImages", "Annotations"):
+        (folder / name).mkdir()
     put_images(folder / "JPEGImages")
-    lists = folder / "ImageSets" / "Segmentation"
-    for path in (folder / "Annotations", lists):
-        path.mkdir(parents=True)
-    (lists / "train.txt").write_text("a\n")
-    (folder / "classes.txt").write_text("\n".join(CLASSES))
-
-    def read(content: bytes) -> object:
-        (folder / "Annotations" / "a.xml").write_bytes(content)
-        return checked(scan_voc(folder, train="train", val=None))
-
+    write(folder / "ImageSets/Segmentation/train.txt", "a\n")
+    write(folder / "classes.txt", "\n".join(CLASSES))
     thing = "<object><name>{}</name><difficult>1</difficult><part><name>head</name></part></object>"
     valid = [f"<annotation>{''.join(thing.format(name) for name in names)}</annotation>" for names in (CLASSES, "x")]
     valid.append(
@@ -169,17 +171,18 @@ def annotations(folder: Path) -> Target:
     encoded = st.tuples(made, st.sampled_from(["utf-8", "utf-16", "utf-16-le", "utf-32"]))
     tokens = [b"<a>", b"<!DOCTYPE a [<!ENTITY x 'y'>]>", b"&x;", b"&#0;", b"&#x110000;", b"9", b"<name>", b"]]>", b"\0"]
     contents = [text.encode() for text in valid] + [valid[0].encode("utf-16")]
-    return Target(spoiled(contents, tokens=tokens) | encoded.map(lambda pair: pair[0].encode(pair[1])), read)
+    inputs = spoiled(contents, tokens=tokens) | encoded.map(lambda pair: pair[0].encode(pair[1]))
+    path = folder / "Annotations" / "a.xml"
+    return of_file(path, inputs, lambda: checked(scan_voc(folder, train="train", val=None)))
 
 
 def table_target(folder: Path, name: str, valid: Sequence[bytes], made: st.SearchStrategy[bytes]) -> Target:
-    def read(content: bytes) -> object:
-        (folder / name).write_bytes(content)
+    def read() -> object:
         return checked(scan_folder(folder, train="train", val="val", table=name, separator="|"))
 
     tokens = [b"|", b",", b'"', b"\n", b"\0", b"a.png", b"../", b"9", b"[", b"\xef\xbb\xbf", b"image", b"split"]
     put_images(folder)
-    return Target(spoiled(valid, tokens=tokens) | made, read)
+    return of_file(folder / name, spoiled(valid, tokens=tokens) | made, read)
 
 
 def csv_tables(folder: Path) -> Target:
@@ -219,17 +222,14 @@ def coco_files(folder: Path) -> Target:
         "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}],
     }
 
-    def read(content: bytes) -> object:
-        (folder / "train.json").write_bytes(content)
-        return checked(scan_coco(folder, train="train.json", val=None))
-
     put_images(folder)
     tokens = [b"[", b"9", b"-", b"1e999", b"NaN", b"null", b'"', b"{", b"\\ud800"]
-    return Target(spoiled([json.dumps(sound).encode()], tokens=tokens) | changed(sound, dump=json.dumps), read)
+    inputs = spoiled([json.dumps(sound).encode()], tokens=tokens) | changed(sound)
+    return of_file(folder / "train.json", inputs, lambda: checked(scan_coco(folder, train="train.json", val=None)))
 
 
-def changed(sound: object, *, dump: Callable[[object], str]) -> st.SearchStrategy[bytes]:
-    """Nested values with one to three of them replaced by any others, as text."""
+def changed(sound: object) -> st.SearchStrategy[bytes]:
+    """Nested values with one to three of them replaced by any others, as JSON."""
 
     @st.composite
     def change(draw: st.DrawFn) -> bytes:
@@ -244,43 +244,38 @@ def changed(sound: object, *, dump: Callable[[object], str]) -> st.SearchStrateg
                 inner = inner[place]
                 place = draw(st.sampled_from(sorted(inner) if isinstance(inner, dict) else range(len(inner))))
             inner[place] = draw(plain_values(st.nothing()))
-        return dump(values).encode()
+        return json.dumps(values).encode()
 
     return change()
 
 
 def point_reader(folder: Path) -> PointReader:
     put_images(folder)
-    return PointReader(index_of({"a": [1, 0, 1], "b": [0, 0, 0]}), CLASSES, tags="add")
+    sizes = {"heights": np.full(2, 4, np.int32), "widths": np.full(2, 6, np.int32)}
+    return PointReader(replace(index_of({"a": [1, 0, 1], "b": [0, 0, 0]}), **sizes), CLASSES, tags="add")
 
 
 def point_tables(folder: Path) -> Target:
     """points.csv."""
-    reader = point_reader(folder)
-
-    def read(content: bytes) -> object:
-        (folder / "points.csv").write_bytes(content)
-        return reader.read(read_point_rows(folder / "points.csv"))
-
+    reader, path = point_reader(folder), folder / "points.csv"
     valid = [
         b"image,x,y,class\na,1,2,cat\nb.png,3,4,background\n",
         b"image;x;y;class;radius;stroke\r\na;1;2;erase;2;\r\na;0;0;dog;;1\r\na;6;4;dog;;1\r\n",
     ]
     tokens = [b",", b"-", b"9", b"1e9", b"nan", b"\n", b'"', b"\0", b"a", b"stroke", b"\xef\xbb\xbf"]
-    return Target(spoiled(valid, tokens=tokens), read)
+    return of_file(path, spoiled(valid, tokens=tokens), lambda: reader.read(read_point_rows(path)))
 
 
 def export_target(folder: Path, name: str, inputs: st.SearchStrategy[bytes]) -> Target:
-    reader = point_reader(folder)
+    reader, path = point_reader(folder), folder / name
 
-    def read(content: bytes) -> object:
-        (folder / name).write_bytes(content)
-        found = read_exports([folder / name], reader)
+    def read() -> object:
+        found = read_exports([path], reader)
         if found.problems:
             raise InputError(found.problems)
         return reader.read(found.rows)
 
-    return Target(inputs, read)
+    return of_file(path, inputs, read)
 
 
 def export_jsons(folder: Path) -> Target:
@@ -297,7 +292,7 @@ def export_jsons(folder: Path) -> Target:
     sound = [[task], [short], labelme]
     tokens = [b"[", b"9", b"-", b"1e999", b"NaN", b"null", b'"', b"{", b"255,", b"\\ud800"]
     whole = spoiled([json.dumps(one).encode() for one in sound], tokens=tokens)
-    return export_target(folder, "a.json", whole | st.one_of(*(changed(one, dump=json.dumps) for one in sound)))
+    return export_target(folder, "a.json", whole | st.one_of(*map(changed, sound)))
 
 
 def export_xmls(folder: Path) -> Target:
@@ -311,39 +306,23 @@ def export_xmls(folder: Path) -> Target:
 
 def index_files(folder: Path) -> Target:
     """index.csv."""
-    folder.mkdir()
     index = index_of({"a": [1, 0, 1], "b": [0, 0, 0]})
-    write_index(folder / "index.csv", replace(index, splits=["train", "val"], paths=["a.png", "x/b.png"]), CLASSES)
-    valid = (folder / "index.csv").read_bytes()
-
-    def read(content: bytes) -> object:
-        (folder / "index.csv").write_bytes(content)
-        return read_index(folder / "index.csv", CLASSES)
-
-    return Target(spoiled([valid], tokens=[b",", b'"', b"|", b"../", b"9", b"\0", b"\n", b"\xff"]), read)
+    path = folder / "index.csv"
+    write_index(path, replace(index, splits=["train", "val"], paths=["a.png", "x/b.png"]), CLASSES)
+    inputs = spoiled([path.read_bytes()], tokens=[b",", b'"', b"|", b"../", b"9", b"\0", b"\n", b"\xff"])
+    return of_file(path, inputs, lambda: read_index(path, CLASSES))
 
 
 def params(folder: Path) -> Target:
     """params.yaml."""
-    folder.mkdir()
-    sound = YAML(typ="safe", pure=True).load(RECIPE)
+    sound, path = read_yaml(ROOT / "recipes/shapes.yaml"), folder / "params.yaml"
     sections = [json.dumps(sound | {"shapes": {"train": 3}}).encode(), b"seed: 0\ngrow: {on: crf, fg_thresh: 1e-5}\n"]
-
-    def read(content: bytes) -> object:
-        (folder / "params.yaml").write_bytes(content)
-        return load_params(folder / "params.yaml")
-
     tokens = [b"&a ", b"*a", b"!!python/name:os.system ", b"- ", b"? ", b": ", b"<<: ", b"[", b"{", b"|", b"'", b"%",
               b"\t", b"1_0:3", b"2001-99-99", b"0b2", b"!!binary ", b"!!timestamp x", b"1e999", b"9"]  # fmt: skip
-    return Target(spoiled(sections, tokens=tokens) | changed(sound, dump=json.dumps), read)
+    return of_file(path, spoiled(sections, tokens=tokens) | changed(sound), lambda: load_params(path))
 
 
 # Pictures
-
-
-def picture_folder(folder: Path) -> Path:
-    folder.mkdir()
-    return folder / "a.png"
 
 
 def png_forged(content: bytes) -> bytes:
@@ -361,22 +340,19 @@ def png_forged(content: bytes) -> bytes:
 
 def masks(folder: Path) -> Target:
     """Label maps and saliency maps, PNGs."""
-    path = picture_folder(folder)
+    path = folder / "a.png"
     labels = (np.arange(63, dtype=np.uint8) % 4).reshape(7, 9)
     kinds = [labels, labels.astype(np.uint16), labels > 1, np.dstack([labels] * 3)]
     valid = [label_png(labels), label_png(np.zeros((999, 999), np.uint8)), *(encoded(kind, "PNG") for kind in kinds)]
 
-    def read(content: bytes) -> object:
-        path.write_bytes(content)
-        try:
+    def read() -> object:
+        with suppress(InputError):
             read_gray(path)
-        except InputError:
-            pass
         return read_mask(path, pixels_max=PIXELS_MAX)
 
     tokens = [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"IEND", b"iCCP", b"zTXt", b"acTL", b"fdAT", b"\x89PNG\r\n\x1a\n"]
     broken = spoiled(valid, tokens=tokens)
-    return Target(broken | broken.map(png_forged), read)
+    return of_file(path, broken | broken.map(png_forged), read)
 
 
 def label_folders(folder: Path) -> Target:
@@ -408,7 +384,7 @@ def label_folders(folder: Path) -> Target:
 
 def images(folder: Path) -> Target:
     """Images of every known format."""
-    path = picture_folder(folder)
+    path = folder / "a.png"
     pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8)
     valid = [encoded(pixels, form) for form in ("PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")]
     valid += [encoded(pixels, "JPEG", turned=6), encoded(pixels, "JPEG", progressive=True),
@@ -416,8 +392,7 @@ def images(folder: Path) -> Target:
               encoded(pixels[:, :, 0], "PNG"), encoded(np.dstack([pixels, pixels[:, :, :1]]), "PNG"),
               encoded(pixels, "PNG", save_all=True, append_images=[Image.new("RGB", (14, 9))])]  # fmt: skip
 
-    def read(content: bytes) -> object:
-        path.write_bytes(content)
+    def read() -> object:
         facts = check_image(path, pixels_max=PIXELS_MAX)
         image = read_image(path)
         if image.shape != (facts.height, facts.width, 3):
@@ -425,7 +400,7 @@ def images(folder: Path) -> Target:
         return image
 
     broken = spoiled(valid, tokens=[b"Exif\0\0", b"\xff\xd8", b"\xff\xc0", b"\xff\xda", b"RIFF", b"II*\0", b"VP8X"])
-    return Target(broken | broken.map(png_forged), read)
+    return of_file(path, broken | broken.map(png_forged), read)
 
 
 # Cues, seeds, models, unfinished work
@@ -448,7 +423,6 @@ class Evil:
 
 def cues(folder: Path) -> Target:
     """Pickles of localization cues and their lists; the first byte of an input says which of both it is."""
-    folder.mkdir()
     path, list_path = folder / "cues.pickle", folder / "list.txt"
     present = np.array([[1, 1, 0, 0], [1, 0, 1, 1]], bool)
     labels = np.array([0, 1, 2, 3, 255], np.uint8)[np.arange(2 * GRID * GRID) % 5].reshape(2, GRID, GRID)
@@ -485,7 +459,6 @@ def cues(folder: Path) -> Target:
 
 def seeds(folder: Path) -> Target:
     """seeds.h5: spoiled, or made with other columns and attributes and sealed."""
-    folder.mkdir()
     path = folder / "seeds.h5"
     rng = np.random.default_rng(0)
     rows = [
@@ -496,8 +469,7 @@ def seeds(folder: Path) -> Target:
     write_seeds(path, rows, count=2, grid=GRID, classes=CLASSES, params="{}")
     sound = path.read_bytes()
 
-    def read(content: bytes) -> object:
-        path.write_bytes(content)
+    def read() -> object:
         found = read_seeds(path, classes=CLASSES, grid=GRID)
         for image_id in found.ids:
             found.maps(image_id)
@@ -525,7 +497,7 @@ def seeds(folder: Path) -> Target:
                 file.attrs[name] = draw(st.integers(-9, 9) | st.text("ab", max_size=3) | st.just(CLASSES))
         return sealed(content.getvalue())
 
-    return Target(spoiled([sound]) | forged(), read)
+    return of_file(path, spoiled([sound]) | forged(), read)
 
 
 def stored_anew(content: bytes, *, inner: bytes) -> bytes:
@@ -563,7 +535,6 @@ def torch_archives(sound: bytes, values: st.SearchStrategy) -> st.SearchStrategy
 
 def models(folder: Path) -> Target:
     """Model files."""
-    folder.mkdir()
     path = folder / "m.safetensors"
     weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4).bfloat16()}
     model = Model("segmenter", CLASSES, {"backbone": "vgg_mini", "rates": [6]}, 65, weights)
@@ -572,8 +543,7 @@ def models(folder: Path) -> Target:
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()[FORMAT])
 
-    def read(content: bytes) -> object:
-        path.write_bytes(content)
+    def read() -> object:
         return load_model(path, kind="segmenter", stage_name="retrain", classes=CLASSES)
 
     def forged(change: dict) -> bytes:
@@ -586,12 +556,11 @@ def models(folder: Path) -> Target:
     keys = st.sampled_from(["kind", "classes", "network", "size", "version", "x"])
     changes = st.dictionaries(keys, plain_values(st.nothing()), max_size=2)
     tokens = [b"[", b"{", b'"', b"9", b"\\", b"__metadata__", b"F64", b"[0,0]"]
-    return Target(spoiled([sound], tokens=tokens) | changes.map(forged), read)
+    return of_file(path, spoiled([sound], tokens=tokens) | changes.map(forged), read)
 
 
 def checkpoints(folder: Path) -> Target:
     """Checkpoints; the first byte of an input says whether its name has its checksum."""
-    folder.mkdir()
     scratch = folder / "scratch"
     sound = {"step": 20, "skipped": 0, "random": {"cpu": torch.get_rng_state()[:16]}, "network": {"w": torch.ones(2)}}
     Checkpoints(scratch, fingerprint="f").save(sound)
@@ -619,7 +588,6 @@ def checkpoints(folder: Path) -> Target:
 
 def shards(folder: Path) -> Target:
     """Unfinished seeds and labels; the first byte of an input says whether its name has its checksum."""
-    folder.mkdir()
     scratch = folder / "scratch"
 
     def make(rows: np.ndarray) -> Iterator[dict]:
@@ -709,14 +677,14 @@ def run(target: Target, *, inputs: int, steady: bool) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore")  # of decoders
 def test_every_file_is_read_or_refused(name, tmp_path):
-    run(TARGETS[name](tmp_path / "target"), inputs=12, steady=True)
+    run(TARGETS[name](tmp_path), inputs=12, steady=True)
 
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore")
 def test_every_one_of_many_files_is_read_or_refused(name, tmp_path):
-    run(TARGETS[name](tmp_path / "target"), inputs=1000, steady=False)
+    run(TARGETS[name](tmp_path), inputs=1000, steady=False)
 
 
 def test_what_is_no_refusal_fails(monkeypatch):
