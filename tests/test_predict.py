@@ -424,10 +424,10 @@ def test_pictures_are_checked_in_order(place):
     paths = [save(f"{number}.png", 5 + number % 7, 9) for number in range(12)]
     for number in (2, 7, 9):
         paths[number].write_bytes(b"")
-    found = check_pictures([Picture(path, path.stem) for path in paths], pixels_max=90)
-    assert [picture.path for picture in found.pictures] == [paths[k] for k in (0, 1, 3, 4, 5, 8, 10, 11)]
-    assert [facts.height for facts in found.facts] == [5, 6, 8, 9, 10, 6, 8, 9]
-    assert [problem.split(":")[0] for problem in found.problems] == ["2.png", "6.png", "7.png", "9.png"]
+    found, problems = check_pictures([Picture(path, path.stem) for path in paths], pixels_max=90)
+    assert [picture.path for picture in found] == [paths[k] for k in (0, 1, 3, 4, 5, 8, 10, 11)]
+    assert [facts.height for facts in found.values()] == [5, 6, 8, 9, 10, 6, 8, 9]
+    assert [problem.split(":")[0] for problem in problems] == ["2.png", "6.png", "7.png", "9.png"]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "5", "x"])

@@ -212,23 +212,24 @@ def _inputs(asked: SimpleNamespace) -> "tuple[list[Picture], Predictor, list[lis
     from dsrg.sources.pictures import check_pictures, find_pictures, remark_counts, tags_of
 
     found, tagged = find_pictures(asked.pictures), None
-    checked, problems = check_pictures(found.pictures, pixels_max=asked.pixels_max), found.problems
+    checked, bad = check_pictures(found.pictures, pixels_max=asked.pixels_max)
+    pictures, problems = list(checked), found.problems
     if os.path.lexists(asked.out) and not (asked.out.is_dir() and not any(asked.out.iterdir())):
         problems.append(f"{asked.out}: exists; name a new or an empty folder (--out)")
     with collecting(problems):
         segmenter = Predictor.load(asked.model, device=None if asked.device == "auto" else asked.device)
         if asked.tags is not None:
-            tagged = tags_of(checked.pictures, asked.tags, segmenter.classes, separator=asked.separator)
+            tagged = tags_of(pictures, asked.tags, segmenter.classes, separator=asked.separator)
     if not asked.skip_bad:
-        problems += checked.problems
+        problems += bad
     refuse(problems)
-    for line in [*found.left_out, *found.warnings, *remark_counts(checked.facts)]:
+    for line in [*found.left_out, *found.warnings, *remark_counts(checked.values())]:
         click.echo(f"warning: {line}")
-    for line in report_problems(checked.problems, name="left-out"):
+    for line in report_problems(bad, name="left-out"):
         click.echo(f"left out: {line}")
-    if not checked.pictures:
+    if not pictures:
         raise RunError("no image is left to predict")
-    return checked.pictures, segmenter, tagged
+    return pictures, segmenter, tagged
 
 
 @main.command()

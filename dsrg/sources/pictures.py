@@ -33,14 +33,6 @@ class FoundPictures(NamedTuple):
     left_out: list[str]  # lines about files of other kinds in the folders
 
 
-class Readable(NamedTuple):
-    """Pictures that can be used, their facts in the same order, and what is wrong with the others."""
-
-    pictures: list[Picture]
-    facts: list[ImageFacts]
-    problems: list[str]
-
-
 def find_pictures(named: Iterable[str]) -> FoundPictures:
     """Pictures that files, folders and patterns (`*`, `?`, `[..]`, `**`) name, each once; opens none.
 
@@ -96,8 +88,8 @@ def _look_into(folder: Path, add: Callable[[Path, str], None], found: FoundPictu
                 others[(folder / name).as_posix()] = None
 
 
-def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:
-    """Read every picture to its end."""
+def check_pictures(pictures: list[Picture], *, pixels_max: int) -> tuple[dict[Picture, ImageFacts], list[str]]:
+    """Read every picture to its end -> facts of those that can be used, in order, and what is wrong with the others."""
 
     def check(picture: Picture) -> ImageFacts | InputError:
         try:
@@ -105,15 +97,14 @@ def check_pictures(pictures: list[Picture], *, pixels_max: int) -> Readable:
         except InputError as error:
             return error
 
-    good, facts, problems = [], [], []
+    good, problems = {}, []
     looked_at = tracked(threaded_map(check, pictures), "checking images", len(pictures))
     for picture, found in zip(pictures, looked_at, strict=True):
         if isinstance(found, InputError):
             problems += found.problems
         else:
-            good.append(picture)
-            facts.append(found)
-    return Readable(good, facts, problems)
+            good[picture] = found
+    return good, problems
 
 
 def remark_counts(facts: Iterable[ImageFacts]) -> list[str]:
