@@ -38,7 +38,7 @@ from dsrg.artifacts.label_folder import CHECKSUMS, PLACES, LabelFolder, written_
 from dsrg.artifacts.model_file import FORMAT, Model, _digest, load_model, save_model
 from dsrg.artifacts.safe_pickle import _ArrayUnpickler
 from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_seeds
-from dsrg.data.images import check_image, read_gray, read_image, read_mask
+from dsrg.data.images import check_image, mask_from, read_gray, read_image
 from dsrg.data.index import read_index, write_index
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError, RunError
@@ -348,7 +348,7 @@ def masks(folder: Path) -> Target:
     def read() -> object:
         with suppress(InputError):
             read_gray(path)
-        return read_mask(path, pixels_max=PIXELS_MAX)
+        return mask_from(path.read_bytes(), path, pixels_max=PIXELS_MAX)
 
     tokens = [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"IEND", b"iCCP", b"zTXt", b"acTL", b"fdAT", b"\x89PNG\r\n\x1a\n"]
     broken = spoiled(valid, tokens=tokens)

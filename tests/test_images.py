@@ -24,6 +24,7 @@ from dsrg.data.images import (
     TRANSPARENT,
     check_image,
     limit_side,
+    mask_from,
     read_image,
     read_mask,
     read_sized,
@@ -368,4 +369,4 @@ def test_mask_with_fewer_bits_keeps_its_indices(tmp_path):
 def test_large_mask_is_refused_before_decoding(put):
     path = put(huge_png(encoded(LABELS, "PNG"), 32767, 32767))
     with pytest.raises(InputError, match="32767 x 32767 pixels; expected at most 50,000,000 .data.pixels_max"):
-        read_mask(path, pixels_max=50_000_000)
+        mask_from(path.read_bytes(), path, pixels_max=50_000_000)

@@ -53,18 +53,15 @@ def write_classes(path: str | Path, classes: list[str]) -> None:
     write_text(path, "".join(f"{name}\n" for name in classes))
 
 
-def class_problems(
-    names: list[str], places: list[str], where: str | Path, *, instead: str = "remove this line"
-) -> list[str]:
-    """What is wrong with class names, each found at its place: badly named, named twice, none at all or too many.
-
-    `where` is the file they come from, `instead` what to do with a name that means "nothing".
+def class_problems(names: list[str], places: list[str], where: str | Path) -> list[str]:
+    """What is wrong with class names, each found at its place in the file `where`: badly named, named twice, none at
+    all or too many.
     """
     first: dict[str, int] = {}
     problems = []
     for number, (name, place) in enumerate(zip(names, places, strict=True)):
         earlier = first.setdefault(_folded(name), number)
-        if reason := name_fault(name, instead=instead):
+        if reason := name_fault(name):
             problems.append(f"{place}: {reason}")
         elif earlier == number:
             continue
@@ -81,7 +78,7 @@ def class_problems(
 
 
 def name_fault(name: str, *, instead: str = "remove this line") -> str | None:
-    """Why a name cannot name a class, or None if it can."""
+    """Why a name cannot name a class, or None if it can. instead: what to do with a name that means "nothing"."""
     if not name.strip():
         return "no name; expected one class name on each line"
     if is_background(name):

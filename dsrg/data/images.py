@@ -123,22 +123,23 @@ def read_sized(path: str | Path, max_side: int | None, *, expected: ExpectedChec
         return SizedImage(limit_side(pixels, max_side, shape), shape)
 
 
-def read_mask(
-    path: str | Path, *, pixels_max: int | None = None, expected: ExpectedChecksum | None = None
-) -> np.ndarray:
+def read_mask(path: str | Path, *, expected: ExpectedChecksum | None = None) -> np.ndarray:
     """Read a label map -> uint8 (H, W), from a palette PNG (its indices; colors play no part) or an 8-bit gray PNG.
 
     Turned as its EXIF orientation says, as its image is.
-    Raises InputError for anything else, RGB above all: what its colors mean is not in the file. With `pixels_max`, a
-    larger one is refused before it is decoded; so is a file that is not the one `expected`.
+    Raises InputError for anything else, RGB above all: what its colors mean is not in the file; and for a file that is
+    not the one `expected`.
     """
-    return mask_from(read_bytes(path), path, pixels_max=pixels_max, expected=expected)
+    return mask_from(read_bytes(path), path, expected=expected)
 
 
 def mask_from(
     data: bytes, path: str | Path, *, pixels_max: int | None = None, expected: ExpectedChecksum | None = None
 ) -> np.ndarray:
-    """The label map in the bytes of a file, which errors call `path`; see `read_mask`."""
+    """The label map in the bytes of a file, which errors call `path`; see `read_mask`.
+
+    With `pixels_max`, a larger one is refused before it is decoded.
+    """
     _refuse_changed(data, path, expected)
     if (head := _png_head(data)) is None:
         raise InputError(f"{path}: no PNG; a mask must be a palette or 8-bit gray PNG")

@@ -41,10 +41,8 @@ def trainaug_ids(
     return sorted({*voc_train, *sbd_train, *sbd_val}.difference(voc_val))
 
 
-def write_trainaug(
-    root: Path, *, sbd_train: Iterable[str], sbd_val: Iterable[str], expected: int = TRAINAUG
-) -> list[str]:
-    """Write ROOT/ImageSets/Segmentation/trainaug.txt from VOC's train.txt and val.txt there and SBD's lists -> its ids.
+def write_trainaug(root: Path, *, sbd_train: Iterable[str], sbd_val: Iterable[str], expected: int = TRAINAUG) -> None:
+    """Write ROOT/ImageSets/Segmentation/trainaug.txt from VOC's train.txt and val.txt there and SBD's lists.
 
     Raises InputError, and writes nothing, unless it comes out with as many ids as the published list has: results
     quoted for `trainaug` are compared with those of others, so nothing else may go by its name.
@@ -64,7 +62,6 @@ def write_trainaug(
             f"(lists it is made from: {found}); restore those that were changed from their archives"
         )
     write_text(path, "".join(f"{image_id}\n" for image_id in ids))
-    return ids
 
 
 def read_sbd_mask(data: bytes, where: str) -> NDArray[np.uint8]:
