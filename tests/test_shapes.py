@@ -11,24 +11,11 @@ from PIL import Image
 from dsrg.errors import InputError
 from dsrg.params import ShapesParams
 from dsrg.sources.shapes import CLASSES, Creature, Scene, _draw_creature, draw_dataset
-
-NUMBERS = dict(
-    train=60,
-    val=12,
-    size_min=128,
-    size_max=160,
-    objects_max=3,
-    clutter_max=12,
-    cover_min=0.2,
-    cover_max=0.45,
-    hue_spread=30,
-    coat_spread=40,
-    seed=0,
-)
+from helpers.project import recipe
 
 
 def draw(root: Path, **changes: float) -> Path:
-    draw_dataset(root, ShapesParams(**NUMBERS | changes))
+    draw_dataset(root, ShapesParams(**recipe()["shapes"] | {"train": 60, "val": 12} | changes))
     return root
 
 
