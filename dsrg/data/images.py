@@ -115,11 +115,7 @@ def read_sized(path: str | Path, max_side: int | None, *, expected: ExpectedChec
         if max_side is not None and image.format in ("JPEG", "MPO"):
             short = 16  # pixels at least: a block beyond the edge counts for little then
             image.draft(None, (max_side, short) if image.width > image.height else (short, max_side))
-        size = image.size
-        pixels = _rgb(image)
-        if image.size != size:
-            raise ValueError(f"decoded to {image.width} x {image.height} pixels")
-        pixels = np.ascontiguousarray(_turned(pixels, orientation))
+        pixels = np.ascontiguousarray(_turned(_rgb(image), orientation))
         return SizedImage(limit_side(pixels, max_side, shape), shape)
 
 
@@ -310,6 +306,14 @@ def _load_png(image: Image.Image) -> None:
     image.load()
 
 
+def _load(image: Image.Image) -> None:
+    """Decode an image. ValueError if it comes out in another size than it said."""
+    size = image.size
+    image.load()
+    if image.size != size:
+        raise ValueError(f"decoded to {image.width} x {image.height} pixels")
+
+
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Pixels (H, W, ...) as an EXIF orientation, 1 to 8, says they are to be shown; a view."""
     if orientation > 4:
@@ -321,7 +325,7 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _rgb(image: Image.Image) -> np.ndarray:
     """The decoder's pixels, uint8 (H, W, 3) RGB; large ones are converted in strips, a matter of memory."""
-    image.load()
+    _load(image)
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, LARGE // width)
@@ -336,13 +340,9 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 def _decode_strictly(image: Image.Image) -> None:
     """Decode an image to its end. Of a JPEG few pixels are computed on the way, which takes a third of the time."""
-    size = image.size
     if image.format in ("JPEG", "MPO"):
         image.draft("L", (1, 1))
-        size = image.size
-    image.load()
-    if image.size != size:
-        raise ValueError(f"decoded to {image.width} x {image.height} pixels")
+    _load(image)
     _rgb(image.crop((0, 0, 1, 1)))  # can be turned into RGB
 
 
