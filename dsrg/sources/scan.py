@@ -38,8 +38,6 @@ def scan(
     Without `val`, the share `val_share` of the images is drawn for evaluation. What `train` and `val` name, see the
     source's own module; the table `tags` and `separator` are for source `folder` alone.
     """
-    if source not in SOURCES:
-        raise ValueError(f"no source {source!r}; there are {', '.join(SOURCES)}")
     table = {"table": tags, "separator": separator} if source == "folder" else {}
     found = SOURCES[source](root, train=train, val=val, **table)
     if val is None:
