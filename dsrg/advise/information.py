@@ -43,16 +43,10 @@ def split_tables(tables: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def border_steps(labels: Tensor, values: Tensor) -> Tensor:
-    """How steep an image is along the borders of label maps: the sum of its steps there, and how many there are.
+    """How steep an image is along the borders of label maps: sum of its steps there and their number, float64 (P, 2).
 
-    A step is the distance between the values of two pixels side by side or one above the other; it lies on a border
-    when their labels differ.
-
-    Args:
-        labels: (P, h, w) of any type; values: float (c, h, w).
-
-    Returns:
-        float64 (P, 2): sum of the steps on borders, their number.
+    A step is the distance between the values, float (c, h, w), of two pixels side by side or one above the other; it
+    lies on a border when their labels, (P, h, w) of any type, differ.
     """
     total = torch.zeros(len(labels), 2, dtype=torch.float64)
     for dim in (1, 2):

@@ -210,10 +210,8 @@ def why_no_witness(saliency: Saliency) -> str | None:
 def sweep_thresholds(sweep: Sweep, project: Project, *, images: int) -> Iterator[tuple[str, Tensor]]:
     """Count at most so many training images, drawn, into a sweep -> id and seeds at every pair of each.
 
-    The seeds' classes are places among the image's tags, 1 the first.
-
-    Raises:
-        InputError: when seeds or classifier are missing, or nothing depends on the thresholds.
+    The seeds' classes are places among the image's tags, 1 the first. Raises InputError when seeds or classifier are
+    missing, or nothing depends on the thresholds.
     """
     params, paths = project.params, project.paths
     classes = project.classes

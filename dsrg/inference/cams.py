@@ -31,11 +31,8 @@ def activation_maps(
 ) -> Tensor:
     """Mean over scales (and mirror images) of each class's evidence, negative left out.
 
-    Args:
-        images: uint8 (H, W, 3) RGB of any sizes; each is warped to a square of scale * size pixels.
-
-    Returns:
-        float (B, C, h, w) with h = w = grid of `size`, >= 0, not normalized.
+    images uint8 (H, W, 3) RGB of any sizes, each warped to squares of scale * size pixels -> float (B, C, h, w) with
+    h = w = grid of `size`, >= 0, not normalized.
     """
     grid, device = grid_size(size), next(classifier.parameters()).device
 

@@ -35,15 +35,9 @@ def dcsm_maps(
 
     Candidates of an image are its tags and the classes with the next highest scores, `candidates` in all (paper: 4).
 
-    Args:
-        images: uint8 (H, W, 3) RGB of any sizes; each is warped to a square of scale * size pixels.
-        present: bool (B, C+1).
-
-    Returns:
-        float32 (B, C, h, w) with h = w = grid of `size`, 0 to 1; 0 of classes that are no candidate.
-
-    Raises:
-        InputError: where the network has no ReLU to guide gradients by.
+    images uint8 (H, W, 3) RGB of any sizes, each warped to squares of scale * size pixels; present bool (B, C+1) ->
+    float32 (B, C, h, w) with h = w = grid of `size`, 0 to 1; 0 of classes that are no candidate. Raises InputError
+    where the network has no ReLU to guide gradients by.
     """
     device = next(classifier.parameters()).device
     tags = present[:, 1:].to(device)

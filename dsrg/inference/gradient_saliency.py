@@ -20,11 +20,8 @@ def gradient_saliency(classifier: CamClassifier, images: list[NDArray], *, size:
     block's first, of ResNet101 the second stage, of MobileNetV2 the first block at that stride. SEC trains a second
     classifier for this, with fully connected layers; here it is the one that gives the activation maps.
 
-    Args:
-        images: uint8 (H, W, 3) RGB of any sizes; each is warped to a square of `size` pixels (8k+1).
-
-    Returns:
-        float32 (B, h, w), 0..1, with h = w = grid of `size`, on the classifier's device.
+    images uint8 (H, W, 3) RGB of any sizes, each warped to a square of `size` pixels (8k+1) -> float32 (B, h, w), 0..1,
+    with h = w = grid of `size`, on the classifier's device.
     """
     batch = warp_to_square(images, size).to(next(classifier.parameters()).device)
     gradient = score_gradient(classifier, batch, grid=grid_size(size))

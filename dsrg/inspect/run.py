@@ -66,14 +66,9 @@ KEYS = ("seeds.fg_thresh", "seeds.bg_thresh", "grow.fg_thresh", "grow.bg_thresh"
 
 
 class Run:
-    """Artifacts of one run, read when asked for. Nothing is written but the table of points, by its `editor`.
+    """Artifacts of one run of a project, read when asked for. Nothing is written but points, by its `editor`.
 
-    Args:
-        project: whose files and params it is.
-        name: of a run that is shown beside another.
-
-    Raises:
-        InputError: when there is no index.
+    name: of a run that is shown beside another. Raises InputError when there is no index.
     """
 
     def __init__(self, project: Project, *, name: str = "") -> None:

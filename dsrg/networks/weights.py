@@ -140,11 +140,8 @@ def load_head_weights(head: ASPP, state: dict[str, Tensor], *, source: str) -> b
     fc7's inputs follow fc6's filters. Weights of each branch, as the released ASPP net has them (`fc6_1`, `fc7_1`,
     ...), come before common ones (`fc6`, `fc7`). Without such layers the head stays random and a line is printed.
 
-    Returns:
-        whether anything was filled.
-
-    Raises:
-        InputError: where layers are not VGG16's, or have fewer filters than the head.
+    Returns whether anything was filled. Raises InputError where layers are not VGG16's, or have fewer filters than the
+    head.
     """
     values: list[tuple[nn.Parameter, Tensor]] = []
     problems = []

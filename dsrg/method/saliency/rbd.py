@@ -60,11 +60,8 @@ def rbd(image: np.ndarray, *, superpixels: int, sigma_color: float, optimize: bo
 def geodesic_distances(lengths: np.ndarray) -> np.ndarray:
     """Shortest paths between all pairs of nodes (Floyd-Warshall).
 
-    Args:
-        lengths: float (K, K), at least 0; inf where there is no link. The diagonal is taken as 0.
-
-    Returns:
-        float32 (K, K); inf between parts that are not connected.
+    lengths float (K, K), at least 0, inf where there is no link; the diagonal is taken as 0 -> float32 (K, K), inf
+    between parts that are not connected.
     """
     distances = lengths.astype(np.float32)
     np.fill_diagonal(distances, 0)

@@ -34,7 +34,7 @@ def loss(
 
 
 def expansion_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> Tensor:
-    """Tagged classes and background should cover part of the image, other classes no pixel of it (section 3.2).
+    """Tagged classes and background should cover part of the image, other classes no pixel, (B,) (section 3.2).
 
     Three terms: minus the log of a tagged class's score, mean over those classes; minus log(1 - p) at the pixel where
     an untagged class is most probable, mean over those; minus the log of background's score. The score is a global
@@ -47,9 +47,6 @@ def expansion_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay:
         present: bool (B, C+1), the image's classes; column 0, background, is true.
         fg_decay: 0..1, larger for larger objects; SEC 0.996.
         bg_decay: the same for background; SEC 0.999.
-
-    Returns:
-        one value an image, (B,).
 
     >>> probs = torch.tensor([[[[0.5, 0.5]], [[0.25, 0.5]], [[0.25, 0.125]]]])
     >>> loss = expansion_loss(probs, torch.tensor([[True, True, False]]), fg_decay=0, bg_decay=1)
