@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ import pytest
 
 from helpers import ROOT
 from helpers.dvc_yaml import checksums
+from helpers.launchers import environment
 from helpers.project import changed_params, copy_project, leftovers
 
 PATIENCE = 120  # seconds that what was struck has to end in, on a busy machine
@@ -62,13 +62,12 @@ def strike_ctrl_c(dvc: psutil.Process, stage: psutil.Process | None) -> None:
 WAYS = (strike_everything, strike_dvc, strike_stage, strike_stop, strike_ctrl_c)
 
 
-def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen:
+def start(command: list[str], folder: Path, **settings: str) -> subprocess.Popen:
     """A command in a process group of its own; what it says is added to folder/chaos.log."""
-    settings = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "DSRG_SCRATCH"))}
-    settings |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environment
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or the child ignores it where this is in the background
     with open(folder / "chaos.log", "a") as log:
-        return subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log, start_new_session=True)
+        pipes = {"stdout": log, "stderr": log}
+        return subprocess.Popen(command, cwd=folder, env=environment(**settings), start_new_session=True, **pipes)
 
 
 def struck(process: subprocess.Popen, way: Callable, *, wait: Callable[[], None]) -> dict | None:
@@ -127,7 +126,7 @@ def copy_of_project(folder: Path) -> Path:
 @pytest.mark.chaos
 def test_a_pipeline_that_is_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     rng = random.Random()
-    command, settings = ["dvc", "repro"], {"DSRG_CHECKPOINT_SECONDS": "2"}
+    command, settings = ["dvc", "repro"], {"DSRG_CHECKPOINT_SECONDS": "2", "DSRG_SCRATCH": ""}
     whole, killed = (copy_of_project(tmp_path / kind) for kind in ("whole", "killed"))
     began = time.monotonic()
     assert start(command, whole, **settings).wait() == 0, (whole / "chaos.log").read_text()

@@ -1,7 +1,6 @@
 """DVC itself on the tiny project: second run idle, an experiment reruns what it must and nothing more."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,16 +15,14 @@ from dsrg.errors import InputError
 from helpers import ROOT
 from helpers.command import run_dsrg
 from helpers.dvc_yaml import DAG
+from helpers.launchers import environment
 from helpers.project import run_stage, tiny_project
 
 
 def run(*command: str, cwd: Path, **more: str) -> str:
     """Standard output and error of a command that must succeed, with this Python's tools first on the path."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     names = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
-    environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"} | names | {"PATH": path}
-    environment |= more
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=environment(**names, **more), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

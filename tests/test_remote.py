@@ -1,6 +1,5 @@
 """docs/scale.md's lines for DVC: a stage run by hand and recorded, results pushed and pulled elsewhere."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsrg.files import sha256
-from helpers.launchers import without_launcher
+from helpers.launchers import environment
 from helpers.project import tiny_project
 
 DVC = """
@@ -23,12 +22,10 @@ for line in sys.argv[1:]:
 OUTS = ("data/index.csv", "data/masks", "data/shapes")
 
 
-def run(folder: Path, *command: str, **more: str) -> str:
+def run(folder: Path, *command: str) -> str:
     """The output of a command in a project; fails with it."""
-    clean = {name: value for name, value in without_launcher().items() if "DVC" not in name}
-    settings = clean | {"PYTHONPATH": ".", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run([sys.executable, *command], cwd=folder, env=settings | more, **pipes)
+    settings, pipes = environment(PYTHONPATH="."), {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=settings, text=True, **pipes)
     assert done.returncode == 0, done.stdout
     return done.stdout
 

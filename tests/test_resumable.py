@@ -12,6 +12,7 @@ from dsrg.runtime import resumable
 from dsrg.runtime.checksummed import DamagedError, read_checksummed, write_checksummed
 from dsrg.runtime.launcher import WorkShard
 from dsrg.runtime.resumable import resumable_rows
+from helpers.data import harm
 
 
 class Killed(Exception):
@@ -98,20 +99,16 @@ def test_nobody_waits_for_ever(tmp_path, monkeypatch):
         next(found)
 
 
-@pytest.mark.parametrize("harm", ["bit", "cut", "empty", "gone"])
-def test_what_a_damaged_file_held_is_made_again(tmp_path, harm, capsys):
+@pytest.mark.parametrize("how", ["bit", "cut", "empty", "gone"])
+def test_what_a_damaged_file_held_is_made_again(tmp_path, how, capsys):
     with pytest.raises(Killed):
         list(resumable_rows(Work(dies_at=9), WorkShard(tmp_path), total=12, shard=3))
     path = sorted(tmp_path.iterdir())[1]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes({"bit": content, "cut": content[:-9], "empty": b"", "gone": b""}[harm])
-    if harm == "gone":
-        path.unlink()
+    path.unlink() if how == "gone" else harm(path, how)
     work = Work()
     assert plain(resumable_rows(work, WorkShard(tmp_path), total=12, shard=3)) == plain(Work()(np.arange(12)))
     assert work.made == [3, 4, 5, 9, 10, 11]
-    assert (f"warning: {path}: " in capsys.readouterr().out) == (harm != "gone")
+    assert (f"warning: {path}: " in capsys.readouterr().out) == (how != "gone")
     assert plain(resumable_rows(work, WorkShard(tmp_path), total=12, shard=3)) and len(work.made) == 6
 
 

@@ -14,7 +14,7 @@ import pytest
 from dsrg.errors import InputError, RunError
 from dsrg.runtime.durations import NAME
 from dsrg.stage import load_stage
-from helpers.launchers import CHILD, TORCHRUN
+from helpers.launchers import CHILD, TORCHRUN, environment
 from helpers.project import tiny_project
 
 BUSY = """
@@ -42,16 +42,14 @@ def project(tmp_path):
     return tiny_project(tmp_path / "project")
 
 
-def start(project: Path, work: str, *, together: bool = False, **environment: str) -> subprocess.Popen:
+def start(project: Path, work: str, *, together: bool = False, **settings: str) -> subprocess.Popen:
     """Start the stage `prepare` with `work` for its work; a stage that imports little starts quickly."""
     source = textwrap.dedent(BUSY).replace("WORK", textwrap.indent(work.strip(), " " * 4).strip())
     source = source.replace("run_stage(prepare)", f"run_stage(prepare, together={together})")
     (project / "stages" / "prepare.py").write_text(source)
     command = [sys.executable, "-m", "stages.prepare"]
-    settings = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
-    settings |= {"PYTHONPATH": "."} | environment
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=project, env=settings, **pipes)
+    return subprocess.Popen(command, cwd=project, env=environment(PYTHONPATH=".", **settings), **pipes)
 
 
 def files(project: Path) -> list[str]:
@@ -151,9 +149,8 @@ def test_with_dvc_itself(project):
     next one does the work.
     """
     (project / "stages" / "draw_shapes.py").write_text(textwrap.dedent(DRAW))
-    settings = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
-    settings |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": "."}
-    options = {"cwd": project, "env": settings, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options = {"cwd": project, "env": environment(PYTHONPATH="."), "stdout": subprocess.PIPE, "text": True}
+    options["stderr"] = subprocess.STDOUT
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "-q"], **options, check=True)
     with subprocess.Popen([*dvc, "repro", "draw_shapes"], **options) as first:
@@ -221,9 +218,8 @@ def test_times_are_noted_in_the_scratch_folder_by_several_at_once(project, tmp_p
     for name in ("audit", "evaluate"):
         work = (project / "stages" / "prepare.py").read_text().replace("prepare", name)
         (project / "stages" / f"{name}.py").write_text(work)
-        command = [sys.executable, "-m", f"stages.{name}"]
-        settings = os.environ | {"PYTHONPATH": ".", "DSRG_SCRATCH": str(scratch)}
-        stages.append(subprocess.Popen(command, cwd=project, env=settings))
+        settings = environment(PYTHONPATH=".", DSRG_SCRATCH=str(scratch))
+        stages.append(subprocess.Popen([sys.executable, "-m", f"stages.{name}"], cwd=project, env=settings))
     assert [stage.wait() for stage in stages] == [0, 0, 0]
     assert sorted(json.loads((scratch / NAME).read_text())[str(project)]) == ["audit", "evaluate", "prepare"]
     assert not (project / ".scratch").exists()

@@ -72,6 +72,13 @@ def save_index(root: Path, pictures: dict[str, np.ndarray], present: list[list[i
     return replace(index_of(tags), heights=heights, widths=widths, checksums=checksums, root=root)
 
 
+def harm(path: Path, how: str) -> None:
+    """Damage a file: a "bit" of it, "cut" off its end, or leave it "empty"."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"bit": content, "cut": content[:-100], "empty": b""}[how])
+
+
 def note_checksums(folder: Path) -> None:
     """Make a folder of PNGs one of label maps."""
     lines = (f"{sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.png")))

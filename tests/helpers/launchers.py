@@ -1,6 +1,8 @@
 """The environment as launchers set it, and none of it."""
 
 import os
+import sys
+from pathlib import Path
 
 from helpers import ROOT
 
@@ -15,6 +17,12 @@ SRUN = {
 CHILD = {"WORLD_SIZE": "4", "LOCAL_RANK": "1", "NODE_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
 OF_LAUNCHERS = {*TORCHRUN, *SRUN, *CHILD, "DSRG_DEVICES", "DSRG_NODES"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of a shell in this Python's environment: its tools come first, dvc has set nothing."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    return clean | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | more
 
 
 def without_launcher() -> dict[str, str]:
