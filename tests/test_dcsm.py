@@ -1,5 +1,7 @@
 """DCSM's maps: guided gradients by hand, differences of classes, and maps of images."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,16 +12,11 @@ from torch import Tensor, nn
 from dsrg.errors import InputError
 from dsrg.inference.cams import tag_maps
 from dsrg.inference.dcsm import dcsm_maps, distinct_maps, guided, layer_outputs
-from dsrg.networks.network import CamClassifier
+from helpers import networks
 from helpers.data import picture
 
 LOOK = {"size": 33, "scales": [1.0], "flip": False, "candidates": 4}
-NETWORK = {"input": "torchvision", "dropout": 0.0, "init_std": 0.5}
-
-
-def classifier(backbone: str = "vgg_mini", *, classes: int = 5, stride: int = 8) -> CamClassifier:
-    torch.manual_seed(0)
-    return CamClassifier(classes=classes, backbone=backbone, output_stride=stride, **NETWORK).eval()
+classifier = partial(networks.classifier, classes=5, init_std=0.5)
 
 
 def literal_maps(strengths: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """dsrg.inference.gradient_saliency: how much a classifier's scores depend on each cell, as ranks."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,16 +12,13 @@ from torch import nn
 from dsrg.inference.gradient_saliency import gradient_saliency, score_gradient, shares_below
 from dsrg.inference.preprocess import warp_to_square
 from dsrg.networks.network import CamClassifier
+from helpers import networks
 from helpers.data import picture
 
 PICTURES = [picture(40, 60, seed=1), picture(33, 20, seed=2), picture(65, 65, seed=3)]
 
 
-def classifier(backbone: str = "vgg_mini", *, stride: int = 8) -> CamClassifier:
-    torch.manual_seed(0)
-    return CamClassifier(
-        classes=3, backbone=backbone, output_stride=stride, input="torchvision", dropout=0.5, init_std=0.05
-    ).eval()
+classifier = partial(networks.classifier, classes=3, init_std=0.05)
 
 
 def literal_saliency(network: CamClassifier, image: np.ndarray, conv: nn.Module, *, size: int) -> np.ndarray:

@@ -25,6 +25,12 @@ def save_network(path: Path, classes: list[str], **changes: object) -> Path:
     return path
 
 
+def classifier(backbone: str = "vgg_mini", *, classes: int, stride: int = 8, init_std: float) -> network.CamClassifier:
+    torch.manual_seed(0)
+    options = {"backbone": backbone, "output_stride": stride, **COMMON, "init_std": init_std}
+    return network.CamClassifier(classes=classes, **options).eval()
+
+
 def build(name: str, stride: int, *, classifier: bool = False) -> nn.Module:
     torch.manual_seed(0)
     return BACKBONES[name].build(output_stride=stride, classifier=classifier)
