@@ -71,12 +71,7 @@ NOT_RUN: dict[str, dict] = TABLE["not_run"]
 @click.option("--only", multiple=True, metavar="NAME", help="Rows of these names.")
 @click.option("--quick", is_flag=True, help="A dozen steps on a dozen images of the demo.")
 def main(
-    recipe: Path | None,
-    common: tuple[str, ...],
-    seeds: list[int],
-    only: tuple[str, ...],
-    quick: bool,
-    fresh: bool,
+    recipe: Path | None, common: tuple[str, ...], seeds: list[int], only: tuple[str, ...], quick: bool, fresh: bool
 ) -> None:
     seeds = seeds or ([0] if quick else [0, 1, 2])
     name = (recipe.stem if recipe else "params") + ("-quick" if quick else "")

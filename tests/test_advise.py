@@ -15,15 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from dsrg.advise.figure import draw_advice
 from dsrg.advise.information import border_steps, foreground_overlap, mutual_information, split_tables
-from dsrg.advise.sweep import (
-    MEASURES,
-    THRESHOLDS,
-    Advice,
-    Sweep,
-    findings,
-    summary_lines,
-    view_maps,
-)
+from dsrg.advise.sweep import MEASURES, THRESHOLDS, Advice, Sweep, findings, summary_lines, view_maps
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.inference.cams import load_classifier
 from dsrg.inspect.reseeding import SeedMaps, live_seeds, own_classes

@@ -110,10 +110,7 @@ def test_gpu_agrees():
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=60),
-    st.floats(0, 1),
-)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.floats(0, 1))
 def test_a_threshold_takes_its_share_and_the_lowest(values, share):
     maps = torch.tensor(values, dtype=torch.float32).view(1, 1, -1)
     shares = shares_below(maps)

@@ -36,12 +36,7 @@ class Labelled(NamedTuple):
 
 
 def predicted_labels(
-    segmenter: nn.Module,
-    index: Index,
-    settings: PseudoLabels,
-    *,
-    size: int,
-    kernel: CrfKernel,
+    segmenter: nn.Module, index: Index, settings: PseudoLabels, *, size: int, kernel: CrfKernel
 ) -> Iterator[Prediction]:
     """Predictions of the images of an index as params `pseudo_labels` ask for them, in order.
 

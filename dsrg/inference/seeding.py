@@ -139,13 +139,7 @@ def resumable_seed_rows(
 
 
 def seed_rows(
-    classifier: CamClassifier,
-    index: Index,
-    *,
-    size: int,
-    seeds: SeedParams,
-    saliency: Saliency,
-    batch: int = BATCH,
+    classifier: CamClassifier, index: Index, *, size: int, seeds: SeedParams, saliency: Saliency, batch: int = BATCH
 ) -> Iterator[SeedRow]:
     """Seeds, saliency and the tagged classes' activation maps of each image of the index, in order.
 

@@ -66,10 +66,7 @@ def vgg16(*, output_stride: int, classifier: bool) -> nn.Sequential:
     for width, repeats in [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]:
         dilation = 2 if pools > pools_with_stride and not classifier else 1
         for _ in range(repeats):
-            layers += [
-                nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation),
-                nn.ReLU(inplace=True),
-            ]
+            layers += [nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True)]
             channels = width
         pools += 1
         if pools <= pools_with_stride:

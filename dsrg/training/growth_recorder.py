@@ -34,14 +34,7 @@ class GrowthRecorder:
     """
 
     def __init__(
-        self,
-        index: Index,
-        seeds: NDArray[np.uint8],
-        settings: Dsrg,
-        *,
-        size: int,
-        supervisor: Supervisor,
-        folder: Path,
+        self, index: Index, seeds: NDArray[np.uint8], settings: Dsrg, *, size: int, supervisor: Supervisor, folder: Path
     ) -> None:
         self.ids, self.folder = list(index.ids), folder
         self.pictures = [index.image(row) for row in range(len(index))]

@@ -10,14 +10,7 @@ from dsrg.method.losses import masked_mean, smoothed_softmax
 
 
 def loss(
-    logits: Tensor,
-    *,
-    present: Tensor,
-    seeds: Tensor,
-    images: Tensor,
-    step: int,
-    sharpness: float,
-    min_prob: float,
+    logits: Tensor, *, present: Tensor, seeds: Tensor, images: Tensor, step: int, sharpness: float, min_prob: float
 ) -> Tensor:
     """Tags pooled over the foreground, background over the background, absent classes over all pixels, (B,).
 
