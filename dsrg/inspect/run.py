@@ -187,10 +187,6 @@ class Run:
 
     # Where a click helps most
 
-    def to_click(self) -> list[str]:
-        """Training images with seeds."""
-        return [*self.seeded]
-
     def reasons(self, image_id: str) -> list[str]:
         """Why to click on an image, in words; empty as long as `click_value` has not looked at it."""
         value = self.click_values.get(image_id)
@@ -409,7 +405,7 @@ class Run:
 
     def to_count(self) -> list[str]:
         """Training images whose seeds can be made anew, in a drawn order: any first part of it stands for the whole."""
-        known = self.to_click() if self.has_maps else []
+        known = [*self.seeded] if self.has_maps else []
         return [known[place] for place in np.random.default_rng(0).permutation(len(known))]
 
     def count(self, image_id: str) -> None:

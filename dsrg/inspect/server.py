@@ -202,19 +202,12 @@ class _Pages:
             part = rows[wanted.start :][: min(wanted.count, ROWS_MAX)]
             known = len(rows) if sort == "id" else int(np.isfinite(getattr(run, sort)[rows]).sum())
             minutes = run.minutes(rows) if sort == "clicks" else None
-            return {
-                "total": len(rows),
-                "known": known,
-                "minutes": minutes,
-                "rows": [run.described(row) for row in part],
-            }
+            described = [run.described(row) for row in part]
+            return {"total": len(rows), "known": known, "minutes": minutes, "rows": described}
 
-        working = self._working(sort)  # before the look: it may end meanwhile
+        # whether more will be known later; asked before the look, for it may end meanwhile
+        working = (sort == "disagreement" and not self.counted) or (sort in self.asked and not self.asked[sort].done())
         return web.json_response(await asyncio.to_thread(found) | {"working": working})
-
-    def _working(self, sort: str) -> bool:
-        """Whether more of what the grid is sorted by will be known later."""
-        return (sort == "disagreement" and not self.counted) or (sort in self.asked and not self.asked[sort].done())
 
     async def thumbnail(self, request: web.Request) -> web.Response:
         seeded = request.query.get("seeds") == "1"
@@ -226,11 +219,9 @@ class _Pages:
     async def layers(self, request: web.Request) -> web.Response:
         run = self._run(request)
         image_id = self._id(request, run)
-        row = run.row[image_id]
-        facts = {"id": image_id, "split": run.index.splits[row], "tags": run.tags(row)}
-        facts |= {"width": int(run.index.widths[row]), "height": int(run.index.heights[row])}
-        facts["reasons"] = run.reasons(image_id)
-        facts["marks"] = run.editor.marks(image_id)
+        row, index = run.row[image_id], run.index
+        facts = {"id": image_id, "split": index.splits[row], "tags": run.tags(row), "marks": run.editor.marks(image_id)}
+        facts |= {"width": int(index.widths[row]), "height": int(index.heights[row]), "reasons": run.reasons(image_id)}
         return web.json_response(facts | {"layers": await asyncio.to_thread(run.layers, image_id)})
 
     async def prediction(self, request: web.Request) -> web.Response:
@@ -274,17 +265,15 @@ class _Pages:
 
     def _find_out(self, sort: str) -> None:
         """Go through all images beside, one by one; what a person asks for comes between."""
-        ids, work = {
-            "iou": (self.run.to_score, self.run.score),
-            "clicks": (self.run.to_click, self.run.click_value),
-        }[sort]
+        run = self.run
+        ids, work = (run.to_score(), run.score) if sort == "iou" else ([*run.seeded], run.click_value)
 
         async def go() -> None:
-            for image_id in ids():
+            for image_id in ids:
                 with contextlib.suppress(InputError):  # a broken file is reported where it is looked at
                     await self._with_network(work, image_id)
 
-        if sort not in self.asked and ids():
+        if sort not in self.asked and ids:
             self.asked[sort] = asyncio.create_task(go())
 
     async def beside(self, _: web.Application) -> AsyncIterator[None]:

@@ -17,15 +17,14 @@ CAFFE_MEAN = (104.0, 117.0, 123.0)  # the released nets', of BGR in 0..255
 def corner_aligned(maps: Tensor, *, stride: int, height: int, width: int) -> Tensor:
     """Maps (B, K, h, w) of an image of 8k+1 pixels a side -> maps whose corner cells lie on the image's corners.
 
-    The cells lie on every `stride`-th pixel from the first. At stride 16 and odd k the last one misses the corner by
-    half a cell; such maps are brought to the stride-8 grid, with the cells in common unchanged. Others stay.
+    The cells lie on every `stride`-th pixel from the first, `stride` up to 16. At 16 and odd k the last one misses the
+    corner by half a cell; such maps are brought to the stride-8 grid, with the cells in common unchanged. Others stay.
     """
     if (height - 1) % stride == 0 and (width - 1) % stride == 0:
         return maps
     rows, columns = grid_size(height), grid_size(width)
-    if stride == 16:
-        between = [2 * cells - 1 for cells in maps.shape[2:]]
-        maps = F.interpolate(maps, between, mode="bilinear", align_corners=True)
+    between = [2 * cells - 1 for cells in maps.shape[2:]]
+    maps = F.interpolate(maps, between, mode="bilinear", align_corners=True)
     short = (0, max(0, columns - maps.shape[3]), 0, max(0, rows - maps.shape[2]))
     return F.pad(maps, short, mode="replicate")[:, :, :rows, :columns]
 
