@@ -12,16 +12,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from benchmarks import experiments, readme, table1, table2
+from benchmarks import experiments, readme, switches, table1, table2
 from benchmarks.estimate import estimate
 from benchmarks.experiments import Experiments, params_digest, recipe_in_place
 from benchmarks.floors import operations
 from benchmarks.growth import PAPER
 from benchmarks.released_growth import released_growth
-from benchmarks.switches import SWITCHES
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELLED
@@ -29,6 +27,7 @@ from dsrg.method.growing import grow
 from dsrg.method.weak import LOSSES
 from dsrg.params import Params, load_params
 from helpers import ROOT
+from helpers.command import run_command
 from helpers.project import run_experiment, tiny_project
 
 yaml = YAML(typ="safe", pure=True)
@@ -47,7 +46,7 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("changes", [*SWITCHES, *TABLE2, *TABLE1, table1.QUICK])
+@pytest.mark.parametrize("changes", [*switches.SWITCHES, *TABLE2, *TABLE1, table1.QUICK])
 def test_every_row_is_valid_params(changes):
     for recipe in RECIPES:
         values = deepcopy(recipe)
@@ -143,10 +142,10 @@ class TestTables:
             monkeypatch.setattr(f"benchmarks.{name}.RESULTS", project)
 
     def test_table2(self):
-        options = ["--recipe", str(ROOT / "recipes/voc2012-vgg16.yaml"), "--seeds", "0", "1", "--neighbors"]
-        run = CliRunner().invoke(table2.main, options, catch_exceptions=False)
+        recipe = ROOT / "recipes/voc2012-vgg16.yaml"
+        run_command(table2.main, "--recipe", recipe, "--seeds", "0", "1", "--neighbors")
         lines = Path("results/table2.md").read_text().splitlines()
-        assert run.exit_code == 0 and lines[-1].endswith("| 25.0 ± 0.0 | 50.0 ± 0.0 |  | 75.0 | 25.0 |")
+        assert lines[-1].endswith("| 25.0 ± 0.0 | 50.0 ± 0.0 |  | 75.0 | 25.0 |")
         assert len(lines) == 4 + 2 * len(table2.ROWS) + 2 and Path("results/table2.png").exists()
         assert len(json.loads(Path("table2-voc2012-vgg16.json").read_text())["experiments"]) == 2 * 6
 
@@ -154,8 +153,7 @@ class TestTables:
         monkeypatch.setattr(experiments, "fully_supervised", lambda key: {"miou": 0.6, "miou_crf": 0.7} | self.REST)
         Path("ladder.json").write_text('{"vgg16": {}}')
         options = ["--full", "--ladder", "mobilenet", "--only", "baseline", "--only", "full", "--seeds", "0", "1"]
-        run = CliRunner().invoke(table2.main, options, catch_exceptions=False)
-        assert run.exit_code == 0 and "| full supervision | 60.0 ± 0.0 | 70.0 ± 0.0 |" in run.output
+        assert "| full supervision | 60.0 ± 0.0 | 70.0 ± 0.0 |" in run_command(table2.main, *options)
         assert json.loads(Path("ladder.json").read_text()) == {
             "vgg16": {},
             "mobilenet": {
@@ -165,9 +163,9 @@ class TestTables:
         }
 
     def test_table1(self):
-        run = CliRunner().invoke(table1.main, ["--seeds", "0", "1", "--set", "data.root=x"], catch_exceptions=False)
+        said = run_command(table1.main, "--seeds", "0", "1", "--set", "data.root=x")
         text = Path("results/table1.md").read_text()
-        assert run.exit_code == 0 and run.output.startswith("Predicted before the run")
+        assert said.startswith("Predicted before the run")
         lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
         assert len(lines) == len(table1.ROWS) + len(table1.NOT_RUN)
         assert lines[5] == "| CCNN | 25.0 ± 0.0 | 50.0 ± 0.0 | 35.3 | 35.6 | b |"
@@ -186,9 +184,8 @@ class TestTables:
         assert new.name == new.title == "power_mean" and new.changes == ("dsrg.objective=power_mean",)
 
     def test_switches(self):
-        options = ["--set", "data.root=elsewhere", "--only", "grow.on"]
-        run = CliRunner().invoke(importlib.import_module("benchmarks.switches").main, options, catch_exceptions=False)
-        assert run.exit_code == 0 and run.output.count("50.0") == 4
+        said = run_command(switches.main, "--set", "data.root=elsewhere", "--only", "grow.on")
+        assert said.count("50.0") == 4
         rows = json.loads(Path("switches-params.json").read_text())["experiments"].values()
         assert [row["changes"] for row in rows] == [[], ["grow.on=softmax"], ["grow.on=both"]]  # it is crf already
 
@@ -201,9 +198,8 @@ def test_table1_quick(tmp_path, monkeypatch):
     stages = ["draw_shapes", "prepare", "train_cam", "make_seeds", "train_dsrg"]
     runs = SimpleNamespace(run=lambda command, **_: run_experiment(command, stages))
     monkeypatch.setattr(experiments, "subprocess", runs)
-    options = ["--quick", "--only", "ccnn", "--only", "em_adapt_rate6"]
-    run = CliRunner().invoke(table1.main, options, catch_exceptions=False)
-    assert run.exit_code == 0 and run.output.index("Predicted before the run") < run.output.index("| CCNN |")
+    said = run_command(table1.main, "--quick", "--only", "ccnn", "--only", "em_adapt_rate6")
+    assert said.index("Predicted before the run") < said.index("| CCNN |")
     found = json.loads((tmp_path / "table1-quick.json").read_text())
     assert [*found] == ["ccnn", "em_adapt_rate6"] and all(0 <= found[name]["miou"][0] <= 1 for name in found)
     (_, second) = json.loads((tmp_path / "table1-params-quick.json").read_text())["experiments"].values()
@@ -260,9 +256,7 @@ class TestTimings:
     def test_a_quick_run_writes_its_figures_and_the_readme_finds_them(self, name, tmp_path, monkeypatch):
         monkeypatch.setattr(readme, "RESULTS", tmp_path)
         out = tmp_path / f"{name}{'-quick' * (name in ('step', 'throughput', 'predicting'))}.json"
-        command = importlib.import_module(f"benchmarks.{name}").main
-        run = CliRunner().invoke(command, ["--quick", "--out", str(out)], catch_exceptions=False)
-        assert run.exit_code == 0, run.output
+        run_command(importlib.import_module(f"benchmarks.{name}").main, "--quick", "--out", out)
         figures = json.loads(out.read_text())
         assert {"device", "cores", "threads", "torch", "others"} <= set(figures.pop("machine"))
         assert list(numbers(figures)) and min(numbers(figures)) >= 0

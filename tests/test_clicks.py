@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -25,6 +24,7 @@ from dsrg.inspect.clicks import (
     work_minutes,
 )
 from dsrg.method.grid import UNLABELLED
+from helpers.command import run_command
 from helpers.project import run_experiment, tiny_project
 
 H, W, C = 4, 5, 3
@@ -154,9 +154,7 @@ def test_a_quick_run_puts_points_into_the_seeds_and_tables_what_they_bring(tmp_p
     monkeypatch.setattr(experiments.subprocess, "run", dvc)
     before = Path("params.yaml").read_text()
     for _ in range(2):  # the second takes all from the JSON
-        options = ["--quick", "--only", "order-20", "--only", "all"]
-        run = CliRunner().invoke(points.main, options, catch_exceptions=False)
-        assert run.exit_code == 0 and "| all | 12 |" in run.output
+        assert "| all | 12 |" in run_command(points.main, "--quick", "--only", "order-20", "--only", "all")
     rows = json.loads((tmp_path / "points.json").read_text())["demo-quick"]["rows"]
     assert [rows[name]["images"] for name in ("tags", "order-20", "all")] == [[0], [2], [12]]
     assert [counts.get("points", 0) for counts in seen] == [rows[name]["clicks"][0] for name in rows] and len(seen) == 3

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.experiments import evaluated
@@ -24,7 +23,7 @@ from dsrg.params import Params
 from dsrg.project import Project
 from dsrg.stage import Stage, library_versions, load_stage
 from helpers import ROOT
-from helpers.command import run_dsrg
+from helpers.command import run_command, run_dsrg
 from helpers.dvc_yaml import FILE, STAGES, checksums, outs
 from helpers.project import leftovers, run_stage, tiny_project
 
@@ -90,8 +89,8 @@ def test_benchmarks_read_a_finished_run(project, monkeypatch, tmp_path, name, ke
     program = importlib.import_module(f"benchmarks.{name}")
     monkeypatch.setattr(program, "RESULTS", tmp_path)
     before = checksums(project)
-    run = CliRunner().invoke(program.main, ["--name", "tiny"], catch_exceptions=False)
-    assert run.exit_code == 0 and key in json.loads((tmp_path / f"{name}-tiny.json").read_text())
+    run_command(program.main, "--name", "tiny")
+    assert key in json.loads((tmp_path / f"{name}-tiny.json").read_text())
     assert checksums(project) == before
 
 

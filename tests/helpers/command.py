@@ -1,5 +1,6 @@
-"""`dsrg ...` as people call it, in this process."""
+"""`dsrg ...` and benchmarks as people call them, in this process."""
 
+import click
 from click.testing import CliRunner
 
 from dsrg.commands import main
@@ -18,3 +19,10 @@ def run_dsrg(*arguments: object, code: int = 0) -> str:
     found, said = outcome(*arguments)
     assert found == code, said
     return said
+
+
+def run_command(command: click.Command, *arguments: object) -> str:
+    """What another command says, which must succeed."""
+    result = CliRunner().invoke(command, [*map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
