@@ -150,7 +150,8 @@ def load_head_weights(head: ASPP, state: dict[str, Tensor], *, source: str) -> b
         for layer, conv in branch.inner.items():
             key = f"{layer}_{number}" if f"{layer}_{number}.weight" in state else layer
             if f"{key}.weight" not in state or f"{key}.bias" not in state:
-                print(f"network.weights: {source}: has no {layer} to start the head from; it stays random", flush=True)
+                random = f"{source}: has no {layer} to start the head from; it stays random"
+                print(f"network.weights: {random}; fit network.features_rms to them (Caffe's: 24)", flush=True)
                 return False
             inputs = inputs or conv.in_channels
             weight, bias = _as_kernels(state[f"{key}.weight"], inputs), state[f"{key}.bias"]
