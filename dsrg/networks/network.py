@@ -97,16 +97,8 @@ class DeepLab(BackboneNetwork):
         if head == "largefov" and len(rates) != 1:
             raise ValueError(f"head largefov has one branch, so one rate, not {rates}")
         super().__init__(backbone=backbone, output_stride=output_stride, input=input, classifier=False)
-        self.head = ASPP(
-            self.backbone.channels,
-            classes + 1,
-            rates=rates,
-            channels=head_channels,
-            layers=head_layers,
-            dropout=dropout,
-            init_std=init_std,
-            features_rms=features_rms,
-        )
+        branch = {"channels": head_channels, "layers": head_layers, "dropout": dropout, "init_std": init_std}
+        self.head = ASPP(self.backbone.channels, classes + 1, rates=rates, **branch, features_rms=features_rms)
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.head(self.features(images)).float()

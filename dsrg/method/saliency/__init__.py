@@ -5,8 +5,6 @@ for mostly background and ask how well each place is connected to it: `mbd` alon
 of superpixels. Their errors differ, and `combined`, the mean of both, is the better prior.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from dsrg.method.saliency.mbd import mbd
@@ -14,15 +12,7 @@ from dsrg.method.saliency.rbd import rbd
 
 
 def combined(
-    image: np.ndarray,
-    *,
-    side: int,
-    passes: int,
-    borders: Sequence[str],
-    superpixels: int,
-    sigma_color: float,
-    optimize: bool,
+    image: np.ndarray, *, superpixels: int, sigma_color: float, optimize: bool, **for_mbd: object
 ) -> np.ndarray:
     """Mean of `mbd` and `rbd`; arguments and result as there."""
-    barrier = mbd(image, side=side, passes=passes, borders=borders)
-    return (barrier + rbd(image, superpixels=superpixels, sigma_color=sigma_color, optimize=optimize)) / 2
+    return (mbd(image, **for_mbd) + rbd(image, superpixels=superpixels, sigma_color=sigma_color, optimize=optimize)) / 2
