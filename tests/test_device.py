@@ -111,6 +111,13 @@ def maps(device: str, grid: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits, batch.labels, batch.present, batch.images
 
 
+def assert_backward_waits_for_nothing(loss: Tensor, cuda: FakeCuda) -> None:
+    if loss.device.type == "cpu":
+        cuda.waits.clear()  # on a CPU a loss may look whether it is done
+        loss.backward()
+    assert not cuda.waits
+
+
 @pytest.mark.parametrize("clip, gradient", [(None, False), (20.0, True)])
 def test_the_losses_of_dsrg_wait_for_nothing(clip, gradient, device):
     with FakeCuda(device) as cuda:
@@ -118,10 +125,7 @@ def test_the_losses_of_dsrg_wait_for_nothing(clip, gradient, device):
         probs = smoothed_softmax(logits, min_prob=1e-4)
         loss = seeding_loss(probs, seeds, balanced=True) + seeding_loss(probs, seeds, balanced=False)
         loss = loss + boundary_loss(probs, probs.detach(), ratio_clip=clip, crf_gradient=gradient)
-        if device == "cpu":
-            cuda.waits.clear()  # on a CPU a loss may look whether it is done
-            loss.backward()
-    assert not cuda.waits
+        assert_backward_waits_for_nothing(loss, cuda)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -134,10 +138,7 @@ def test_the_losses_of_other_methods_wait_for_nothing(name, device):
     with FakeCuda(device) as cuda:
         logits, seeds, present, images = maps(device)
         loss = LOSSES[name](logits, present=present, seeds=seeds, images=images, step=3, **settings).mean()
-        if device == "cpu":
-            cuda.waits.clear()  # on a CPU a loss may look whether it is done
-            loss.backward()
-    assert not cuda.waits
+        assert_backward_waits_for_nothing(loss, cuda)
 
 
 # Growth and CRF at other sizes

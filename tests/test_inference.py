@@ -46,6 +46,7 @@ from helpers.data import picture, read_csv, save_index
 from helpers.project import recipe
 
 KERNEL = CrfKernel(**PAPER, iterations=10, min_prob=1e-5)
+ONE_LOOK = PredictParams(**released.PREDICT | {"scales": [1.0]})
 NETWORK = {"backbone": "vgg_mini", "output_stride": 8, "input": "torchvision", "init_std": 0.01, "dropout": 0.5}
 HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2]}
 
@@ -130,8 +131,7 @@ class TestMergedLabels:
         rng = np.random.default_rng(seed)
         means = apart * rng.standard_normal((classes, 1, 1), np.float32)
         grids = [torch.from_numpy(means + rng.standard_normal((classes, *size), np.float32)) for size in sizes]
-        settings = PredictParams(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
-        scores = merge_scales(grids, shape, settings)
+        scores = merge_scales(grids, shape, ONE_LOOK)
         found = torch.from_numpy(merged_labels(grids, shape)).long()
         behind = scores.amax(dim=0) - scores.gather(0, found[None])[0]
         assert found.shape == shape and behind.max() < 1e-4  # the roundings of another order of sums
@@ -207,10 +207,9 @@ class TestLabels:
 
     def test_present_classes_far_below_an_absent_one_are_told_apart(self):
         """Logits summed over scales can be so far apart that a softmax over all holds nothing of the present ones."""
-        settings = PredictParams(shape="square", scales=[1.0], flip=False, merge="sum", max_side=1024)
         blue = np.full((20, 30, 3), (10, 20, 250), np.uint8)
         present = np.array([[True, True, False]])
-        (opinion,) = predict_logits(Colors(scale=1.0), [blue], present, settings, size=33)
+        (opinion,) = predict_logits(Colors(scale=1.0), [blue], present, ONE_LOOK, size=33)
         (found,) = postprocess([opinion], kernel=None, probabilities=True)
         assert (found.labels == 1).all() and np.allclose(found.probs.sum(axis=0), 1) and not found.probs[2].any()
 
@@ -528,7 +527,7 @@ class TestScoring:
     def test_label_maps_of_the_first_and_of_the_best_and_worst_images_are_kept(self, tmp_path):
         pictures = {f"im{k}": picture(24, 30, seed=k) for k in range(6)}
         index = save_index(tmp_path, pictures, [[1, 1]] * 6)
-        segmenter, settings = Colors(), PredictParams(**released.PREDICT | {"scales": [1.0]})
+        segmenter, settings = Colors(), ONE_LOOK
         told = {"classes": ["a", "b"], "size": 33, "kernel": KERNEL}
         blank = [np.zeros((24, 30), np.uint8)] * 6
         _, found = evaluate_segmenter(segmenter, index, blank, settings, keep=6, **told)
