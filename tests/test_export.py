@@ -1,6 +1,7 @@
 """`dsrg export`: networks for other programs, checked against PyTorch, and their model cards."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,22 +35,13 @@ def deployed(settings=ONE, **changes) -> Deployed:
     return Deployed(net, settings, size=65)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """An exported file of each format, made once."""
-    folder, made = tmp_path_factory.mktemp("files"), {}
-
-    def file_of(form: str) -> Path:
-        needs(form)
-        if form not in made:
-            export(deployed(), folder / form, form=form)
-            made[form] = folder / form
-        return made[form]
-
-    return file_of
-
-
-FORMS = ["torch", "onnx"]
+@pytest.fixture(scope="module", params=["torch", "onnx"])
+def exported(request, tmp_path_factory) -> Callable:
+    """An exported file of each format, opened."""
+    needs(request.param)
+    path = tmp_path_factory.mktemp("exported") / "file"
+    export(deployed(), path, form=request.param)
+    return runner(path, form=request.param)
 
 
 @pytest.mark.parametrize("settings", [RELEASED, RELEASED.model_copy(update={"flip": True, "merge": "mean"})], ids=str)
@@ -66,11 +58,10 @@ def test_what_is_exported_is_what_predict_does(settings):
     assert len(np.unique(expected)) > 1
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", [(1, 40, 60), (3, 60, 40), (1, 2, 2), (1, 3, 700)])
-def test_any_size_and_batch(files, form, shape):
+def test_any_size_and_batch(exported, shape):
     images = np.random.default_rng(0).integers(0, 256, (shape[0], 3, *shape[1:]), dtype=np.uint8)
-    labels, probs = runner(files(form), form=form)(images)
+    labels, probs = exported(images)
     assert labels.shape == shape and labels.dtype == np.uint8
     with torch.no_grad():
         expected = deployed()(torch.from_numpy(images))[1].numpy()

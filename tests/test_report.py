@@ -190,18 +190,11 @@ def test_a_page_without_a_place_for_times_is_refused(results):
 # In a browser
 
 
-@pytest.fixture
-def address(results):
-    """Of the page with its times, on disk."""
-    path = results / "report.html"
-    path.write_text(with_times(page_of(results), {"prepare": 1}), encoding="utf-8")
-    return path.as_uri()
-
-
 @pytest.mark.parametrize(("width", "height", "mobile"), [(1280, 800, False), (390, 844, True)], ids=["desk", "phone"])
-def test_the_page_opens_from_disk_and_fits(new_page, address, width, height, mobile):
-    page = new_page(width, height, mobile=mobile)
-    page.goto(address)
+def test_the_page_opens_from_disk_and_fits(new_page, results, width, height, mobile):
+    path, page = results / "report.html", new_page(width, height, mobile=mobile)
+    path.write_text(with_times(page_of(results), {"prepare": 1}), encoding="utf-8")
+    page.goto(path.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.documentElement.scrollHeight") > 2 * height
     bars = "[...document.querySelectorAll('.bar *')]"

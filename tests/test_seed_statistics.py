@@ -11,36 +11,30 @@ from dsrg.figures import overlays
 from dsrg.figures.overlays import CAPTION, GAP, captioned, panels
 from dsrg.figures.seeds import SHEET_COLUMNS, SHEET_ROWS, write_contact_sheet
 from dsrg.method.seeds import make_seeds
-from dsrg.params import SeedParams as Settings
+from dsrg.params import SeedParams
 from helpers.data import picture, read_csv, save_index
 from helpers.project import recipe
 
 CLASSES = ["cat", "dog", "cow"]
 
 
-def settings(**changes) -> Settings:
-    return Settings(**(recipe()["seeds"] | {"fg_thresh": 0.5, "bg_thresh": 0.25} | changes))
-
-
 def made_row(image_id: str, saliency: list[str], maps: dict[int, list[str]], *, conflict: str) -> SeedRow:
     """Saliency and activation maps drawn as digits, tenths, of the tagged classes, and the seeds made from them."""
-    drawn = {number: tenths(rows) for number, rows in maps.items()}
-    present = np.array([True, *(number in maps for number in (1, 2, 3))])
-    cams = np.zeros((3, *tenths(saliency).shape), np.float32)
-    for number, cam in drawn.items():
-        cams[number - 1] = cam
-    inputs = torch.from_numpy(cams)[None], torch.from_numpy(tenths(saliency))[None], torch.from_numpy(present)[None]
+    salient, tagged = tenths(saliency), np.array(list(maps), np.uint8)
+    present = np.isin(np.arange(4), [0, *maps])
+    cams = np.zeros((3, *salient.shape), np.float32)
+    cams[tagged - 1] = [tenths(rows) for rows in maps.values()] or 0
+    inputs = torch.from_numpy(cams)[None], torch.from_numpy(salient)[None], torch.from_numpy(present)[None]
     seeds = make_seeds(*inputs, fg_thresh=0.5, bg_thresh=0.25, conflict=conflict)[0].numpy()
-    tagged = np.array(list(drawn), np.uint8)
-    return SeedRow(image_id, present, seeds, tenths(saliency), cams[tagged.astype(int) - 1], tagged)
+    return SeedRow(image_id, present, seeds, salient, cams[tagged - 1], tagged)
 
 
 def tenths(rows: list[str]) -> np.ndarray:
     return np.array([[int(digit) for digit in row] for row in rows], np.float32) / 10
 
 
-def counted(rows: list[SeedRow], **changes) -> SeedCounts:
-    counts = SeedCounts(CLASSES, settings(**changes))
+def counted(rows: list[SeedRow]) -> SeedCounts:
+    counts = SeedCounts(CLASSES, SeedParams(**recipe()["seeds"] | {"fg_thresh": 0.5, "bg_thresh": 0.25}))
     assert list(counts.watch(iter(rows), name="make_seeds", total=len(rows))) == rows, "every row is passed on"
     return counts
 

@@ -413,10 +413,6 @@ def expansion(probs: Tensor, present: Tensor, **decays: float) -> Tensor:
     return sec.expansion_loss(probs, present, **decays).mean()
 
 
-def random_probs(seed: int, shape: tuple[int, ...] = (3, 4, 5, 6)) -> Tensor:
-    return problem(seed, shape=shape, scale=2)[0].double().softmax(dim=1)
-
-
 def literal_expansion_loss(probs: Tensor, present: Tensor, *, fg_decay: float, bg_decay: float) -> float:
     """The released `ExpandLossLayer` for any number of classes and pixels: ascending sort, weights q^(n-1) .. q^0."""
 
@@ -439,16 +435,12 @@ def literal_expansion_loss(probs: Tensor, present: Tensor, *, fg_decay: float, b
 DECAYS = [0.0, 0.5, 0.996, 0.999, 1.0]  # from the maximum to the mean
 
 
-def random_present(seed: int, images: int = 3, classes: int = 3) -> Tensor:
-    present = torch.rand(images, classes + 1, generator=torch.Generator().manual_seed(seed)) < 0.5
-    present[:, 0] = True
-    return present
-
-
 @settings(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99), *[st.sampled_from(DECAYS)] * 2)
 def test_expansion_loss_is_the_literal_one_and_knows_no_places(classes, height, width, seed, fg_decay, bg_decay):
-    probs, present = random_probs(seed, (2, classes + 1, height, width)), random_present(seed, 2, classes)
+    probs = problem(seed, shape=(2, classes + 1, height, width), scale=2)[0].double().softmax(dim=1)
+    present = torch.rand(2, classes + 1, generator=torch.Generator().manual_seed(seed)) < 0.5
+    present[:, 0] = True
     options = {"fg_decay": fg_decay, "bg_decay": bg_decay}
     loss = expansion(probs, present, **options)
     assert float(loss) == pytest.approx(literal_expansion_loss(probs, present, **options), rel=1e-9)
