@@ -39,12 +39,8 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
         return lattice_mean_field(images, unary, kernel)
     if len(images) != len(unary):
         raise ValueError(f"{len(images)} images, but energies of {len(unary)}")
-    probs = torch.empty(unary.shape)
-    for row, (image, energies) in enumerate(
-        zip(images.cpu().numpy(), unary.detach().float().cpu().numpy(), strict=True)
-    ):
-        probs[row] = torch.from_numpy(mean_field(image, energies, kernel))
-    return probs.to(unary.device)
+    pairs = zip(images.cpu().numpy(), unary.detach().float().cpu().numpy(), strict=True)
+    return torch.stack([torch.from_numpy(mean_field(*pair, kernel)) for pair in pairs]).to(unary.device)
 
 
 def engine_on(device: torch.device) -> str:
