@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,7 +19,8 @@ import torch
 
 from dsrg.runtime import workers
 from helpers import ROOT
-from helpers.project import run_stages, tiny_project
+from helpers.dvc_yaml import STAGES
+from helpers.project import run_stage, tiny_project
 
 # in the background or under nohup these are ignored, also by the programs that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,7 +46,10 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Iterator[Path]:
     """The tiny project with all its stages done. Not to be changed: there is `finished_copy` for that."""
-    folder = run_stages(tiny_project(tmp_path_factory.mktemp("finished")))
+    folder = tiny_project(tmp_path_factory.mktemp("finished"))
+    with chdir(folder):
+        for name in STAGES:
+            run_stage(name)
 
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for name in ("data", "results") for path in (folder / name).rglob("*.*")}

@@ -37,18 +37,17 @@ from dsrg.inference.preprocess import resize_native, scaled_side, warp_to_square
 from dsrg.inference.seeding import crf_labels, resumable_seed_rows, saliency_map, saliency_maps, seed_rows
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
 from dsrg.method.metrics import total_confusion
-from dsrg.networks.network import CamClassifier, DeepLab
+from dsrg.networks.network import DeepLab
 from dsrg.params import CrfKernel, PredictParams, Saliency, SeedParams
 from dsrg.runtime import workers
 from dsrg.runtime.launcher import WorkShard
 from helpers.crf import PAPER
 from helpers.data import picture, read_csv, save_index
+from helpers.networks import HEAD, classifier
 from helpers.project import recipe
 
 KERNEL = CrfKernel(**PAPER, iterations=10, min_prob=1e-5)
 ONE_LOOK = PredictParams(**released.PREDICT | {"scales": [1.0]})
-NETWORK = {"backbone": "vgg_mini", "output_stride": 8, "input": "torchvision", "init_std": 0.01, "dropout": 0.5}
-HEAD = {"head": "aspp", "head_channels": 8, "head_layers": 2, "rates": [1, 2]}
 
 
 class Colors(nn.Module):
@@ -217,7 +216,7 @@ class TestLabels:
 class TestLoading:
     @pytest.mark.parametrize("backbone", ["vgg_mini", "mobilenet_v2"])
     def test_no_weight_is_drawn_to_be_replaced(self, tmp_path, backbone):
-        keywords = {**NETWORK, "backbone": backbone, **HEAD}
+        keywords = {"backbone": backbone, "output_stride": 8, **HEAD}
         torch.manual_seed(0)
         network = DeepLab(classes=2, **keywords).eval()
         save_model(tmp_path / "m.pt", Model("segmenter", ["a", "b"], keywords, 65, network.state_dict()))
@@ -340,12 +339,11 @@ class TestSeeding:
 
     def test_gradients_of_the_classifier_give_a_tenth_of_the_cells_as_background(self, data):
         index, root = data
-        torch.manual_seed(0)
-        classifier = CamClassifier(classes=3, **NETWORK).eval()
+        network = classifier(classes=3)
         seeds, saliency = self.sections(method="gradient", with_cam=False)
-        rows = list(seed_rows(classifier, index, size=65, seeds=seeds, saliency=saliency, batch=2))
+        rows = list(seed_rows(network, index, size=65, seeds=seeds, saliency=saliency, batch=2))
         images = [read_image(root / path) for path in index.paths]
-        expected = gradient_saliency(classifier, images, size=65).numpy()
+        expected = gradient_saliency(network, images, size=65).numpy()
         for row, salient in zip(rows, expected, strict=True):
             np.testing.assert_allclose(row.saliency, salient, atol=1e-3)
         assert rows[2].seeds.size == 81 and (rows[2].seeds == 0).sum() in (8, 9)  # no tag: no seed is in the way
@@ -463,9 +461,9 @@ class TestTags:
     def test_scores_of_every_image_in_order(self, tmp_path):
         pictures = {f"im{k}": picture(30 + k, 40, seed=k) for k in range(5)}
         index = save_index(tmp_path, pictures, [[1, 0]] * 5)
-        classifier = CamClassifier(classes=2, **NETWORK).eval()
-        scores = tag_scores(classifier, index, size=33, batch=2)
-        one_by_one = torch.cat([classifier(warp_to_square([pixels], 33)) for pixels in pictures.values()])
+        network = classifier(classes=2)
+        scores = tag_scores(network, index, size=33, batch=2)
+        one_by_one = torch.cat([network(warp_to_square([pixels], 33)) for pixels in pictures.values()])
         torch.testing.assert_close(scores, one_by_one, check_device=False)
         assert scores.shape == (5, 2) and not scores.requires_grad
 

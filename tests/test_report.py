@@ -102,11 +102,15 @@ class Texts(HTMLParser):
         self.words.append(data)
 
 
+@pytest.fixture(scope="module")
+def read(results) -> Texts:
+    return Texts(page_of(results))
+
+
 # The page
 
 
-def test_the_page_has_every_part(results):
-    read = Texts(page_of(results))
+def test_the_page_has_every_part(read):
     words = " ".join(read.words)
     for title in ("Ladder", "IoU of each class", "Confusion", "Best and worst images", "Seeds", "Growth", "Params"):
         assert title in read.words
@@ -122,22 +126,18 @@ def test_the_page_has_every_part(results):
     assert pictures.count("data:image/svg+") == 5 + len(CLASSES)
 
 
-def test_best_and_worst_are_in_order_and_images_without_a_score_are_none(results):
-    captions = [word for word in Texts(page_of(results)).words if ": IoU " in word]
+def test_best_and_worst_are_in_order_and_images_without_a_score_are_none(read):
+    captions = [word for word in read.words if ": IoU " in word]
     best = [f"im{k}: IoU {k}.0 %" for k in (19, 18, 17, 16, 15, 14)]
     worst = [f"im{k}: IoU {k}.0 %" for k in (0, 1, 2, 4, 5, 6)]
     assert captions == best + worst
 
 
-def test_names_are_text_wherever_they_stand(results):
-    read = Texts(page_of(results))
-    assert "script" not in read.tags
-    for name in NASTY:
-        assert read.words.count(name) >= 5
+def test_names_are_text_wherever_they_stand(read):
+    assert "script" not in read.tags and all(read.words.count(name) >= 5 for name in NASTY)
 
 
-def test_the_page_asks_for_nothing(results):
-    read = Texts(page_of(results))
+def test_the_page_asks_for_nothing(read, results):
     addresses = [value for _, name, value in read.attributes if name in ("src", "href", "srcset", "action", "data")]
     assert addresses and all(value.startswith("data:") for value in addresses)
     assert not {"script", "iframe", "object", "embed", "form", "base"} & set(read.tags)
@@ -149,15 +149,15 @@ def test_the_same_run_has_the_same_page_and_another_another(results):
     assert page_of(results) != page_of(results, seed=1)
 
 
-def test_points_set_by_hand_have_a_table(tmp_path, results):
-    assert "Set by hand" not in Texts(page_of(results)).words
+def test_points_set_by_hand_have_a_table(tmp_path, read):
+    assert "Set by hand" not in read.words
     folder = write_results(tmp_path)
     counts = {"images": 3, "points": 7, "strokes": 2, "erasures": 1, "cells": 40, "ties": 0}
     path = folder / "make_seeds/metrics.json"
     write_json(path, json.loads(path.read_text()) | {"points": counts | {"labels": {"background": 4, NASTY[0]: 5}}})
     words = Texts(page_of(folder)).words
     assert any(word.startswith("7 points, 2 strokes and 1 erasures on 3 images") for word in words)
-    assert words.count(NASTY[0]) == Texts(page_of(results)).words.count(NASTY[0]) + 1
+    assert words.count(NASTY[0]) == read.words.count(NASTY[0]) + 1
 
 
 def test_many_classes_have_no_matrix_but_the_largest_confusions(tmp_path):
@@ -172,17 +172,11 @@ def test_a_run_without_evaluation_masks_still_has_a_page(tmp_path):
     assert "Ladder" in read.words and "nan" not in " ".join(read.words).lower()
 
 
-def test_times_are_put_in_instead_of_the_remark(results):
-    page = page_of(results)
-    timed = Texts(with_times(page, {"prepare": 0.4, "train_cam": 1302.2}))
-    for cell in ("prepare", "0", "train_cam", "1,302", "all", "1,303"):
-        assert cell in timed.words
-    assert not any("dsrg report" in word for word in timed.words)
-    assert any("dsrg report" in word for word in Texts(page).words)
-
-
-def test_a_page_without_a_place_for_times_is_refused(results):
-    timed = with_times(page_of(results), {"prepare": 1})
+def test_times_are_put_in_instead_of_the_remark_where_it_stands(results, read):
+    timed = with_times(page_of(results), {"prepare": 0.4, "train_cam": 1302.2})
+    words = Texts(timed).words
+    assert {"prepare", "0", "train_cam", "1,302", "all", "1,303"} <= {*words}
+    assert not any("dsrg report" in word for word in words) and any("dsrg report" in word for word in read.words)
     with pytest.raises(InputError, match="no place for times; run `dvc repro evaluate`"):
         with_times(timed, {"prepare": 1})
 

@@ -25,9 +25,9 @@ def save_network(path: Path, classes: list[str], **changes: object) -> Path:
     return path
 
 
-def classifier(backbone: str = "vgg_mini", *, classes: int, stride: int = 8, init_std: float) -> network.CamClassifier:
+def classifier(backbone: str = "vgg_mini", *, classes: int, stride: int = 8, **changes: float) -> network.CamClassifier:
     torch.manual_seed(0)
-    options = {"backbone": backbone, "output_stride": stride, **COMMON, "init_std": init_std}
+    options = {"backbone": backbone, "output_stride": stride, **COMMON, **changes}
     return network.CamClassifier(classes=classes, **options).eval()
 
 

@@ -3,7 +3,6 @@
 import importlib
 import json
 import shutil
-from contextlib import chdir
 from functools import cache, reduce
 from io import StringIO
 from operator import getitem
@@ -14,7 +13,6 @@ from ruamel.yaml import YAML
 from dsrg.params import load_params
 from dsrg.stage import load_stage
 from helpers import ROOT
-from helpers.dvc_yaml import STAGES
 
 TINY = {
     "shapes": {"train": 12, "val": 4, "size_min": 64, "size_max": 72, "objects_max": 2},
@@ -73,14 +71,6 @@ def recipe() -> dict:
 def run_stage(name: str) -> None:
     """Run a stage of the project in the working folder."""
     getattr(importlib.import_module(f"stages.{name}"), name)(load_stage(name))
-
-
-def run_stages(folder: Path) -> Path:
-    """Run all stages of the project in `folder`."""
-    with chdir(folder):
-        for name in STAGES:
-            run_stage(name)
-    return folder
 
 
 def run_experiment(command: list[str], stages: list[str]) -> bool:
