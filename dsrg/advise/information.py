@@ -19,12 +19,8 @@ def mutual_information(tables: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     >>> float(mutual_information(same)[0]), float(mutual_information(chance)[0])
     (1.0, 0.0)
 
-    Args:
-        tables: float64 (N, ..., R, K), of N images: shares of pixels, each table's sum 1, of which one claim says r of
-            R things and the other k of K.
-
-    Returns:
-        float64 (...) both.
+    tables float64 (N, ..., R, K), of N images: shares of pixels, each table's sum 1, of which one claim says r of R
+    things and the other k of K -> float64 (...) both.
     """
     joint = tables.mean(axis=0)
     alone = joint.sum(axis=-1, keepdims=True) * joint.sum(axis=-2, keepdims=True)

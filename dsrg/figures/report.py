@@ -61,11 +61,8 @@ UNTIMED = Markup(
 def report_page(results: Path, *, classes: list[str], images: dict[str, int], params: dict, versions: dict) -> str:
     """The page of what the stages have left in `results`.
 
-    Args:
-        classes: names of the classes 1..C.
-        images: how many there are, by split.
-        params: all that the run was made with, as in params.yaml.
-        versions: of what it was made by, by name.
+    classes: names of 1..C. images: how many, by what they are for. params: all that the run was made with, as in
+    params.yaml. versions: of what it was made by, by name.
     """
     evaluation, seeding = results / "evaluate", results / "make_seeds"
     scores = json.loads(read_text(evaluation / "metrics.json"))

@@ -23,12 +23,8 @@ def dense_crf(images: Tensor, unary: Tensor, *, engine: str = "auto", **kernel: 
         engine: "pydensecrf" (C++ on CPU, image by image), "lattice" (the same numbers but for
             rounding, in torch on the device of `unary`, all images at once), or "auto", see `engine_on`.
 
-    Returns:
-        float32 (B, C, H, W) on the device of `unary`, summing to 1 over C.
-
-    Raises:
-        ValueError: for any other `engine`, or images and energies that differ in size or number.
-        TypeError: for another kernel.
+    Returns float32 (B, C, H, W) on the device of `unary`, summing to 1 over C. Raises ValueError for another `engine`
+    and for images and energies that differ in size or number, TypeError for another kernel.
     """
     if engine not in ("auto", "lattice", "pydensecrf"):
         raise ValueError(f"engine: expected auto, lattice or pydensecrf, not {engine!r}")

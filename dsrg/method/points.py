@@ -43,14 +43,8 @@ def mark_cells(
     class has one vote in each cell that it covers; the cell goes to the class with most votes, and stays unlabelled
     where two have as many. Erasing marks have no vote: they unlabel what no other mark covers.
 
-    Args:
-        marks: of this image, in any order.
-        height, width: of the image, pixels.
-        grid: cells along a side.
-        classes: C, without background.
-
-    Returns:
-        int16 (grid, grid): NO_MARK, or the label 0..C, or UNLABELLED; and the number of cells with a tie.
+    height, width: of the image, pixels. grid: cells along a side. classes: C, without background. Returns int16 (grid,
+    grid), NO_MARK, the label 0..C, or UNLABELLED, and the number of cells with a tie.
     """
     votes = np.zeros((classes + 1, grid, grid), np.int32)
     erased = np.zeros((grid, grid), bool)

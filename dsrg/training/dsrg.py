@@ -27,10 +27,8 @@ class Supervision(NamedTuple):
 class Supervisor:
     """Turns the network's present probabilities into labels, always starting from the seeds again.
 
-    Args:
-        crf: params `crf.train`.
-        grow: params `grow`; for `on: both` see `confidence`.
-        boundary_loss: whether the step needs the CRF's output for its loss.
+    crf: params `crf.train`. grow: params `grow`; for `on: both` see `confidence`. boundary_loss: whether the step needs
+    the CRF's output for its loss.
     """
 
     def __init__(self, *, crf: TrainCrf, grow: Grow, boundary_loss: bool) -> None:
