@@ -1,11 +1,9 @@
 """What stages hand to each other (model files, seeds.h5, label PNGs): whole, the same bytes, refused when damaged."""
 
-import hashlib
 import io
 import json
 import os
 import pickle
-import resource
 import subprocess
 import time
 from contextlib import contextmanager
@@ -28,15 +26,13 @@ from dsrg.artifacts.seeds_h5 import HEAD, SeedRow, read_seeds, sealed, write_see
 from dsrg.data.images import mask_from, read_mask
 from dsrg.data.palette import label_png, voc_palette
 from dsrg.errors import InputError
+from dsrg.files import sha256
 from helpers.data import note_checksums
+from helpers.memory import files_within
 from helpers.pickles import RunsCode
 from helpers.refusals import refusals
 
 CLASSES = ["cat", "dög"]
-
-
-def md5(path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 class TestModelFile:
@@ -68,7 +64,7 @@ class TestModelFile:
     def test_same_model_same_bytes_under_any_name(self, tmp_path, model):
         for name in ("a.safetensors", "other name.safetensors"):
             save_model(tmp_path / name, model)
-        assert md5(tmp_path / "a.safetensors") == md5(tmp_path / "other name.safetensors")
+        assert sha256(tmp_path / "a.safetensors") == sha256(tmp_path / "other name.safetensors")
 
     def test_another_kind(self, path, model):
         save_model(path, model)
@@ -256,7 +252,7 @@ class TestSeeds:
     def test_same_seeds_same_bytes_a_second_later(self, path, tmp_path):
         time.sleep(1.1)  # HDF5 keeps times in whole seconds, if it is let
         save_rows(tmp_path / "later.h5")
-        assert md5(path) == md5(tmp_path / "later.h5")
+        assert sha256(path) == sha256(tmp_path / "later.h5")
 
     def test_in_order_of_other_ids(self, path):
         seeds = read_seeds(path, classes=CLASSES)
@@ -270,13 +266,8 @@ class TestSeeds:
     def test_a_disk_that_is_full_at_any_moment(self, tmp_path, limit):
         """HDF5 itself could crash there; the file of the same 99 rows would be larger."""
         rows = [seed_row(f"im{number}", tags=[1, 2]) for number in range(99)]
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        try:
-            with pytest.raises(InputError, match=r"seeds\.h5: cannot be written: File too large"):
-                save_rows(tmp_path / "seeds.h5", rows, grid=5)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with files_within(limit), pytest.raises(InputError, match=r"seeds\.h5: cannot be written: File too large"):
+            save_rows(tmp_path / "seeds.h5", rows, grid=5)
         assert list(tmp_path.iterdir()) == []
         save_rows(tmp_path / "seeds.h5", rows, grid=5)
         assert (tmp_path / "seeds.h5").stat().st_size > 70_000

@@ -16,28 +16,8 @@ from dsrg.artifacts.seeds_h5 import SeedRow, write_seeds
 from dsrg.doctor import tracked_objects
 from dsrg.errors import InputError
 from dsrg.files import atomic_file, atomic_folder, require_room, write_text
-
-# Run by itself, because a limit on the size of files cannot be taken back.
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from dsrg.errors import InputError
-from dsrg.files import atomic_file, atomic_folder
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-def into_file(path):
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(bytes(5000))
-def into_folder(path):
-    with atomic_folder(path) as temporary:
-        (temporary / "a").write_bytes(bytes(5000))
-for write in (into_file, into_folder):
-    try:
-        write(Path("out") / write.__name__)
-    except InputError as error:
-        print(error)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-into_file(Path("out/into_file"))
-"""
+from helpers.memory import files_within
+from helpers.refusals import refusals
 
 
 @pytest.fixture
@@ -124,14 +104,18 @@ def test_a_disk_mounted_read_only(small_disk):
     assert (small_disk / "a.txt").read_text() == "old"
 
 
-def test_a_limit_on_the_size_of_files(tmp_path, root):
-    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(root)}}
-    result = subprocess.run([sys.executable, "-c", LIMITED], **options)
-    lines = result.stdout.splitlines()
-    assert result.returncode == 0 and len(lines) == 2, result.stderr
-    for line, name in zip(lines, ("into_file", "into_folder"), strict=True):
-        assert line.startswith(f"out/{name}: cannot be written: File too large; ") and "ulimit -f" in line
-    assert os.listdir(tmp_path / "out") == ["into_file"] and (tmp_path / "out/into_file").stat().st_size == 5000
+@pytest.mark.parametrize("whole", [atomic_file, atomic_folder])
+def test_a_limit_on_the_size_of_files(tmp_path, whole):
+    def write() -> None:
+        with whole(tmp_path / "out") as temporary:
+            (temporary / "a" if temporary.is_dir() else temporary).write_bytes(bytes(5000))
+
+    with files_within(1000):
+        (problem,) = refusals(write)
+    assert problem.startswith(f"{tmp_path}/out: cannot be written: File too large; ") and "ulimit -f" in problem
+    assert os.listdir(tmp_path) == []
+    write()
+    assert os.listdir(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize("whole", [atomic_file, atomic_folder])

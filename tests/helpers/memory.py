@@ -1,5 +1,6 @@
-"""Bounds of memory."""
+"""Bounds of memory, and of the size of files."""
 
+import resource
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,17 @@ def memory_within(megabytes: int) -> Iterator[None]:
     yield
     taken = (_status("VmHWM") - before) / 1000
     assert taken < megabytes, f"{taken:.0f} MB"
+
+
+@contextmanager
+def files_within(size: int) -> Iterator[None]:
+    """No file may become larger than this meanwhile, bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def peak_of_refusal(work: Callable[[], object]) -> int:
