@@ -22,7 +22,7 @@ from dsrg.sources.sbd import read_sbd_mask, trainaug_ids, write_trainaug
 from dsrg.sources.validation import check_records
 from dsrg.sources.voc import scan_voc
 from helpers.command import run_dsrg
-from helpers.data import encoded
+from helpers.data import encoded, write
 from helpers.matlab import mat
 from helpers.refusals import assert_problems, refusals
 
@@ -117,12 +117,6 @@ def below(folder) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def put(network: Network, archive: Archive, folder) -> None:
-    """An archive fetched elsewhere and brought along."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / archive.name).write_bytes(network.pages[archive.url])
-
-
 # The list
 
 
@@ -139,19 +133,14 @@ def test_trainaug_is_what_its_definition_says(voc_train, voc_val, sbd_train, sbd
     assert found == slow
 
 
-@pytest.fixture
-def lists(tmp_path):
-    (tmp_path / LISTS).mkdir(parents=True)
-    (tmp_path / LISTS / "train.txt").write_bytes(b"b\r\na")
-    (tmp_path / LISTS / "val.txt").write_bytes(b"c\r\n")
-    return tmp_path
-
-
-def test_no_other_list_goes_by_the_name_of_trainaug(lists):
-    (problem,) = refusals(write_trainaug, lists, sbd_train={"c", "e"}, sbd_val={"d"})
-    assert problem.startswith(f"{lists / LISTS / 'trainaug.txt'}: not written, it would hold 4 ids; expected 10,582 ")
+def test_no_other_list_goes_by_the_name_of_trainaug(tmp_path):
+    lists = tmp_path / LISTS
+    write(lists / "train.txt", "b\r\na")
+    write(lists / "val.txt", "c\r\n")
+    (problem,) = refusals(write_trainaug, tmp_path, sbd_train={"c", "e"}, sbd_val={"d"})
+    assert problem.startswith(f"{lists / 'trainaug.txt'}: not written, it would hold 4 ids; expected 10,582 ")
     assert "voc train 2, voc val 1, sbd train 2, sbd val 1" in problem
-    assert below(lists / LISTS) == {"train.txt", "val.txt"}
+    assert below(lists) == {"train.txt", "val.txt"}
 
 
 # Masks
@@ -259,7 +248,7 @@ def test_without_network_both_archives_are_asked_for(release, network, tmp_path,
 def test_archives_brought_along_need_no_network(release, network, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "VOC2012", release)
     root = tmp_path / "data"
-    put(network, release.voc, root)
+    write(root / release.voc.name, network.pages[release.voc.url])
     brought_later = network.pages[release.sbd.url]
     network.pages.clear()
     said = run_dsrg("download", "voc2012", "--root", root, code=2)
