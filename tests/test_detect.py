@@ -14,7 +14,7 @@ from dsrg.params import load_params
 from dsrg.sources.detect import SIZED_FOR, fitted
 from helpers import ROOT
 from helpers.command import run_dsrg
-from helpers.data import save_flat, write
+from helpers.data import save_flat, save_voc, write
 
 
 def data_of(params: Path) -> dict:
@@ -141,10 +141,8 @@ def test_lists_and_other_splits(project):
 @pytest.mark.parametrize("depth", ["", "VOC2012", "VOCdevkit/VOC2012"])
 def test_voc(project, depth):
     root = project / "mine" / depth
-    for name in ("train", "val", "trainaug"):
-        write(root / f"ImageSets/Segmentation/{name}.txt", f"{name}\n")
-        write(root / f"Annotations/{name}.xml", "<annotation><object><name>cat</name></object></annotation>")
-        save_flat(root, f"JPEGImages/{name}.jpg")
+    names = ("train", "val", "trainaug")
+    save_voc(root, dict.fromkeys(names, "cat"), **{name: f"{name}\n" for name in names})
     said = init("mine")
     assert "the layout of PASCAL VOC, with the lists train, trainaug, val" in said
     assert (

@@ -22,7 +22,7 @@ from dsrg.sources.sbd import read_sbd_mask, trainaug_ids, write_trainaug
 from dsrg.sources.validation import check_records
 from dsrg.sources.voc import scan_voc
 from helpers.command import run_dsrg
-from helpers.data import encoded, write
+from helpers.data import annotation, encoded, write
 from helpers.matlab import mat
 from helpers.refusals import assert_problems, refusals
 
@@ -57,7 +57,7 @@ def voc_files() -> dict[str, bytes]:
     files = {f"{LISTS}/train.txt": f"{A}\n".encode(), f"{LISTS}/val.txt": f"{B}\n".encode()}
     for image_id in (A, B, C, D, E, F):
         files[f"JPEGImages/{image_id}.jpg"] = JPEG
-        files[f"Annotations/{image_id}.xml"] = b"<annotation><object><name>cat</name></object></annotation>"
+        files[f"Annotations/{image_id}.xml"] = annotation("cat").encode()
     for image_id in (A, B):
         files[f"SegmentationClass/{image_id}.png"] = encoded(np.full(MASK.shape, 8, np.uint8), "PNG")  # cat
     return {f"VOCdevkit/VOC2012/{name}": content for name, content in files.items()}

@@ -55,7 +55,7 @@ from dsrg.sources.validation import Scan, check_records
 from dsrg.sources.voc import scan_voc
 from dsrg.training.checkpoints import Checkpoints
 from helpers import ROOT
-from helpers.data import encoded, index_of, write
+from helpers.data import encoded, index_of, save_voc, write
 
 SECONDS = 10  # of the processor that one input may take
 PATIENCE = 600  # seconds on the clock, on a busy machine
@@ -149,10 +149,7 @@ def checked(scan: Scan) -> object:
 
 def annotations(folder: Path) -> Target:
     """XML of VOC's annotations."""
-    for name in ("JPEGImages", "Annotations"):
-        (folder / name).mkdir()
-    put_images(folder / "JPEGImages")
-    write(folder / "ImageSets/Segmentation/train.txt", "a\n")
+    save_voc(folder, {"a": "cat"}, train="a\n")
     write(folder / "classes.txt", "\n".join(CLASSES))
     thing = "<object><name>{}</name><difficult>1</difficult><part><name>head</name></part></object>"
     valid = [f"<annotation>{''.join(thing.format(name) for name in names)}</annotation>" for names in (CLASSES, "x")]

@@ -18,7 +18,7 @@ from dsrg.sources.download import _unpack_voc
 from dsrg.sources.sbd import MASK_MAX, read_sbd_mask
 from dsrg.sources.validation import Record, Scan, check_records
 from dsrg.sources.voc import ANNOTATION_MAX, scan_voc
-from helpers.data import huge_png
+from helpers.data import encoded, huge_png, save_voc, write
 from helpers.matlab import mat
 from helpers.memory import peak_of_refusal
 from helpers.project import recipe
@@ -27,26 +27,22 @@ from helpers.project import recipe
 
 
 @pytest.fixture
-def outside(tmp_path) -> Path:
-    """Files that lie beside the data, not in it."""
-    folder = tmp_path / "outside"
-    folder.mkdir()
-    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "a.jpg")
-    Image.fromarray(np.ones((4, 6), np.uint8)).save(folder / "a.png")
-    (folder / "a.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
-    return folder
+def root(tmp_path) -> Path:
+    """A sound VOC tree of one image."""
+    root = tmp_path / "voc"
+    save_voc(root, {"a": "cat"}, train="a\n")
+    write(root / "SegmentationClass/a.png", encoded(np.full((4, 6), 8, np.uint8), "PNG"))
+    return root
 
 
 @pytest.fixture
-def root(tmp_path, outside) -> Path:
-    """A sound VOC tree of one image."""
-    root = tmp_path / "voc"
-    for folder, name in {"JPEGImages": "a.jpg", "SegmentationClass": "a.png", "Annotations": "a.xml"}.items():
-        (root / folder).mkdir(parents=True)
-        shutil.copy(outside / name, root / folder / name)
-    (root / "ImageSets/Segmentation").mkdir(parents=True)
-    (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
-    return root
+def outside(tmp_path, root) -> Path:
+    """Its files once more, beside the data, not in it."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    for name in ("JPEGImages/a.jpg", "SegmentationClass/a.png", "Annotations/a.xml"):
+        shutil.copy(root / name, folder)
+    return folder
 
 
 def checked(root: Path) -> list[str]:

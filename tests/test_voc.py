@@ -5,36 +5,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
 from dsrg.sources.validation import Record, check_records
 from dsrg.sources.voc import scan_voc, untagged_index
 from helpers import REAL_VOC
-from helpers.data import write
+from helpers.data import annotation, encoded, save_voc, write
 from helpers.refusals import assert_problems, refusals
 
 REAL_LISTS = {"train": "trainaug", "val": "val"}
 LISTS = "ImageSets/Segmentation"
 
 
-def annotation(*tags: str) -> str:
-    return f"<annotation>{''.join(f'<object><name>{tag}</name></object>' for tag in tags)}</annotation>"
-
-
 @pytest.fixture
 def root(tmp_path):
     """A sound tree: a and b to train on, c with a mask to evaluate on."""
     root = tmp_path / "VOC"
-    for image_id, tags in {"a": ["cat"], "b": ["dog", "cat"], "c": ["dog"]}.items():
-        write(root / f"Annotations/{image_id}.xml", annotation(*tags))
-        (root / "JPEGImages").mkdir(exist_ok=True)
-        Image.fromarray(np.full((4, 6, 3), ord(image_id), np.uint8)).save(root / f"JPEGImages/{image_id}.jpg")
-    (root / "SegmentationClass").mkdir()
-    Image.fromarray(np.full((4, 6), 12, np.uint8)).save(root / "SegmentationClass/c.png")
-    write(root / f"{LISTS}/train.txt", "a\nb\n")
-    write(root / f"{LISTS}/val.txt", "c\n")
+    save_voc(root, {"a": "cat", "b": "dog cat", "c": "dog"}, train="a\nb\n", val="c\n")
+    write(root / "SegmentationClass/c.png", encoded(np.full((4, 6), 12, np.uint8), "PNG"))
     return root
 
 
@@ -107,9 +96,8 @@ def test_no_mask_is_passed_over(root, name):
 
 
 def test_masks_of_sbd_stand_in_where_voc_has_none(root):
-    (root / "SegmentationClassAug").mkdir()
     for image_id in ("a", "c"):
-        Image.fromarray(np.full((4, 6), 8, np.uint8)).save(root / f"SegmentationClassAug/{image_id}.png")
+        write(root / f"SegmentationClassAug/{image_id}.png", encoded(np.full((4, 6), 8, np.uint8), "PNG"))
     masks = [record.mask for record in scan(root).records]
     assert masks == ["SegmentationClassAug/a.png", None, "SegmentationClass/c.png"]
 

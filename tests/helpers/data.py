@@ -54,6 +54,19 @@ def save_flat(root: Path, *names: str, size: tuple[int, int] = (4, 6)) -> None:
         Image.fromarray(np.full((*size, 3), sum(name.encode()) % 251, np.uint8)).save(root / name)
 
 
+def annotation(*tags: str) -> str:
+    """An annotation of PASCAL VOC."""
+    return f"<annotation>{''.join(f'<object><name>{tag}</name></object>' for tag in tags)}</annotation>"
+
+
+def save_voc(root: Path, tags: dict[str, str], **lists: str) -> None:
+    """Small images in the layout of PASCAL VOC; tags: of each image, with spaces between; lists: the lines of each."""
+    save_flat(root, *(f"JPEGImages/{image_id}.jpg" for image_id in tags))
+    files = {f"Annotations/{image_id}.xml": annotation(*own.split()) for image_id, own in tags.items()}
+    for path, text in (files | {f"ImageSets/Segmentation/{name}.txt": text for name, text in lists.items()}).items():
+        write(root / path, text)
+
+
 def index_of(tags: dict[str, list[int]]) -> Index:
     """An index of training images ID.png of 8 x 8 pixels, without files; `tags` without the column of background."""
     count, size = len(tags), np.full(len(tags), 8, np.int32)
