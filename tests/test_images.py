@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import cv2
@@ -31,7 +32,7 @@ from dsrg.data.images import (
 )
 from dsrg.data.palette import voc_palette
 from dsrg.errors import InputError, RunError
-from helpers.data import encoded, huge_png, picture
+from helpers.data import encoded, huge_png, picture, write
 from helpers.refusals import assert_problems, refusals
 
 QUARTERS = np.zeros((16, 24, 3), np.uint8)  # red, blue / green, black
@@ -46,12 +47,11 @@ def noise(file_format) -> bytes:
 
 @pytest.fixture
 def put(tmp_path):
-    """Write bytes (or save a PIL image as PNG) under a name -> its path."""
+    """Write bytes, or an image as PNG, under a name -> its path."""
 
     def put(content, name="a.png"):
-        path = tmp_path / name
-        path.write_bytes(content) if isinstance(content, bytes) else content.save(path)
-        return path
+        write(tmp_path / name, content if isinstance(content, bytes) else encoded(content, "PNG"))
+        return tmp_path / name
 
     return put
 
@@ -94,11 +94,9 @@ def test_exif_orientation_is_applied(put, file_format, orientation):
 )
 def test_a_jpeg_decoded_small_is_the_picture_made_small(shape, orientation, max_side, mode, progressive):
     """Of the same size to the pixel, upright, and as it is when decoded whole, but for few gray levels."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    image = Image.fromarray(picture(*shape, seed=sum(shape))).convert(mode)
     with NamedTemporaryFile(suffix=".jpg") as file:
-        image = Image.fromarray(picture(*shape, seed=sum(shape))).convert(mode)
-        image.save(file.name, quality=95, exif=exif, progressive=progressive)
+        write(Path(file.name), encoded(image, "JPEG", quality=95, turned=orientation, progressive=progressive))
         whole, small = read_image(file.name), read_sized(file.name, max_side)
     expected = limit_side(whole, max_side)
     assert small.shape == whole.shape[:2] and small.pixels.shape == expected.shape
@@ -117,8 +115,8 @@ def test_every_kind_of_png_becomes_rgb(put, mode):
 
 
 def test_cmyk_jpeg_becomes_rgb(put):
-    path = put(b"", "cmyk.jpg")
-    Image.fromarray(QUARTERS).convert("CMYK").save(path, quality=100, subsampling=0)
+    image = Image.fromarray(QUARTERS).convert("CMYK")
+    path = put(encoded(image, "JPEG", quality=100, subsampling=0), "cmyk.jpg")
     assert check_image(path, pixels_max=1000).remarks == (CMYK,)
     assert np.abs(read_image(path).astype(int) - QUARTERS).max() < 40
 
@@ -157,8 +155,7 @@ def test_odd_image_is_read_by_one_rule_and_said(put, content, name, remarks):
 
 
 def test_a_transparent_color_of_a_palette_is_said(put):
-    path = put(b"")
-    palette_image(LABELS).save(path, transparency=0)
+    path = put(encoded(palette_image(LABELS), "PNG", transparency=0))
     assert check_image(path, pixels_max=1000).remarks == (TRANSPARENT,)
 
 
@@ -286,8 +283,7 @@ def test_xmp_does_not_turn(put):
 
 
 def test_a_cameras_jpeg_with_a_preview_behind_it_is_a_jpeg(put):
-    path = put(b"", "a.jpg")
-    Image.fromarray(QUARTERS).save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (3, 2))])
+    path = put(encoded(QUARTERS, "MPO", save_all=True, append_images=[Image.new("RGB", (3, 2))]), "a.jpg")
     assert check_image(path, pixels_max=1000).remarks == ()
     assert read_image(path).shape == QUARTERS.shape
 
@@ -359,11 +355,11 @@ def test_mask_is_its_indices_not_its_colors(put):
         np.testing.assert_array_equal(mask, LABELS)
 
 
-def test_mask_with_fewer_bits_keeps_its_indices(tmp_path):
+def test_mask_with_fewer_bits_keeps_its_indices(put):
     labels = np.array([[0, 1], [3, 2]], np.uint8)
-    palette_image(labels).save(tmp_path / "m.png", bits=2)
-    assert (tmp_path / "m.png").read_bytes()[24] == 2
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), labels)
+    path = put(encoded(palette_image(labels), "PNG", bits=2))
+    assert path.read_bytes()[24] == 2
+    np.testing.assert_array_equal(read_mask(path), labels)
 
 
 def test_large_mask_is_refused_before_decoding(put):

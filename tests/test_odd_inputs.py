@@ -4,7 +4,6 @@ Each case spoils one thing of a sound folder, project or call; `dsrg check` must
 with code 2, or, where nothing has to be fixed, with 0.
 """
 
-import io
 import json
 import os
 import shutil
@@ -35,6 +34,7 @@ def mask(values: list[int], *, size: tuple[int, int] = (24, 40)) -> bytes:
 
 PNG, JPEG, WEBP, TIFF, GIF = (encoded(PIXELS, form) for form in ("PNG", "JPEG", "WEBP", "TIFF", "GIF"))
 TURNED = encoded(PIXELS, "JPEG", turned=6)
+PRINTED = encoded(Image.fromarray(PIXELS).convert("CMYK"), "JPEG")
 DEEP = cv2.imencode(".png", PIXELS.astype(np.uint16) * 257)[1].tobytes()
 GLASS_MASK = np.zeros((24, 40, 4), np.uint8)
 GLASS = encoded(np.dstack([PIXELS, PIXELS[:, :, :1]]), "PNG")
@@ -57,12 +57,6 @@ def huge_tiff(width: int, height: int) -> bytes:
 
 def two_frames(form: str, **options) -> bytes:
     return encoded(PIXELS, form, save_all=True, append_images=[Image.new("RGB", (40, 24))], **options)
-
-
-def cmyk() -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(PIXELS).convert("CMYK").save(content, "JPEG")
-    return content.getvalue()
 
 
 # name: (the content of b.png, what is said). The name's ending is not always true.
@@ -101,7 +95,10 @@ IMAGES = {
     "animated WebP": (two_frames("WEBP"), "warning: 1 images have several frames or pages, of which the first"),
     "TIFF of two pages": (two_frames("TIFF"), "warning: 1 images have several frames or pages, of which the first"),
     "16 bits": (DEEP, "warning: 1 images have 16 bits a channel, of which the upper 8 are used: b"),
-    "CMYK": (cmyk(), "warning: 1 images are CMYK, turned into RGB without their color profile: b"),
+    "CMYK": (
+        encoded(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"),
+        "warning: 1 images are CMYK, turned into RGB without their color profile: b",
+    ),
     "transparent": (GLASS, "warning: 1 images are transparent in places, where the colors beneath are used: b"),
     "gray": (encoded(PIXELS[:, :, 0], "PNG"), "fine: 3 training images"),
     "black and white": (encoded(PIXELS[:, :, 0] > 99, "PNG"), "fine: 3 training images"),

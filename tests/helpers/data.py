@@ -21,13 +21,14 @@ def picture(height: int, width: int, *, seed: int) -> np.ndarray:
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def encoded(pixels: np.ndarray, form: str, **options: object) -> bytes:
+def encoded(image: np.ndarray | Image.Image, form: str, **options: object) -> bytes:
     """The bytes of an image file; `turned` is its EXIF orientation."""
     if turned := options.pop("turned", 0):
         options["exif"] = Image.Exif()
         options["exif"][274] = turned
     content = BytesIO()
-    Image.fromarray(pixels).save(content, form, **options)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(content, form, **options)
     return content.getvalue()
 
 
