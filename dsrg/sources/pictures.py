@@ -41,7 +41,7 @@ def find_pictures(named: Iterable[str]) -> FoundPictures:
     from a named file's name alone.
     """
     names: dict[str, str] = {}  # by path
-    found, seen, others = FoundPictures([], [], [], []), set(), {}
+    found, seen, others = FoundPictures([], [], [], []), set(), set()
 
     def add(path: Path, name: str) -> None:
         if (real := os.path.realpath(path)) not in seen:
@@ -70,7 +70,7 @@ def find_pictures(named: Iterable[str]) -> FoundPictures:
     return found._replace(pictures=pictures, left_out=files_left_out(others))
 
 
-def _look_into(folder: Path, add: Callable[[Path, str], None], found: FoundPictures, others: dict[str, None]) -> None:
+def _look_into(folder: Path, add: Callable[[Path, str], None], found: FoundPictures, others: set[str]) -> None:
     """Add the images of a folder, without those of earlier predictions; `others` are files of other kinds."""
     files = find_files(folder, none_is_fine=True)
     if not files.images and not files.others:
@@ -78,14 +78,13 @@ def _look_into(folder: Path, add: Callable[[Path, str], None], found: FoundPictu
     earlier = [file.parent for file in folder.rglob("images.csv") if file.with_name("masks").is_dir()]
     found.warnings.extend(files.warnings)
     found.warnings.extend(f"{place}: an earlier prediction, not looked at" for place in earlier)
-    for names, is_image in ((files.images, True), (files.others, False)):
-        for name in names:
-            if any(place in (folder / name).parents for place in earlier):
-                continue
-            if is_image:
-                add(folder / name, name.removeprefix(f"{IMAGES}/"))
-            else:
-                others[(folder / name).as_posix()] = None
+
+    def is_own(name: str) -> bool:
+        return not any(place in (folder / name).parents for place in earlier)
+
+    for name in filter(is_own, files.images):
+        add(folder / name, name.removeprefix(f"{IMAGES}/"))
+    others.update((folder / name).as_posix() for name in files.others if is_own(name))
 
 
 def check_pictures(pictures: list[Picture], *, pixels_max: int) -> tuple[dict[Picture, ImageFacts], list[str]]:
