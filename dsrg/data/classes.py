@@ -97,7 +97,7 @@ def name_fault(name: str, *, instead: str = "remove this line") -> str | None:
 
 def is_background(name: str) -> bool:
     """Does a name mean background, in whatever spelling (`_background_`)?"""
-    return _bare(name) == "background"
+    return bare(name) == "background"
 
 
 def reads_as_nothing(name: str) -> bool:
@@ -108,7 +108,7 @@ def reads_as_nothing(name: str) -> bool:
     """
     if ERROR_CELL.fullmatch(name):
         return True
-    return _bare(name) in NO_VALUE or not any(c.isalnum() or unicodedata.category(c) == "So" for c in name)
+    return bare(name) in NO_VALUE or not any(c.isalnum() or unicodedata.category(c) == "So" for c in name)
 
 
 def doubts_about(names: list[str]) -> list[tuple[str, list[str]]]:
@@ -117,11 +117,11 @@ def doubts_about(names: list[str]) -> list[tuple[str, list[str]]]:
     without_digits = partial(re.sub, "[0-9]+", "")
     count = Counter(map(without_digits, names))
     found = {
-        "classes are numbers; write their names if they have any": [name for name in names if _bare(name).isdecimal()],
+        "classes are numbers; write their names if they have any": [name for name in names if bare(name).isdecimal()],
         'classes read as "none of the others"; if so, leave their cells empty': [n for n in names if _is_rest(n)],
         "classes have more than five words; expected names, not sentences": sentences,
         "classes differ in numbers alone; expected names, without scores or counts": [
-            name for name in names if count[without_digits(name)] > 2 and not _bare(name).isdecimal()
+            name for name in names if count[without_digits(name)] > 2 and not bare(name).isdecimal()
         ],
     }
     if shared := shared_parts(names):
@@ -132,7 +132,7 @@ def doubts_about(names: list[str]) -> list[tuple[str, list[str]]]:
 
 def _is_rest(name: str) -> bool:
     """May a name mean "none of the classes"?"""
-    return _bare(name) in REST or next((word for word, _, _ in _words(name)), "") in NEGATIONS
+    return bare(name) in REST or next((word for word, _, _ in _words(name)), "") in NEGATIONS
 
 
 def is_written_out(name: str) -> bool:
@@ -141,7 +141,7 @@ def is_written_out(name: str) -> bool:
     return quoted or any(sign in "[]{}" for sign in name) or name.count("(") != name.count(")")
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
     """Letters and digits of a name alone, in lower case."""
     return "".join(filter(str.isalnum, name.casefold()))
 
@@ -246,7 +246,7 @@ def shared_parts(names: list[str]) -> tuple[list[str], str] | None:
         if len(gaps) == 1 and (sign := gaps.pop())[:1] not in JOINING:
             parts_by_sign.setdefault(sign, {})[name] = tuple(word for word, _, _ in words)
     for sign, parts_of in parts_by_sign.items():
-        whole = (_bare(name) for name in names if name not in parts_of)
+        whole = (bare(name) for name in names if name not in parts_of)
         count = Counter(part for parts in [*parts_of.values(), *((name,) for name in whole)] for part in {*parts})
         found = [name for name, parts in parts_of.items() if all(count[part] > 1 for part in parts)]
         if len(found) > 1 and len({part for name in found for part in parts_of[name]}) <= len(found):

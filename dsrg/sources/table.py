@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from dsrg.data.classes import bare
 from dsrg.data.ids import normal
 from dsrg.errors import InputError, few
 from dsrg.files import read_text
@@ -289,16 +290,12 @@ def _flag_columns(path: Path, columns: Columns, names: list[str], lines: list[Li
 def _first(wanted: list[str], names: list[str]) -> str | None:
     """The name that is the first of those wanted, whatever its case, signs and number (tag1)."""
     sound = [name for name in reversed(names) if name.isprintable()]
-    by_letters = {_stem(name): name for name in sound} | {_letters(name): name for name in sound}
+    by_letters = {_stem(name): name for name in sound} | {bare(name): name for name in sound}
     return next((by_letters[name] for name in wanted if name in by_letters), None)
 
 
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name.casefold()))
-
-
 def _stem(name: str) -> str:
-    return _letters(name).rstrip("0123456789")
+    return bare(name).rstrip("0123456789")
 
 
 def split_role(name: str) -> str | None:
