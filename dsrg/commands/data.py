@@ -161,7 +161,7 @@ def init(folder: Path, recipe: str | None, force: bool) -> None:
     has, lacks, notes, images = first_look(text, named)
     if not images:
         raise InputError([f"{named}: {found.layout}, but no image to train on", *lacks, *notes, *found.unused])
-    if not recipe and name in SIZED_FOR and images:
+    if not recipe and name in SIZED_FOR:
         text = fitted(text, images, sized_for=SIZED_FOR[name])
     if not force and is_own_work(params, recipes) and read_text(params) != text:
         raise InputError(
