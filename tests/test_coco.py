@@ -18,7 +18,7 @@ from dsrg.sources.coco import Shape, draw_mask, scan_coco
 from dsrg.sources.scan import scan
 from dsrg.sources.validation import check_records
 from helpers.data import save_flat, write
-from helpers.refusals import assert_problems, refusals
+from helpers.refusals import assert_problems, problems_of, refusals
 
 H, W = 8, 10
 RULES = {"pixels_max": H * W, "on_bad": "fail", "untagged": "background"}
@@ -76,10 +76,6 @@ def root(tmp_path):
 
 def look(root, *, train="instances_train2017", val="instances_val2017"):
     return scan_coco(root, train=train, val=val)
-
-
-def problems_of(found) -> list[str]:
-    return [*found.problems, *(fault.problem for fault in found.faults)]
 
 
 def test_cocos_own_layout(root):
@@ -227,7 +223,7 @@ BAD = {
         content(A, [], [*CATEGORIES, {"id": 3, "name": "bus"}]),
         ["2 categories have the id 3"],
     ),
-    "a file twice": (content({1: "a.jpg", 2: "a.jpg"}, []), ["image 2: id 'a-", "is listed twice"][:1]),
+    "a file twice": (content({1: "a.jpg", 2: "a.jpg"}, []), ["image 2: id 'a-"]),
     "other categories": (
         content(A, [], [{"id": 3, "name": "bus"}, *CATEGORIES[::2]]),
         ["category 3 is 'bus', but 'car' in"],

@@ -1,7 +1,6 @@
 """dsrg.artifacts.cues: the authors' seeds in, our seeds out, and back; every fault named at once."""
 
 import pickle
-from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -22,7 +21,7 @@ from dsrg.figures.seeds import write_seed_overlays
 from dsrg.inference.seeding import cue_seed_rows, ready_cues, saliency_maps
 from dsrg.method.grid import UNLABELLED
 from dsrg.params import load_params
-from helpers import REAL_CUES
+from helpers import REAL_CUES, ROOT
 from helpers.command import run_dsrg
 from helpers.data import index_of, picture, save_index
 from helpers.project import tiny_project
@@ -283,7 +282,7 @@ class TestWriting:
 
 def test_foreground_of_cues_and_background_of_saliency(files, tmp_path):
     index = save_index(tmp_path, {name: picture(30, 40, seed=0) for name in TAGS}, list(TAGS.values()))
-    cues, params = read(files), load_params(Path(__file__).parents[1] / "params.yaml")
+    cues, params = read(files), load_params(ROOT / "params.yaml")
     salient = list(saliency_maps(index, saliency=params.saliency, grid=GRID))
     settings = {"size": 8 * GRID - 7, "saliency": params.saliency}
 
@@ -316,7 +315,7 @@ def test_resampled_cells_are_the_nearest(data, theirs, ours):
 def test_cues_of_another_grid(files):
     """The authors' cues are of squares of 321 pixels; `seeds.cues_size` says so where data.size is another."""
     read(files)
-    params = load_params(Path(__file__).parents[1] / "params.yaml").seeds
+    params = load_params(ROOT / "params.yaml").seeds
     params = params.model_copy(update={"cues": str(files[0]), "cues_list": str(files[1])})
     with pytest.raises(InputError, match="seeds.cues_size"):
         ready_cues(params, index_of(TAGS), size=17, classes=CLASSES)

@@ -16,17 +16,13 @@ from dsrg.sources.folder import Names, scan_folder
 from dsrg.sources.scan import scan
 from dsrg.sources.validation import check_records
 from helpers.data import save_flat, write
-from helpers.refusals import assert_problems
+from helpers.refusals import assert_problems, problems_of
 
 TABLE = "tags.csv"
 
 
 def look(root, *, train="train", val=None, table=TABLE, separator="|"):
     return scan_folder(root, train=train, val=val, table=table, separator=separator)
-
-
-def problems_of(found) -> list[str]:
-    return [*found.problems, *(fault.problem for fault in found.faults)]
 
 
 @pytest.fixture

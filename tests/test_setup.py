@@ -16,8 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from dsrg.commands import main
-
-ROOT = Path(__file__).parents[1]
+from helpers import ROOT
 
 
 def pins() -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from dsrg.errors import InputError
+from dsrg.sources.validation import Scan
 
 
 def refusals(work: Callable, *arguments: object, **options: object) -> list[str]:
@@ -13,6 +14,11 @@ def refusals(work: Callable, *arguments: object, **options: object) -> list[str]
         work(*arguments, **options)
     assert not any("\n" in problem for problem in error.value.problems)
     return error.value.problems
+
+
+def problems_of(scan: Scan) -> list[str]:
+    """All that is wrong in a scan, with lists and layout and with single images."""
+    return [*scan.problems, *(fault.problem for fault in scan.faults)]
 
 
 def assert_problems(found: list[str], reasons: Iterable[str], *, start: object = "") -> None:
