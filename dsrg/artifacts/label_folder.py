@@ -70,20 +70,20 @@ class LabelFolder:
     def __init__(self, folder: Path, ids: Iterable[str], *, stage_name: str) -> None:
         self.folder, self.stage_name = folder, stage_name
         self.ids = list(ids)
-        again = f"run the stage `{stage_name}` again"
         self.in_tars = (folder / PLACES).is_file()
-        if not self.in_tars:
-            missing = [image_id for image_id in self.ids if not (folder / f"{image_id}.png").is_file()]
-            self._refuse(missing, f"{folder}: ", "are missing", again)
-        with advised(again):
-            listing = self._read(folder / (PLACES if self.in_tars else CHECKSUMS))
-        lacking = [image_id for image_id, checksum in zip(self.ids, self._sums, strict=True) if not checksum]
-        self._refuse(lacking, f"{listing}: ", "lack", again)
-        tars = (self._tar(number) for number in np.unique(self._places[:, 0]) if self.in_tars)
-        if gone := [path for path in tars if not path.is_file()]:
-            raise InputError(f"{path}: no such file; {again}" for path in gone)
+        listing = folder / (PLACES if self.in_tars else CHECKSUMS)
+        with advised(f"run the stage `{stage_name}` again"):
+            if not self.in_tars:
+                missing = [image_id for image_id in self.ids if not (folder / f"{image_id}.png").is_file()]
+                self._refuse(missing, f"{folder}: ", "are missing")
+            self._read(listing)
+            lacking = [image_id for image_id, checksum in zip(self.ids, self._sums, strict=True) if not checksum]
+            self._refuse(lacking, f"{listing}: ", "lack")
+            tars = (self._tar(number) for number in np.unique(self._places[:, 0]) if self.in_tars)
+            if gone := [path for path in tars if not path.is_file()]:
+                raise InputError(f"{path}: no such file" for path in gone)
 
-    def _read(self, listing: Path) -> Path:
+    def _read(self, listing: Path) -> None:
         """Find the checksums, and in shards the places, int64 (N, 3): the tar file's number, offset, size."""
         line_is, row_of = PLACE if self.in_tars else CHECKSUM, {image_id: row for row, image_id in enumerate(self.ids)}
         self._sums, self._places = [""] * len(self.ids), np.zeros((len(self.ids), 3), np.int64)
@@ -95,12 +95,11 @@ class LabelFolder:
                 if (row := row_of.get(image_id)) is not None:
                     self._sums[row] = found
                     self._places[row] = [int(one) for one in place] or 0
-        return listing
 
-    def _refuse(self, ids: list[str], where: str, what: str, again: str) -> None:
+    def _refuse(self, ids: list[str], where: str, what: str) -> None:
         if ids:
             named = few(f"{image_id}.png" for image_id in ids)
-            raise InputError(f"{where}{len(ids)} of {len(self.ids)} label maps {what} ({named}); {again}")
+            raise InputError(f"{where}{len(ids)} of {len(self.ids)} label maps {what} ({named})")
 
     def _tar(self, number: int) -> Path:
         return self.folder / f"{number:05d}.tar"
