@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.data.index import Index
-from dsrg.errors import InputError, few, one_line
+from dsrg.errors import InputError, advised, few, one_line
 from dsrg.files import atomic_file
 from dsrg.method.grid import UNLABELLED
 
@@ -221,21 +221,20 @@ class StoredSeeds:
 
 def read_seeds(path: Path, *, classes: list[str], grid: int | None = None) -> Seeds:
     """Open a seeds file. Raises InputError when it is incomplete, damaged, of another version, classes or grid."""
-    _refuse_damaged(path)
     with _readable(path), ExitStack() as refused:
+        _refuse_damaged(path)
         file = refused.enter_context(h5py.File(path))
         attributes = dict(file.attrs)
         if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
-            raise InputError(f"{path}: not a seeds file of version {VERSION}; {AGAIN}")
+            raise InputError(f"{path}: not a seeds file of version {VERSION}")
         if attributes.get("complete") != 1:
-            raise InputError(f"{path}: incomplete; {AGAIN}")
+            raise InputError(f"{path}: incomplete")
         theirs = [str(name) for name in attributes["classes"]]
         if theirs != classes:
-            raise InputError(f"{path}: made for the classes {', '.join(theirs)}; {AGAIN}")
+            raise InputError(f"{path}: made for the classes {', '.join(theirs)}")
         _refuse_odd(file, classes=len(classes))
         if grid is not None and file["seeds"].shape[1:] != (grid, grid):
-            cells = file["seeds"].shape[1:]
-            raise InputError(f"{path}: seeds of {cells} cells, data.size needs {(grid, grid)}; {AGAIN}")
+            raise InputError(f"{path}: seeds of {file['seeds'].shape[1:]} cells, data.size needs {(grid, grid)}")
         ids = [name.decode() for name in chain.from_iterable(_blocks(file["ids"]))]
         odd = any(((seeds > len(classes)) & (seeds != UNLABELLED)).any() for seeds in _blocks(file["seeds"]))
         if len({*ids}) < len(ids) or odd:
@@ -255,11 +254,11 @@ def _refuse_damaged(path: Path) -> None:
             head = file.read(HEAD)
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}; {AGAIN}") from None
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     if not head.startswith(SEAL):
-        raise InputError(f"{path}: not a seeds file of version {VERSION}; {AGAIN}")
+        raise InputError(f"{path}: not a seeds file of version {VERSION}")
     if head.removeprefix(SEAL).rstrip(b"\0") != f"{found}\n".encode():
-        raise InputError(f"{path}: damaged or cut off (its content is not of the sha256 in its first line); {AGAIN}")
+        raise InputError(f"{path}: damaged or cut off (its content is not of the sha256 in its first line)")
 
 
 def _refuse_odd(file: h5py.File, *, classes: int) -> None:
@@ -289,8 +288,9 @@ def _refuse_odd(file: h5py.File, *, classes: int) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with a damaged seeds file becomes an InputError."""
-    try:
-        yield
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # as h5py raises them
-        raise InputError(f"{path}: not readable as HDF5 seeds ({one_line(error)}); {AGAIN}") from None
+    """Whatever goes wrong with a damaged seeds file becomes an InputError that says what to do."""
+    with advised(AGAIN):
+        try:
+            yield
+        except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:  # h5py's
+            raise InputError(f"{path}: not readable as HDF5 seeds ({one_line(error)})") from None
