@@ -1,6 +1,5 @@
 """Folders as people have them (tests/cases): each is read as it was meant, or refused with the reason, never half."""
 
-import csv
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from dsrg.networks import weights as weights_module
 from dsrg.sources.scan import read_source
 from helpers import ROOT
 from helpers.command import outcome, run_dsrg
+from helpers.data import read_csv
 from helpers.networks import save_network
 
 CASES = ROOT / "tests" / "cases"
@@ -261,7 +261,7 @@ def test_pictures_of_other_formats_are_predicted_or_named(project):
     shutil.copytree(CASES / "unsupported-formats/pictures", "pictures")
     save_network(project / "data/retrain.safetensors", ["cat", "dog"])
     _, said = outcome("predict", "pictures", "--out", "o")
-    predicted = {row["image"] for row in csv.DictReader(open("o/images.csv"))}
+    predicted = {row["image"] for row in read_csv("o/images.csv")}
     for path in Path("pictures").iterdir():
         assert any(path.name in name for name in (*predicted, said)), said
     assert {"plain.png", "jfif.jfif", "x.jpe", "bmp.bmp", "gif.gif"} <= {Path(name).name for name in predicted}

@@ -10,6 +10,7 @@ import pytest
 from dsrg import files
 from dsrg.errors import InputError
 from dsrg.files import atomic_file, atomic_folder, find_in_project, read_text, write_csv, write_json, write_text
+from helpers.data import write
 
 
 class Stop(Exception):
@@ -32,9 +33,9 @@ class TestWholeFile:
     @pytest.fixture
     def path(self, tmp_path, whole, older):
         if older and whole is atomic_folder:
-            write_tree(tmp_path / "out", {"old.txt": "old"})
+            write(tmp_path / "out/old.txt", "old")
         elif older:
-            write_tree(tmp_path, {"out": "old"})
+            write(tmp_path / "out", "old")
         return tmp_path / "out"
 
     @staticmethod
@@ -62,7 +63,7 @@ def test_a_failing_disk_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    write_tree(tmp_path, {"a.txt": "old"})
+    write(tmp_path / "a.txt", "old")
     with pytest.raises(InputError, match="a.txt: cannot be written: No space"):
         write_text(tmp_path / "a.txt", "new")
     assert tree(tmp_path) == {"a.txt": "old"}
@@ -83,11 +84,13 @@ class TestWholeFolder:
             return spy
 
         old, new = {"1": "old", "2": "old"}, {"1": "new", "2": "new"}
-        write_tree(tmp_path / "out", old)
+        for name in old:
+            write(tmp_path / "out" / name, "old")
         monkeypatch.setattr(os, "unlink", spied(os.unlink))
         monkeypatch.setattr(os, "replace", spied(os.replace))
         with atomic_folder(tmp_path / "out") as temporary:
-            write_tree(temporary, new)
+            for name in new:
+                write(temporary / name, "new")
         assert all(state in (old, None, new) for state in seen) and old in seen and new in seen
 
     @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")], ids=["file", "broken link"])
@@ -101,16 +104,10 @@ class TestWholeFolder:
     def test_what_a_killed_run_left_is_no_hindrance(self, tmp_path):
         with atomic_folder(tmp_path / "out") as temporary:
             name = temporary.name
-        write_tree(tmp_path / name, {"rest.txt": "of a killed run"})
+        write(tmp_path / name / "rest.txt", "of a killed run")
         with atomic_folder(tmp_path / "out") as temporary:
             (temporary / "a.txt").write_text("new")
         assert tree(tmp_path) == {"out/a.txt": "new"}
-
-
-def write_tree(folder: Path, content: dict[str, str]) -> None:
-    for name, text in content.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
 
 
 def test_json_is_strict_and_short(tmp_path):

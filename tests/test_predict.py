@@ -1,6 +1,5 @@
 """`dsrg predict`, `dsrg pseudo-label` and `dsrg.Predictor`: pictures of your own to label maps."""
 
-import csv
 import doctest
 import json
 import subprocess
@@ -35,7 +34,7 @@ from dsrg.predictor import RELEASED, RELEASED_CRF
 from dsrg.sources.pictures import Picture, check_pictures, find_pictures, tags_of
 from helpers import ROOT
 from helpers.command import run_dsrg
-from helpers.data import encoded, picture, write
+from helpers.data import encoded, picture, read_csv, write
 from helpers.networks import NETWORK, save_network
 from helpers.refusals import assert_problems, refusals
 
@@ -290,8 +289,7 @@ def test_a_folder_with_everything(place):
     write(Path("mine/turned.jpg"), encoded(picture(20, 50, seed=0), "JPEG", turned=6))
     said = run_dsrg("predict", "mine", "--out", "out", "--overlays", "--probabilities", "--polygons", "--crf")
     assert "masks of 4 images" in said
-    with open("out/images.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv("out/images.csv")
     assert [row["id"] for row in rows] == ["a b", "cats__ä", "x", "turned"]
     assert Path("out/classes.txt").read_text() == "cat\ndog\n"
     document = json.loads(Path("out/polygons.json").read_text())
