@@ -95,17 +95,11 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
     highest of them, as in the growth of the released code ("highest"; its loss sees them all), or to none
     ("unlabelled").
 
-    Args:
-        path: CUES.pickle, gzip'ed or not.
-        list_path: input_list.txt; it must name every image of the index, in any order, and may name more.
-        index: the training images.
-        grid: cells along a side; a cue beyond is an error.
-        classes: names of the classes 1..C.
-        conflict: "highest" or "unlabelled".
+    path: CUES.pickle, gzip'ed or not. list_path: input_list.txt; it must name every image of the index, in any order,
+    and may name more. grid: cells along a side; a cue beyond is an error.
 
-    Raises:
-        InputError: with all that is wrong: lines, ids, missing and surplus entries, shapes, types and ranges.
-        ValueError: for any other `conflict`.
+    Raises InputError with all that is wrong: lines, ids, missing and surplus entries, shapes, types and ranges; and
+    ValueError for any other `conflict`.
     """
     if conflict not in CONFLICTS:
         raise ValueError(f"conflict: expected highest or unlabelled, not {conflict!r}")
