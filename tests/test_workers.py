@@ -165,3 +165,13 @@ def test_a_worker_keeps_the_memory_of_one_image_for_the_next(processes):
     """40960 pages without it."""
     processes(2)
     assert all(pages < 5000 for pages in workers.ordered_map(page_faults, range(2)))
+
+
+def test_work_that_is_given_up_leaves_nothing_pending(processes):
+    """Else Python 3.11.2 waits forever when the pool ends."""
+    processes(2)
+    results = workers.ordered_map(time.sleep, [0.2] * 100)
+    next(results)
+    results.close()
+    left = list(workers.pool()._pending_work_items.values())
+    assert not any(item.future.cancelled() for item in left)

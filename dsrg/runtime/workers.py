@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import repeat
 from multiprocessing import get_context, parent_process
@@ -110,6 +110,9 @@ def _ahead(executor: Executor, function: Callable, items: Iterable, *, most: int
     finally:
         for future in waiting:
             future.cancel()
+        if waiting:  # Python 3.11.2 waits forever for a pool that ends while all it has left is canceled
+            with suppress(BrokenProcessPool, RuntimeError):
+                executor.submit(int).result()
 
 
 class Shared(NamedTuple):
