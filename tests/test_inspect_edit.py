@@ -215,6 +215,23 @@ def test_two_windows_at_once_and_an_editor_of_text(address, new_page, folder):
     assert len(marks(folder)) == 1
 
 
+def test_undo_takes_the_last_mark_even_before_it_is_saved(page, address, folder):
+    open_image(page, address)
+    name = choose(page)
+    click(page, 0.2, 0.2)
+    saved(page, 1)
+    held = []
+    page.route("**/api/points/**", lambda route: held.append(route), times=1)
+    page.keyboard.press("b")
+    with page.expect_request("**/api/points/**"):
+        click(page, 0.5, 0.5)
+    page.keyboard.press("z")
+    expect(page.locator("#marks-count")).to_contain_text("1 point")
+    held[0].continue_()
+    saved(page, 1)
+    assert [mark[0] for mark in marks(folder)] == [name]
+
+
 def test_a_killed_server_loses_nothing(browser, server, folder):
     context = browser.new_context()
     page = context.new_page()

@@ -130,6 +130,7 @@ def test_ten_minutes_of_clicks(said, project, page):
             page.wait_for_selector("#marks-count:has-text('3 points')")
             page.keyboard.press("z")
             page.wait_for_selector("#marks-count:has-text('2 points')")
+            page.wait_for_selector("#saved:text-is('saved in data/points.csv')")
             page.keyboard.press("ArrowRight")
             wait_until(page, f"document.querySelector('#title').innerText !== {json.dumps(image_id)}")
         assert page.inner_text("#remake").split() == REMAKE

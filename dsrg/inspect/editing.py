@@ -104,8 +104,8 @@ class Editor:
     def _described(self, mark: Mark) -> dict:
         return {"class": self.names[mark.label], "radius": mark.radius, "path": mark.path.tolist()}
 
-    def change(self, image_id: str, *, add: Sequence[dict], remove: Sequence[dict]) -> list[dict]:
-        """Write new marks and take some away -> the new ones as they are kept. What others wrote meanwhile stays.
+    def change(self, image_id: str, *, add: Sequence[dict], remove: Sequence[dict]) -> None:
+        """Write new marks and take some away. What others wrote meanwhile stays.
 
         A mark that is not there any more cannot be taken away, which is no error. Raises InputError for marks that
         `read_points` would refuse, and where the table cannot be written.
@@ -113,7 +113,6 @@ class Editor:
         with self._writing() as (rows, points):
             own = points.rows.get(image_id, [])
             fresh = self._rows_for(image_id, add, own)
-            kept = self.reader.read(fresh).marks.get(image_id, [])
             gone = {id(row) for row in self._rows_of(image_id, remove, points)}
             rows = [*(row for row in rows if id(row) not in gone), *fresh]
             left = [row for one in own for row in one if id(row) not in gone]
@@ -122,7 +121,6 @@ class Editor:
             tables = ((getattr(points, name), getattr(now, name)) for name in ("marks", "rows", "added"))
             merged = [{key: value for key, value in old.items() if key != image_id} | new for old, new in tables]
             self._known = self._state(), rows, Points(*merged, points.warnings)
-        return [self._described(mark) for mark in kept]
 
     def extend(self, rows: Sequence[PointRow]) -> tuple[Points, int]:
         """Write rows with new marks -> those that were added, and how many others there were already.

@@ -13,14 +13,25 @@ export class Outbox {
   constructor({ file, say, saved, refused }) {
     Object.assign(this, { file, say, saved, refused, sending: false });
     this.token = new URLSearchParams(location.search).get("token") ?? "";
-    this.unsent = kept("unsent"); // {id, add, remove, undone}
-    this.done = kept("done"); // what can be undone, in its order: {id, add, remove}
+    this.unsent = kept("unsent"); // {id, add, remove, key}
+    this.done = kept("done"); // what can be undone, in its order, saved or not: as in unsent
   }
 
-  change(id, add, remove, undone = false) {
-    this.unsent.push({ id, add, remove, undone });
-    keep("unsent", this.unsent);
+  change(id, add, remove) {
+    const change = { id, add, remove, key: Math.random() }; // its undoing has the same key
+    this.done.push(change);
+    this.queue(change);
+  }
+
+  queue(change) {
+    this.unsent.push(change);
+    this.keep();
     this.send();
+  }
+
+  keep() {
+    keep("unsent", this.unsent);
+    keep("done", this.done);
   }
 
   // The last change of an image that is not undone yet.
@@ -32,8 +43,7 @@ export class Outbox {
     const last = this.last(id);
     if (!last) return;
     this.done.splice(this.done.lastIndexOf(last), 1);
-    keep("done", this.done);
-    this.change(id, last.remove, last.add, true);
+    this.queue({ id, add: last.remove, remove: last.add, key: last.key });
   }
 
   async send() {
@@ -47,7 +57,7 @@ export class Outbox {
   }
 
   // Whether it is settled: saved, or refused for good.
-  async sendOne({ id, add, remove, undone }) {
+  async sendOne({ id, add, remove, key }) {
     let answer = null, refusal = null;
     try {
       const body = JSON.stringify({ add, remove });
@@ -61,9 +71,8 @@ export class Outbox {
       refusal = error;
     }
     this.unsent.shift();
-    keep("unsent", this.unsent);
-    if (answer && !undone) this.done.push({ id, add: answer.added, remove });
-    keep("done", this.done);
+    if (!answer) for (const name of ["unsent", "done"]) this[name] = this[name].filter(one => one.key !== key);
+    this.keep();
     if (!this.unsent.length) this.say(answer ? `saved in ${this.file}` : "not saved");
     if (answer) this.saved(id, answer.marks);
     else this.refused(refusal);

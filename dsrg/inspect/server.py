@@ -240,15 +240,15 @@ class _Pages:
         return web.json_response(answer | {"ms": round(1000 * (time.perf_counter() - began), 1)})
 
     async def change_points(self, request: web.Request) -> web.Response:
-        """Write new marks of an image, take others away -> all that it then has, and the new ones as they are kept."""
+        """Write new marks of an image, take others away -> all that it then has."""
         if not secrets.compare_digest(request.headers.get("X-Token", "").encode(), self.token.encode()):
             raise web.HTTPForbidden(text="wrong token; open the address that `dsrg inspect --edit` printed")
         image_id, editor = self._id(request), self.run.editor
         if not self.run.is_training(image_id):
             raise web.HTTPBadRequest(text="evaluation images are not learned from")
         changes = Changes.model_validate_json(await request.text()).model_dump(mode="json", by_alias=True)
-        kept = await asyncio.to_thread(editor.change, image_id, **changes)
-        return web.json_response({"marks": editor.marks(image_id), "added": kept})
+        await asyncio.to_thread(editor.change, image_id, **changes)
+        return web.json_response({"marks": editor.marks(image_id)})
 
     def _run(self, request: web.Request) -> Run:
         """The run that a request asks about: the other run's with ?run=other, if there is one."""
