@@ -458,7 +458,7 @@ class TestDoor:
             ((status, body, _),) = asked(project, path, data=data, **write)
             assert status == expected, body
         added = json.loads(POINT)["add"]
-        assert json.loads(body) == {"marks": added, "added": added}
+        assert json.loads(body) == {"marks": added}
         assert told(project, "/api/image/train0000")["marks"] == added
 
     def test_a_strange_name_is_refused_everywhere(self, project):
