@@ -7,6 +7,6 @@
     _PyLong_AsByteArray(v, bytes, n, little_endian, is_signed, 1)
 #define _PyList_Extend(list, more) (PyList_Extend((PyObject *)(list), more) < 0 ? NULL : Py_NewRef(Py_None))
 #define _PyDict_SetItem_KnownHash(dict, key, value, hash) PyDict_SetItem(dict, key, value)
-/* only read for the optimisation level, that is, whether `assert` counts */
+/* only read for the optimization level, that is, whether `assert` counts */
 #define _PyInterpreterState_GetConfig(interpreter) (&(const PyConfig &)PyConfig{})
 #endif

@@ -20,7 +20,7 @@ from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth
 from dsrg.errors import InputError
 from dsrg.files import write_json
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.metrics import confusion_matrix, label_quality
 from dsrg.project import load_project
 
@@ -28,8 +28,8 @@ COUNTED = ("fg_precision", "fg_recall", "bg_precision", "bg_recall")
 
 
 def confusions(mask: NDArray[np.uint8], seeds: Tensor, tags: NDArray[np.intp], *, classes: int) -> NDArray[np.int64]:
-    """Of seeds at P pairs, (P, h, w), labelled by places in `tags` (0 first), and a mask (h, w): (P, C + 1, C + 2)."""
-    labels = np.full(256, UNLABELLED, np.uint8)
+    """Of seeds at P pairs, (P, h, w), labeled by places in `tags` (0 first), and a mask (h, w): (P, C + 1, C + 2)."""
+    labels = np.full(256, UNLABELED, np.uint8)
     labels[: len(tags)] = tags
     return np.stack([confusion_matrix(mask, labels[one], classes=classes) for one in seeds.numpy()])
 

@@ -140,7 +140,7 @@ def evaluated(network: str) -> dict:
 def recorded_growth() -> list[dict[str, float]]:
     """What the watched training images learned from, compared with their masks, at each moment that was recorded.
 
-    Of foreground and background, as `label_quality` counts them: precision and recall, and the labelled share of all
+    Of foreground and background, as `label_quality` counts them: precision and recall, and the labeled share of all
     pixels with a class in the masks. Empty where no watched image has a mask.
     """
     project = load_project()
@@ -156,8 +156,8 @@ def recorded_growth() -> list[dict[str, float]]:
             confusions[step] = confusions.get(step, 0) + confusion_matrix(mask, labels, classes=len(classes))
     found = []
     for step, confusion in sorted(confusions.items()):
-        labelled = confusion[:, :-1].sum(axis=0) / confusion.sum()
-        shares = {"fg_share": float(labelled[1:].sum()), "bg_share": float(labelled[0])}
+        labeled = confusion[:, :-1].sum(axis=0) / confusion.sum()
+        shares = {"fg_share": float(labeled[1:].sum()), "bg_share": float(labeled[0])}
         found.append({"step": step, **shares, **label_quality(confusion)})
     return found
 

@@ -27,7 +27,7 @@ from dsrg.data.index import Index, present_from_tags
 from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.inference.predict import predictions
-from dsrg.method.grid import UNLABELLED, grid_size
+from dsrg.method.grid import UNLABELED, grid_size
 from dsrg.networks.weights import untrained
 from dsrg.params import load_params
 from dsrg.runtime import workers
@@ -60,8 +60,8 @@ def first_jpegs(folder: Path, count: int) -> list[Path]:
 
 
 def drawn_seeds(count: int, size: int) -> NDArray[np.uint8]:
-    """Seeds (count, h, w) of such images at a training square of `size` pixels, six in ten cells unlabelled."""
-    kinds, grid = np.array([0, 3, 4, UNLABELLED], np.uint8), grid_size(size)
+    """Seeds (count, h, w) of such images at a training square of `size` pixels, six in ten cells unlabeled."""
+    kinds, grid = np.array([0, 3, 4, UNLABELED], np.uint8), grid_size(size)
     return np.random.default_rng(1).choice(kinds, (count, grid, grid), p=[0.2, 0.1, 0.1, 0.6])
 
 

@@ -28,7 +28,7 @@ from benchmarks import RESULTS
 from benchmarks.floors import copy_rate, size_of
 from benchmarks.released_growth import released_growth
 from benchmarks.timing import COLUMNS, Runs, in_turn, ratio, write_figures
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.growing import grow
 
 PAPER = {"fg_thresh": 0.85, "bg_thresh": 0.99}
@@ -48,7 +48,7 @@ def example(side: int, *, images: int, seed: int = 0) -> Batch:
     logits = F.interpolate(torch.randn(images, CLASSES, 8, 8), (side, side), mode="bicubic", align_corners=True)
     logits = 12 * logits.masked_fill(~present[:, :, None, None], -1)
     winner = logits.argmax(dim=1).to(torch.uint8)
-    seeds = torch.where(torch.rand(winner.shape) < 0.1, winner, UNLABELLED).to(torch.uint8)
+    seeds = torch.where(torch.rand(winner.shape) < 0.1, winner, UNLABELED).to(torch.uint8)
     return seeds, logits.softmax(dim=1), present
 
 
@@ -62,7 +62,7 @@ def released(batch: Batch) -> NDArray[np.uint8]:
     for seeds, probs, present in zip(*(part.numpy() for part in batch), strict=True):
         cues = (seeds == np.arange(CLASSES)[:, None, None]).astype(np.float32)
         cues = released_growth(cues, probs, present, **PAPER)
-        grown.append(np.where(cues.any(axis=0), cues.argmax(axis=0), UNLABELLED))
+        grown.append(np.where(cues.any(axis=0), cues.argmax(axis=0), UNLABELED))
     return np.stack(grown)
 
 
@@ -76,7 +76,7 @@ def by_components(batch: Batch, components: Components) -> NDArray[np.uint8]:
             kept = np.zeros(labels.max() + 1, bool)
             kept[labels[(seeds == number) & (regions == number)]] = True
             kept[0] = False
-            result[kept[labels] & (seeds == UNLABELLED)] = number
+            result[kept[labels] & (seeds == UNLABELED)] = number
         grown.append(result)
     return np.stack(grown)
 

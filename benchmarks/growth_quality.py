@@ -76,7 +76,7 @@ def main(name: str, network: Path | None) -> None:
             if supervisor is not None:
                 labels = supervisor(inputs, probs, labels, present, step=0).labels
             confusions[title] = confusions[title] + confusion_matrix(masks, labels.numpy(), classes=len(classes))
-    table = Table("labels", "labelled", "right", "fg precision", "fg recall", "bg precision", "bg recall", "mIoU")
+    table = Table("labels", "labeled", "right", "fg precision", "fg recall", "bg precision", "bg recall", "mIoU")
     figures = {}
     for title, confusion in confusions.items():
         quality = label_quality(confusion)

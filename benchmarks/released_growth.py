@@ -1,7 +1,7 @@
 """Growth as the released code does it, the opponent of `benchmarks.growth`: one image, then one pixel after the other.
 
 `generate_seed_step` of the released `pylayers.py` and its labelling of components (`CC_labeling_8.py`), written down
-anew: the same passes in the same order, over NumPy arrays read element by element. Left out, in its favour: a table of
+anew: the same passes in the same order, over NumPy arrays read element by element. Left out, in its favor: a table of
 the regions' neighbors that it fills and growth never asks for. The released layer spreads images over processes.
 """
 
@@ -39,7 +39,7 @@ def released_growth(
 
 
 def two_pass_components(mask: NDArray) -> list[list[int]]:
-    """Numbers of the 8-connected regions of equal values, (h, w): the regions of 0 are labelled too."""
+    """Numbers of the 8-connected regions of equal values, (h, w): the regions of 0 are labeled too."""
     height, width = mask.shape
     labels = [[0] * width for _ in range(height)]
     forest = Forest()

@@ -195,7 +195,7 @@ def draw(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
 
 
 def draw_growth(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> None:
-    """Labelled share and precision of what the watched images taught over the steps, foreground and background apart.
+    """Labeled share and precision of what the watched images taught over the steps, foreground and background apart.
 
     A line a seed. Nothing is drawn where no run recorded any, as without masks of training images.
     """
@@ -204,8 +204,8 @@ def draw_growth(path: Path, rows: list[Row], found: dict[str, list[dict]]) -> No
         return
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
-    panels = {"fg_share": "foreground: labelled share", "fg_precision": "foreground: precision"}
-    panels |= {"bg_share": "background: labelled share", "bg_precision": "background: precision"}
+    panels = {"fg_share": "foreground: labeled share", "fg_precision": "foreground: precision"}
+    panels |= {"bg_share": "background: labeled share", "bg_precision": "background: precision"}
     for plot, (key, title) in zip(axes.flat, panels.items(), strict=True):
         for number, row in enumerate(rows):
             for seed, moments in enumerate(recorded[row.title]):

@@ -222,7 +222,7 @@ class SeedParams(Section):
     candidates: Count
     fg_thresh: Fraction
     bg_thresh: Fraction
-    conflict: Literal["smaller", "unlabelled"]
+    conflict: Literal["smaller", "unlabeled"]
     rule: Literal["thresholds", "harmonic"]
     harmonic: Annotated[float, Field(gt=0, le=1)]
     crf: SeedCrf

@@ -19,7 +19,7 @@ from dsrg.advise.sweep import MEASURES, THRESHOLDS, Advice, Sweep, findings, sum
 from dsrg.artifacts.seeds_h5 import write_seeds
 from dsrg.inference.cams import load_classifier
 from dsrg.inspect.reseeding import SeedMaps, live_seeds, own_classes
-from dsrg.method.growing import UNLABELLED
+from dsrg.method.growing import UNLABELED
 from dsrg.params import load_params
 from helpers import ROOT
 from helpers.command import run_dsrg
@@ -108,14 +108,14 @@ def swept_over(*maps: SeedMaps, views: dict | None = None, **settings: object) -
 
 class TestSweep:
     @pytest.mark.parametrize("use", ["agree", "none"])
-    @pytest.mark.parametrize("conflict", ["smaller", "unlabelled"])
+    @pytest.mark.parametrize("conflict", ["smaller", "unlabeled"])
     @settings(max_examples=10, deadline=None)
     @given(maps=seed_maps)
     def test_its_seeds_are_the_stage_s_at_every_pair(self, use, conflict, maps):
         """Whatever their tags: classes that an image does not show are left out and the others counted from 1."""
         sweep = swept_over(use=use, conflict=conflict)
         made = sweep.seeds(own_classes(maps, 0)).unflatten(0, (3, 2))
-        numbers = torch.full((256,), UNLABELLED)
+        numbers = torch.full((256,), UNLABELED)
         tags = maps.present[0].nonzero()[:, 0]
         numbers[: len(tags)] = tags
         for row, fg_thresh in enumerate(sweep.fg):
@@ -126,7 +126,7 @@ class TestSweep:
     @settings(max_examples=15, deadline=None)
     @given(maps=seed_maps)
     def test_its_shares_are_counted_from_the_claims(self, maps):
-        sweep = swept_over(maps, use="none", conflict="unlabelled")
+        sweep = swept_over(maps, use="none", conflict="unlabeled")
         found, tagged = sweep.measures(), maps.present[0, 1:]
         for row, fg_thresh in enumerate(sweep.fg):
             for column, bg_thresh in enumerate(sweep.bg):

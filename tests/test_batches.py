@@ -24,7 +24,7 @@ from dsrg.data.batches import (
 )
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.params import Augment
 from helpers.data import picture, save_index
 
@@ -128,13 +128,13 @@ class TestCutting:
         x = window.left + window.width * (across[::-1] if window.flip else across)
         for labels, channel, at in ((label_rows[:, None], 0, y[:, None]), (label_columns[None], 1, x[None])):
             cut = crop_labels(np.broadcast_to(labels, own), window, size=9).astype(int)
-            labelled, painted = cut != UNLABELLED, colors[..., 2] == 0
+            labeled, painted = cut != UNLABELED, colors[..., 2] == 0
             assert painted.any()
             tolerance = 100 / (own[channel] - 1) + 3
-            assert (np.abs(cut - colors[..., channel])[labelled & painted] <= tolerance).all()
-            assert labelled[painted].all()  # what shows the image has a label
+            assert (np.abs(cut - colors[..., channel])[labeled & painted] <= tolerance).all()
+            assert labeled[painted].all()  # what shows the image has a label
             beyond = np.broadcast_to(np.abs(at - 0.5) - 0.5, cut.shape)  # how far outside, in sides of the image
-            assert not labelled[beyond > 0.51 / (own[channel] - 1)].any()
+            assert not labeled[beyond > 0.51 / (own[channel] - 1)].any()
             assert (colors[beyond > 1.01 / (shape[channel] - 1)] == PAD_COLOR).all()
 
     @settings(max_examples=80, deadline=None)

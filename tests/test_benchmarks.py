@@ -22,7 +22,7 @@ from benchmarks.growth import PAPER
 from benchmarks.released_growth import released_growth
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.growing import grow
 from dsrg.method.weak import LOSSES
 from dsrg.params import Params, load_params
@@ -294,7 +294,7 @@ class TestTimings:
     def test_the_released_loops_and_ours_grow_alike(self):
         rng = np.random.default_rng(0)
         present = np.array([[True, True, False, True], [True, False, True, True]])
-        labels = [[*np.flatnonzero(tags), UNLABELLED] for tags in present]
+        labels = [[*np.flatnonzero(tags), UNLABELED] for tags in present]
         seeds = np.stack([rng.choice(some, (9, 11), p=[0.1] * 3 + [0.7]) for some in labels]).astype(np.uint8)
         probs = rng.choice([0.5, 0.9, 1.0], (2, 4, 9, 11))
         grown = grow(*map(torch.from_numpy, (seeds, probs, present)), **PAPER).numpy()
@@ -302,7 +302,7 @@ class TestTimings:
         for given, values, tags, expected in zip(seeds, probs, present, grown, strict=True):
             cues = released_growth((given == np.arange(4)[:, None, None]).astype(float), values, tags, **PAPER)
             assert cues.sum(axis=0).max() == 1
-            np.testing.assert_array_equal(np.where(cues.any(axis=0), cues.argmax(axis=0), UNLABELLED), expected)
+            np.testing.assert_array_equal(np.where(cues.any(axis=0), cues.argmax(axis=0), UNLABELED), expected)
 
 
 def numbers(value):

@@ -23,7 +23,7 @@ from dsrg.inspect.clicks import (
     unsure_share,
     work_minutes,
 )
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from helpers.command import run_command
 from helpers.project import run_experiment, tiny_project
 
@@ -34,7 +34,7 @@ PARAMS = SimpleNamespace(
 )
 levels = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 cells = arrays(np.float32, (H, W), elements=levels)
-labels = arrays(np.uint8, (H, W), elements=st.sampled_from([0, 1, 2, 3, UNLABELLED]))
+labels = arrays(np.uint8, (H, W), elements=st.sampled_from([0, 1, 2, 3, UNLABELED]))
 presence = arrays(np.bool_, C).map(lambda tags: np.concatenate([[True], tags]))
 evidence = st.builds(
     Evidence,
@@ -70,7 +70,7 @@ def test_each_measure_is_what_slow_loops_count(known):
         k for k in range(1, C + 1) if known.present[k] and all(known.seeds[at] != k for at in everywhere)
     ]
     flips = sum(
-        any(a[at] != b[at] and UNLABELLED not in (a[at], b[at]) for a, b in pairwise(known.grown)) for at in everywhere
+        any(a[at] != b[at] and UNLABELED not in (a[at], b[at]) for a, b in pairwise(known.grown)) for at in everywhere
     )
     assert flipped_share(known.grown) * H * W == pytest.approx(flips)
     if known.saliency is not None:
@@ -104,7 +104,7 @@ def test_reasons_are_words_with_what_matters_most_first():
 
 
 def test_only_what_is_known_counts():
-    known = Evidence(np.array([True, True, False, False]), np.full((H, W), UNLABELLED, np.uint8))
+    known = Evidence(np.array([True, True, False, False]), np.full((H, W), UNLABELED, np.uint8))
     assert click_value(known, PARAMS) == ClickValue([1], {"flipped": 0.0})
 
 

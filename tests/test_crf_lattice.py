@@ -101,18 +101,18 @@ def test_filter_is_the_one_written_out(dimension, count):
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 6), st.integers(0, 10**6), st.sampled_from([0.1, 3.0, 100.0]))
-def test_a_point_is_the_barycentre_of_its_simplex(dimension, seed, spread):
+def test_a_point_is_the_barycenter_of_its_simplex(dimension, seed, spread):
     elevated = elevate(points(seed, 30, dimension, spread=spread) - spread / 2)
     origin, weights, order = enclosing_simplex(elevated)
     assert (origin.sum(1) == 0).all() and (weights > -1e-4).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(30))
-    vertex, centre = origin * (dimension + 1), torch.zeros_like(elevated)
+    vertex, center = origin * (dimension + 1), torch.zeros_like(elevated)
     for k in range(dimension + 1):
         assert (vertex.sum(1) == 0).all() and (vertex % (dimension + 1) == k).all()
-        centre += weights[:, k : k + 1] * vertex
+        center += weights[:, k : k + 1] * vertex
         lowest = order[:, dimension - k : dimension - k + 1]
         vertex = vertex + 1 - torch.zeros_like(vertex).scatter_(1, lowest, dimension + 1)
-    torch.testing.assert_close(centre, elevated, atol=2e-5 * max(1, spread), rtol=1e-5)
+    torch.testing.assert_close(center, elevated, atol=2e-5 * max(1, spread), rtol=1e-5)
 
 
 def test_elevation_keeps_distances_up_to_scale():

@@ -44,7 +44,7 @@ NUMBERINGS = {
 
 
 @pytest.mark.parametrize(("number", "background", "words"), NUMBERINGS.values(), ids=NUMBERINGS)
-def test_shifted_masks_are_recognised(number, background, words):
+def test_shifted_masks_are_recognized(number, background, words):
     tags = [{k for k in one if number(k) >= background} for one in TAGS]
     found = compared(tags, [{0 if background else 255} | {*map(number, one)} for one in tags])
     assert found.shifted and words in found.reason

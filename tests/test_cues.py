@@ -19,7 +19,7 @@ from dsrg.errors import InputError
 from dsrg.figures.overlays import panels, seed_pictures
 from dsrg.figures.seeds import write_seed_overlays
 from dsrg.inference.seeding import cue_seed_rows, ready_cues, saliency_maps
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.params import load_params
 from helpers import REAL_CUES, ROOT
 from helpers.command import run_dsrg
@@ -94,14 +94,14 @@ class TestReading:
             for conflict in CONFLICTS
         }
         assert remarks["highest"] == [
-            "3 images, 6.7% of the cells labelled, 1.3% background",
+            "3 images, 6.7% of the cells labeled, 1.3% background",
             "cells with cues of several classes: 1, in 1 of 3 images; the class with the highest number wins",
             "labels without a cue: in 2 of 3 images, such as b: dog",
             "cues of classes that are not among their labels: in 1 of 3 images, such as b: cat, cow",
         ]
-        assert remarks["unlabelled"][:2] == [
-            "3 images, 5.3% of the cells labelled, 1.3% background",
-            "cells with cues of several classes: 1, in 1 of 3 images; they stay unlabelled",
+        assert remarks["unlabeled"][:2] == [
+            "3 images, 5.3% of the cells labeled, 1.3% background",
+            "cells with cues of several classes: 1, in 1 of 3 images; they stay unlabeled",
         ]
 
     def test_of_images_that_are_not_learned_from(self, files):
@@ -134,7 +134,7 @@ def slow_label_map(cues, *, grid: int, conflict: str):
     for number, row, column in zip(*np.where(planes), strict=True):
         labels[row, column] = number
     contested = planes.sum(axis=0) > 1
-    if conflict == "unlabelled":
+    if conflict == "unlabeled":
         labels[contested] = 255
     return labels, contested.sum()
 
@@ -260,7 +260,7 @@ class TestWriting:
     def test_there_and_back(self, fuzzed, seeds, present):
         write_cues(*fuzzed, seeds_of(["b", "ü c.d", "a"], present, seeds))
         order = index_of({"a": [0, 0, 0], "b": [0, 0, 0], "ü c.d": [0, 0, 0]})
-        found = read_cues(*fuzzed, order, grid=GRID, classes=CLASSES, conflict="unlabelled")
+        found = read_cues(*fuzzed, order, grid=GRID, classes=CLASSES, conflict="unlabeled")
         np.testing.assert_array_equal(found.seeds, seeds[[2, 0, 1]])
         np.testing.assert_array_equal(found.present[:, 1:], present[[2, 0, 1]])
 
@@ -294,8 +294,8 @@ def test_foreground_of_cues_and_background_of_saliency(files, tmp_path):
     made = labels(cues_use="foreground", bg_thresh=0.5, conflict="smaller")
     for seeds, values, theirs in zip(made, salient, SEEDS.values(), strict=True):
         theirs = np.array(theirs)
-        foreground = (theirs != 0) & (theirs != UNLABELLED)
-        np.testing.assert_array_equal(seeds, np.where(foreground, theirs, np.where(values < 0.5, 0, UNLABELLED)))
+        foreground = (theirs != 0) & (theirs != UNLABELED)
+        np.testing.assert_array_equal(seeds, np.where(foreground, theirs, np.where(values < 0.5, 0, UNLABELED)))
     assert (np.array(made) == 0).any()
 
 
@@ -339,7 +339,7 @@ def test_of_secs_authors_on_some_of_their_images():
         ["aeroplane", "person"],
         ["tvmonitor"],
     ]
-    assert all(0.05 < (seeds != UNLABELLED).mean() < 0.9 for seeds in cues.seeds)
+    assert all(0.05 < (seeds != UNLABELED).mean() < 0.9 for seeds in cues.seeds)
 
 
 class TestSeedsFile:
@@ -391,7 +391,7 @@ class TestCommands:
     def test_there_and_back(self, project):
         assert run_dsrg("import-cues", "cues.pickle", "--list", "list.txt").splitlines() == [
             "data/seeds.h5:",
-            "3 images, 9.3% of the cells labelled, 4.0% background",
+            "3 images, 9.3% of the cells labeled, 4.0% background",
             "labels without a cue: in 1 of 3 images, such as c: cow",
         ]
         np.testing.assert_array_equal(

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.growing import grow
 
 PAPER = {"fg_thresh": 0.85, "bg_thresh": 0.99}
 
 
-# Pictures: 0 is background, A B C are classes, a dot is an unlabelled pixel or one the network is unsure of.
+# Pictures: 0 is background, A B C are classes, a dot is an unlabeled pixel or one the network is unsure of.
 
 LETTERS = "0ABC"
 
@@ -33,7 +33,7 @@ def opinion(rows: list[str]) -> Tensor:
 
 
 def drawn(labels: Tensor) -> list[str]:
-    return ["".join("." if label == UNLABELLED else LETTERS[label] for label in row) for row in labels[0].tolist()]
+    return ["".join("." if label == UNLABELED else LETTERS[label] for label in row) for row in labels[0].tolist()]
 
 
 def grown_picture(seeds: list[str], network: list[str], tags: str = "ABC") -> list[str]:
@@ -91,7 +91,7 @@ def test_a_class_that_is_not_tagged_does_not_count():
 def test_growth_follows_a_long_spiral_and_a_long_zigzag():
     for path in (spiral(41), zigzag(41)):
         probs = np.stack([1 - path, path])[None]
-        seeds = np.full((1, 41, 41), UNLABELLED, np.uint8)
+        seeds = np.full((1, 41, 41), UNLABELED, np.uint8)
         seeds[0, 0, 0] = 1
         grown = grow(torch.from_numpy(seeds), torch.from_numpy(probs), torch.tensor([[True, True]]), **PAPER)
         assert torch.equal(grown[0] == 1, torch.from_numpy(path == 1)) and not (grown == 0).any()
@@ -125,17 +125,17 @@ def zigzag(side: int) -> np.ndarray:
 @pytest.mark.parametrize("label, threshold", [(1, 0.85), (0, 0.99)])
 def test_thresholds_are_strict(dtype, label, threshold):
     at = torch.tensor(threshold, dtype=dtype)
-    for value, expected in ((at, UNLABELLED), (torch.nextafter(at, torch.ones_like(at)), label)):
+    for value, expected in ((at, UNLABELED), (torch.nextafter(at, torch.ones_like(at)), label)):
         probs = torch.zeros(1, 2, 1, 2, dtype=dtype)
         probs[:, label] = value
-        seeds = torch.tensor([[[label, UNLABELLED]]], dtype=torch.uint8)
+        seeds = torch.tensor([[[label, UNLABELED]]], dtype=torch.uint8)
         assert grow(seeds, probs, torch.tensor([[True, True]]), **PAPER)[0, 0, 1] == expected
 
 
 @pytest.mark.parametrize("fg_thresh, bg_thresh, grows", [(0.85, 0.95, False), (0.95, 0.85, False), (0.85, 0.85, True)])
 def test_background_must_pass_both_thresholds(fg_thresh, bg_thresh, grows):
     probs = torch.tensor([0.9, 0.1]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
-    seeds = torch.tensor([[[0, UNLABELLED]]], dtype=torch.uint8)
+    seeds = torch.tensor([[[0, UNLABELED]]], dtype=torch.uint8)
     grown = grow(seeds, probs, torch.tensor([[True, True]]), fg_thresh=fg_thresh, bg_thresh=bg_thresh)
     assert (grown[0, 0, 1] == 0) == grows
 
@@ -147,7 +147,7 @@ def literal_growth(seeds, probs, present, *, fg_thresh, bg_thresh):
     """The released algorithm on one image in nested lists, one pixel at a time."""
     pixels = [(y, x) for y in range(len(seeds)) for x in range(len(seeds[0]))]
     classes = [c for c, tagged in enumerate(present) if tagged]
-    cues = {(y, x): {seeds[y][x]} - {UNLABELLED} for y, x in pixels}
+    cues = {(y, x): {seeds[y][x]} - {UNLABELED} for y, x in pixels}
     labels = {}
     for y, x in pixels:
         best = classes[0]
@@ -165,7 +165,7 @@ def literal_growth(seeds, probs, present, *, fg_thresh, bg_thresh):
                     if not (len(cues[pixel]) == 1 and c not in cues[pixel]):
                         grown[pixel].add(c)
     assert all(len(found) <= 1 for found in grown.values())
-    return [[max(grown[y, x], default=UNLABELLED) for x in range(len(seeds[0]))] for y in range(len(seeds))]
+    return [[max(grown[y, x], default=UNLABELED) for x in range(len(seeds[0]))] for y in range(len(seeds))]
 
 
 def connected(pixels: set) -> list[set]:
@@ -221,7 +221,7 @@ class Case(NamedTuple):
     def uncontradicted(self) -> "Case":
         """The same without the seeds of which the network is sure that they are something else."""
         winner, sure = self.winner()
-        return self._replace(seeds=np.where(sure & (winner != self.seeds), UNLABELLED, self.seeds).astype(np.uint8))
+        return self._replace(seeds=np.where(sure & (winner != self.seeds), UNLABELED, self.seeds).astype(np.uint8))
 
 
 def random_case(rng: np.random.Generator) -> Case:
@@ -236,7 +236,7 @@ def random_case(rng: np.random.Generator) -> Case:
     present = np.append(True, rng.random(classes) < 0.8)
     seedable = np.flatnonzero(present) if rng.random() < 0.9 else np.arange(classes + 1)
     seeds = rng.choice(seedable, shape)
-    seeds[rng.random(shape) < rng.choice([0.5, 0.8, 0.95, 1])] = UNLABELLED
+    seeds[rng.random(shape) < rng.choice([0.5, 0.8, 0.95, 1])] = UNLABELED
     fg_thresh, bg_thresh = rng.choice([0, 16, 32, 48, 63], 2)
     return Case(seeds.astype(np.uint8), probs / 64, present, fg_thresh / 64, bg_thresh / 64)
 
@@ -255,7 +255,7 @@ def test_growth_equals_the_released_algorithm_on_random_cases():
 @st.composite
 def cases(draw) -> Case:
     height, width, classes = draw(st.integers(1, 6)), draw(st.integers(1, 6)), draw(st.integers(1, 3))
-    label = st.sampled_from([*range(classes + 1), UNLABELLED])
+    label = st.sampled_from([*range(classes + 1), UNLABELED])
     return Case(
         seeds=draw(arrays(np.uint8, (height, width), elements=label)),
         probs=draw(arrays(np.uint8, (classes + 1, height, width), elements=st.integers(0, 64))) / 64,
@@ -270,10 +270,10 @@ law = settings(max_examples=80, deadline=None)
 
 @law
 @given(cases())
-def test_a_seed_is_never_lost_or_relabelled(case):
+def test_a_seed_is_never_lost_or_relabeled(case):
     grown = case.grown()
     assert grown.dtype == np.uint8 and grown.shape == case.seeds.shape
-    seeded = case.seeds != UNLABELLED
+    seeded = case.seeds != UNLABELED
     assert np.array_equal(grown[seeded], case.seeds[seeded])
 
 
@@ -282,7 +282,7 @@ def test_a_seed_is_never_lost_or_relabelled(case):
 def test_only_sure_pixels_are_added_with_a_tagged_class_that_has_seeds(case):
     grown = case.grown()
     winner, sure = case.winner()
-    added = (grown != UNLABELLED) & (case.seeds == UNLABELLED)
+    added = (grown != UNLABELED) & (case.seeds == UNLABELED)
     assert sure[added].all() and np.array_equal(grown[added], winner[added])
     assert set(grown[added]) <= set(np.flatnonzero(case.present)) & set(case.seeds.flat)
 
@@ -304,7 +304,7 @@ def test_without_contradicted_seeds_it_is_the_papers_visiting_pixel_by_pixel(cas
         changed = False
         for pixel in labels:
             around = {labels.get(neighbor) for neighbor in neighbors(*pixel)}
-            if labels[pixel] == UNLABELLED and sure[pixel] and winner[pixel] in around:
+            if labels[pixel] == UNLABELED and sure[pixel] and winner[pixel] in around:
                 labels[pixel] = winner[pixel]
                 changed = True
     assert dict(np.ndenumerate(case.grown())) == labels
@@ -316,8 +316,8 @@ def test_without_contradicted_seeds_lower_thresholds_only_add(case, fg_thresh, b
     low = case._replace(fg_thresh=min(case.fg_thresh, fg_thresh / 64), bg_thresh=min(case.bg_thresh, bg_thresh / 64))
     low = low.uncontradicted()
     high = case._replace(seeds=low.seeds).grown()
-    labelled = high != UNLABELLED
-    assert np.array_equal(low.grown()[labelled], high[labelled])
+    labeled = high != UNLABELED
+    assert np.array_equal(low.grown()[labeled], high[labeled])
 
 
 def test_with_a_contradicted_seed_a_lower_threshold_can_take_away():
@@ -356,7 +356,7 @@ def random_batch(size: int) -> tuple[Tensor, Tensor, Tensor]:
     rng = np.random.default_rng(1)
     coarse = torch.from_numpy(rng.random((size, 4, 5, 5)))
     probs = torch.nn.functional.interpolate(coarse * 6, size=(21, 17), mode="bilinear").softmax(1)
-    seeds = torch.from_numpy(rng.choice([0, 1, 2, 3, UNLABELLED], (size, 21, 17), p=[0.02] * 4 + [0.92]))
+    seeds = torch.from_numpy(rng.choice([0, 1, 2, 3, UNLABELED], (size, 21, 17), p=[0.02] * 4 + [0.92]))
     present = torch.from_numpy(np.insert(rng.random((size, 3)) < 0.7, 0, True, axis=1))
     return seeds.to(torch.uint8), probs, present
 

@@ -38,7 +38,7 @@ from dsrg.inspect.revision import run_at
 from dsrg.inspect.run import KEYS, MAKERS, Run, Thresholds
 from dsrg.inspect.server import HOST, _Pages, create_app, is_own_name, serve
 from dsrg.inspect.tally import Tally, threshold_steps
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.project import load_project
 from dsrg.stage import load_stage
 from helpers import ROOT
@@ -189,7 +189,7 @@ class TestTally:
     @given(st.lists(seed_maps, min_size=1, max_size=3), st.data())
     def test_it_counts_what_the_seeds_made_anew_amount_to(self, maps, data):
         use = data.draw(st.sampled_from(["agree", "none", "replace"]))
-        rule = data.draw(st.sampled_from(["smaller", "unlabelled", "harmonic"]))
+        rule = data.draw(st.sampled_from(["smaller", "unlabeled", "harmonic"]))
         chosen = seed_settings(use=use, fg_thresh=0.125, bg_thresh=0.0625)
         chosen = chosen.model_copy(update={"rule": rule} if rule == "harmonic" else {"conflict": rule})
         tally = Tally(chosen)
@@ -200,7 +200,7 @@ class TestTally:
             made = [live_seeds(one, chosen, fg_thresh=fg_thresh, bg_thresh=bg_thresh) for one in maps]
             cells = torch.stack(made)
             found = tally.coverage(fg_thresh=fg_thresh, bg_thresh=bg_thresh)
-            assert found == pytest.approx((cells != UNLABELLED).float().mean().item())
+            assert found == pytest.approx((cells != UNLABELED).float().mean().item())
 
     def test_nothing_is_made_up(self):
         tally = Tally(seed_settings())
@@ -243,7 +243,7 @@ class TestGrid:
         assert set(self.find(project, sort="growth")[:2]) == {"train0000", "train0001"}
         row = project.row["train0000"]
         steps = project.grown("train0000")
-        more = (steps[max(steps)] != UNLABELLED).mean() - (project.seeds.seeds[0] != UNLABELLED).mean()
+        more = (steps[max(steps)] != UNLABELED).mean() - (project.seeds.seeds[0] != UNLABELED).mean()
         assert project.growth[row] == pytest.approx(more)
 
     @pytest.mark.parametrize("sort, total", [("iou", 4), ("clicks", 12)])
@@ -487,10 +487,10 @@ class TestDoor:
         path = live_path("train0000", project.before._replace(seeds_fg=0.5))
         answer = told_once(project, path, lambda answer: not answer["counting"])
         before, after = answer["coverage"]["set"]
-        assert answer["counted"] == 12 and before == pytest.approx((project.seeds.seeds != UNLABELLED).mean())
+        assert answer["counted"] == 12 and before == pytest.approx((project.seeds.seeds != UNLABELED).mean())
         assert after != before
         recorded = [project.live(image_id, project.before, growing=True) for image_id in project.watched_ids]
-        shares = [(labels_of(one["regrown"]) != UNLABELLED).mean() for one in recorded]
+        shares = [(labels_of(one["regrown"]) != UNLABELED).mean() for one in recorded]
         assert answer["coverage"]["watched"][0] == pytest.approx(np.mean(shares))
 
     def test_a_count_that_ends_during_the_look_is_told_as_going_on(self):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dsrg.method import losses
-from dsrg.method.grid import UNLABELLED as U
+from dsrg.method.grid import UNLABELED as U
 from dsrg.method.losses import seeding_loss, smoothed_softmax
 
 PAPER = {"ratio_clip": None, "crf_gradient": False}
@@ -93,7 +93,7 @@ def test_seeding_loss_equals_the_literal_loops(seed, kept, balanced):
 
 @both_seeding_losses
 @pytest.mark.parametrize("kept", [[], [0], [1, 2, 3]], ids=["no seeds", "only background", "only foreground"])
-def test_gradients_are_finite_and_vanish_at_unlabelled_pixels(balanced, kept):
+def test_gradients_are_finite_and_vanish_at_unlabeled_pixels(balanced, kept):
     logits = (torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * 1000).requires_grad_()
     labels = random_labels(0, (2, 5, 6))
     labels[~torch.isin(labels, torch.tensor(kept, dtype=torch.uint8))] = U

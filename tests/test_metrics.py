@@ -22,7 +22,7 @@ NAN = float("nan")
 
 
 def labels(*rows: str) -> np.ndarray:
-    """Digits are labels, a dot is 255: void in the truth, unlabelled in a prediction."""
+    """Digits are labels, a dot is 255: void in the truth, unlabeled in a prediction."""
     return np.array([[255 if digit == "." else int(digit) for digit in row] for row in rows], np.uint8)
 
 
@@ -31,7 +31,7 @@ TRUTH = labels("00011", "00112", "0.12.")
 GUESS = labels("0.01.", "00101", "10111")
 CONFUSION = np.array(
     [
-        [4, 1, 0, 0, 1],  # truth 0: four found, one called 1, one left unlabelled
+        [4, 1, 0, 0, 1],  # truth 0: four found, one called 1, one left unlabeled
         [1, 3, 0, 0, 1],
         [0, 2, 0, 0, 0],
         [0, 0, 0, 0, 0],
@@ -46,7 +46,7 @@ def test_confusion_by_hand():
 
 
 def test_label_quality_by_hand():
-    """Foreground precision: 3 right of the 6 labelled 1 to 3; recall: 3 right of the 7 whose truth is 1 to 3."""
+    """Foreground precision: 3 right of the 6 labeled 1 to 3; recall: 3 right of the 7 whose truth is 1 to 3."""
     assert label_quality(CONFUSION) == pytest.approx(
         {
             "fg_precision": 3 / 6,

@@ -17,7 +17,7 @@ from dsrg.errors import InputError
 from dsrg.files import sha256
 from dsrg.inference.label_maps import predicted_labels
 from dsrg.inspect.editing import Editor
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.points import NO_MARK, Mark, mark_cells, with_marks
 from dsrg.params import load_params
 from dsrg.project import load_project
@@ -39,7 +39,7 @@ def point(label: int, *path: tuple[float, float], radius: float = 0) -> Mark:
 def drawn(*marks: Mark, **size: int) -> list[str]:
     """Cells as letters: 0 background, A B the classes, x erased or tied, a dot where no mark is."""
     cells, _ = mark_cells(marks, **SIZE | size)
-    letters = {NO_MARK: ".", UNLABELLED: "x", 0: "0", 1: "A", 2: "B"}
+    letters = {NO_MARK: ".", UNLABELED: "x", 0: "0", 1: "A", 2: "B"}
     return ["".join(letters[label] for label in row) for row in cells.tolist()]
 
 
@@ -52,9 +52,9 @@ def test_a_stroke_labels_the_cells_under_its_line():
 
 
 def test_points_win_over_every_made_seed():
-    cells, _ = mark_cells([point(2, (0, 0)), point(UNLABELLED, (8, 8))], **SIZE)
+    cells, _ = mark_cells([point(2, (0, 0)), point(UNLABELED, (8, 8))], **SIZE)
     seeds = with_marks(torch.ones(GRID, GRID, dtype=torch.uint8), cells)
-    assert seeds[0, 0] == 2 and seeds[4, 4] == UNLABELLED and seeds.flatten()[1:-1].eq(1).all()
+    assert seeds[0, 0] == 2 and seeds[4, 4] == UNLABELED and seeds.flatten()[1:-1].eq(1).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (300, 2)])
@@ -77,16 +77,16 @@ def literal(marks: list[Mark], *, height: int, width: int, grid: int, classes: i
                     and np.floor(py * (grid - 1) / max(height - 1, 1) + 0.5) == row
                 )
                 if nearest or (mark.radius and (x - px) ** 2 + (y - py) ** 2 <= mark.radius**2):
-                    if mark.label == UNLABELLED:
+                    if mark.label == UNLABELED:
                         erased = True
                     else:
                         votes[mark.label] += 1
             if max(votes):
                 best = [label for label, count in enumerate(votes) if count == max(votes)]
-                cells[row, column] = best[0] if len(best) == 1 else UNLABELLED
+                cells[row, column] = best[0] if len(best) == 1 else UNLABELED
                 ties += len(best) > 1
             elif erased:
-                cells[row, column] = UNLABELLED
+                cells[row, column] = UNLABELED
     return cells, ties
 
 
@@ -96,7 +96,7 @@ def test_points_are_what_the_rule_says(data):
     place = st.tuples(st.integers(0, size["width"]), st.integers(0, size["height"]))
     one = st.builds(
         lambda label, radius, where: point(label, where, radius=radius),
-        st.sampled_from([0, 1, 2, UNLABELLED]), st.integers(0, 8) | st.just(0.1), place,
+        st.sampled_from([0, 1, 2, UNLABELED]), st.integers(0, 8) | st.just(0.1), place,
     )  # fmt: skip
     marks = data.draw(st.lists(one, max_size=8))
     cells, ties = mark_cells(marks, **size)
@@ -141,7 +141,7 @@ def test_rows_become_marks_in_order(tmp_path, index):
     told = {name: [(m.label, m.radius, m.path.tolist()) for m in marks] for name, marks in points.marks.items()}
     assert told == {
         "a": [(1, 0, [[1, 2]]), (0, 5, [[3.5, 4]])],
-        "b": [(2, 0, [[1, 1], [3, 3]]), (UNLABELLED, 2, [[9, 9]])],
+        "b": [(2, 0, [[1, 1], [3, 3]]), (UNLABELED, 2, [[9, 9]])],
     }
     assert points.warnings == [] and points.added == {}
 
@@ -268,21 +268,21 @@ def test_points_reach_seeds_report_cues_and_the_tags(finished_copy, monkeypatch)
     run_stage("make_seeds")
     after = read_seeds(finished_copy / "data/seeds.h5", classes=classes)
     assert after.seeds[0][0, 0] == new and after.seeds[0][-1, -1] == 0
-    assert (after.seeds[1] == UNLABELLED).all() and (np.asarray(after.seeds)[2:] == was[2:]).all()
+    assert (after.seeds[1] == UNLABELED).all() and (np.asarray(after.seeds)[2:] == was[2:]).all()
     assert after.present[0, new] and not before.present[0, new] and new in after.maps("train0000")[1]
     metrics = json.loads((finished_copy / "results/make_seeds/metrics.json").read_text())
     labels = {"background": 1, classes[new - 1]: 1}
     counts = {"images": 2, "points": 2, "strokes": 0, "erasures": 1, "cells": 2, "ties": 0, "labels": labels}
     assert metrics["points"] == counts
-    labelled = []
+    labeled = []
 
     def recorded(segmenter, index, *rest, **options):
-        labelled.append(index)
+        labeled.append(index)
         return predicted_labels(segmenter, index, *rest, **options)
 
     monkeypatch.setattr("stages.make_pseudo_labels.predicted_labels", recorded)
     run_stage("make_pseudo_labels")
-    assert labelled[0].present[0, new], "the pseudo label may show it"
+    assert labeled[0].present[0, new], "the pseudo label may show it"
     run_dsrg("export-cues", "--list", "list.txt", "--out", "cues.pickle")
 
 

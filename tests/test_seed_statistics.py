@@ -43,8 +43,8 @@ def counted(rows: list[SeedRow]) -> SeedCounts:
 def rows() -> list[SeedRow]:
     """Claims, a b: 0CC.  00..  with C over D in one cell and over background in another; d: an empty map for cow."""
     return [
-        made_row("a", ["0099", "0999"], {1: ["0990", "0000"], 2: ["0099", "0000"]}, conflict="unlabelled"),
-        made_row("b", ["0099", "0099"], {3: ["0000", "0000"]}, conflict="unlabelled"),
+        made_row("a", ["0099", "0999"], {1: ["0990", "0000"], 2: ["0099", "0000"]}, conflict="unlabeled"),
+        made_row("b", ["0099", "0099"], {3: ["0000", "0000"]}, conflict="unlabeled"),
     ]
 
 
@@ -78,7 +78,7 @@ def test_a_line_for_every_image_by_hand(rows, tmp_path):
     ]
 
 
-def test_where_the_smaller_class_wins_disputed_seeds_are_labelled_but_not_clear(rows):
+def test_where_the_smaller_class_wins_disputed_seeds_are_labeled_but_not_clear(rows):
     smaller = made_row("a", ["0099", "0999"], {1: ["0990", "0000"], 2: ["0099", "0000"]}, conflict="smaller")
     (image,) = counted([smaller]).images
     assert (image.coverage, image.clear, image.conflicts) == (0.625, 0.375, 0.25)
@@ -113,7 +113,7 @@ def test_conflicts_equal_literal_loops():
     for _ in range(20):
         tagged = np.flatnonzero(rng.random(3) < 0.7) + 1
         maps = {int(number): ["".join(map(str, rng.integers(0, 10, 6))) for _ in range(5)] for number in tagged}
-        row = made_row("x", ["".join(map(str, rng.integers(0, 10, 6))) for _ in range(5)], maps, conflict="unlabelled")
+        row = made_row("x", ["".join(map(str, rng.integers(0, 10, 6))) for _ in range(5)], maps, conflict="unlabeled")
         expected = np.zeros(4, int)
         for y in range(5):
             for x in range(6):

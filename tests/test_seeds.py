@@ -5,19 +5,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.seeds import harmonic_seeds, make_seeds, normalize_cams, with_crf_labels
 
 RULES = {"fg_thresh": 0.2, "bg_thresh": 0.06}
-every_conflict_rule = pytest.mark.parametrize("conflict", ["smaller", "unlabelled"])
+every_conflict_rule = pytest.mark.parametrize("conflict", ["smaller", "unlabeled"])
 
 
 def seed_picture(saliency: list[str], *cams: list[str], tags: str = "AB", conflict: str = "smaller") -> list[str]:
-    """Maps drawn as digits, tenths, and seeds as letters: 0 background, A B the classes, a dot where unlabelled."""
+    """Maps drawn as digits, tenths, and seeds as letters: 0 background, A B the classes, a dot where unlabeled."""
     present = torch.tensor([[True, *(letter in tags for letter in "AB"[: len(cams)])]])
     drawn_cams = torch.stack([tenths(cam) for cam in cams])[None]
     seeds = make_seeds(drawn_cams, tenths(saliency)[None], present, **RULES, conflict=conflict)
-    return ["".join("." if label == UNLABELLED else "0AB"[label] for label in row) for row in seeds[0].tolist()]
+    return ["".join("." if label == UNLABELED else "0AB"[label] for label in row) for row in seeds[0].tolist()]
 
 
 def tenths(rows: list[str]) -> Tensor:
@@ -40,10 +40,10 @@ def test_each_map_has_its_own_threshold_at_a_share_of_its_maximum(conflict):
     assert seed_picture(["99999999"], ["91200000"], ["00001240"], conflict=conflict) == ["A.A.BBB."]
 
 
-def test_or_every_pixel_with_two_claims_stays_unlabelled():
+def test_or_every_pixel_with_two_claims_stays_unlabeled():
     saliency, cam_a, cam_b = ["0099990"], ["0999000"], ["0009909"]
     assert seed_picture(saliency, cam_a, cam_b, conflict="smaller") == ["0AABB.B"]
-    assert seed_picture(saliency, cam_a, cam_b, conflict="unlabelled") == ["0.A.B.."]
+    assert seed_picture(saliency, cam_a, cam_b, conflict="unlabeled") == ["0.A.B.."]
 
 
 @every_conflict_rule
@@ -52,7 +52,7 @@ def test_a_map_of_zeros_fires_nowhere(conflict):
 
 
 def test_an_unknown_conflict_rule_is_refused():
-    with pytest.raises(ValueError, match="conflict: expected smaller or unlabelled, not 'largest'"):
+    with pytest.raises(ValueError, match="conflict: expected smaller or unlabeled, not 'largest'"):
         seed_picture(["0"], ["0"], conflict="largest")
 
 
@@ -68,11 +68,11 @@ def literal_seeds(cams, saliency, present, *, fg_thresh, bg_thresh, conflict):
             claims[0, y, x] = saliency[y, x] < bg_thresh
             for c in range(1, len(cams) + 1):
                 claims[c, y, x] = present[c] and cams[c - 1, y, x] > fg_thresh * cams[c - 1].max()
-    seeds = np.full((height, width), UNLABELLED)
+    seeds = np.full((height, width), UNLABELED)
     for c in [0, *sorted(range(1, len(claims)), key=lambda c: (-claims[c].sum(), c))]:
         seeds[claims[c]] = c
-    if conflict == "unlabelled":
-        seeds[claims.sum(0) > 1] = UNLABELLED
+    if conflict == "unlabeled":
+        seeds[claims.sum(0) > 1] = UNLABELED
     return seeds
 
 

@@ -23,7 +23,7 @@ from dsrg.figures.growth import write_growth
 from dsrg.figures.overlays import overlay, panels
 from dsrg.inference.preprocess import warp_to_square
 from dsrg.method.crf import clamped, dense_crf, unary_energies
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.growing import grow
 from dsrg.method.losses import boundary_loss, seeding_loss, smoothed_softmax
 from dsrg.networks.network import CamClassifier, DeepLab
@@ -531,7 +531,7 @@ def example(seed: int, *, grid: int = 5, images: int = 2) -> tuple[torch.Tensor,
     present[:, 0] = True
     seeds = torch.randint(0, 12, (images, grid, grid), generator=generator)
     allowed = present.gather(1, seeds.clamp(max=2).flatten(1)).view_as(seeds)
-    return pictures, probs, torch.where((seeds < 3) & allowed, seeds, UNLABELLED).to(torch.uint8), present
+    return pictures, probs, torch.where((seeds < 3) & allowed, seeds, UNLABELED).to(torch.uint8), present
 
 
 class TestSupervisor:
@@ -663,7 +663,7 @@ class TestObjectives:
         (wanted,) = torch.autograd.grad(sum(parts.values()), logits)
         torch.testing.assert_close(found, wanted)
 
-    def test_how_much_is_labelled_and_agreed_upon_by_literal_loops(self):
+    def test_how_much_is_labeled_and_agreed_upon_by_literal_loops(self):
         images, _, seeds, present = example(4)
         logits = 10 * torch.randn(2, 3, 5, 5)
         supervisor = Supervisor(crf=TestSupervisor.CRF, grow=TestSupervisor.GROW, boundary_loss=False)
@@ -679,11 +679,11 @@ class TestObjectives:
                     winner = int(logits[image, :, y, x].argmax())
                     kind = "absent" if not present[image, winner] else "tagged" if winner else "background"
                     predicted[kind] += 1 / 50
-                    if seed != UNLABELLED:
+                    if seed != UNLABELED:
                         expected["seeds"][seed] += 1 / 50
                         if winner == seed:
                             expected["agreed"][seed] += 1 / 50
-                    if label != UNLABELLED:
+                    if label != UNLABELED:
                         expected["grown"][label] += 1 / 50
         for name, shares in expected.items():
             np.testing.assert_allclose(values[name], shares, rtol=1e-6)
@@ -700,7 +700,7 @@ class TestObjectives:
 
     @pytest.mark.parametrize("labels", LABELS)
     @pytest.mark.parametrize("tags", [[False, False], [True, True]], ids=["untagged", "all classes"])
-    def test_loss_and_gradient_are_finite_whatever_is_labelled(self, labels, tags):
+    def test_loss_and_gradient_are_finite_whatever_is_labeled(self, labels, tags):
         images, _, _, _ = example(6)
         generator = torch.Generator().manual_seed(0)
         kinds = torch.tensor(self.LABELS[labels], dtype=torch.uint8)

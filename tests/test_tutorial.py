@@ -95,9 +95,9 @@ def test_every_command_runs(said):
     for name, path in (("deep__er__two", "deep/er/two.jpg"), ("three", "three.png")):
         shape = read_image(f"new-pictures/{path}").shape[:2]
         assert read_mask(f"predicted/masks/{name}.png").shape == shape
-        assert read_mask(f"labelled/masks/{name}.png").shape == shape
-    assert not read_mask("labelled/masks/three.png").any()
-    assert set(np.unique(read_mask("labelled/masks/one.png"))) <= {0, 2}
+        assert read_mask(f"labeled/masks/{name}.png").shape == shape
+    assert not read_mask("labeled/masks/three.png").any()
+    assert set(np.unique(read_mask("labeled/masks/one.png"))) <= {0, 2}
 
     values: dict = {}
     (snippet,) = blocks("python")

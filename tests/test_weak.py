@@ -15,7 +15,7 @@ from dsrg.data.batches import Batch
 from dsrg.inference.predict import predictions
 from dsrg.method.crf import clamped, dense_crf
 from dsrg.method.grid import STRIDE
-from dsrg.method.grid import UNLABELLED as U
+from dsrg.method.grid import UNLABELED as U
 from dsrg.method.pooling import pooled_scores
 from dsrg.method.weak import LOSSES, bfbp, ccnn, em_adapt, sec
 from dsrg.params import Dsrg, Evaluate, Params
@@ -57,15 +57,15 @@ def call(name: str, logits: Tensor, present: Tensor, seeds: Tensor, *, step: int
 
 
 def problem(seed: int, *, shape: tuple[int, ...] = (3, 4, 5, 6), scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, tags (of none, some, all classes) and seeds of the tags, some unlabelled."""
+    """Logits, tags (of none, some, all classes) and seeds of the tags, some unlabeled."""
     generator = torch.Generator().manual_seed(seed)
     batch, classes, *grid = shape
     logits = scale * torch.randn(shape, generator=generator)
     present = torch.rand(batch, classes, generator=generator) < torch.linspace(0, 1.01, batch)[:, None]
     present[:, 0] = True
     drawn = torch.rand(batch, classes, *grid, generator=generator) * present[:, :, None, None]
-    unlabelled = torch.rand(batch, *grid, generator=generator) < 0.4
-    return logits, present, drawn.argmax(dim=1).masked_fill(unlabelled, U).to(torch.uint8)
+    unlabeled = torch.rand(batch, *grid, generator=generator) < 0.4
+    return logits, present, drawn.argmax(dim=1).masked_fill(unlabeled, U).to(torch.uint8)
 
 
 def gradient(name: str, logits: Tensor, *others: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ def test_pooling_log_probabilities_is_the_power_mean():
 
 
 def crowd(seed: int, *, images: int, pixels: int = 60, classes: int = 21) -> tuple[Tensor, Tensor]:
-    """Logits of any scale, with favoured classes, and from none to all tags."""
+    """Logits of any scale, with favored classes, and from none to all tags."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 
 def mutual_information(tables: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -54,10 +54,10 @@ def border_steps(labels: Tensor, values: Tensor) -> Tensor:
 
 
 def foreground_overlap(first: Tensor, second: Tensor) -> Tensor:
-    """What two label maps have in common of foreground: uint8 (P, h, w) both, 255 unlabelled -> int64 (P, 2).
+    """What two label maps have in common of foreground: uint8 (P, h, w) both, 255 unlabeled -> int64 (P, 2).
 
     The pixels of the same class in both, counted once for each map, and the foreground pixels of both.
     """
-    marked = [(labels > 0) & (labels != UNLABELLED) for labels in (first, second)]
+    marked = [(labels > 0) & (labels != UNLABELED) for labels in (first, second)]
     both = 2 * (marked[0] & (first == second)).sum(dim=(1, 2))
     return torch.stack([both, sum(one.sum(dim=(1, 2)) for one in marked)], dim=1)

@@ -25,7 +25,7 @@ from dsrg.errors import InputError
 from dsrg.inference.cams import load_classifier, tag_maps
 from dsrg.inference.preprocess import image_batches, sample_grid_pixels
 from dsrg.inspect.reseeding import SeedMaps, own_classes, seeds_at, stored_maps, why_fixed, with_crf
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.seeds import with_crf_labels
 from dsrg.networks.network import CamClassifier
 from dsrg.params import Params, Saliency, SeedParams
@@ -102,14 +102,14 @@ class Sweep:
         colors: float (c, h, w), the image on the grid.
         """
         pairs = self.fg_of_pair, self.bg_of_pair
-        claimed, undisputed = (seeds_at(maps, *pairs, conflict=conflict) for conflict in ("smaller", "unlabelled"))
-        chosen = {"smaller": claimed, "unlabelled": undisputed}[self.settings.conflict]
+        claimed, undisputed = (seeds_at(maps, *pairs, conflict=conflict) for conflict in ("smaller", "unlabeled"))
+        chosen = {"smaller": claimed, "unlabeled": undisputed}[self.settings.conflict]
         seeds = with_crf_labels(chosen, maps.labels, use=self.settings.crf.use)
         fires = _is_object(claimed.view(len(self.fg), len(self.bg), *claimed.shape[1:])[:, 0])
         salient = maps.saliency >= torch.tensor(self.bg).view(-1, 1, 1)
         self.tables.append(self._table(fires.sum(dim=0), salient.sum(dim=0)))
-        self._count("coverage", seeds != UNLABELLED, torch.ones_like(seeds))
-        self._count("conflict", claimed != undisputed, claimed != UNLABELLED)
+        self._count("coverage", seeds != UNLABELED, torch.ones_like(seeds))
+        self._count("conflict", claimed != undisputed, claimed != UNLABELED)
         for number in maps.present[0, 1:].nonzero()[:, 0] + 1:
             found = (seeds == number).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
             self._count("tags_seeded", found, torch.ones_like(found))
@@ -275,4 +275,4 @@ def colors_on_grid(image: NDArray[np.uint8], grid: int) -> Tensor:
 
 
 def _is_object(seeds: Tensor) -> Tensor:
-    return (seeds > 0) & (seeds != UNLABELLED)
+    return (seeds > 0) & (seeds != UNLABELED)

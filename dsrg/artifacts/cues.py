@@ -2,7 +2,7 @@
 
 CUES.pickle     a pickle of Python 2: one dict with two NumPy arrays an image, by the image's number
                     "%i_labels"  int64 (n,)    the image's classes, 1..C; background goes without saying
-                    "%i_cues"    int64 (3, K)  class 0..C, row and column of every labelled cell of the grid (41x41)
+                    "%i_cues"    int64 (3, K)  class 0..C, row and column of every labeled cell of the grid (41x41)
 input_list.txt  "ID.jpg NUMBER" a line; numbers follow no order of names, so cues mean nothing without their list
 
 As read by `AnnotationLayer` in pylayers.py of the released code.
@@ -24,9 +24,9 @@ from dsrg.data.ids import normal
 from dsrg.data.index import Index
 from dsrg.errors import InputError, few
 from dsrg.files import atomic_file, read_text, write_text
-from dsrg.method.grid import UNLABELLED, pixels_of
+from dsrg.method.grid import UNLABELED, pixels_of
 
-CONFLICTS = ("highest", "unlabelled")
+CONFLICTS = ("highest", "unlabeled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +66,13 @@ class Cues:
         index: the one that the cues were read with.
         """
         names = ["background", *classes]
-        labelled, background = (self.seeds != UNLABELLED).mean(), (self.seeds == 0).mean()
+        labeled, background = (self.seeds != UNLABELED).mean(), (self.seeds == 0).mean()
         count = len(self.ids)
-        lines = [f"{count} images, {labelled:.1%} of the cells labelled, {background:.1%} background"]
+        lines = [f"{count} images, {labeled:.1%} of the cells labeled, {background:.1%} background"]
         if self.left_out:
             lines.append(f"cues of {self.left_out} more images are left out: the index does not learn from them")
         if self.contested.any():
-            kept = "they stay unlabelled" if self.conflict == "unlabelled" else "the class with the highest number wins"
+            kept = "they stay unlabeled" if self.conflict == "unlabeled" else "the class with the highest number wins"
             where = f"{self.contested.sum()}, in {np.count_nonzero(self.contested)} of {count} images"
             lines.append(f"cells with cues of several classes: {where}; {kept}")
         for what, differs in {
@@ -93,7 +93,7 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
 
     The file's labels become the images' tags, whatever the index says. A cell with cues of several classes goes to the
     highest of them, as in the growth of the released code ("highest"; its loss sees them all), or to none
-    ("unlabelled").
+    ("unlabeled").
 
     path: CUES.pickle, gzip'ed or not. list_path: input_list.txt; it must name every image of the index, in any order,
     and may name more. grid: cells along a side; a cue beyond is an error.
@@ -102,7 +102,7 @@ def read_cues(path: Path, list_path: Path, index: Index, *, grid: int, classes: 
     ValueError for any other `conflict`.
     """
     if conflict not in CONFLICTS:
-        raise ValueError(f"conflict: expected highest or unlabelled, not {conflict!r}")
+        raise ValueError(f"conflict: expected highest or unlabeled, not {conflict!r}")
     listed, line_problems = _read_list(list_path)
     entries = read_pickle(path)
     limits = {"classes": len(classes), "grid": grid}
@@ -130,12 +130,12 @@ def label_map(cues: NDArray[np.integer], *, grid: int, conflict: str) -> tuple[N
     """
     numbers, rows, columns = cues.astype(np.int64)
     cells = rows * grid + columns
-    lowest, highest = np.full(grid * grid, UNLABELLED), np.full(grid * grid, -1)
+    lowest, highest = np.full(grid * grid, UNLABELED), np.full(grid * grid, -1)
     np.minimum.at(lowest, cells, numbers)
     np.maximum.at(highest, cells, numbers)
     contested = lowest < highest
-    empty = (highest < 0) | (contested & (conflict == "unlabelled"))
-    labels = np.where(empty, UNLABELLED, highest).astype(np.uint8)
+    empty = (highest < 0) | (contested & (conflict == "unlabeled"))
+    labels = np.where(empty, UNLABELED, highest).astype(np.uint8)
     return labels.reshape(grid, grid), int(contested.sum())
 
 
@@ -148,7 +148,7 @@ def write_cues(path: Path, list_path: Path, seeds: Seeds) -> None:
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         file.write(b"\x80\x02}")
         for number, (present, labels) in enumerate(zip(seeds.present, seeds.seeds, strict=True)):
-            rows, columns = np.nonzero(labels != UNLABELLED)
+            rows, columns = np.nonzero(labels != UNLABELED)
             numbers = labels[rows, columns]
             order = np.argsort(numbers, kind="stable")
             _store(file, f"{number}_labels", np.flatnonzero(present[1:]) + 1)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 
 def coco_document(images: Iterable[dict], annotations: Iterable[dict], classes: list[str]) -> dict:
@@ -21,7 +21,7 @@ def annotations_of(labels: NDArray[np.uint8], *, image_id: int) -> Iterator[dict
 
     A region is no object: touching objects of a class are one, an object cut in two are two. 0 and 255 have none.
     """
-    for number in np.unique(labels[(labels != 0) & (labels != UNLABELLED)]).tolist():
+    for number in np.unique(labels[(labels != 0) & (labels != UNLABELED)]).tolist():
         count, regions, stats, _ = cv2.connectedComponentsWithStats((labels == number).astype(np.uint8), connectivity=8)
         for region in range(1, count):
             left, top, width, height, area = stats[region].tolist()

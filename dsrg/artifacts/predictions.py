@@ -18,7 +18,7 @@ from dsrg.artifacts.polygons import annotations_of, coco_document
 from dsrg.data.classes import write_classes
 from dsrg.data.palette import label_png
 from dsrg.files import write_csv, write_text
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 COLUMNS = ["id", "image", "width", "height", "classes"]
 
@@ -46,7 +46,7 @@ class PredictionFolder:
         """What the files about all images say of this one, the next; labels uint8 (H, W)."""
         height, width = labels.shape
         counts = cv2.calcHist([labels], [0], None, [256], [0, 256])  # nine times as fast as np.unique
-        found = [self.classes[k - 1] for k in np.flatnonzero(counts).tolist() if 0 < k < UNLABELLED]
+        found = [self.classes[k - 1] for k in np.flatnonzero(counts).tolist() if 0 < k < UNLABELED]
         self.rows.append([image_id, path.as_posix(), width, height, "|".join(found)])
         if self.polygons:
             number = len(self.rows)

@@ -1,6 +1,6 @@
 """data/seeds.h5: seeds, saliency and activation maps of every training image, one row an image.
 
-    ids       (N,) utf-8, padded        seeds     (N, h, w) uint8 label map, 255 = unlabelled
+    ids       (N,) utf-8, padded        seeds     (N, h, w) uint8 label map, 255 = unlabeled
     present   (N, C+1) bool             saliency  (N, h, w) float16, 0..1; NaN = seeds came without any
     cams      (K, h, w) float16, 0..1   only the tagged classes of each image, K rows in all
     cam_class (K,) uint8, 1..C          cam_row   (K,) int32, the image's row, ascending
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from dsrg.data.index import Index
 from dsrg.errors import InputError, advised, few, one_line
 from dsrg.files import atomic_file
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 FORMAT, VERSION, GRID_STRIDE = "dsrg-seeds", 2, 8
 HEAD = 512  # bytes before HDF5's own
@@ -236,7 +236,7 @@ def read_seeds(path: Path, *, classes: list[str], grid: int | None = None) -> Se
         if grid is not None and file["seeds"].shape[1:] != (grid, grid):
             raise InputError(f"{path}: seeds of {file['seeds'].shape[1:]} cells, data.size needs {(grid, grid)}")
         ids = [name.decode() for name in chain.from_iterable(_blocks(file["ids"]))]
-        odd = any(((seeds > len(classes)) & (seeds != UNLABELLED)).any() for seeds in _blocks(file["seeds"]))
+        odd = any(((seeds > len(classes)) & (seeds != UNLABELED)).any() for seeds in _blocks(file["seeds"]))
         if len({*ids}) < len(ids) or odd:
             raise ValueError("an id twice, or a label that is no class")
         seeds = Seeds(path, ids, file["present"][:], file)

@@ -29,7 +29,7 @@ def write_submission(path: Path, shapes: Shapes, labels: Iterable[NDArray[np.uin
     """Write the archive of label maps uint8 (H, W), in the order of `shapes`, atomically; same maps, same bytes.
 
     Raises InputError with every map that is not of its image's size or has other values than 0..20: the server takes
-    few archives, and 255, unlabelled, would count as wrong everywhere.
+    few archives, and 255, unlabeled, would count as wrong everywhere.
     """
     problems = []
     # No name and no time in the head of the gzip file, no time and no owner in those of its members.

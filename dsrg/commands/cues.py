@@ -13,7 +13,7 @@ from dsrg.commands.group import main
 @click.option("--out", type=click.Path(path_type=Path), help="Seeds to write.  [default: data/seeds.h5]")
 @click.option(
     "--conflict",
-    type=click.Choice(["highest", "unlabelled"]),
+    type=click.Choice(["highest", "unlabeled"]),
     default="highest",
     show_default=True,
     help="Who gets a cell with cues of several classes: the highest class number, as released, or nobody.",

@@ -98,7 +98,7 @@ _PREDICT_OPTIONS = [
     ),
     *(_SCALE, _FLIP, _MERGE),
     _option(
-        "--unsure-below", "Pixels whose class is less probable become 255, unlabelled.", type=_Finite(0, 1), default=0.0
+        "--unsure-below", "Pixels whose class is less probable become 255, unlabeled.", type=_Finite(0, 1), default=0.0
     ),
     _option(
         "--max-side",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsrg.data.index import Index
 from dsrg.errors import InputError
-from dsrg.method.grid import UNLABELLED, grid_size
+from dsrg.method.grid import UNLABELED, grid_size
 from dsrg.params import Augment
 from dsrg.runtime.environment import env_float, worker_count
 
@@ -119,7 +119,7 @@ def crop_labels(labels: NDArray[np.uint8], window: CropWindow, *, size: int) -> 
     rows, columns = (np.rint(at * (n - 1)).astype(int) for at, n in zip((y, x), labels.shape, strict=True))
     inside = ((rows >= 0) & (rows < labels.shape[0]))[:, None] & ((columns >= 0) & (columns < labels.shape[1]))
     cut = labels[rows.clip(0, labels.shape[0] - 1)][:, columns.clip(0, labels.shape[1] - 1)]
-    return np.where(inside, cut, UNLABELLED).astype(np.uint8)
+    return np.where(inside, cut, UNLABELED).astype(np.uint8)
 
 
 def erase(image: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArray[np.uint8]:

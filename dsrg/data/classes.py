@@ -17,7 +17,7 @@ VOC_CLASSES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 ]
-MOST_CLASSES = 254  # a label map is uint8: 0 is background, 255 unlabelled
+MOST_CLASSES = 254  # a label map is uint8: 0 is background, 255 unlabeled
 FILE_BYTES = 2**20  # what names of classes can need
 
 # Texts by which programs say that there is nothing, letters and digits alone: NaN, None, <NA>, #N/A, #NV ...
@@ -72,7 +72,7 @@ def class_problems(names: list[str], places: list[str], where: str | Path) -> li
             other = f"{names[earlier]!r} ({_at(places[earlier], where)})"
             problems.append(f"{place}: {name!r} differs only in {what} from {other}; choose one spelling")
     if not 1 <= len(names) <= MOST_CLASSES:
-        room = "a label map has 8 bits a pixel: 0 is background, 255 unlabelled"
+        room = "a label map has 8 bits a pixel: 0 is background, 255 unlabeled"
         problems.append(f"{where}: {len(names)} names; expected 1 to {MOST_CLASSES} classes ({room})")
     return problems
 

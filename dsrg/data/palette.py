@@ -12,7 +12,7 @@ def voc_palette() -> NDArray[np.uint8]:
     """The PASCAL VOC color map -> uint8 (256, 3) RGB.
 
     The bits of an index, three at a time from the lowest, become the highest bits of R, G and B: 0 is black,
-    1 (128, 0, 0), 2 (0, 128, 0), ... and 255, unlabelled, (224, 224, 192).
+    1 (128, 0, 0), 2 (0, 128, 0), ... and 255, unlabeled, (224, 224, 192).
     """
     index = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dsrg.artifacts.seeds_h5 import SeedRow
 from dsrg.files import write_csv
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.seeds import seed_claims
 from dsrg.params import SeedParams
 from dsrg.runtime.progress import tracked
@@ -53,20 +53,20 @@ class SeedCounts:
             yield row
 
     def _add(self, row: SeedRow) -> None:
-        labelled = row.seeds != UNLABELLED
-        pixels = np.bincount(row.seeds[labelled], minlength=len(self.classes))
+        labeled = row.seeds != UNLABELED
+        pixels = np.bincount(row.seeds[labeled], minlength=len(self.classes))
         seeded = (pixels > 0) & row.present
         self.pixels += pixels
         self.tagged += row.present
         self.seeded += seeded
         self.total += row.seeds.size
         claims = row_claims(row, fg_thresh=self.settings.fg_thresh, bg_thresh=self.settings.bg_thresh)
-        disputed = np.zeros_like(labelled) if claims is None else claims.sum(axis=0) > 1
+        disputed = np.zeros_like(labeled) if claims is None else claims.sum(axis=0) > 1
         if claims is not None:
             self.conflicts[[0, *row.cam_class]] += (claims & disputed).sum(axis=(1, 2))
             self.disputed += disputed.sum()
         unseeded = [self.classes[number] for number in np.flatnonzero(row.present & ~seeded) if number]
-        shares = labelled.mean(), (labelled & ~disputed).mean(), disputed.mean()
+        shares = labeled.mean(), (labeled & ~disputed).mean(), disputed.mean()
         coverage, clear, conflicts = (float(share) for share in shares)
         self.images.append(ImageCount(row.image_id, coverage, clear, None if claims is None else conflicts, unseeded))
 

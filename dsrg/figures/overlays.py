@@ -11,7 +11,7 @@ from dsrg.data.images import limit_side
 from dsrg.data.index import Index
 from dsrg.data.palette import voc_palette
 from dsrg.files import atomic_file, atomic_folder
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 Picture = NDArray[np.uint8]  # RGB (H, W, 3)
 Captioned = tuple[str, Picture]
@@ -26,7 +26,7 @@ def overlay(image: Picture, labels: NDArray[np.uint8]) -> Picture:
     """Class colors over the image (H, W, 3): classes get an outline, background is darkened, 255 stays as it is."""
     labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     colors = voc_palette()[labels]
-    known = labels != UNLABELLED
+    known = labels != UNLABELED
     mixed = np.where(known[..., None], (1 - OPACITY) * image + OPACITY * colors, image).astype(np.uint8)
     edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     mixed[edges & known] = 255

@@ -38,7 +38,7 @@ MOST_POINTS = 120  # of a line: more cannot be told apart at this size
 STYLES = {"solid": "#0072b2", "dashed": "#d55e00", "dotted": "#009e73", "dashdot": "#cc79a7"}  # Okabe and Ito's colors
 CLASS_LINES = ("grown", "seeds", "agreed")  # in the charts of single classes
 CURVES = {
-    "Share of labelled pixels": {
+    "Share of labeled pixels": {
         "foreground": "grown, classes",
         "background": "grown, background",
         "seed_foreground": "seeds, classes",

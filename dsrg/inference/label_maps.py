@@ -18,7 +18,7 @@ from dsrg.runtime.resumable import Item, resumable_rows
 from dsrg.runtime.workers import threaded_map
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A prediction's label maps as PNGs: with CRF and unsure pixels, and, if kept, the network alone."""
 
     png: bytes
@@ -49,7 +49,7 @@ def predicted_labels(
 
 def resumable_labels(
     predict: Callable[[NDArray[np.int64]], Iterable[Prediction]], share: WorkShard, *, total: int, network: bool = False
-) -> Iterator[Labelled]:
+) -> Iterator[Labeled]:
     """Label maps of the images 0..total-1, in order, those kept ones not predicted again, see `resumable_rows`.
 
     predict: predictions of the images of the given rows. Threads make PNGs of them, while the next ones are made.
@@ -63,4 +63,4 @@ def resumable_labels(
         return threaded_map(item, predict(rows))
 
     for found in resumable_rows(make, share, total=total, shard=SHARD):
-        yield Labelled(found["labels"].tobytes(), found["network_labels"].tobytes() if network else b"")
+        yield Labeled(found["labels"].tobytes(), found["network_labels"].tobytes() if network else b"")

@@ -19,7 +19,7 @@ from dsrg.data.images import SizedImage, limit_side
 from dsrg.inference.preprocess import BATCH, resize_native, scaled_side, warp_to_square
 from dsrg.method.crf import dense_crf, engine_on, unary_energies
 from dsrg.method.crf_pydensecrf import Kernel, mean_field
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.pooling import pooled_scores
 from dsrg.networks.network import DeepLab
 from dsrg.params import CrfKernel, PredictParams
@@ -277,7 +277,7 @@ def _labels(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
     """Label map (H, W) of the probabilities (K, H, W) of the present classes, and those of all classes if wanted."""
     labels, highest = _most_likely(present, probs)
-    labels = np.where(highest < unsure_below, np.uint8(UNLABELLED), labels)
+    labels = np.where(highest < unsure_below, np.uint8(UNLABELED), labels)
     if not probabilities:
         return labels, None
     full = np.zeros((len(present), *labels.shape), np.float32)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.params import Params
 
 
@@ -87,7 +87,7 @@ def disputed_share(
 
 def flipped_share(grown: Sequence[NDArray[np.uint8]]) -> float:
     """Share of the cells to which two successive maps of labels give two classes."""
-    flipped = [(a != b) & (a != UNLABELLED) & (b != UNLABELLED) for a, b in pairwise(grown)]
+    flipped = [(a != b) & (a != UNLABELED) & (b != UNLABELED) for a, b in pairwise(grown)]
     return float(np.logical_or.reduce(flipped).mean()) if flipped else 0.0
 
 

@@ -1,6 +1,6 @@
 // Layers to pixels. Values come from the server as the project computed them; here they only get colors.
 
-export const UNLABELLED = 255;
+export const UNLABELED = 255;
 const DETAIL = 640; // pixels that the longer side of the canvas has at least, so that outlines are thin
 
 export function decode(layer) {
@@ -59,7 +59,7 @@ export function drawMap(layer, values, width, height, viridis) {
   return canvas;
 }
 
-// Class colors with a white and a black line along every border, background hatched; unlabelled pixels stay clear.
+// Class colors with a white and a black line along every border, background hatched; unlabeled pixels stay clear.
 // With the classes' names (nameRegions) they are told apart without their colors too. The canvas keeps its labels.
 export function drawLabels(layer, values, width, height, palette) {
   const [canvas, context, picture] = blank(width, height);
@@ -81,7 +81,7 @@ export function drawLabels(layer, values, width, height, palette) {
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at++) {
       const label = labels[at];
-      if (label === UNLABELLED) continue;
+      if (label === UNLABELED) continue;
       if (label === 0) {
         ink[at] = (x + y) % 14 < 2 ? 0xff909090 : 0xff000000;
       } else if (differs(at, x, y, 1) || differs(at, x, y, 2)) {
@@ -114,7 +114,7 @@ export function nameRegions(context, labels, width, height, names, pixel) {
   const visit = action => {
     for (let y = 2; y < height; y += every) {
       for (let x = 2; x < width; x += every) {
-        if (labels[y * width + x] !== UNLABELLED) action(labels[y * width + x], x, y);
+        if (labels[y * width + x] !== UNLABELED) action(labels[y * width + x], x, y);
       }
     }
   };

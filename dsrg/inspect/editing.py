@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dsrg.data.index import Index
 from dsrg.errors import InputError
 from dsrg.files import require_writable
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.points import Mark, mark_cells
 from dsrg.runtime.lock import try_lock
 from dsrg.sources.points import (
@@ -42,7 +42,7 @@ class Editor:
     def __init__(self, path: Path | None, index: Index, classes: list[str], *, tags: str, unknown: str) -> None:
         self.path = path and path.resolve()  # a link stays one
         self.index, self.reader = index, PointReader(index, classes, tags=tags, unknown=unknown)
-        self.names = {UNLABELLED: ERASE} | dict(enumerate([BACKGROUND, *classes]))
+        self.names = {UNLABELED: ERASE} | dict(enumerate([BACKGROUND, *classes]))
         self._known: tuple[object, list[PointRow], Points] = (None, [], Points())
         self._lock = threading.RLock()
 

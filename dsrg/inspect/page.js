@@ -1,7 +1,7 @@
 // The page: a grid of all images, and one image large with its layers and thresholds.
 
 import { $, address, ask, make } from "./dom.js";
-import { UNLABELLED, canvasSize, decode, drawLabels, drawMap, drawVeil, nameRegions, valueAt } from "./drawing.js";
+import { UNLABELED, canvasSize, decode, drawLabels, drawMap, drawVeil, nameRegions, valueAt } from "./drawing.js";
 import { Editor } from "./editing.js";
 
 const PAGE = 100; // images asked for at once
@@ -41,7 +41,7 @@ function complain(error) {
 
 const percent = share => share === null || share === undefined ? "?" : `${(100 * share).toFixed(1)} %`;
 const namesOf = tags => tags.map(k => state.classes[k]).join(", ") || "no class";
-const nameOf = label => label === UNLABELLED ? "unlabelled" : state.classes[label];
+const nameOf = label => label === UNLABELED ? "unlabeled" : state.classes[label];
 const rgb = (colors, k) => `rgb(${colors.slice(3 * k, 3 * k + 3).join()})`;
 
 // The grid
@@ -291,7 +291,7 @@ function drawLegend() {
   for (const layer of layers.filter(one => one.kind === "labels")) values(layer).forEach(label => present.add(label));
   const entries = [...present].sort((a, b) => a - b).map(label => {
     const swatch = make("i");
-    swatch.style.background = { 0: HATCH, [UNLABELLED]: "none" }[label] ?? rgb(palette, label);
+    swatch.style.background = { 0: HATCH, [UNLABELED]: "none" }[label] ?? rgb(palette, label);
     return make("span", {}, swatch, nameOf(label));
   });
   if (layers.some(layer => layer.kind === "map")) {

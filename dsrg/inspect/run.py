@@ -22,7 +22,7 @@ from dsrg.inspect.editing import Editor
 from dsrg.inspect.layers import SIDE_MAX, at_most, labels_layer, map_layer, missing_layer, or_missing, steps_layer
 from dsrg.inspect.reseeding import Grower, SeedMaps, disagreement, live_seeds, stored_maps, why_fixed, with_crf
 from dsrg.inspect.tally import Tally, threshold_steps
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.growing import grow
 from dsrg.method.metrics import confusion_matrix, iou_per_class, mean_iou
 from dsrg.method.points import NO_MARK, with_marks
@@ -85,7 +85,7 @@ class Run:
         self.tally = Tally(self.params.seeds)
         # of the images whose growth the training recorded, as one batch: their maps, growth probabilities and points
         self.watched: tuple[SeedMaps, torch.Tensor, NDArray[np.int16]] | None = None
-        self.watched_before: float | None = None  # share of their cells that is labelled at params.yaml's thresholds
+        self.watched_before: float | None = None  # share of their cells that is labeled at params.yaml's thresholds
         self.disagreement = np.full(len(self.index), np.nan)
         self.iou = np.full(len(self.index), np.nan)
         self.clicks = np.full(len(self.index), np.nan)
@@ -151,16 +151,16 @@ class Run:
         """Share of an image's cells that are seeds."""
         values = np.full(len(self.index), np.nan)
         for image_id, row in self.seeded.items():
-            values[self.row[image_id]] = (self.seeds.seeds[row] != UNLABELLED).mean()
+            values[self.row[image_id]] = (self.seeds.seeds[row] != UNLABELED).mean()
         return values
 
     @cached_property
     def growth(self) -> NDArray[np.float64]:
-        """How much more is labelled at the last recorded step than by the seeds."""
+        """How much more is labeled at the last recorded step than by the seeds."""
         values = np.full(len(self.index), np.nan)
         for image_id in self.watched_ids:
             *_, last = self.grown(image_id).values()
-            values[self.row[image_id]] = (last != UNLABELLED).mean() - self.coverage[self.row[image_id]]
+            values[self.row[image_id]] = (last != UNLABELED).mean() - self.coverage[self.row[image_id]]
         return values
 
     def find(self, *, search: str, tag: str, split: str, sort: str, descending: bool) -> list[int]:
@@ -396,7 +396,7 @@ class Run:
         }
 
     def _share_grown(self, at: Thresholds) -> float:
-        """Share of the watched images' cells that is labelled once grown."""
+        """Share of the watched images' cells that is labeled once grown."""
         maps, probs, cells = self.watched
         seeds = with_marks(self._live_seeds(maps, at), cells)
         return _share(grow(seeds, probs, maps.present, fg_thresh=at.grow_fg, bg_thresh=at.grow_bg))
@@ -447,7 +447,7 @@ def _run(stage: str) -> str:
 
 
 def _share(labels: torch.Tensor) -> float:
-    return float((labels != UNLABELLED).float().mean())
+    return float((labels != UNLABELED).float().mean())
 
 
 def _number(value: float) -> float | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsrg.inspect.reseeding import SeedMaps, live_seeds, own_classes, seeds_at
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.points import NO_MARK
 from dsrg.method.seeds import with_crf_labels
 from dsrg.params import SeedParams
@@ -23,12 +23,12 @@ def threshold_steps(value: float) -> list[float]:
 
 
 class Tally:
-    """Counts of labelled cells over images, for every pair of thresholds in the lists `fg` and `bg`."""
+    """Counts of labeled cells over images, for every pair of thresholds in the lists `fg` and `bg`."""
 
     def __init__(self, settings: SeedParams) -> None:
         self.settings = settings
         self.fg, self.bg = threshold_steps(settings.fg_thresh), threshold_steps(settings.bg_thresh)
-        self.labelled = np.zeros((len(self.fg), len(self.bg)), np.int64)
+        self.labeled = np.zeros((len(self.fg), len(self.bg)), np.int64)
         self.cells = self.images = 0
 
     def add(self, maps: SeedMaps, marks: NDArray[np.int16] | None = None) -> None:
@@ -37,21 +37,21 @@ class Tally:
         self.cells += maps.labels.numel()
         free = np.ones(maps.labels.shape[1:], bool) if marks is None else marks == NO_MARK
         if marks is not None:  # whatever the thresholds
-            self.labelled += int((~free & (marks != UNLABELLED)).sum())
+            self.labeled += int((~free & (marks != UNLABELED)).sum())
         if not self.settings.thresholded:
             labels = live_seeds(maps, self.settings, fg_thresh=0, bg_thresh=0)[0].numpy()
-            self.labelled += int((labels[free] != UNLABELLED).sum())
+            self.labeled += int((labels[free] != UNLABELED).sum())
             return
         maps = own_classes(maps, 0)
-        fires = self._seeds(maps, bg_thresh=0, conflict=self.settings.conflict) != UNLABELLED  # no saliency is below 0
+        fires = self._seeds(maps, bg_thresh=0, conflict=self.settings.conflict) != UNLABELED  # no saliency is below 0
         unclaimed = self._seeds(maps, bg_thresh=2, conflict="smaller") == 0  # every saliency is below 2
         # the place in `bg` of the first threshold above a cell's saliency
         first = np.searchsorted(np.array(self.bg, np.float32), maps.saliency[0].numpy(), side="right")
         for row, cells in enumerate(zip(fires.numpy() & free, unclaimed.numpy() & free, strict=True)):
             classes, rest = (np.bincount(first[own], minlength=len(self.bg) + 1) for own in cells)
             salient_enough = classes.sum() - classes[:-1].cumsum()
-            self.labelled[row] += classes.sum() if self.settings.conflict == "smaller" else salient_enough
-            self.labelled[row] += rest[:-1].cumsum()
+            self.labeled[row] += classes.sum() if self.settings.conflict == "smaller" else salient_enough
+            self.labeled[row] += rest[:-1].cumsum()
 
     def _seeds(self, maps: SeedMaps, *, bg_thresh: float, conflict: str) -> Tensor:
         """Seeds at every foreground threshold, uint8 (F, h, w)."""
@@ -64,4 +64,4 @@ class Tally:
         not in the lists."""
         if not self.images or fg_thresh not in self.fg or bg_thresh not in self.bg:
             return None
-        return float(self.labelled[self.fg.index(fg_thresh), self.bg.index(bg_thresh)] / self.cells)
+        return float(self.labeled[self.fg.index(fg_thresh), self.bg.index(bg_thresh)] / self.cells)

@@ -1,12 +1,12 @@
 """Where label maps lie, and what their numbers mean.
 
-Networks score the pixels of a grid of stride 8: a side of 8k+1 pixels has k+1 cells, whose centres lie on every eighth
+Networks score the pixels of a grid of stride 8: a side of 8k+1 pixels has k+1 cells, whose centers lie on every eighth
 pixel, so that the corners of image and grid are the same points. Every label map (seeds, grown seeds, pseudo labels,
 ground truth, predictions) is uint8: 0 is background, 1..C are the classes in the order of classes.txt.
 """
 
 STRIDE = 8  # pixels between two cells
-UNLABELLED = 255
+UNLABELED = 255
 
 
 def grid_size(pixels: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 
 def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_thresh: float) -> Tensor:
@@ -19,16 +19,16 @@ def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_
     A pixel is confident of class c when c has its highest probability among the present classes (as in the released
     code; in the paper, among all) and that probability is above `fg_thresh` (background: above `bg_thresh` too).
     Confident pixels take their class, the other seed pixels keep theirs; a connected region of one class becomes
-    labelled when it holds a seed of that class. The paper visits pixels one by one; all connected regions of
+    labeled when it holds a seed of that class. The paper visits pixels one by one; all connected regions of
     a batch are found here at once. A GPU is waited for once. Of classes that tie for the highest probability the lowest
     wins.
 
-    Seeds are never lost or relabelled. A seed that the network is confident is another class stays what it is, yet
+    Seeds are never lost or relabeled. A seed that the network is confident is another class stays what it is, yet
     while growing it counts as that other class: it connects the other's region, and cuts and does not start its own
     (as in the released code). Without such seeds it is the paper's visiting, and lower thresholds can only add labels.
 
     Args:
-        seeds: uint8 (B, h, w) label map, 0 background, 1..C classes, 255 unlabelled.
+        seeds: uint8 (B, h, w) label map, 0 background, 1..C classes, 255 unlabeled.
         probs: float (B, C+1, h, w), 0..1: what decides confidence; the network's own (paper) or the CRF's (released).
         present: bool (B, C+1), the image's classes; column 0, background, is true.
         fg_thresh: probability above which (strictly) a pixel is confident; paper 0.85.
@@ -49,7 +49,7 @@ def grow(seeds: Tensor, probs: Tensor, present: Tensor, *, fg_thresh: float, bg_
     confident = (highest > fg_thresh) & ((winner != 0) | (highest > bg_thresh))
     region = torch.where(confident, winner, seeds)
     reached = _seeded_regions(region, seeds, classes)
-    return torch.where(reached & (seeds == UNLABELLED), region, seeds)
+    return torch.where(reached & (seeds == UNLABELED), region, seeds)
 
 
 def _tagged_classes(present: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 
 def smoothed_softmax(logits: Tensor, *, min_prob: float) -> Tensor:
@@ -16,11 +16,11 @@ def smoothed_softmax(logits: Tensor, *, min_prob: float) -> Tensor:
 
 
 def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool, reduction: str = "mean") -> Tensor:
-    """Minus the mean log probability of the labelled pixels, per image, then the mean over images.
+    """Minus the mean log probability of the labeled pixels, per image, then the mean over images.
 
     Balanced (paper section 3.2; released `BalancedSeedLossLayer`): foreground pixels of all classes together and
     background pixels are two terms, each divided by its own count. Plain (SEC's, `SeedLossLayer`): one mean over all
-    labelled pixels. An image without labelled pixels adds nothing; it still counts in the mean over images.
+    labeled pixels. An image without labeled pixels adds nothing; it still counts in the mean over images.
 
     Args:
         probs: float (B, C+1, h, w), 0..1, above 0.
@@ -35,14 +35,14 @@ def seeding_loss(probs: Tensor, labels: Tensor, *, balanced: bool, reduction: st
     >>> float(seeding_loss(probs, labels, balanced=True)) / float(torch.tensor(4.0).log())
     2.0
     """
-    labelled = labels != UNLABELLED
-    classes = torch.where(labelled, labels, 0).long()
+    labeled = labels != UNLABELED
+    classes = torch.where(labeled, labels, 0).long()
     log_probs = probs.gather(1, classes[:, None])[:, 0].log()
     if balanced:
         background = labels == 0
-        means = masked_mean(log_probs, background) + masked_mean(log_probs, labelled & ~background)
+        means = masked_mean(log_probs, background) + masked_mean(log_probs, labeled & ~background)
     else:
-        means = masked_mean(log_probs, labelled)
+        means = masked_mean(log_probs, labeled)
     return -means if reduction == "none" else -mean_or_zero(means)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 BLOCK = 1 << 20  # pixels counted at a time: NumPy takes 8 bytes for each
 
 
 def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], *, classes: int) -> NDArray[np.int64]:
-    """Pixel counts (classes + 1, classes + 2): rows truth 0..C, columns predicted 0..C and, last, unlabelled (255).
+    """Pixel counts (classes + 1, classes + 2): rows truth 0..C, columns predicted 0..C and, last, unlabeled (255).
 
     Pixels whose truth is 255 (void) are left out. ValueError if the shapes differ or a label is neither 0..C nor 255.
     """
@@ -21,9 +21,9 @@ def confusion_matrix(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], *, 
     blocks = np.array_split(pairs, 1 + pairs.size // BLOCK)
     counts = sum(np.bincount(block, minlength=1 << 16) for block in blocks).reshape(256, 256)
     for name, found in (("truth", counts.sum(axis=1)), ("predicted", counts.sum(axis=0))):
-        if (strange := classes + 1 + np.flatnonzero(found[classes + 1 : UNLABELLED])).size:
-            raise ValueError(f"{name}: expected labels 0 to {classes} or {UNLABELLED}, found {strange.tolist()}")
-    return counts[: classes + 1, [*range(classes + 1), UNLABELLED]]
+        if (strange := classes + 1 + np.flatnonzero(found[classes + 1 : UNLABELED])).size:
+            raise ValueError(f"{name}: expected labels 0 to {classes} or {UNLABELED}, found {strange.tolist()}")
+    return counts[: classes + 1, [*range(classes + 1), UNLABELED]]
 
 
 def total_confusion(
@@ -39,7 +39,7 @@ def total_confusion(
 def iou_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """TP / (truth + predicted - TP) per class, (C+1,); NaN where a class is in neither truth nor prediction.
 
-    An unlabelled prediction counts as a miss of its true class.
+    An unlabeled prediction counts as a miss of its true class.
     """
     hits = np.diag(confusion).astype(np.float64)
     return _share(hits, confusion.sum(axis=1) + confusion[:, : len(hits)].sum(axis=0) - hits)
@@ -70,7 +70,7 @@ def coverage(confusion: NDArray[np.int64]) -> float:
 
 
 def precision_recall(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Per class (C+1,): the share of what is labelled so that is right, and the share of the truth that is found."""
+    """Per class (C+1,): the share of what is labeled so that is right, and the share of the truth that is found."""
     hits = np.diag(confusion).astype(np.float64)
     return _share(hits, confusion[:, : len(hits)].sum(axis=0)), _share(hits, confusion.sum(axis=1))
 

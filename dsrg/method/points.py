@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy, where
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 NO_MARK = -1  # a cell that no point or stroke covers
 CHUNK = 512  # segments whose distances are held at once, 8 bytes a cell
@@ -23,7 +23,7 @@ CHUNK = 512  # segments whose distances are held at once, 8 bytes a cell
 class Mark:
     """One point or stroke.
 
-    label: 0 background, 1..C a class, UNLABELLED: erases.
+    label: 0 background, 1..C a class, UNLABELED: erases.
     radius: pixels of the image; 0 = the cell under the point, or the cells under the line.
     path: float (K, 2), x and y in pixels of the image, 0..width and 0..height; K = 1: a point.
     """
@@ -40,29 +40,29 @@ def mark_cells(
 
     The grid's corner cells lie on the image's corner pixels. A mark covers the cell nearest to each pixel of its path,
     so that none is lost between cells, and all cells whose pixels are at most `radius` away from it. Every mark of a
-    class has one vote in each cell that it covers; the cell goes to the class with most votes, and stays unlabelled
+    class has one vote in each cell that it covers; the cell goes to the class with most votes, and stays unlabeled
     where two have as many. Erasing marks have no vote: they unlabel what no other mark covers.
 
     height, width: of the image, pixels. grid: cells along a side. classes: C, without background. Returns int16 (grid,
-    grid), NO_MARK, the label 0..C, or UNLABELLED, and the number of cells with a tie.
+    grid), NO_MARK, the label 0..C, or UNLABELED, and the number of cells with a tie.
     """
     votes = np.zeros((classes + 1, grid, grid), np.int32)
     erased = np.zeros((grid, grid), bool)
     if marks:
         covered = _covered(marks, height=height, width=width, grid=grid)
         for mark, cells in zip(marks, covered, strict=True):
-            if mark.label == UNLABELLED:
+            if mark.label == UNLABELED:
                 erased |= cells
             else:
                 votes[mark.label] += cells
     most = votes.max(axis=0)
     tied = ((votes == most).sum(axis=0) > 1) & (most > 0)
-    labels = np.where(most > 0, np.where(tied, UNLABELLED, votes.argmax(axis=0)), NO_MARK)
-    return np.where((most == 0) & erased, UNLABELLED, labels).astype(np.int16), int(tied.sum())
+    labels = np.where(most > 0, np.where(tied, UNLABELED, votes.argmax(axis=0)), NO_MARK)
+    return np.where((most == 0) & erased, UNLABELED, labels).astype(np.int16), int(tied.sum())
 
 
 class PointCounts:
-    """What the points of a data set amount to: images, points, strokes, erasures, labelled cells, cells with a tie, and
+    """What the points of a data set amount to: images, points, strokes, erasures, labeled cells, cells with a tie, and
     the points and strokes of each label, 0..C."""
 
     def __init__(self) -> None:
@@ -71,15 +71,15 @@ class PointCounts:
 
     def add(self, marks: Sequence[Mark], cells: NDArray[np.int16], ties: int) -> None:
         """Count one image's marks and what `mark_cells` made of them."""
-        erasures = sum(mark.label == UNLABELLED for mark in marks)
-        strokes = sum(mark.label != UNLABELLED and len(mark.path) > 1 for mark in marks)
+        erasures = sum(mark.label == UNLABELED for mark in marks)
+        strokes = sum(mark.label != UNLABELED and len(mark.path) > 1 for mark in marks)
         self.images += 1
         self.points += len(marks) - strokes - erasures
         self.strokes += strokes
         self.erasures += erasures
-        self.cells += int(((cells != NO_MARK) & (cells != UNLABELLED)).sum())
+        self.cells += int(((cells != NO_MARK) & (cells != UNLABELED)).sum())
         self.ties += ties
-        self.labels.update(mark.label for mark in marks if mark.label != UNLABELLED)
+        self.labels.update(mark.label for mark in marks if mark.label != UNLABELED)
 
     def metrics(self, classes: list[str]) -> dict[str, object]:
         """As JSON; `labels` by the names of `classes` (1..C) and background, without those that have none."""

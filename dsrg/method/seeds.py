@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 
 def normalize_cams(cams: Tensor) -> Tensor:
@@ -25,19 +25,19 @@ def make_seeds(
     bg_thresh: float | Tensor,
     conflict: str,
 ) -> Tensor:
-    """Foreground where a tagged class's map is high, background where saliency is low, the rest unlabelled.
+    """Foreground where a tagged class's map is high, background where saliency is low, the rest unlabeled.
 
     Foreground of class c: cams[c] > fg_thresh times the maximum of cams[c] (paper: 20 %). Background:
     saliency < bg_thresh (paper: 0.06 of DRFI saliency). Where they disagree, either foreground beats background and
     the class with the smaller area beats the larger ("smaller", as in the DSRG group's later code; between equal
-    areas the higher index), or every pixel with more than one claim stays unlabelled ("unlabelled").
+    areas the higher index), or every pixel with more than one claim stays unlabeled ("unlabeled").
 
     Args:
         cams: float (B, C, h, w), >= 0, class 1 first.
         saliency: float (B, h, w), 0..1, high = object.
         present: bool (B, C+1).
         fg_thresh, bg_thresh: numbers, or one for each of the B: float (B, 1, 1, 1) and (B, 1, 1).
-        conflict: "smaller" or "unlabelled".
+        conflict: "smaller" or "unlabeled".
 
     Returns:
         uint8 (B, h, w) label map.
@@ -45,17 +45,17 @@ def make_seeds(
     Raises:
         ValueError: for any other `conflict`.
     """
-    if conflict not in ("smaller", "unlabelled"):
-        raise ValueError(f"conflict: expected smaller or unlabelled, not {conflict!r}")
+    if conflict not in ("smaller", "unlabeled"):
+        raise ValueError(f"conflict: expected smaller or unlabeled, not {conflict!r}")
     claims = seed_claims(cams, saliency, present, fg_thresh=fg_thresh, bg_thresh=bg_thresh)
     background, fires = claims[:, 0], claims[:, 1:]
     area = fires.sum(dim=(2, 3), keepdim=True)
     # rank 1 is the largest class; a stable sort keeps the lower index first among equals, so the higher one wins
     rank = area[..., 0, 0].argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
     strength, winner = (fires * rank[:, :, None, None]).max(dim=1)
-    seeds = torch.where(strength > 0, winner + 1, torch.where(background, 0, UNLABELLED))
-    if conflict == "unlabelled":
-        seeds = torch.where(claims.sum(dim=1) > 1, UNLABELLED, seeds)
+    seeds = torch.where(strength > 0, winner + 1, torch.where(background, 0, UNLABELED))
+    if conflict == "unlabeled":
+        seeds = torch.where(claims.sum(dim=1) > 1, UNLABELED, seeds)
     return seeds.to(torch.uint8)
 
 
@@ -74,24 +74,24 @@ def with_background(foreground: Tensor, saliency: Tensor, *, bg_thresh: float, c
     Args:
         foreground: uint8 (B, h, w) label map; its background is not taken.
         saliency, bg_thresh, conflict: as in `make_seeds`; where both claim a pixel, "smaller" gives it to the
-            foreground and "unlabelled" to nobody.
+            foreground and "unlabeled" to nobody.
 
     Returns:
         uint8 (B, h, w) label map.
 
     >>> with_background(torch.tensor([[[0, 7, 7, 255]]]), torch.tensor([[[0.9, 0.9, 0, 0]]]), bg_thresh=0.1,
-    ...                 conflict="unlabelled").tolist()
+    ...                 conflict="unlabeled").tolist()
     [[[255, 7, 255, 0]]]
     """
-    claimed, background = (foreground != UNLABELLED) & (foreground != 0), saliency < bg_thresh
-    seeds = torch.where(claimed, foreground, torch.where(background, 0, UNLABELLED))
-    if conflict == "unlabelled":
-        seeds = torch.where(claimed & background, UNLABELLED, seeds)
+    claimed, background = (foreground != UNLABELED) & (foreground != 0), saliency < bg_thresh
+    seeds = torch.where(claimed, foreground, torch.where(background, 0, UNLABELED))
+    if conflict == "unlabeled":
+        seeds = torch.where(claimed & background, UNLABELED, seeds)
     return seeds.to(torch.uint8)
 
 
 def harmonic_seeds(cams: Tensor, saliency: Tensor, present: Tensor, *, thresh: float) -> Tensor:
-    """Foreground where activation and saliency are both high, background everywhere else: no cell is unlabelled.
+    """Foreground where activation and saliency are both high, background everywhere else: no cell is unlabeled.
 
     The tagged class with the highest harmonic mean h = 2 / (1 / activation + 1 / saliency), where that is at least
     `thresh`; of equal ones the lower (Chaudhry et al. 2017, released `image_reader_segment.py`: 0.4).
@@ -145,5 +145,5 @@ def with_crf_labels(seeds: Tensor, labels: Tensor, *, use: str) -> Tensor:
 
 
 def agreed_seeds(seeds: Tensor, labels: Tensor) -> Tensor:
-    """Seeds that another label map agrees with; the others become unlabelled. uint8 (..., h, w) both."""
-    return torch.where(seeds == labels, seeds, UNLABELLED).to(torch.uint8)
+    """Seeds that another label map agrees with; the others become unlabeled. uint8 (..., h, w) both."""
+    return torch.where(seeds == labels, seeds, UNLABELED).to(torch.uint8)

@@ -1,6 +1,6 @@
 """Feature extractors with output stride 8 or 16: normalized images (B, 3, H, W) -> features (B, channels, h, w).
 
-Every backbone keeps odd sizes aligned: an image of 8k+1 pixels has k+1 cells whose centres lie on every eighth pixel
+Every backbone keeps odd sizes aligned: an image of 8k+1 pixels has k+1 cells whose centers lie on every eighth pixel
 (321 -> 161 -> 81 -> 41), as Caffe's ceil-mode pooling did.
 torchvision, which takes longer to import than torch itself, is imported where its networks are built.
 """

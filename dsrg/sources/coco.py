@@ -27,7 +27,7 @@ from dsrg.data.classes import MOST_CLASSES, class_problems, is_background, read_
 from dsrg.data.ids import ListEntry, id_problems, image_ids, normal
 from dsrg.errors import InputError, nearest
 from dsrg.files import read_text
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.sources.folder import Names, find_files, find_image, warn_of_elsewhere
 from dsrg.sources.validation import ImageProblem, Record, Scan
 
@@ -247,7 +247,7 @@ def _image_folder(root: Path, path: Path, images: list[Image]) -> str:
 def draw_mask(
     height: int, width: int, *, shapes: list[Shape], size: tuple[int, int] | None, where: str
 ) -> NDArray[np.uint8]:
-    """Shapes -> uint8 (height, width) label map; 255, unlabelled, where shapes of two classes overlap.
+    """Shapes -> uint8 (height, width) label map; 255, unlabeled, where shapes of two classes overlap.
 
     Groups ("iscrowd") are drawn as their class. Raises InputError, naming `where`, if the image is not of the annotated
     `size` (height, width), or a shape is malformed.
@@ -265,7 +265,7 @@ def draw_mask(
             continue
         disputed = covered & (labels != 0) & (labels != shape.number)
         labels[covered] = shape.number
-        labels[disputed] = UNLABELLED
+        labels[disputed] = UNLABELED
     if problems:
         raise InputError(problems)
     return labels

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 
 SHIFTS = (1, 2, -1, -2)  # of mask values, tried one after the other
 EXPLAINED, GAIN = 0.9, 0.2  # a shift is the reason if tags and masks then agree so far, and so much better than before
@@ -34,7 +34,7 @@ def compare(present: NDArray[np.bool_], values: NDArray[np.bool_], classes: list
     never = np.flatnonzero(tags.any(axis=0) & ~shown.any(axis=0)) + 1
     strangers = tags.any(axis=1) & ~(tags & shown).any(axis=1)
     untagged = (shown & ~tags).any(axis=1)
-    outside = values[:, len(classes) + 1 : UNLABELLED].any()
+    outside = values[:, len(classes) + 1 : UNLABELED].any()
     reason = shift = None
     if never.size or strangers.any() or untagged.any() or outside:
         shift = _shift(tags, values, classes)
@@ -58,7 +58,7 @@ def _shift(tags: NDArray[np.bool_], values: NDArray[np.bool_], classes: list[str
         for zero_moves in (False, True) if shift > 0 else (False,):
             moved = np.zeros((len(values), 256 + max(SHIFTS)), bool)
             start = max(-shift, 0 if zero_moves else 1)  # what would come below 0 becomes background
-            moved[:, start + shift : UNLABELLED + shift] = values[:, start:UNLABELLED]
+            moved[:, start + shift : UNLABELED + shift] = values[:, start:UNLABELED]
             if (agree := agreement(tags, moved[:, 1 : len(classes) + 1])) >= best:
                 best, reason = np.nextafter(agree, 2), _shift_in_words(shift, classes, zero_moves=zero_moves)
     return reason
@@ -78,10 +78,10 @@ def _shift_in_words(shift: int, classes: list[str], *, zero_moves: bool) -> str:
 def _one_value(tags: NDArray[np.bool_], values: NDArray[np.bool_], classes: list[str]) -> str | None:
     """Masks that tell foreground from background alone, whatever the class."""
     held = np.flatnonzero(values.any(axis=0)).tolist()
-    known = [value for value in held if 0 < value < UNLABELLED]
-    if not known and UNLABELLED in held:
+    known = [value for value in held if 0 < value < UNLABELED]
+    if not known and UNLABELED in held:
         return (
-            f"the masks hold {' and '.join(map(str, held))} alone, and {UNLABELLED} means unlabelled; if it marks a "
+            f"the masks hold {' and '.join(map(str, held))} alone, and {UNLABELED} means unlabeled; if it marks a "
             f"class, write the class's number instead (1 = {classes[0]})"
         )
     if not known:

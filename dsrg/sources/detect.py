@@ -55,7 +55,7 @@ class DetectedLayout(NamedTuple):
 
 
 def guess(folder: Path) -> DetectedLayout:
-    """Recognise a folder's layout by its names, and by the head of its table; opens no image.
+    """Recognize a folder's layout by its names, and by the head of its table; opens no image.
 
     Raises InputError if it is none that a source can read, and says what is missing.
     """

@@ -27,7 +27,7 @@ from dsrg.data.ids import normal
 from dsrg.data.index import Index
 from dsrg.errors import InputError, nearest
 from dsrg.files import write_csv
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.points import Mark
 from dsrg.sources.folder import Names
 from dsrg.sources.table import read_cells
@@ -139,7 +139,7 @@ class PointReader:
         self.index, self.classes, self.tags, self.unknown = index, classes, tags, unknown
         self.row = {image_id: row for row, image_id in enumerate(index.ids)}
         self.by_path = dict(zip(index.paths, index.ids, strict=True))
-        self.labels = {ERASE: UNLABELLED} | {name: k for k, name in enumerate([BACKGROUND, *classes])}
+        self.labels = {ERASE: UNLABELED} | {name: k for k, name in enumerate([BACKGROUND, *classes])}
         self.found: dict[str, str | InputError | None] = {}  # ids by what the table calls images, or what is wrong
 
     @cached_property
@@ -232,7 +232,7 @@ class PointReader:
         """Classes that are no tag of the image on which they have a place."""
         added: dict[str, set[int]] = defaultdict(set)
         for row, image_id, label, *_ in places:
-            if label == UNLABELLED or self.index.present[self.row[image_id], label] or label in added.get(image_id, ()):
+            if label == UNLABELED or self.index.present[self.row[image_id], label] or label in added.get(image_id, ()):
                 continue
             added[image_id].add(label)
             if self.tags == "refuse":

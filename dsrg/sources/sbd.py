@@ -67,7 +67,7 @@ def write_trainaug(root: Path, *, sbd_train: Iterable[str], sbd_val: Iterable[st
 def read_sbd_mask(data: bytes, where: str) -> NDArray[np.uint8]:
     """The label map in one of SBD's `cls/ID.mat` files -> uint8 (H, W), 0 background, 1..20 VOC's classes.
 
-    It has no unlabelled border around objects as VOC's masks have. Read here is what the file needs of MATLAB's level 5
+    It has no unlabeled border around objects as VOC's masks have. Read here is what the file needs of MATLAB's level 5
     format: the field `Segmentation` of the struct `GTcls`. Raises InputError, naming `where`, for anything else.
     """
     try:

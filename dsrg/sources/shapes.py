@@ -138,8 +138,8 @@ def _draw_body(
     bend, fatness, taper = rng.uniform(-0.45, 0.45), rng.uniform(0.2, 0.28), rng.uniform(-0.25, 0.25)
     radius = length * fatness * (1 + 2 * taper * along) * (1 - 0.5 * np.abs(2 * along) ** 3)
     spine = length * np.stack([(1 - fatness) * along, bend * (along**2 - 0.12)], axis=1)
-    for centre, r in zip(spine, radius, strict=True):
-        _fill(mask, pose(_disc(r, *centre)), 255)
+    for center, r in zip(spine, radius, strict=True):
+        _fill(mask, pose(_disc(r, *center)), 255)
     for place in np.linspace(4, 18, rng.integers(2, 5)).round().astype(int) + rng.integers(-1, 2):
         foot = spine[place] + [length * rng.uniform(-0.08, 0.08), radius[place] + length * rng.uniform(0.1, 0.2)]
         _stroke(mask, pose(np.stack([spine[place], foot])), length * rng.uniform(0.08, 0.12), 255)
@@ -228,17 +228,17 @@ def _draw_background(rng: Generator, height: int, width: int, clutter: int) -> n
 def _draw_clutter(rng: Generator, image: np.ndarray) -> None:
     """Paint one twig, pebble or shard somewhere on `image`; the ground shines through."""
     height, width = image.shape[:2]
-    centre, size = rng.uniform([0, 0], [width, height]), rng.uniform(3, 14)
+    center, size = rng.uniform([0, 0], [width, height]), rng.uniform(3, 14)
     layer = np.zeros((height, width), np.uint8)
     kind = rng.choice(["twig", "pebble", "shard"])
     if kind == "twig":
         steps = rng.normal(scale=1.2 * size, size=(rng.integers(2, 5), 2))
-        _stroke(layer, centre + np.cumsum(steps, axis=0), rng.uniform(1, 4), 255)
+        _stroke(layer, center + np.cumsum(steps, axis=0), rng.uniform(1, 4), 255)
     elif kind == "pebble":
-        _fill(layer, centre + _disc(size / 2) * rng.uniform(0.5, 1.5, 2), 255)
+        _fill(layer, center + _disc(size / 2) * rng.uniform(0.5, 1.5, 2), 255)
     else:
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 6)))
-        _fill(layer, centre + size * _direction(angles), 255)
+        _fill(layer, center + size * _direction(angles), 255)
     color = np.array(_hsv(rng.uniform(0, 360), rng.uniform(0, 110), rng.uniform(40, 240)))
     opacity = rng.uniform(0.5, 0.95)
     painted = layer > 0

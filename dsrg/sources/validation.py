@@ -20,7 +20,7 @@ from dsrg.data.index import GroundTruth, Index, present_from_tags
 from dsrg.data.palette import label_png
 from dsrg.errors import InputError, collecting, few, nearest
 from dsrg.files import linked_elsewhere, refuse_outside
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.runtime.environment import worker_count
 from dsrg.runtime.progress import tracked
 from dsrg.runtime.workers import threaded_map
@@ -226,9 +226,9 @@ def _unfit(shape: tuple[int, int], found: _Looked, classes: list[str], *, path: 
     if found.image and shape != (found.image.height, found.image.width):
         sizes = f"{shape[1]} x {shape[0]} pixels, but its image has {found.image.width} x {found.image.height}"
         yield f"{path}: {sizes} (as turned by its EXIF orientation); they must be of one size"
-    wrong = np.flatnonzero(found.held[:UNLABELLED])
+    wrong = np.flatnonzero(found.held[:UNLABELED])
     if classes and (wrong := wrong[wrong > len(classes)]).size:  # without classes their names are what is wrong
-        expected = f"0 (background), 1 to {len(classes)} ({classes[0]} ... {classes[-1]}) or {UNLABELLED} (unlabelled)"
+        expected = f"0 (background), 1 to {len(classes)} ({classes[0]} ... {classes[-1]}) or {UNLABELED} (unlabeled)"
         yield f"{path}: holds {', '.join(map(str, wrong))}; expected {expected}"
 
 

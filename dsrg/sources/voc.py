@@ -3,7 +3,7 @@
 ROOT/JPEGImages/ID.jpg                    the images (or of other kinds, see data.images)
 ROOT/Annotations/ID.xml                   the tags: the name of each <object>, <difficult> ones too
 ROOT/SegmentationClass/ID.png             masks, where there are any
-ROOT/SegmentationClassAug/ID.png          masks of images that have none there (SBD's: no unlabelled borders)
+ROOT/SegmentationClassAug/ID.png          masks of images that have none there (SBD's: no unlabeled borders)
 ROOT/ImageSets/Segmentation/SPLIT.txt     one id a line
 ROOT/classes.txt                          one class name a line; without this file, VOC's twenty
 """

@@ -78,7 +78,7 @@ def dsrg_criterion(settings: Dsrg, *, supervisor: Supervisor) -> Criterion:
 
     settings: params `dsrg`; `supervisor` must run the CRF for the boundary loss.
 
-    Its values, beside the losses, are shares of the batch's pixels. Vectors (C+1,), background first: `seeds`, labelled
+    Its values, beside the losses, are shares of the batch's pixels. Vectors (C+1,), background first: `seeds`, labeled
     by a seed; `agreed`, by a seed whose class the network predicts too; `grown`, by what it learns from. Scalars:
     `foreground`, `background` of grown, `seed_foreground`, `seed_background` of seeds, `agreement`, agreed / seeds, and
     of what the network predicts `predicted_background`, `predicted_tagged` and `predicted_absent`.
@@ -94,13 +94,13 @@ def dsrg_criterion(settings: Dsrg, *, supervisor: Supervisor) -> Criterion:
             losses["boundary_loss"] = boundary
         loss = sum(losses.values())
         values = {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
-        return loss, values | labelled_shares(batch.labels, probs.detach(), supervision.labels, batch.present)
+        return loss, values | labeled_shares(batch.labels, probs.detach(), supervision.labels, batch.present)
 
     return criterion
 
 
-def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor, present: Tensor) -> dict[str, Tensor]:
-    """How much is labelled, and what the network makes of its seeds: values that `dsrg_criterion` describes.
+def labeled_shares(seeds: Tensor, probs: Tensor, grown: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """How much is labeled, and what the network makes of its seeds: values that `dsrg_criterion` describes.
 
     seeds, grown uint8 (B, h, w); probs, or logits, float (B, C+1, h, w); present bool (B, C+1). Waits for nothing on
     the device.
@@ -128,7 +128,7 @@ def labelled_shares(seeds: Tensor, probs: Tensor, grown: Tensor, present: Tensor
 
 
 def class_shares(labels: Tensor, *, classes: int) -> Tensor:
-    """Shares of all pixels that are labelled background and each class, float (classes + 1,); labels uint8 (B, h, w).
+    """Shares of all pixels that are labeled background and each class, float (classes + 1,); labels uint8 (B, h, w).
 
     Waits for nothing on the device, unlike `bincount`.
     """

@@ -9,7 +9,7 @@ from dsrg.data.batches import Batch
 from dsrg.method.losses import mean_or_zero
 from dsrg.method.weak import LOSSES
 from dsrg.params import Dsrg, Grow, TrainCrf, Weak
-from dsrg.training.dsrg import Supervisor, dsrg_criterion, labelled_shares
+from dsrg.training.dsrg import Supervisor, dsrg_criterion, labeled_shares
 from dsrg.training.fit import Criterion
 
 
@@ -38,7 +38,7 @@ def weak_criterion(
         logits = network(batch.images).float()
         seen = {"present": batch.present, "seeds": batch.labels, "images": batch.images}
         value = mean_or_zero(loss(logits, **seen, step=step, **settings))
-        shares = labelled_shares(batch.labels, logits.detach(), batch.labels, batch.present)
+        shares = labeled_shares(batch.labels, logits.detach(), batch.labels, batch.present)
         return value, {"loss": value.detach(), **shares}
 
     return criterion

@@ -36,7 +36,7 @@ SETTINGS = Training(
 
 
 def images(folder: Path) -> tuple[Index, np.ndarray]:
-    """Eight pictures of two classes and label maps, some with hardly a labelled pixel."""
+    """Eight pictures of two classes and label maps, some with hardly a labeled pixel."""
     pictures, tagged = {}, []
     for k in range(8):
         pictures[f"im{k}"] = picture(30, 40, seed=k) // 4

@@ -29,7 +29,7 @@ def mbd(image: np.ndarray, *, side: int, passes: int, borders: Sequence[str]) ->
     The barrier of a path is the highest minus the lowest value on it; a pixel is as salient as the least barrier over
     all paths from the border to it, summed over the color channels, as a share of the image's greatest. A smooth
     slope costs only its height, so a sky that fades stays background, while an edge all around an object cannot be
-    avoided. The paper's MB+ (distance to the colors of the border, a centre prior) is left out.
+    avoided. The paper's MB+ (distance to the colors of the border, a center prior) is left out.
 
     Args:
         image: uint8 (H, W, 3) RGB.

@@ -83,7 +83,7 @@ def slic(image: np.ndarray, *, superpixels: int) -> tuple[np.ndarray, np.ndarray
         superpixels: how many, about; at most one for each row and column of the image.
 
     Returns:
-        labels int (h, w) in 0..K-1 at the working size, color float32 (K, 3) in Lab, centre float32 (K, 2) as (y, x)
+        labels int (h, w) in 0..K-1 at the working size, color float32 (K, 3) in Lab, center float32 (K, 2) as (y, x)
         in units of the longer side of the image.
     """
     height, width = image.shape[:2]

@@ -4,7 +4,7 @@ Every one is `loss(logits, *, present, seeds, images, step, **settings) -> (B,)`
 
     logits   float32 (B, C+1, h, w), the network's; gradients pass through them
     present  bool (B, C+1), the image's tags; column 0, background, is true
-    seeds    uint8 (B, h, w) label map, 255 unlabelled
+    seeds    uint8 (B, h, w) label map, 255 unlabeled
     images   uint8 (B, 3, S, S) RGB, S = 8 (h - 1) + 1
     step     int, the training's step: the only source of a choice that is not the data's
     settings params `weak.NAME`; a loss that has a parameter `crf` is given the training CRF: images and

@@ -18,7 +18,7 @@ def loss(
     classes of log(1 - S(all)); S is `pooled_probs`. A term over no pixel or class is left out.
 
     Args:
-        seeds: 0 = the mask's background; anything else, unlabelled too, its foreground.
+        seeds: 0 = the mask's background; anything else, unlabeled too, its foreground.
         sharpness: r of `pooled_probs`, above 0.
         min_prob: see `smoothed_softmax`; keeps the logarithms finite.
 

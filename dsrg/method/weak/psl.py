@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsrg.method.grid import UNLABELLED
+from dsrg.method.grid import UNLABELED
 from dsrg.method.losses import masked_mean
 
 
@@ -24,7 +24,7 @@ def loss(logits: Tensor, *, present: Tensor, seeds: Tensor, images: Tensor, step
     True
     """
     own = logits.detach().masked_fill(~present[:, :, None, None], -torch.inf).argmax(dim=1)
-    seeded = seeds != UNLABELLED
+    seeded = seeds != UNLABELED
     targets = torch.where(seeded, seeds, 0).long()
     cross_entropy = F.cross_entropy(logits, targets, reduction="none")
     return masked_mean(cross_entropy, seeded) + F.cross_entropy(logits, own, reduction="none").mean(dim=(1, 2))
