@@ -163,8 +163,8 @@ def test_bits_are_those_of_a_plain_loop(sizes, batch, max_side, shape):
 @example((733, 77), 5, 65)  # two cells wide
 def test_masks_of_large_jpegs_differ_at_borders_alone(shape, orientation, seed):
     """They are decoded at less than their size. Masks are the same but for pixels less than half a cell from another
-    class, and those of which the network is unsure. Measured on 2,061 random pictures, half of them less than 80 pixels
-    wide: at most 9 % of the pixels; beyond that border the two highest probabilities were within 0.17."""
+    class, and those of which the network is unsure. Measured on 2,061 random pictures, two in five with a side of
+    less than 80 pixels: 9 % of the pixels at most; beyond that border the two highest probabilities were within .17."""
     own = segmenter_of(3)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.jpg"
