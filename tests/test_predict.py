@@ -160,11 +160,13 @@ def test_bits_are_those_of_a_plain_loop(sizes, batch, max_side, shape):
 @settings(max_examples=15, deadline=None)
 @given(st.tuples(st.integers(64, 900), st.integers(64, 900)), st.integers(1, 8), st.integers(0, 99))
 @example((97, 364), 1, 1)  # an island where two classes are equally likely
+@example((256, 65), 7, 86)
 @example((733, 77), 5, 65)  # two cells wide
 def test_masks_of_large_jpegs_differ_at_borders_alone(shape, orientation, seed):
     """They are decoded at less than their size. Masks are the same but for pixels less than half a cell from another
-    class, and those of which the network is unsure. Measured on 2,061 random pictures, two in five with a side of
-    less than 80 pixels: 9 % of the pixels at most; beyond that border the two highest probabilities were within .17."""
+    class, and those of which the network is unsure. Measured on 6,519 random pictures: with three cells or more across
+    4 % of the pixels at most, with less 11 %; beyond that border the two highest probabilities differed by .1 and .23
+    at most."""
     own = segmenter_of(3)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.jpg"
@@ -172,10 +174,11 @@ def test_masks_of_large_jpegs_differ_at_borders_alone(shape, orientation, seed):
         labels, whole = own.predict(path, max_side=128), read_image(path)
     small, probs = own.predict(limit_side(whole, 128), probabilities=True)
     second, first = np.sort(probs, axis=0)[-2:]
+    share, margin = (0.06, 0.15) if min(small.shape) >= 24 else (0.15, 0.3)
     near = np.ones((17, 17), np.uint8)
-    inside = (cv2.erode(small, near) == cv2.dilate(small, near)) & (first - second > 0.25)
+    inside = (cv2.erode(small, near) == cv2.dilate(small, near)) & (first - second > margin)
     expected, inside = (enlarged(one.astype(np.uint8), whole.shape[:2]) for one in (small, inside))
-    assert labels.shape == expected.shape and np.mean(labels != expected) < 0.15
+    assert labels.shape == expected.shape and np.mean(labels != expected) < share
     assert not (labels != expected)[inside > 0].any()
 
 
