@@ -67,7 +67,7 @@ def released(batch: Batch) -> NDArray[np.uint8]:
 
 
 def by_components(batch: Batch, components: Components) -> NDArray[np.uint8]:
-    """Growth by labelling the components of each class in each image."""
+    """Growth by labeling the components of each class in each image."""
     grown = []
     for seeds, probs, present in zip(*(part.numpy() for part in batch), strict=True):
         regions, result = region_map(seeds, probs, present, **PAPER), seeds.copy()

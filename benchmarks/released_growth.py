@@ -1,6 +1,6 @@
 """Growth as the released code does it, the opponent of `benchmarks.growth`: one image, then one pixel after the other.
 
-`generate_seed_step` of the released `pylayers.py` and its labelling of components (`CC_labeling_8.py`), written down
+`generate_seed_step` of the released `pylayers.py` and its labeling of components (`CC_labeling_8.py`), written down
 anew: the same passes in the same order, over NumPy arrays read element by element. Left out, in its favor: a table of
 the regions' neighbors that it fills and growth never asks for. The released layer spreads images over processes.
 """

@@ -67,10 +67,10 @@ def works(params: Params, folder: Path, device: torch.device) -> dict[str, Work]
         grid = grid_size(size)
         write_seeds(folder / "seeds.h5", rows, count=len(index), grid=grid, classes=VOC_CLASSES, params="{}")
 
-    labelling = {"size": size, "kernel": params.crf.test}
+    labeling = {"size": size, "kernel": params.crf.test}
 
     def pseudo_labels(index: Index) -> None:
-        maps = (one.labels for one in predicted_labels(segmenter, index, params.pseudo_labels, **labelling))
+        maps = (one.labels for one in predicted_labels(segmenter, index, params.pseudo_labels, **labeling))
         with written_labels(folder / "labels", format=params.pseudo_labels.format) as add:
             for image_id, png in zip(index.ids, threaded_map(label_png, maps), strict=True):
                 add(image_id, png)

@@ -1,4 +1,4 @@
-"""Label maps as polygons in a COCO JSON file, which labelling tools read and this project's own source `coco` too."""
+"""Label maps as polygons in a COCO JSON file, which labeling tools read and this project's own source `coco` too."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Data in COCO's format: annotations in JSON files, as COCO itself and most labelling tools write them.
+"""Data in COCO's format: annotations in JSON files, as COCO itself and most labeling tools write them.
 
 data.train, data.val   a JSON file below the root (train/_annotations.coco.json), or NAME for annotations/NAME.json
 its categories         the classes, in the order of their ids: COCO's 80 have ids from 1 to 90. With ROOT/classes.txt,

@@ -1,4 +1,4 @@
-"""Tables of tags, as people keep them and as labelling tools, spreadsheets and pandas write them.
+"""Tables of tags, as people keep them and as labeling tools, spreadsheets and pandas write them.
 
 NAME.csv, .tsv     a header, columns separated by comma, semicolon or tab (or by the sign of a line `sep=;`)
 NAME.jsonl, .json  an object a line, or a list of objects (Label Studio's JSON-MIN); their keys are the columns
