@@ -479,11 +479,21 @@ def _network_problems(path: Path, params: Params) -> Iterator[str]:
             f"{path}: dsrg.init: cam starts from the classifier's backbone, {cam['backbone']}, but the network is "
             f"{dsrg['backbone']}; use dsrg.init: weights, or one backbone for both"
         )
-    if params.retrain.init == "dsrg" and (odd := [key for key in dsrg if dsrg[key] != retrain[key]]):
+    if params.retrain.init == "dsrg" and (odd := _unlike(dsrg, retrain)):
         yield (
             f"{path}: retrain.init: dsrg starts from the weights of the DSRG network, which has another "
             f"{', '.join(odd)}; use retrain.init: weights, or one network for both"
         )
+
+
+def _unlike(network: dict[str, object], other: dict[str, object]) -> list[str]:
+    """The keys by which a network's weights do not fit another, or mean something else there.
+
+    Strides and dilation rates have no weights: a network may go on at a finer stride, with as many branches.
+    """
+    keys = ("backbone", "input", "head", "head_channels", "head_layers")
+    odd = [key for key in keys if network[key] != other[key]]
+    return odd + (["number of rates"] if len(network["rates"]) != len(other["rates"]) else [])
 
 
 def _explain(path: Path, problem: dict) -> str:

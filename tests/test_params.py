@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from dsrg.errors import InputError
 from dsrg.files import read_yaml
+from dsrg.networks.weights import untrained
 from dsrg.params import TRAININGS, load_params
 from helpers import ROOT
 
@@ -220,6 +221,14 @@ def test_a_training_may_have_a_network_of_its_own(put):
     assert params.network_of("retrain") == params.network.model_copy(update=changed)
 
 
+def test_the_final_network_may_go_on_at_a_finer_stride(put):
+    coarse = {"network.output_stride": 16, "network.rates": [1, 2], "retrain.init": "dsrg"}
+    finer = {"output_stride": 8, "rates": [2, 4], "dropout": 0.0}
+    params = load_params(put(coarse | {"retrain.network": finer}))
+    networks = [untrained(params, training, classes=2) for training in ("dsrg", "retrain")]
+    networks[1].load_state_dict(networks[0].state_dict())
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -228,7 +237,8 @@ def test_a_training_may_have_a_network_of_its_own(put):
         ({"retrain.network": {"head": "largefov"}}, ["retrain.network: ", "one branch"]),
         ({"retrain.network": "vgg16"}, ["retrain.network: ", "dictionary"]),
         ({"cam.network": {"backbone": "vgg16"}, "dsrg.init": "cam"}, ["dsrg.init: cam starts", "vgg16"]),
-        ({"retrain.network": {"rates": [1]}, "retrain.init": "dsrg"}, ["retrain.init: dsrg", "another rates"]),
+        ({"retrain.network": {"rates": [1]}, "retrain.init": "dsrg"}, ["retrain.init: dsrg", "number of rates"]),
+        ({"retrain.network": {"head_channels": 8}, "retrain.init": "dsrg"}, ["retrain.init: dsrg", "head_channels"]),
     ],
 )
 def test_networks_of_trainings_that_cannot_be(put, changes, said):
