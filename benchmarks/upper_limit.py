@@ -2,9 +2,9 @@
 
     python -m benchmarks.upper_limit --name voc2012-mobilenet
 
-As there, but from `network.weights` and with cross entropy, whatever params `retrain` say. Reads params.yaml and what
-`dvc repro prepare` made in the working folder. Never a stage: training sees tags only. `benchmarks.table2 --full` has
-it as a row.
+As there, but from `network.weights`, by cross-entropy, and for the steps of the longer training, DSRG's or its own:
+where `retrain` goes on from DSRG's weights, it has few of its own. Reads params.yaml and what `dvc repro prepare` made
+in the working folder. Never a stage: training sees tags only. `benchmarks.table2 --full` has it as a row.
 """
 
 import tempfile
@@ -19,6 +19,7 @@ from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
 from dsrg.networks.network import DeepLab
 from dsrg.networks.weights import pretrained
+from dsrg.params import Params
 from dsrg.project import load_project
 from dsrg.training.fit import batches_of, fit, set_up_torch
 from dsrg.training.retrain import retrain_criterion
@@ -34,10 +35,17 @@ def main(name: str) -> None:
     click.echo(found)
 
 
+def on_true_masks(params: Params) -> Params:
+    """Params whose training `retrain` is full supervision."""
+    steps = max(params.dsrg.steps, params.retrain.steps)
+    retrain = params.retrain.model_copy(update={"loss": "cross_entropy", "steps": steps})
+    return params.model_copy(update={"retrain": retrain})
+
+
 def full_supervision(scratch: Path, *, fingerprint: str = "") -> DeepLab:
     """The network of `retrain`, trained on the masks; goes on from a checkpoint of this fingerprint in `scratch`."""
     project = load_project()
-    params, retrain = project.params, project.params.retrain
+    params = on_true_masks(project.params)
     classes = project.classes
     truth = read_ground_truth(project.paths.ground_truth)
     index = project.index(max_side=params.data.max_side).split("train")
@@ -45,9 +53,9 @@ def full_supervision(scratch: Path, *, fingerprint: str = "") -> DeepLab:
     set_up_torch(params.seed)
     return fit(
         pretrained(params, "retrain", classes=len(classes)),
-        retrain_criterion(retrain.model_copy(update={"loss": "cross_entropy"})),
+        retrain_criterion(params.retrain),
         batches_of(params, "retrain", train, labels=Masks(truth, train.ids, folder=project.paths.masks)),
-        retrain,
+        params.retrain,
         name="full supervision",
         scratch=scratch,
         fingerprint=fingerprint,

@@ -20,6 +20,7 @@ from benchmarks.experiments import Experiments, params_digest, recipe_in_place
 from benchmarks.floors import operations
 from benchmarks.growth import PAPER
 from benchmarks.released_growth import released_growth
+from benchmarks.upper_limit import on_true_masks
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELED
@@ -161,6 +162,11 @@ class TestTables:
                 "full": {"miou": [0.6, 0.6], "miou_crf": [0.7, 0.7]},
             },
         }
+
+    def test_full_supervision_has_the_steps_of_the_longer_training(self):
+        for recipe, steps in (("voc2012-mobilenet", 915), ("voc2012-vgg16", 20_000)):
+            params = on_true_masks(load_params(ROOT / f"recipes/{recipe}.yaml"))
+            assert (params.retrain.steps, params.retrain.loss) == (steps, "cross_entropy")
 
     def test_table1(self):
         said = run_command(table1.main, "--seeds", "0", "1", "--set", "data.root=x")
