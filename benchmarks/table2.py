@@ -128,12 +128,15 @@ def main(
 
 
 def write_ladder(path: Path, name: str, rows: list[Row], found: dict[str, list[dict]]) -> None:
-    """Figures a seed of the paper's rows and of full supervision, beside those of other names in the file.
+    """Figures a seed of the paper's rows and of full supervision, beside what else is in the file.
+
+    Rows of the same name that were not asked for (--only) stay as they are.
 
     `{name: {"baseline": {"miou": [...], "miou_crf": [...]}, "bsl": ..., "dsrg": ..., "retrain": ..., "full": ...}}`
     """
     ladder = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    ladder[name] = {row.key: by_seed(found[row.title]) for row in rows if row.key and row.title in found}
+    figures = {row.key: by_seed(found[row.title]) for row in rows if row.key and row.title in found}
+    ladder[name] = ladder.get(name, {}) | figures
     write_json(path, ladder)
 
 

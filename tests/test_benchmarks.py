@@ -152,13 +152,14 @@ class TestTables:
 
     def test_table2_with_full_supervision_sums_up_a_ladder(self, monkeypatch):
         monkeypatch.setattr(experiments, "fully_supervised", lambda key: {"miou": 0.6, "miou_crf": 0.7} | self.REST)
-        Path("ladder.json").write_text('{"vgg16": {}}')
+        Path("ladder.json").write_text('{"vgg16": {}, "mobilenet": {"baseline": {}, "dsrg": {}}}')
         options = ["--full", "--ladder", "mobilenet", "--only", "baseline", "--only", "full", "--seeds", "0", "1"]
         assert "| full supervision | 60.0 ± 0.0 | 70.0 ± 0.0 |" in run_command(table2.main, *options)
         assert json.loads(Path("ladder.json").read_text()) == {
             "vgg16": {},
             "mobilenet": {
                 "baseline": {"miou": [0.25, 0.25], "miou_crf": [0.5, 0.5]},
+                "dsrg": {},
                 "full": {"miou": [0.6, 0.6], "miou_crf": [0.7, 0.7]},
             },
         }
