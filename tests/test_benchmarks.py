@@ -20,11 +20,13 @@ from benchmarks.experiments import Experiments, params_digest, recipe_in_place
 from benchmarks.floors import operations
 from benchmarks.growth import PAPER
 from benchmarks.released_growth import released_growth
+from benchmarks.seed_quality import seed_quality
 from benchmarks.upper_limit import on_true_masks
 from dsrg.data.classes import VOC_CLASSES
 from dsrg.errors import InputError
 from dsrg.method.grid import UNLABELED
 from dsrg.method.growing import grow
+from dsrg.method.metrics import confusion_matrix
 from dsrg.method.weak import LOSSES
 from dsrg.params import Params, load_params
 from helpers import ROOT
@@ -319,3 +321,17 @@ def numbers(value):
             yield from numbers(inner)
     elif isinstance(value, int | float):
         yield value
+
+
+def test_seed_quality_of_two_images_counted_by_hand():
+    """Five seeds of a cat of four cells, two of them right; its other image has none, nor has the dog there."""
+    none = UNLABELED
+    masks = np.uint8([[0, 0, 0, 0, 1, 1, 1, none], [1, 2, 2, 0, 0, 0, 0, 0]])
+    seeds = np.uint8([[0, 1, 1, 1, 1, 1, none, 1], [none, none, 0, 0, none, none, none, none]])
+    confusions = np.stack([confusion_matrix(*pair, classes=3) for pair in zip(masks, seeds, strict=True)])
+    tags = np.array([[True, False, False], [True, True, False]])
+    found = seed_quality(confusions, tags, ["cat", "dog", "sofa"])
+    assert found["classes"] == {"cat": {"precision": 0.4, "recall": 0.5, "area": 1.25, "on_background": 0.75}}
+    assert found["fg_share"] == 5 / 15 and found["bg_share"] == 3 / 15, "void cells are not counted"
+    assert found["tags_seeded"] == 1 / 3 and found["tags_mostly_right"] == 0
+    assert found["wrong_on_background"] == 1 and found["bg_precision"] == 2 / 3

@@ -82,7 +82,13 @@ def test_the_page_of_the_run_tells_what_its_tables_say(project):
 
 
 @pytest.mark.parametrize(
-    "name, key", [("growth_quality", "seeds alone"), ("upper_limit", "miou_crf"), ("advice", "pairs")]
+    "name, key",
+    [
+        ("growth_quality", "seeds alone"),
+        ("seed_quality", "classes"),
+        ("upper_limit", "miou_crf"),
+        ("advice", "pairs"),
+    ],
 )
 def test_benchmarks_read_a_finished_run(project, monkeypatch, tmp_path, name, key):
     """They keep their figures, and change nothing of the run."""
