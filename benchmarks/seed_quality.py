@@ -29,6 +29,8 @@ def main(name: str) -> None:
     classes = project.classes
     truth = read_ground_truth(project.paths.ground_truth)
     index = with_ground_truth(project.index().split("train"), truth)
+    if not len(index):
+        raise click.ClickException(f"{project.paths.ground_truth}: no training image has a mask to compare seeds with")
     seeds = read_seeds(project.paths.seeds, classes=classes).in_order(index.ids)
     confusions = []
     for image_id, labels in zip(index.ids, seeds, strict=True):

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from benchmarks import seed_quality
 from benchmarks.experiments import evaluated
 from dsrg.artifacts.model_file import load_model
 from dsrg.artifacts.seeds_h5 import read_seeds
@@ -98,6 +100,12 @@ def test_benchmarks_read_a_finished_run(project, monkeypatch, tmp_path, name, ke
     run_command(program.main, "--name", "tiny")
     assert key in json.loads((tmp_path / f"{name}-tiny.json").read_text())
     assert checksums(project) == before
+
+
+def test_quality_of_seeds_needs_masks_of_training_images(project, monkeypatch):
+    monkeypatch.setattr(seed_quality, "read_ground_truth", lambda path: {})
+    result = CliRunner().invoke(seed_quality.main, ["--name", "tiny"])
+    assert result.exit_code == 1 and "no training image has a mask" in result.output
 
 
 def test_tables_evaluate_the_networks_of_a_finished_run(project):
