@@ -18,7 +18,7 @@ from dsrg.data.batches import WHOLE, crop_labels
 from dsrg.data.index import read_ground_truth
 from dsrg.evaluation.scores import with_ground_truth
 from dsrg.files import write_json
-from dsrg.method.metrics import confusion_matrix, label_quality
+from dsrg.method.metrics import confusion_matrix, label_quality, precision_recall
 from dsrg.project import load_project
 
 
@@ -46,7 +46,7 @@ def main(name: str) -> None:
 
 
 def seed_quality(confusions: NDArray[np.int64], tags: NDArray[np.bool_], classes: list[str]) -> dict:
-    """Figures of seeds, all of them shares; of every class with seeds and masks, and of all together.
+    """Figures of seeds, all of them shares; of each class, and of all together. NaN where there is nothing to count.
 
     confusions: int64 (images, C+1, C+2), one matrix an image, as `confusion_matrix` makes them. tags: bool (images, C).
 
@@ -59,16 +59,14 @@ def seed_quality(confusions: NDArray[np.int64], tags: NDArray[np.bool_], classes
     total = confusions.sum(axis=0)
     labeled = confusions[:, :, 1:-1].sum(axis=1)
     right = np.diagonal(confusions, axis1=1, axis2=2)[:, 1:]
-    cells, seeds, hits = total.sum(axis=1)[1:], labeled.sum(axis=0), right.sum(axis=0)
-    of_class = {
-        label: {
-            "precision": float(hits[number] / seeds[number]),
-            "recall": float(hits[number] / cells[number]),
-            "area": float(seeds[number] / cells[number]),
-            "on_background": float(total[0, 1 + number] / cells[number]),
-        }
-        for number, label in enumerate(classes)
-        if seeds[number] and cells[number]
+    cells, seeds, on_background = total.sum(axis=1)[1:], labeled.sum(axis=0), total[0, 1:-1]
+    cells = np.where(cells > 0, cells, np.nan)
+    precision, recall = precision_recall(total)
+    figures = {
+        "precision": precision[1:],
+        "recall": recall[1:],
+        "area": seeds / cells,
+        "on_background": on_background / cells,
     }
     return {
         "fg_share": float(seeds.sum() / total.sum()),
@@ -76,8 +74,11 @@ def seed_quality(confusions: NDArray[np.int64], tags: NDArray[np.bool_], classes
         **label_quality(total),
         "tags_seeded": float((labeled > 0)[tags].mean()),
         "tags_mostly_right": float((2 * right > labeled)[tags].mean()),
-        "wrong_on_background": float(total[0, 1:-1].sum() / max((seeds - hits).sum(), 1)),
-        "classes": of_class,
+        "wrong_on_background": float(on_background.sum() / max((seeds - right.sum(axis=0)).sum(), 1)),
+        "classes": {
+            label: {name: float(values[number]) for name, values in figures.items()}
+            for number, label in enumerate(classes)
+        },
     }
 
 

@@ -331,7 +331,10 @@ def test_seed_quality_of_two_images_counted_by_hand():
     confusions = np.stack([confusion_matrix(*pair, classes=3) for pair in zip(masks, seeds, strict=True)])
     tags = np.array([[True, False, False], [True, True, False]])
     found = seed_quality(confusions, tags, ["cat", "dog", "sofa"])
-    assert found["classes"] == {"cat": {"precision": 0.4, "recall": 0.5, "area": 1.25, "on_background": 0.75}}
+    assert found["classes"]["cat"] == {"precision": 0.4, "recall": 0.5, "area": 1.25, "on_background": 0.75}
+    no_seeds = {"precision": np.nan, "recall": 0, "area": 0, "on_background": 0}
+    assert found["classes"]["dog"] == pytest.approx(no_seeds, nan_ok=True), "a class without seeds is not left out"
+    assert all(np.isnan(value) for value in found["classes"]["sofa"].values())
     assert found["fg_share"] == 5 / 15 and found["bg_share"] == 3 / 15, "void cells are not counted"
     assert found["tags_seeded"] == 1 / 3 and found["tags_mostly_right"] == 0
     assert found["wrong_on_background"] == 1 and found["bg_precision"] == 2 / 3
