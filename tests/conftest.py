@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("DSRG_WORKERS", "1")
 os.environ.setdefault("DSRG_DEVICES", "1")
 os.environ.setdefault("DSRG_CHECKPOINT_SECONDS", "100000")  # by steps alone, however slow the machine is
