@@ -16,7 +16,6 @@ from torch import Tensor
 from benchmarks import RESULTS
 from dsrg.advise.sweep import MEASURES, Sweep, findings, sweep_thresholds, why_no_witness
 from dsrg.data.batches import WHOLE, crop_labels
-from dsrg.data.images import read_mask
 from dsrg.data.index import read_ground_truth
 from dsrg.errors import InputError
 from dsrg.files import write_json
@@ -67,7 +66,7 @@ def main(name: str, images: int) -> None:
     seeds_at_every_pair = sweep_thresholds(sweep, project, images=images)
     for image_id, seeds in seeds_at_every_pair:
         if image_id in truth:
-            mask = crop_labels(read_mask(project.paths.masks / truth[image_id].mask), WHOLE, size=seeds.shape[-1])
+            mask = crop_labels(truth[image_id].labels(project.paths.masks), WHOLE, size=seeds.shape[-1])
             tags = np.flatnonzero(index.present[row_of[image_id]])
             total = total + confusions(mask, seeds, tags, classes=len(classes))
     quality = [label_quality(confusion) for confusion in total]

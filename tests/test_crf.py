@@ -1,5 +1,7 @@
 """dsrg.method.crf: laws of both engines, and mean field written out with every pair of pixels."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -195,12 +197,25 @@ def test_a_batch_gives_what_its_images_give_alone_in_one_process_or_two(processe
 
 def test_a_batch_gives_what_its_images_give_alone_on_the_lattice_in_one_thread_or_two(processes):
     images, energies = batch_of(5)
-    lattice, threads = GENTLE | {"iterations": 10, "engine": "lattice"}, torch.get_num_threads()
+    lattice = GENTLE | {"iterations": 10, "engine": "lattice"}
     alone = torch.cat([dense_crf(*pair, **lattice) for pair in zip(images.split(1), energies.split(1), strict=True)])
     assert torch.equal(dense_crf(images, energies, **lattice), alone)
     processes(2)
     assert torch.equal(dense_crf_over_workers(images, energies, **lattice), alone)
-    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("iterations, error", [(1, nullcontext()), (None, pytest.raises(TypeError))])
+def test_threads_that_start_after_the_lattice_have_their_operations_divided_as_before(processes, iterations, error):
+    images, energies = batch_of(2)
+    processes(2)
+    torch.set_num_threads(2)
+    try:
+        with error:
+            dense_crf_over_workers(images, energies, **GENTLE, engine="lattice", iterations=iterations)
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("device, expected", [("cuda", "lattice"), ("cuda:1", "lattice"), ("cpu", "pydensecrf")])

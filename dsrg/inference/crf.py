@@ -30,9 +30,10 @@ def dense_crf_over_workers(images: Tensor, unary: Tensor, *, engine: str = "auto
             return dense_crf(*pair, engine=engine, **kernel)
 
         pairs = zip(images.split(part), unary.detach().split(part), strict=True)
-        probs = torch.cat(list(workers.threaded_map(refined, pairs, threads=count)))
-        torch.set_num_threads(threads)  # of threads that start from now on
-        return probs
+        try:
+            return torch.cat(list(workers.threaded_map(refined, pairs, threads=count)))
+        finally:
+            torch.set_num_threads(threads)  # of threads that start from now on
     kernel = Kernel(**kernel)
     pixels, energies = images.cpu().numpy(), unary.detach().float().cpu().numpy()
     with workers.shared_array(energies.shape) as place:
