@@ -252,6 +252,7 @@ function draw() {
     drawDifference();
   }
   drawLegend();
+  readOut();
 }
 
 const topLabels = image => visible(image).findLast(layer => layer.kind === "labels");
@@ -361,6 +362,14 @@ function read({ clientX, clientY, currentTarget }) {
   const x = Math.floor((clientX - box.left) * shown.width / box.width);
   const y = Math.floor((clientY - box.top) * shown.height / box.height);
   if (x < 0 || y < 0 || x >= shown.width || y >= shown.height) return;
+  shown.pointed = [x, y];
+  readOut();
+}
+
+// Asked for by `draw` too: layers change under a pointer that rests.
+function readOut() {
+  if (!shown.pointed) return;
+  const [x, y] = shown.pointed;
   $("readout").textContent = shown.other
     ? `${THIS_RUN}: ${told(shown, x, y)}\n${state.other}: ${told(shown.other, x, y)}`
     : told(shown, x, y);
