@@ -44,7 +44,7 @@ from dsrg.stage import load_stage
 from helpers import ROOT
 from helpers.command import run_dsrg
 from helpers.inspected import drawn_maps, imported, opened, seed_maps, seed_settings
-from helpers.project import changed_params
+from helpers.project import changed_params, run_stage
 
 HOME = "127.0.0.1"
 
@@ -345,6 +345,14 @@ class TestMissing:
         reasons += [why for why in project.why_fixed().values() if why]
         if key != "retrain":  # the first network predicts in its place
             assert any(f"dvc repro {MAKERS[key]}" in why for why in reasons)
+
+    def test_what_is_made_meanwhile_is_told(self, finished_copy):
+        """A file that is open shows what it held."""
+        project = opened()
+        run_stage("make_seeds")
+        (told,) = project.missing()
+        assert told.startswith(f"{project.paths.seeds}: ") and "start `dsrg inspect` again" in told
+        assert opened().missing() == []
 
     def test_stages_are_those_of_dvc_yaml(self):
         stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]

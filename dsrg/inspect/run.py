@@ -78,6 +78,7 @@ class Run:
         self.classes = project.classes
         self.index = project.index()
         self.before = Thresholds.of(self.params)
+        self.opened = self._times()
         path, data = self.params.data.points, self.params.data
         rules = {"tags": data.points_tags, "unknown": data.on_bad}
         self.editor = Editor(path and find_in_project(path), self.index, self.classes, **rules)
@@ -106,9 +107,17 @@ class Run:
         return self.index.splits[self.row[image_id]] == "train"
 
     def missing(self) -> list[str]:
-        """Artifacts that are not there, each with the stage that makes it, and what is wrong with the points."""
-        gone = [f"{self._path(key)}: {_run(stage)}" for key, stage in MAKERS.items() if not self._path(key).exists()]
-        return [*gone, *filter(None, [self.editor.problem()])]
+        """Artifacts that are not there, each with the stage that makes it, those made since the run was opened, and what
+        is wrong with the points."""
+        now = self._times()
+        gone = [f"{self._path(key)}: {_run(stage)}" for key, stage in MAKERS.items() if now[key] is None]
+        again = "made since the page's server started; start `dsrg inspect` again to see it"
+        newer = [f"{self._path(key)}: {again}" for key, time in now.items() if time not in (None, self.opened[key])]
+        return [*gone, *newer, *filter(None, [self.editor.problem()])]
+
+    def _times(self) -> dict[str, int | None]:
+        """When each artifact last changed, in nanoseconds; None where there is none."""
+        return {key: _modified(self._path(key)) for key in MAKERS}
 
     @cached_property
     def seeds(self) -> Seeds | str:
@@ -444,6 +453,13 @@ class Run:
 
 def _run(stage: str) -> str:
     return f"not made yet: run `dvc repro {stage}`"
+
+
+def _modified(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _share(labels: torch.Tensor) -> float:
