@@ -107,8 +107,8 @@ class Run:
         return self.index.splits[self.row[image_id]] == "train"
 
     def missing(self) -> list[str]:
-        """Artifacts that are not there, each with the stage that makes it, those made since the run was opened, and what
-        is wrong with the points."""
+        """Artifacts that are not there, each with the stage that makes it, those made since, and what is wrong with the
+        points."""
         now = self._times()
         gone = [f"{self._path(key)}: {_run(stage)}" for key, stage in MAKERS.items() if now[key] is None]
         again = "made since the page's server started; start `dsrg inspect` again to see it"
