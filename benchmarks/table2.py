@@ -2,7 +2,7 @@
 
     python -m benchmarks.table2 --recipe recipes/voc2012-vgg16.yaml --set data.root=/data/VOC2012 --seeds 0 1 2
 
-With --full, a last row: the final network trained on the true masks, of which the others reach a share.
+With --full, last rows: the final network trained on the true masks, of which the others reach a share.
 With --ladder NAME, the figures of each row and seed go to benchmarks/results/ladder.json, under that name.
 
 Every row is a DVC experiment, so stages that rows share are computed once; needs a git repository with a commit.
@@ -77,7 +77,10 @@ SEC = Row(
     "dsrg",
     "50.7",
 )
-FULL = Row("full supervision", [], "full", "", "full")
+FULL = [
+    Row("full supervision, cross-entropy", ["retrain.loss=cross_entropy"], "full", "", "full"),
+    Row("full supervision, balanced loss", ["retrain.loss=balanced"], "full", "", "full_balanced"),
+]
 OPPONENT = Row(
     "opponent: CAM + CRF as labels, cross-entropy",
     [*STATIC, "dsrg.seed_loss=plain", "dsrg.boundary_loss=false", "seeds.crf.use=replace"],
@@ -90,7 +93,7 @@ OPPONENT = Row(
 @experiment_options(seeds="0 1 2")
 @click.option("--neighbors", is_flag=True, help="Add SEC and the opponent without growing.")
 @click.option("--retrained", is_flag=True, help="Add the final network that is trained on each row's masks.")
-@click.option("--full", is_flag=True, help="Add the final network trained on the true masks.")
+@click.option("--full", is_flag=True, help="Add the final network trained on the true masks, by both losses.")
 @click.option("--ladder", metavar="NAME", help="Put the figures into benchmarks/results/ladder.json under this name.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Rows whose title holds this text.")
 def main(
@@ -108,7 +111,7 @@ def main(
     name = recipe.stem if recipe else "params"
     rows = [*ROWS, SEC, OPPONENT] if neighbors else ROWS
     rows = with_retraining(rows) if retrained else rows
-    rows = [*rows, FULL] if full else rows
+    rows = [*rows, *FULL] if full else rows
     rows = [row for row in rows if not only or any(text in row.title for text in only)]
     found: dict[str, list[dict]] = {}
     with recipe_in_place(recipe):
@@ -132,7 +135,8 @@ def write_ladder(path: Path, name: str, rows: list[Row], found: dict[str, list[d
 
     Rows of the same name that were not asked for (--only) stay as they are.
 
-    `{name: {"baseline": {"miou": [...], "miou_crf": [...]}, "bsl": ..., "dsrg": ..., "retrain": ..., "full": ...}}`
+    `{name: {"baseline": {"miou": [...], "miou_crf": [...]}, "bsl": ..., "dsrg": ..., "retrain": ..., "full": ...,
+    "full_balanced": ...}}`
     """
     ladder = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     figures = {row.key: by_seed(found[row.title]) for row in rows if row.key and row.title in found}

@@ -2,9 +2,9 @@
 
     python -m benchmarks.upper_limit --name voc2012-mobilenet
 
-As there, but from `network.weights`, by cross-entropy, and for the steps of the longer training, DSRG's or its own:
-where `retrain` goes on from DSRG's weights, it has few of its own. Reads params.yaml and what `dvc repro prepare` made
-in the working folder. Never a stage: training sees tags only. `benchmarks.table2 --full` has it as a row.
+As there, but from `network.weights` and for the steps of the longer training, DSRG's or its own: where `retrain` goes
+on from DSRG's weights, it has few of its own. Reads params.yaml and what `dvc repro prepare` made in the working
+folder. Never a stage: training sees tags only. `benchmarks.table2 --full` has it as rows, one for each loss.
 """
 
 import tempfile
@@ -38,8 +38,7 @@ def main(name: str) -> None:
 def on_true_masks(params: Params) -> Params:
     """Params whose training `retrain` is full supervision."""
     steps = max(params.dsrg.steps, params.retrain.steps)
-    retrain = params.retrain.model_copy(update={"loss": "cross_entropy", "steps": steps})
-    return params.model_copy(update={"retrain": retrain})
+    return params.model_copy(update={"retrain": params.retrain.model_copy(update={"steps": steps})})
 
 
 def full_supervision(scratch: Path, *, fingerprint: str = "") -> DeepLab:

@@ -156,20 +156,21 @@ class TestTables:
         monkeypatch.setattr(experiments, "fully_supervised", lambda key: {"miou": 0.6, "miou_crf": 0.7} | self.REST)
         Path("ladder.json").write_text('{"vgg16": {}, "mobilenet": {"baseline": {}, "dsrg": {}}}')
         options = ["--full", "--ladder", "mobilenet", "--only", "baseline", "--only", "full", "--seeds", "0", "1"]
-        assert "| full supervision | 60.0 ± 0.0 | 70.0 ± 0.0 |" in run_command(table2.main, *options)
+        assert "| full supervision, balanced loss | 60.0 ± 0.0 | 70.0 ± 0.0 |" in run_command(table2.main, *options)
         assert json.loads(Path("ladder.json").read_text()) == {
             "vgg16": {},
             "mobilenet": {
                 "baseline": {"miou": [0.25, 0.25], "miou_crf": [0.5, 0.5]},
                 "dsrg": {},
                 "full": {"miou": [0.6, 0.6], "miou_crf": [0.7, 0.7]},
+                "full_balanced": {"miou": [0.6, 0.6], "miou_crf": [0.7, 0.7]},
             },
         }
 
     def test_full_supervision_has_the_steps_of_the_longer_training(self):
-        for recipe, steps in (("voc2012-mobilenet", 915), ("voc2012-vgg16", 20_000)):
-            params = on_true_masks(load_params(ROOT / f"recipes/{recipe}.yaml"))
-            assert (params.retrain.steps, params.retrain.loss) == (steps, "cross_entropy")
+        for recipe, steps, loss in (("mobilenet", 915, "balanced"), ("vgg16", 20_000, "cross_entropy")):
+            params = on_true_masks(load_params(ROOT / f"recipes/voc2012-{recipe}.yaml"))
+            assert (params.retrain.steps, params.retrain.loss) == (steps, loss)
 
     def test_table1(self):
         said = run_command(table1.main, "--seeds", "0", "1", "--set", "data.root=x")
